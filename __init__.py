@@ -1,0 +1,22 @@
+"""Fovea: training-free guidance for diffusion models, as ComfyUI nodes.
+
+Self-Attention Guidance, painted regions, latent optimisation and expert denoisers. Node classes live in `nodes/`;
+the algorithms below them (`guidance/`, `attention/`, `models/`) do not know about the graph.
+"""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .nodes import demo, guidance
+
+WEB_DIRECTORY = "./web"
+
+
+class FoveaExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [*demo.NODES, *guidance.NODES]
+
+
+async def comfy_entrypoint() -> FoveaExtension:
+    return FoveaExtension()

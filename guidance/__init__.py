@@ -1,0 +1,1 @@
+"""The algorithms: tensors in, tensors out. No graph, no server, no user interface."""

@@ -1,0 +1,1 @@
+"""V3 node classes: schema, argument checks and one call into the library. Every module ends with its NODES list."""
