@@ -1,0 +1,32 @@
+# Every target sets up what it needs (.host/: ComfyUI, .venv/: its packages) and does nothing twice.
+#   COMFYUI_PATH=/path/to/ComfyUI   use that copy; with PYTHON=/path/to/python also its interpreter
+#   PORT=8288                       where `make serve` listens
+PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
+RUN := @$(PYTHON3) -m tools.host
+export COMFYUI_PATH PYTHON PORT
+
+.PHONY: help host demo test serve check browser-test train
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+host:  ## set up ComfyUI and its packages, nothing else
+	$(RUN)
+
+demo:  ## queue the demo graphs: output/demo/contact_sheet.png, report.json
+	$(RUN) -m tools.demo
+
+test:  ## run the whole test suite (TESTS="tests/test_host.py -k hash" for a part)
+	$(RUN) -m pytest -c tests/pytest.ini --rootdir tests $(or $(TESTS),tests)
+
+serve:  ## open the graph editor with the pack and the demo model
+	$(RUN) -m tools.serve
+
+check:  ## lint, types, import rules, workflow files
+	$(RUN) -m tools.check
+
+browser-test:  ## the real browser against the real frontend
+	$(RUN) -m pytest -c tests/pytest.ini --rootdir tests tests/browser
+
+train:  ## train ShapesWorld from nothing (ARGS="--device auto --minutes 60")
+	$(RUN) -m tools.shapesworld.train $(ARGS)

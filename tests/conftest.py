@@ -1,0 +1,80 @@
+"""Loads the pack the way ComfyUI does, as package `fovea`, with the real host importable beside it.
+
+The pack's folder itself must not be on sys.path: its `nodes` package would hide the host's module of that name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_WEIGHTS = ROOT / "demo" / "shapesworld.safetensors"
+
+
+def load_package(name: str, folder: Path) -> ModuleType:
+    """Import `folder` as package `name`, whatever the folder is called."""
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def put_host_first() -> None:
+    own = {str(ROOT), ""}
+    sys.path[:] = [str(tools_host.locate()), *(entry for entry in sys.path if entry not in own)]
+
+
+load_package("tools", ROOT / "tools")
+import tools.host as tools_host  # noqa: E402
+
+put_host_first()
+
+import comfy.cli_args  # noqa: E402
+
+# Before any other import of the host, which looks for a GPU while it is being imported.
+comfy.cli_args.args.cpu = not torch.cuda.is_available()
+logging.getLogger().setLevel(logging.WARNING)
+load_package("fovea", ROOT)
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """The real server with the pack, one for the whole session."""
+    from tools.server import running
+
+    base = tmp_path_factory.mktemp("comfyui")
+    with running(base, base / "server.log") as server:
+        yield server
+
+
+@pytest.fixture
+def client(live):
+    """A fresh API client for the live server."""
+    from tools.api import Client
+
+    return Client(live.address)
+
+
+@pytest.fixture(scope="session")
+def object_info(live) -> dict:
+    """What the live server tells about every node."""
+    from tools.api import Client
+
+    return Client(live.address).json("/object_info")
+
+
+@pytest.fixture(scope="session")
+def demo_weights() -> Path:
+    """The shipped model. It is part of the repository, so its absence is a failure and not a reason to skip."""
+    assert DEMO_WEIGHTS.parent.is_dir() and list(DEMO_WEIGHTS.parent.glob("*.safetensors")), "demo/*.safetensors missing"
+    return DEMO_WEIGHTS.parent

@@ -1,0 +1,133 @@
+"""A small client for ComfyUI's HTTP and websocket API: queue a graph, follow it, fetch its images."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+import websocket
+
+Graph = dict[str, dict[str, Any]]
+Progress = Callable[[str, int, int], None]  # node id, steps done, steps in all
+FINAL = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
+
+
+class Refused(Exception):
+    """The server did not accept a graph; `node_errors` is its account of what is wrong with which node and input."""
+
+    def __init__(self, status: int, body: dict[str, Any]):
+        self.status, self.body = status, body
+        self.node_errors: dict[str, Any] = body.get("node_errors") or {}
+        super().__init__(self.describe())
+
+    def describe(self) -> str:
+        lines = [f"{node.get('class_type')} (node {node_id}): {error.get('message')}: {error.get('details')}"
+                 for node_id, node in self.node_errors.items() for error in node.get("errors", [])]
+        return "; ".join(lines) or str((self.body.get("error") or {}).get("message", self.body))
+
+
+@dataclass
+class Run:
+    """What became of one queued graph."""
+
+    prompt_id: str
+    status: str = "unknown"  # success, error or interrupted
+    seconds: float = 0.0
+    cached: list[str] = field(default_factory=list)  # ids of nodes taken from the server's cache
+    error: dict[str, Any] | None = None  # the server's execution_error message
+    outputs: dict[str, Any] = field(default_factory=dict)  # node id -> what /history tells of it
+
+    def images(self, node_id: str) -> list[dict[str, str]]:
+        return self.outputs.get(node_id, {}).get("images", [])
+
+    def explain(self) -> str:
+        """One line for people: which node failed and why."""
+        if self.error is None:
+            return self.status
+        return f"{self.error.get('node_type')} (node {self.error.get('node_id')}): {self.error.get('exception_message')}"
+
+
+class Client:
+    """Speaks to one server. Every call has a time limit; nothing here waits for ever."""
+
+    def __init__(self, address: str, timeout: float = 60.0):
+        self.address, self.timeout = address.rstrip("/"), timeout
+        self.id = uuid.uuid4().hex
+        self.session = requests.Session()
+        self.session.trust_env = False  # the server is on this machine: no proxy in between
+
+    def get(self, path: str, **query: str) -> requests.Response:
+        reply = self.session.get(self.address + path, params=query, timeout=self.timeout)
+        reply.raise_for_status()
+        return reply
+
+    def json(self, path: str, **query: str) -> Any:
+        return self.get(path, **query).json()
+
+    def post(self, path: str, body: dict[str, Any]) -> requests.Response:
+        return self.session.post(self.address + path, json=body, timeout=self.timeout)
+
+    def queue(self, graph: Graph) -> str:
+        """Queue an API-format graph and return its prompt id. Raises Refused where the server finds it invalid."""
+        reply = self.post("/prompt", {"prompt": graph, "client_id": self.id})
+        if reply.status_code != 200:
+            raise Refused(reply.status_code, reply.json())
+        return reply.json()["prompt_id"]
+
+    def interrupt(self) -> None:
+        self.post("/interrupt", {}).raise_for_status()
+
+    def image(self, reference: dict[str, str]) -> bytes:
+        """The file that an entry of Run.images stands for."""
+        return self.get("/view", **{key: reference[key] for key in ("filename", "subfolder", "type")}).content
+
+    def run(self, graph: Graph, progress: Progress | None = None, limit: float = 1800.0) -> Run:
+        """Queue a graph and follow it to its end. Raises Refused for an invalid graph, TimeoutError after `limit` s."""
+        address = self.address.replace("http", "ws", 1) + f"/ws?clientId={self.id}"
+        socket = websocket.create_connection(address, timeout=self.timeout, http_no_proxy=["127.0.0.1"])
+        try:
+            started = time.monotonic()
+            run = Run(self.queue(graph))
+            self._follow(socket, run, progress, started + limit)
+            run.seconds = time.monotonic() - started
+        finally:
+            socket.close()
+        run.outputs = self._history(run.prompt_id).get("outputs", {})
+        return run
+
+    def _follow(self, socket: websocket.WebSocket, run: Run, progress: Progress | None, deadline: float) -> None:
+        """Read messages until one of them ends this prompt."""
+        while run.status not in FINAL.values():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"prompt {run.prompt_id} did not finish in time")
+            try:
+                message = socket.recv()
+            except websocket.WebSocketTimeoutException:
+                continue  # a long step says nothing; the deadline above decides
+            if not isinstance(message, str) or not message:
+                continue  # previews are binary
+            event = json.loads(message)
+            kind, data = event.get("type"), event.get("data") or {}
+            if data.get("prompt_id") != run.prompt_id:
+                continue
+            if kind == "execution_cached":
+                run.cached = list(data.get("nodes", []))
+            elif kind == "progress" and progress is not None:
+                progress(str(data.get("node")), int(data["value"]), int(data["max"]))
+            elif kind in FINAL:
+                run.status = FINAL[kind]
+                run.error = data if kind == "execution_error" else None
+
+    def _history(self, prompt_id: str, patience: float = 10.0) -> dict[str, Any]:
+        """The history entry, which the server writes a moment after it reports the end."""
+        deadline = time.monotonic() + patience
+        while True:
+            entry = self.json(f"/history/{prompt_id}").get(prompt_id)
+            if entry is not None or time.monotonic() > deadline:
+                return entry or {}
+            time.sleep(0.05)

@@ -1,0 +1,148 @@
+"""`make demo`: queues every graph of `demo/` on the real server, keeps the images, a contact sheet and a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+from tqdm import tqdm
+
+from . import api, graph, sheet
+from .errors import SetupError
+from .host import HOST_FOLDER, ROOT
+from .server import running
+
+GRAPHS = ROOT / "demo"
+OUTPUT = ROOT / "output" / "demo"
+
+
+def git(*arguments: str) -> str | None:
+    """What git says about the pack's own checkout, None outside of one."""
+    try:
+        result = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def surroundings(client: api.Client) -> dict[str, Any]:
+    """What the numbers of a report depend on: our commit, the host, the device."""
+    stats = client.json("/system_stats")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "comfyui": stats["system"].get("comfyui_version"),
+        "torch": stats["system"].get("pytorch_version"),
+        "python": stats["system"].get("python_version", "").split(" ")[0],
+        "devices": [device.get("name") for device in stats.get("devices", [])],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def fetch_images(client: api.Client, run: api.Run, name: str, nodes: graph.Graph) -> list[dict[str, Any]]:
+    """Write the images of every SaveImage node and tell their names, hashes and settings."""
+    results = []
+    for node_id in graph.save_nodes(nodes):
+        title, images = graph.title(nodes, node_id), []
+        for index, reference in enumerate(run.images(node_id)):
+            data = client.image(reference)
+            target = OUTPUT / f"{name}_{slug(title)}_{index}.png"
+            target.write_bytes(data)
+            images.append({"file": target.name, "sha256": hashlib.sha256(data).hexdigest()})
+        results.append({"title": title, "settings": graph.settings(nodes, node_id), "images": images})
+    return results
+
+
+def run_graph(client: api.Client, name: str, nodes: graph.Graph) -> dict[str, Any]:
+    """Run one graph behind a progress bar. A graph that fails is told in the row, not raised."""
+    row: dict[str, Any] = {"graph": name, "status": "refused", "seconds": 0.0, "error": None, "node_errors": {},
+                           "results": []}
+    done: dict[str, tuple[int, int]] = {}
+    total = sum(int(graph.widgets(nodes, node_id)["steps"]) for node_id in graph.samplers(nodes))
+    with tqdm(total=total or None, desc=f"{name:<28}", unit="step") as bar:
+        def progress(node_id: str, value: int, steps: int) -> None:
+            done[node_id] = (value, steps)
+            bar.total = max(total, sum(steps for _, steps in done.values()))
+            bar.n = sum(value for value, _ in done.values())
+            bar.refresh()
+
+        try:
+            run = client.run(nodes, progress)
+        except api.Refused as refusal:
+            row.update(error=str(refusal), node_errors=refusal.node_errors)
+            return row
+        row.update(status=run.status, seconds=round(run.seconds, 3))
+        if run.error is not None:
+            row["error"] = run.explain()
+            row["node_errors"] = {str(run.error.get("node_id")): run.error.get("exception_message")}
+        row["results"] = fetch_images(client, run, name, nodes)
+        row["images"] = sum(len(result["images"]) for result in row["results"])
+    if row["status"] == "success" and not row["images"]:
+        row.update(status="error", error="the graph saved no image")
+    return row
+
+
+def settings_line(settings: dict[str, Any]) -> str:
+    """Small print below a result: seed, sampler, and what each patch on the model was set to."""
+    parts = [f"{key} {settings[key]}" for key in ("seed", "steps", "cfg", "sampler_name", "scheduler") if key in settings]
+    for patch in settings.get("patches", []):
+        values = ", ".join(f"{key} {value}" for key, value in patch.items() if key != "node")
+        parts.append(f"{patch['node']} ({values})")
+    return ", ".join(parts)
+
+
+def band(row: dict[str, Any]) -> sheet.Band:
+    columns = [sheet.Column(result["title"], settings_line(result["settings"]),
+                            [OUTPUT / image["file"] for image in result["images"]]) for result in row["results"]]
+    prompts = {result["settings"].get("prompt") or "(empty prompt)" for result in row["results"] if result["settings"]}
+    notes = row["error"] or f"{' / '.join(sorted(prompts))}   [{row['seconds']:.1f} s]"
+    return sheet.Band(f"{row['graph']}: {row['status']}" if row["error"] else row["graph"], notes, columns)
+
+
+def demo() -> int:
+    """Returns the exit code: 0 when every graph succeeded."""
+    graphs = {path.stem: graph.load(path) for path in sorted(GRAPHS.glob("*.json"))}
+    if not graphs:
+        raise SetupError(f"{GRAPHS} holds no graph (*.json).")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    for old in OUTPUT.glob("*.png"):
+        old.unlink()
+    print("starting ComfyUI", flush=True)
+    with tempfile.TemporaryDirectory(prefix="demo-", dir=HOST_FOLDER) as base, \
+            running(Path(base), OUTPUT / "server.log") as server:
+        client = api.Client(server.address)
+        report = surroundings(client)
+        rows = []
+        for name, nodes in graphs.items():
+            try:
+                rows.append(run_graph(client, name, nodes))
+            except (OSError, TimeoutError, requests.RequestException) as error:
+                rows.append({"graph": name, "status": "error", "seconds": 0.0, "error": f"{type(error).__name__}: {error}",
+                             "node_errors": {}, "results": []})
+    report["graphs"] = rows
+    (OUTPUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    sheet.draw_sheet(f"Fovea on ComfyUI {report['comfyui']}", [band(row) for row in rows], OUTPUT / "contact_sheet.png")
+    failed = [row for row in rows if row["status"] != "success"]
+    for row in failed:
+        print(f"fovea: {row['graph']}: {row['error']}", file=sys.stderr)
+    print(f"{len(rows) - len(failed)} of {len(rows)} graphs succeeded; see {OUTPUT.relative_to(ROOT)}/contact_sheet.png")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(demo())
+    except KeyboardInterrupt:
+        sys.exit("fovea: stopped.")
