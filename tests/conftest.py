@@ -16,12 +16,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO_WEIGHTS = ROOT / "demo" / "shapesworld.safetensors"
 
 
 def load_package(name: str, folder: Path) -> ModuleType:
     """Import `folder` as package `name`, whatever the folder is called."""
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    entry, inside = folder / "__init__.py", [str(folder)]
+    spec = importlib.util.spec_from_file_location(name, entry, submodule_search_locations=inside)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -74,7 +74,8 @@ def object_info(live) -> dict:
 
 
 @pytest.fixture(scope="session")
-def demo_weights() -> Path:
-    """The shipped model. It is part of the repository, so its absence is a failure and not a reason to skip."""
-    assert DEMO_WEIGHTS.parent.is_dir() and list(DEMO_WEIGHTS.parent.glob("*.safetensors")), "demo/*.safetensors missing"
-    return DEMO_WEIGHTS.parent
+def demo_model() -> Path:
+    """The folder of the shipped model. It is part of the repository: its absence is a failure, not a reason to skip."""
+    folder = ROOT / "demo"
+    assert list(folder.glob("*.safetensors")), "the demo model (demo/*.safetensors) is missing"
+    return folder

@@ -49,7 +49,8 @@ class Run:
         """One line for people: which node failed and why."""
         if self.error is None:
             return self.status
-        return f"{self.error.get('node_type')} (node {self.error.get('node_id')}): {self.error.get('exception_message')}"
+        told = self.error
+        return f"{told.get('node_type')} (node {told.get('node_id')}): {told.get('exception_message')}"
 
 
 class Client:

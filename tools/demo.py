@@ -65,10 +65,15 @@ def fetch_images(client: api.Client, run: api.Run, name: str, nodes: graph.Graph
     return results
 
 
+def blank_row(name: str) -> dict[str, Any]:
+    """The report's row for a graph that has not run."""
+    return {"graph": name, "status": "refused", "seconds": 0.0, "error": None, "node_errors": {}, "images": 0,
+            "results": []}
+
+
 def run_graph(client: api.Client, name: str, nodes: graph.Graph) -> dict[str, Any]:
     """Run one graph behind a progress bar. A graph that fails is told in the row, not raised."""
-    row: dict[str, Any] = {"graph": name, "status": "refused", "seconds": 0.0, "error": None, "node_errors": {},
-                           "results": []}
+    row = blank_row(name)
     done: dict[str, tuple[int, int]] = {}
     total = sum(int(graph.widgets(nodes, node_id)["steps"]) for node_id in graph.samplers(nodes))
     with tqdm(total=total or None, desc=f"{name:<28}", unit="step") as bar:
@@ -96,7 +101,8 @@ def run_graph(client: api.Client, name: str, nodes: graph.Graph) -> dict[str, An
 
 def settings_line(settings: dict[str, Any]) -> str:
     """Small print below a result: seed, sampler, and what each patch on the model was set to."""
-    parts = [f"{key} {settings[key]}" for key in ("seed", "steps", "cfg", "sampler_name", "scheduler") if key in settings]
+    shown = ("seed", "steps", "cfg", "sampler_name", "scheduler")
+    parts = [f"{key} {settings[key]}" for key in shown if key in settings]
     for patch in settings.get("patches", []):
         values = ", ".join(f"{key} {value}" for key, value in patch.items() if key != "node")
         parts.append(f"{patch['node']} ({values})")
@@ -129,15 +135,15 @@ def demo() -> int:
             try:
                 rows.append(run_graph(client, name, nodes))
             except (OSError, TimeoutError, requests.RequestException) as error:
-                rows.append({"graph": name, "status": "error", "seconds": 0.0, "error": f"{type(error).__name__}: {error}",
-                             "node_errors": {}, "results": []})
+                rows.append({**blank_row(name), "status": "error", "error": f"{type(error).__name__}: {error}"})
     report["graphs"] = rows
     (OUTPUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     sheet.draw_sheet(f"Fovea on ComfyUI {report['comfyui']}", [band(row) for row in rows], OUTPUT / "contact_sheet.png")
     failed = [row for row in rows if row["status"] != "success"]
     for row in failed:
         print(f"fovea: {row['graph']}: {row['error']}", file=sys.stderr)
-    print(f"{len(rows) - len(failed)} of {len(rows)} graphs succeeded; see {OUTPUT.relative_to(ROOT)}/contact_sheet.png")
+    sheet_path = (OUTPUT / "contact_sheet.png").relative_to(ROOT)
+    print(f"{len(rows) - len(failed)} of {len(rows)} graphs succeeded; see {sheet_path}")
     return 1 if failed else 0
 
 

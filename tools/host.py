@@ -1,7 +1,7 @@
 """Sets up what everything runs in: `python3 -m tools.host [-m MODULE ... | SCRIPT ...]`.
 
-Without arguments it only sets up. With arguments it then becomes the interpreter that holds ComfyUI's packages, run with
-those arguments. Two variables of the environment steer it:
+Without arguments it only sets up. With arguments it then becomes the interpreter that holds ComfyUI's packages, run
+with those arguments. Two variables of the environment steer it:
   COMFYUI_PATH  an existing ComfyUI to use in place of the pinned one;
   PYTHON        with COMFYUI_PATH: the interpreter that copy runs with (nothing is installed into it);
                 without: the interpreter that `.venv` is made with.
@@ -9,9 +9,9 @@ Standard library only, since nothing is installed yet when it starts.
 """
 import sys
 
-if sys.version_info < (3, 10):  # before anything that an older Python could not even read
-    sys.exit("fovea: this is Python %d.%d; Fovea needs 3.10 or newer. Try: make demo PYTHON=python3.12"
-             % sys.version_info[:2])
+if sys.version_info < (3, 10):  # noqa: UP036 - before anything that an older Python could not even read
+    sys.exit("fovea: Fovea needs Python 3.10 or newer; this one is " + sys.version.split()[0]
+             + ". Name another: make demo PYTHON=python3.12")
 
 import contextlib
 import fcntl
