@@ -156,7 +156,8 @@ def explain_pip(stderr: str, what: str) -> str:
         return f"{what}: the disk is full. Free some space and run the command again; it goes on where it stopped."
     if "do not match the hashes" in text:
         return f"{what}: the download does not have the expected sha256 and was not used. Run the command again."
-    if re.search(r"connection|resolve|network|timed out|timeout|proxy|ssl", text):
+    # An index that does not answer looks to pip like one that has no version of the package.
+    if re.search(r"connection|resolve|network|timed out|timeout|proxy|ssl|from versions: none", text):
         return f"{what}: no network, or the package index does not answer. Run the command again once it does."
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines or ["pip gave no reason."]

@@ -1,0 +1,132 @@
+"""UI-format workflows: what is wrong with one, and the API graph that the frontend would queue for it."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+Workflow = dict[str, Any]
+NOTES = {"Note", "MarkdownNote"}
+PLAIN_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+TITLE_HEIGHT = 30  # the bar above a node's own rectangle
+ACTIVE = 0  # mode of a node that is neither muted nor bypassed
+
+
+def inputs_of(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Input name -> (type, options), in the order in which the frontend shows them."""
+    found = {}
+    for group in ("required", "optional"):
+        section = info["input"].get(group) or {}
+        for name in info.get("input_order", {}).get(group, section):
+            spec = section[name]
+            found[name] = (spec[0], spec[1] if len(spec) > 1 else {})
+    return found
+
+
+def is_widget(kind: Any, options: dict[str, Any]) -> bool:
+    plain = isinstance(kind, list) or kind in PLAIN_TYPES or "widgetType" in options
+    return plain and not options.get("forceInput", False)
+
+
+def widget_slots(info: dict[str, Any]) -> list[str | None]:
+    """Names in the order of widgets_values; None for the frontend's own 'control after generate' box."""
+    slots: list[str | None] = []
+    for name, (kind, options) in inputs_of(info).items():
+        if is_widget(kind, options):
+            slots.append(name)
+            if options.get("control_after_generate"):
+                slots.append(None)
+    return slots
+
+
+def to_api(workflow: Workflow, object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The API-format graph of a workflow whose nodes are all active and not inside subgraphs."""
+    origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    graph = {}
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        info = object_info[node["type"]]
+        inputs: dict[str, Any] = {}
+        for name, value in zip(widget_slots(info), node.get("widgets_values") or []):
+            if name is not None:
+                inputs[name] = value
+        for socket in node.get("inputs", []):
+            if socket.get("link") is not None:
+                inputs[socket["name"]] = origins[socket["link"]]
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs,
+                                  "_meta": {"title": node.get("title") or info.get("display_name") or node["type"]}}
+    return graph
+
+
+def structure_problems(workflow: Workflow) -> list[str]:
+    """What is wrong with a workflow by itself: ids, links, modes, overlapping nodes."""
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    found = [] if len(nodes) == len(workflow["nodes"]) else ["two nodes share an id"]
+    found += [f"node {node['id']} is muted or bypassed" for node in nodes.values() if node.get("mode", ACTIVE) != ACTIVE]
+    links = {link[0]: link for link in workflow["links"]}
+    for link_id, source, slot, target, target_slot, kind in links.values():
+        try:
+            output, socket = nodes[source]["outputs"][slot], nodes[target]["inputs"][target_slot]
+        except (KeyError, IndexError):
+            found.append(f"link {link_id} points to a node or slot that does not exist")
+            continue
+        if link_id not in (output.get("links") or []) or socket.get("link") != link_id:
+            found.append(f"link {link_id} is not listed on both of its ends")
+        if not output["type"] == socket["type"] == kind:
+            found.append(f"link {link_id} joins {output['type']} to {socket['type']}")
+    used = {socket.get("link") for node in nodes.values() for socket in node.get("inputs", [])} - {None}
+    found += [f"link {link_id} is used but not listed" for link_id in used - set(links)]
+    found += [f"nodes {a['id']} and {b['id']} overlap" for a, b in combinations(nodes.values(), 2) if overlap(a, b)]
+    return found
+
+
+def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    def sides(node: dict[str, Any]) -> tuple[float, float, float, float]:
+        (x, y), (width, height) = node["pos"], node["size"]
+        return x, y - TITLE_HEIGHT, x + width, y + height
+
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = sides(one), sides(other)
+    return left < right2 and left2 < right and top < bottom2 and top2 < bottom
+
+
+def node_problems(workflow: Workflow, object_info: dict[str, Any]) -> list[str]:
+    """What is wrong with a workflow against a live server: unknown or foreign nodes, widgets, choices, bounds."""
+    found = []
+    for node in workflow["nodes"]:
+        name = f"{node['type']} (node {node['id']})"
+        if node["type"] in NOTES:
+            continue
+        info = object_info.get(node["type"])
+        if info is None:
+            found.append(f"{name} is unknown to the server")
+            continue
+        if not info["python_module"].startswith(("nodes", "comfy_extras.", "custom_nodes.fovea")):
+            found.append(f"{name} belongs to another pack")
+        slots, values = widget_slots(info), node.get("widgets_values") or []
+        if len(slots) != len(values):
+            found.append(f"{name} has {len(values)} widget values for {len(slots)} widgets")
+        for slot, value in zip(slots, values):
+            if slot is not None:
+                found += [f"{name}: {problem}" for problem in value_problems(slot, value, inputs_of(info)[slot])]
+        known = set(inputs_of(info))
+        found += [f"{name} has no input {socket['name']}" for socket in node.get("inputs", [])
+                  if socket["name"] not in known]
+        kinds = [output["type"] for output in node.get("outputs", [])]
+        if kinds != list(info["output"]):
+            found.append(f"{name} has outputs {kinds}, the server says {info['output']}")
+    return found
+
+
+def value_problems(name: str, value: Any, spec: tuple[Any, dict[str, Any]]) -> list[str]:
+    kind, options = spec
+    choices = kind if isinstance(kind, list) else options.get("options") if kind == "COMBO" else None
+    if choices is not None and value not in choices:
+        return [f"{name} {value!r} is none of its choices"]
+    low, high = options.get("min"), options.get("max")
+    if kind in ("INT", "FLOAT"):
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return [f"{name} {value!r} is no number"]
+        if (low is not None and value < low) or (high is not None and value > high):
+            return [f"{name} {value} is outside of {low} to {high}"]
+    return []
