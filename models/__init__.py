@@ -1,0 +1,1 @@
+"""Networks and their loaders. No user weights live here."""

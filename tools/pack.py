@@ -1,0 +1,35 @@
+"""Makes the pack importable as `fovea` and the host as `comfy` in stand-alone scripts (training, evaluation)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def host_path() -> Path:
+    """The ComfyUI that scripts import: COMFYUI_PATH, else the pinned copy."""
+    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
+    if not (path / "comfy" / "model_base.py").exists():
+        raise SystemExit(f"No ComfyUI at {path}. Run `make host`, or set COMFYUI_PATH to a ComfyUI folder.")
+    return path
+
+
+def load_packages() -> None:
+    """Put the host on sys.path and register the pack's folders as package `fovea`, without running its entry point.
+
+    The entry point needs the host's whole server API; scripts need only the library below the nodes.
+    """
+    import torch
+
+    sys.path.insert(0, str(host_path()))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    comfy.cli_args.args.use_pytorch_cross_attention = True  # differentiable and fast on every device
+    package = types.ModuleType("fovea")
+    package.__path__ = [str(ROOT)]
+    sys.modules.setdefault("fovea", package)

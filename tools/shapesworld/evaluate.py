@@ -1,0 +1,99 @@
+"""The generator's report card: held-out prompts, the host's own sampler, judged by the reader.
+
+`python -m tools.shapesworld.evaluate` writes output/eval/shapesworld.json and a sheet of unpicked pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..pack import ROOT, load_packages
+from . import sets
+
+
+def sample(model, clip, vae, captions: list[str], seed: int, steps: int, cfg: float, sampler: str, scheduler: str) -> torch.Tensor:
+    """Pictures [B, 256, 256, 3] through the host's sampling path."""
+    import comfy.sample
+
+    positive = [_encode(clip, c) for c in captions]
+    negative = [_encode(clip, "")] * len(captions)
+    join = lambda parts: [[torch.cat([p[0] for p in parts]), {"pooled_output": torch.cat([p[1] for p in parts])}]]  # noqa: E731
+    latent = torch.zeros(len(captions), 4, 32, 32)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    out = comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, join(positive), join(negative), latent,
+                              disable_pbar=True, seed=seed)
+    return vae.decode(out)
+
+
+def _encode(clip, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+
+
+def summarise(rows: list[dict]) -> dict:
+    """Means per number of objects with bootstrap 95 % intervals over prompts."""
+    rng = np.random.default_rng(0)
+    table = {}
+    for count in sorted({r["count"] for r in rows}):
+        part = [r for r in rows if r["count"] == count]
+        table[str(count)] = {"n": len(part)}
+        for key in ("all_right", "exact", "share_right"):
+            values = np.array([r[key] for r in part])
+            draws = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
+            table[str(count)][key] = [round(float(x), 4) for x in (values.mean(), *np.quantile(draws, (0.025, 0.975)))]
+    table["background_right"] = round(float(np.mean([r["background_right"] for r in rows])), 4)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--sampler", default="euler")
+    parser.add_argument("--scheduler", default="normal")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--demo", type=Path, default=ROOT / "demo", help="folder of the shipped files")
+    parser.add_argument("--out", type=Path, default=ROOT / "output" / "eval")
+    args = parser.parse_args()
+
+    load_packages()
+    from fovea.models import demo
+    from PIL import Image
+
+    from . import judge
+
+    torch.set_grad_enabled(False)
+    args.out.mkdir(parents=True, exist_ok=True)
+    model, clip, vae, reader = (f(args.demo) for f in (demo.load_model, demo.load_clip, demo.load_vae, demo.load_reader))
+    prompts, rows, shown = sets.report_prompts(args.prompts), [], []
+    started = time.time()
+    for i in tqdm(range(0, len(prompts), args.batch), desc="report set"):
+        part = prompts[i : i + args.batch]
+        pictures = sample(model, clip, vae, [c for _, c in part], i, args.steps, args.cfg, args.sampler, args.scheduler)
+        for k, ((scene, caption), reading) in enumerate(zip(part, judge.read(reader, pictures))):
+            rows.append({"index": i + k, "seed": i, "count": len(scene.things), "caption": caption, "read": reading.describe(),
+                         **judge.score(scene, reading)})
+        if len(shown) < 64:
+            shown += list((pictures * 255).round().byte().cpu().numpy())
+    seconds = time.time() - started
+    grid = np.concatenate([np.concatenate(shown[r : r + 8], 1) for r in range(0, len(shown) - 7, 8)], 0)
+    Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / "shapesworld.png")
+    report = {"settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
+              "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+              "device": str(model.load_device), "machine": platform.machine(), "torch": torch.__version__,
+              "seconds_per_picture": round(seconds / len(prompts), 3), "table": summarise(rows), "rows": rows}
+    (args.out / "shapesworld.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps({k: report[k] for k in ("settings", "seconds_per_picture", "table")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Write the shipped files: averaged weights in half precision, shards below 15 MB, and the manifest with their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import words
+
+PARTS = ("unet", "vae", "clip_a", "clip_b", "reader")
+SHARD_BYTES = 14_000_000
+
+
+def shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Split a state dict, in order, into pieces below the shard size."""
+    out: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, value in state.items():
+        size += value.nbytes
+        if size > SHARD_BYTES:
+            out.append({})
+            size = value.nbytes
+        out[-1][key] = value
+    return out
+
+
+def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
+    """The averaged weights of a part without what only training needs."""
+    state = torch.load(work / f"{part}.pt", map_location="cpu", weights_only=True)["ema"]
+    if part in ("unet", "vae"):
+        state = {k.removeprefix(f"{part}."): v for k, v in state.items()}
+    return {k: v.half().contiguous() for k, v in state.items() if not k.startswith("point_")}
+
+
+def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
+    """Write the parts that are trained; keep the manifest's entries of the others."""
+    path = folder / "shapesworld.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {"parts": {}}
+    for part in parts:
+        if not (work / f"{part}.pt").exists():
+            continue
+        for old in manifest["parts"].get(part, {}):
+            (folder / old).unlink(missing_ok=True)
+        pieces, files = shards(shipped_state(work, part)), {}
+        for i, piece in enumerate(pieces, 1):
+            name = f"shapesworld_{part}{f'_{i}of{len(pieces)}' if len(pieces) > 1 else ''}.safetensors"
+            save_file(piece, folder / name)
+            files[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        manifest["parts"][part] = files
+    manifest["token_ids"] = list(words.known_ids())
+    manifest["latents"] = json.loads((work / "latents.json").read_text())
+    path.write_text(json.dumps(manifest, indent=1) + "\n")

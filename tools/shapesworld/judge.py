@@ -1,0 +1,56 @@
+"""What is in a picture, by the reader: found objects and the background, compared with what was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor, nn
+
+from .world import BACKGROUND_NAMES, COLOUR_NAMES, N_CLASSES, N_OBJECT_CLASSES, SHAPES, Scene
+
+LEAST_PIXELS = 60  # of 128x128; the smallest star of the world covers about 200
+LEAST_SHARE = 0.3  # of a connected patch: two touching objects are both found, a mottled one is found once
+
+
+@dataclass(frozen=True)
+class Reading:
+    objects: tuple[int, ...]  # classes, colour * 6 + shape, one entry per object found
+    background: str
+
+    def describe(self) -> str:
+        names = [f"{COLOUR_NAMES[c // len(SHAPES)]} {SHAPES[c % len(SHAPES)]}" for c in self.objects]
+        return ", ".join(names) + f" on {self.background}"
+
+
+@torch.no_grad()
+def read(reader: nn.Module, pictures: Tensor) -> list[Reading]:
+    """pictures [B, H, W, 3] in 0..1 (the host's IMAGE layout, any size) -> one reading each."""
+    x = pictures.movedim(-1, 1).float()
+    if x.shape[-2:] != (128, 128):
+        x = F.interpolate(x, size=(128, 128), mode="area")
+    return [interpret(classes) for classes in reader(x)[0].argmax(1).cpu().numpy()]
+
+
+def interpret(classes: np.ndarray) -> Reading:
+    """Class map [128, 128] -> objects and background."""
+    patches, count = ndimage.label(classes < N_OBJECT_CLASSES)
+    objects: list[int] = []
+    for i in range(1, count + 1):
+        votes = Counter(classes[patches == i].tolist())
+        total = votes.total()
+        objects += [c for c, n in votes.items() if n >= max(LEAST_PIXELS, LEAST_SHARE * total)]
+    grounds = np.bincount(classes.ravel(), minlength=N_CLASSES)[N_OBJECT_CLASSES:]
+    return Reading(tuple(sorted(objects)), BACKGROUND_NAMES[int(grounds.argmax())])
+
+
+def score(scene: Scene, reading: Reading) -> dict[str, float]:
+    """`all_right`: every object asked for is there in its colour and shape; `exact`: and nothing else is."""
+    wanted, found = Counter(t.label for t in scene.things), Counter(reading.objects)
+    return {"all_right": float(not wanted - found), "exact": float(wanted == found),
+            "share_right": sum((wanted & found).values()) / wanted.total(),
+            "background_right": float(reading.background == scene.background)}

@@ -1,0 +1,122 @@
+"""What the training stages share: budget, device, checkpoints, log, schedules."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+
+@dataclass
+class Run:
+    """One stage of one run: where it writes, on what it runs, how long it may take."""
+
+    name: str
+    work: Path
+    device: torch.device
+    minutes: float
+    seed: int = 0
+    started: float = field(default_factory=time.monotonic)
+    spent_before: float = 0.0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.work / f"{self.name}.pt"
+
+    def fraction(self) -> float:
+        """Share of the time budget that is used, earlier interrupted attempts included."""
+        return (self.spent_before + time.monotonic() - self.started) / (60 * self.minutes)
+
+    def log(self, **values) -> None:
+        row = {"stage": self.name, "device": str(self.device), "minutes": round(self.fraction() * self.minutes, 2), **values}
+        with open(self.work / "log.jsonl", "a") as f:
+            f.write(json.dumps(row) + "\n")
+
+
+def initialise(module: nn.Module, seed: int) -> nn.Module:
+    """Give the host's layers weights (they skip initialisation): Xavier for matrices, zeros for biases, ones for norms."""
+    torch.manual_seed(seed)
+    for m in module.modules():
+        for name, p in m.named_parameters(recurse=False):
+            if isinstance(m, (nn.GroupNorm, nn.LayerNorm)):
+                nn.init.constant_(p, float(name == "weight"))
+            elif isinstance(m, nn.Embedding):
+                nn.init.normal_(p, std=0.02)
+            elif p.ndim > 1:
+                nn.init.xavier_uniform_(p)
+            elif p.ndim == 1 and name == "bias":
+                nn.init.zeros_(p)
+            else:
+                nn.init.normal_(p, std=0.02)
+    return module.requires_grad_(True)
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+class Trainer:
+    """Optimiser, warm-up and cosine over the time budget, EMA, checkpoints that resume."""
+
+    def __init__(self, run: Run, modules: nn.ModuleDict, lr: float, ema: float = 0.999, weight_decay: float = 0.01):
+        self.run, self.modules, self.lr, self.decay = run, modules, lr, ema
+        self.parameters = [p for p in modules.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.shadow = {k: v.detach().clone().float() for k, v in modules.state_dict().items()}
+        self.step, self.saved = 0, time.monotonic()
+        if run.checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        state = torch.load(self.run.checkpoint, map_location="cpu", weights_only=True)
+        self.modules.load_state_dict(state["model"])
+        self.shadow = state["ema"]
+        self.step, self.run.spent_before = state["step"], state["seconds"]
+        if "optimiser" in state:
+            self.optimiser.load_state_dict(state["optimiser"])
+
+    def save(self) -> None:
+        seconds = self.run.fraction() * self.run.minutes * 60
+        save_atomically({"model": self.modules.state_dict(), "ema": self.shadow, "step": self.step, "seconds": seconds,
+                         "optimiser": self.optimiser.state_dict()}, self.run.checkpoint)
+        self.saved = time.monotonic()
+
+    def steps(self) -> Iterator[int]:
+        """Step numbers until the time budget is used; saves every five minutes and at the end."""
+        bar = tqdm(total=round(self.run.minutes * 60), unit="s", desc=self.run.name, mininterval=5)
+        while self.run.fraction() < 1:
+            yield self.step
+            bar.n = round(self.run.fraction() * self.run.minutes * 60)
+            bar.update(0)
+            if time.monotonic() - self.saved > 300:
+                self.save()
+        bar.close()
+        self.save()
+
+    def backward(self, loss: torch.Tensor, floor: float = 0.05) -> None:
+        rate = min(1.0, (self.step + 1) / 200) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.run.fraction()))))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * rate
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        live = self.modules.state_dict()
+        floats = [k for k, v in live.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.shadow[k] for k in floats], [live[k].float() for k in floats], 1 - decay)
+
+    def use_ema(self) -> nn.ModuleDict:
+        """Swap the averaged weights in, for evaluation and export."""
+        self.modules.load_state_dict({k: v.to(self.modules.state_dict()[k].dtype) for k, v in self.shadow.items()})
+        return self.modules

@@ -1,0 +1,129 @@
+"""CLIP A and CLIP B: contrastive training on pictures and captions, each picture with a near-miss caption as hard negative.
+
+CLIP A also learns to point: every noun's hidden state must light up the patches of its object. That makes the noun carry
+its adjectives, which is what the generator's cross-attention reads. CLIP B has no such loss and shares nothing with A.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import words
+from .data import Dataset
+from .stages import Run, Trainer, initialise
+from .world import caption, confused, worded
+
+BATCH, MAX_THINGS, POINT_WIDTH = 128, 4, 64
+
+
+@dataclass
+class Batch:
+    pictures: Tensor  # [B, 3, 128, 128] in 0..1
+    rows: Tensor  # [2B, N] rows of the compact token table; the second half are the near misses
+    ends: Tensor  # [2B]
+    nouns: Tensor  # [B, 4] token positions, 0 where there is none
+    cover: Tensor  # [B, 4, 64] share of every 8x8 patch that the noun's object covers
+
+
+def batch_of(data: Dataset, rng: np.random.Generator, size: int = BATCH, device: torch.device | str = "cpu") -> Batch:
+    """Draw pictures with fresh wordings."""
+    index = rng.integers(len(data), size=size)
+    pictures = torch.from_numpy(np.stack([data.small[i] for i in index])).permute(0, 3, 1, 2).contiguous().float() / 255
+    right, wrong = [], []
+    nouns, cover = np.zeros((size, MAX_THINGS), np.int64), np.zeros((size, MAX_THINGS, 64), np.float32)
+    for b, i in enumerate(index):
+        text, things = worded(data.scenes[i], rng)
+        ids = words.encode(text)
+        right.append(ids)
+        wrong.append(words.encode(caption(confused(data.scenes[i], rng), rng)))
+        for k, (position, thing) in enumerate(zip(words.shape_positions(ids), things, strict=True)):
+            nouns[b, k] = position
+            cover[b, k] = (data.labels[i] == thing.label).reshape(8, 16, 8, 16).mean((1, 3)).reshape(-1)
+    ids = np.stack(right + wrong)
+    ends = words.ends(ids)
+    rows = words.rows(ids[:, : ends.max() + 1])
+    rows = np.where(rng.random(rows.shape) < 0.005, 0, rows)  # now and then an unknown word
+    to = lambda x: torch.from_numpy(x).to(device)  # noqa: E731
+    return Batch(pictures.to(device), to(rows), to(ends), to(nouns), to(cover))
+
+
+def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, float]:
+    """Symmetric cross-entropy; `text` holds B captions and B near misses. -> loss, share of pictures that pick their own."""
+    logits = scale.exp().clamp(max=100) * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+    target = torch.arange(len(image), device=image.device)
+    loss = F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(image)].T, target)
+    return loss / 2, (logits.argmax(1) == target).float().mean().item()
+
+
+def build_a(seed: int) -> nn.ModuleDict:
+    from comfy.ops import disable_weight_init as operations
+    from fovea.models import judges
+
+    text = judges.clip_a_text(device="meta")
+    text.set_input_embeddings(nn.Identity())  # the full 49,408-row table is never trained: only the rows in use are
+    text = text.to_empty(device="cpu")
+    modules = nn.ModuleDict({
+        "text": text, "table": nn.Embedding(len(words.known_ids()) + 1, 256), "image": judges.ClipAImage(operations=operations),
+        "point_text": nn.Linear(256, POINT_WIDTH), "point_image": nn.Linear(192, POINT_WIDTH),
+    })
+    modules["scale"] = nn.ParameterList([nn.Parameter(torch.tensor([2.66])), nn.Parameter(torch.tensor([1.0, -2.0]))])
+    scales = [p.detach().clone() for p in modules["scale"]]
+    initialise(modules, seed)
+    for p, value in zip(modules["scale"], scales):
+        p.data.copy_(value)
+    return modules
+
+
+def pointing_loss(modules: nn.ModuleDict, hidden: Tensor, patches: Tensor, batch: Batch) -> Tensor:
+    noun = torch.gather(hidden, 1, batch.nouns[..., None].expand(-1, -1, hidden.shape[-1]))
+    text = F.normalize(modules["point_text"](noun).float(), dim=-1)
+    image = F.normalize(modules["point_image"](patches).float(), dim=-1)
+    gain, bias = modules["scale"][1]
+    logits = 10 * gain * text @ image.mT + bias
+    loss = F.binary_cross_entropy_with_logits(logits, batch.cover, reduction="none").mean(-1)
+    there = (batch.nouns > 0).float()
+    return (loss * there).sum() / there.sum()
+
+
+def train_a(run: Run, data: Dataset) -> None:
+    from fovea.models import judges
+
+    modules = build_a(run.seed + 1).to(run.device)
+    trainer = Trainer(run, modules, lr=1e-3, ema=0.995, weight_decay=0.05)
+    rng = np.random.default_rng(run.seed + 11 + trainer.step)
+    for step in trainer.steps():
+        batch = batch_of(data, rng, device=run.device)
+        with torch.autocast(run.device.type, torch.bfloat16):
+            image, patches = modules["image"](batch.pictures)
+            hidden, text = judges.clip_a_text_forward(modules["text"], modules["table"](batch.rows), batch.ends)
+        loss, right = contrastive(image.float(), text.float(), modules["scale"][0])
+        pointing = pointing_loss(modules, hidden[: len(image)], patches, batch)
+        trainer.backward(loss + 4 * pointing)
+        if step % 25 == 0:
+            run.log(step=step, loss=round(loss.item(), 4), pointing=round(pointing.item(), 4), picks_own=round(right, 3))
+
+
+def train_b(run: Run, data: Dataset) -> None:
+    from comfy.ops import disable_weight_init as operations
+    from fovea.models import judges
+
+    model = initialise(judges.ClipB(len(words.known_ids()) + 1, operations=operations), run.seed + 2).to(run.device)
+    modules = nn.ModuleDict({"clip_b": model})
+    modules["scale"] = nn.ParameterList([nn.Parameter(torch.tensor([2.66], device=run.device))])
+    trainer = Trainer(run, modules, lr=1.5e-3, ema=0.995, weight_decay=0.05)
+    rng = np.random.default_rng(run.seed + 23 + trainer.step)
+    for step in trainer.steps():
+        batch = batch_of(data, rng, device=run.device)
+        keep = (torch.arange(batch.rows.shape[1], device=run.device) <= batch.ends[:, None]).float()
+        with torch.autocast(run.device.type, torch.bfloat16):
+            image = model.image(F.avg_pool2d(batch.pictures, 2))
+            text = model.text(batch.rows, keep)
+        loss, right = contrastive(image.float(), text.float(), modules["scale"][0])
+        trainer.backward(loss)
+        if step % 25 == 0:
+            run.log(step=step, loss=round(loss.item(), 4), picks_own=round(right, 3))

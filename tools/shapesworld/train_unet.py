@@ -1,0 +1,117 @@
+"""The generator: a text-conditioned UNet on latents, v-prediction on the Stable Diffusion noise schedule."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import words
+from .data import Dataset
+from .stages import Run, Trainer, initialise
+from .world import caption
+
+BATCH = 32
+EMPTY_CAPTIONS = 0.1
+STEPS = 1000
+
+
+def encode(run: Run, data: Dataset) -> None:
+    """Encode every training picture once; writes latents.npy [N, 4, 32, 32] fp16 and their statistics."""
+    from . import train_vae
+
+    path = run.work / "latents.npy"
+    if path.exists():
+        return
+    model = nn.ModuleDict({"vae": train_vae.build(0)})
+    model.load_state_dict(torch.load(run.work / "vae.pt", map_location="cpu", weights_only=True)["ema"])
+    vae = model["vae"].to(run.device).eval()
+    out = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.float16, (len(data), 4, 32, 32))
+    pictures = []
+    for i in tqdm(range(0, len(data), 32), desc="encoding"):
+        batch = torch.from_numpy(np.array(data.pictures[i : i + 32])).to(run.device).permute(0, 3, 1, 2).contiguous()
+        with torch.no_grad(), torch.autocast(run.device.type, torch.bfloat16):
+            out[i : i + 32] = vae.encode(batch.float() / 127.5 - 1).float().cpu().numpy()
+        if i % 640 == 0:
+            pictures.append((out[i : i + 32].astype(np.float32), torch.nn.functional.avg_pool2d(batch.float() / 255, 8).cpu().numpy()))
+    statistics(run, *(np.concatenate(p) for p in zip(*pictures)))
+    out.flush()
+    path.with_suffix(".part").rename(path)
+
+
+def statistics(run: Run, latents: np.ndarray, colours: np.ndarray) -> None:
+    """Scale to unit variance, and the linear map latent -> RGB that the host uses for step previews."""
+    scale = 1 / latents.std()
+    x = np.moveaxis(latents * scale, 1, -1).reshape(-1, 4)
+    y = np.moveaxis(colours, 1, -1).reshape(-1, 3) * 2 - 1
+    factors = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
+    facts = {"scale_factor": float(scale), "rgb_factors": factors[:4].tolist(), "rgb_bias": factors[4].tolist(),
+             "channel_mean": x.mean(0).tolist(), "channel_std": x.std(0).tolist()}
+    (run.work / "latents.json").write_text(json.dumps(facts, indent=1))
+
+
+def text_tower(run: Run) -> nn.ModuleDict:
+    """CLIP A as trained, frozen."""
+    from . import train_clip
+
+    modules = train_clip.build_a(0)
+    modules.load_state_dict(torch.load(run.work / "clip_a.pt", map_location="cpu", weights_only=True)["ema"])
+    return modules.to(run.device).eval().requires_grad_(False)
+
+
+def contexts(tower: nn.ModuleDict, captions: list[str], device: torch.device) -> Tensor:
+    """What the host's SDClipModel gives the UNet for these captions: [B, 77, 256]."""
+    from fovea.models import judges
+
+    ids = np.stack([words.encode(c) for c in captions])
+    rows = torch.from_numpy(words.rows(ids)).to(device)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        hidden, _ = judges.clip_a_text_forward(tower["text"], tower["table"](rows), torch.from_numpy(words.ends(ids)).to(device))
+    return hidden.float()
+
+
+def build(seed: int) -> nn.Module:
+    """The UNet with zeroed residual ends, so that it starts as the identity it deviates from."""
+    from fovea.models import shapesworld
+
+    model = initialise(shapesworld.unet(), seed)
+    for name, p in model.named_parameters():
+        if name.endswith(("out_layers.3.weight", "proj_out.weight")) or name == "out.2.weight":
+            nn.init.zeros_(p)
+    return model
+
+
+def alphas_bar(device: torch.device) -> Tensor:
+    """The Stable Diffusion schedule, as the host's ModelSamplingDiscrete builds it: [1000]."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0).float().to(device)
+
+
+def train(run: Run, data: Dataset) -> None:
+    facts = json.loads((run.work / "latents.json").read_text())
+    latents = np.load(run.work / "latents.npy", mmap_mode="r")
+    tower = text_tower(run)
+    model = build(run.seed + 4).to(run.device)
+    trainer = Trainer(run, nn.ModuleDict({"unet": model}), lr=8e-4, ema=0.9993, weight_decay=0.01)
+    abar = alphas_bar(run.device)
+    rng = np.random.default_rng(run.seed + 41 + trainer.step)
+    average = None
+    for step in trainer.steps():
+        index = rng.integers(len(data), size=BATCH)
+        captions = ["" if rng.random() < EMPTY_CAPTIONS else caption(data.scenes[i], rng) for i in index]
+        x0 = torch.from_numpy(np.stack([latents[i] for i in index])).to(run.device).float() * facts["scale_factor"]
+        # One draw per stratum: the same noise levels in every batch, far less variance than independent draws.
+        t = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * STEPS).long().to(run.device)
+        a = abar[t].view(-1, 1, 1, 1)
+        noise = torch.randn_like(x0)
+        target = a.sqrt() * noise - (1 - a).sqrt() * x0
+        with torch.autocast(run.device.type, torch.bfloat16):
+            out = model(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, context=contexts(tower, captions, run.device))
+        loss = (out.float() - target).square().mean()
+        trainer.backward(loss)
+        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
+        if step % 50 == 0:
+            run.log(step=step, samples=(step + 1) * BATCH, loss=round(average, 5))

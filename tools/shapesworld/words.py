@@ -1,0 +1,63 @@
+"""Captions to token ids with the host's CLIP tokenizer, fast: the grammar's words are looked up, not re-encoded."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from . import world
+
+START, END, LENGTH = 49406, 49407, 77
+_WORDS = ["a", "an", "the", "and", "on", "of", "with", "picture", "background", "style", ",", ".", "one", "two", "three", "four",
+          *world.COLOUR_NAMES, *world.SHAPES, *world.TEXTURES, *world.BACKGROUND_NAMES, *world.STYLES]
+_SPLIT = re.compile(r"[a-z]+|[,.]")
+
+
+@lru_cache
+def _tokenizer():
+    import comfy.sd1_clip
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(str(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"))
+
+
+@lru_cache(maxsize=None)
+def word_ids(word: str) -> tuple[int, ...]:
+    return tuple(_tokenizer()(word)["input_ids"][1:-1])
+
+
+@lru_cache
+def known_ids() -> tuple[int, ...]:
+    """Every token id a caption can contain, sorted; the start and end tokens too."""
+    return tuple(sorted({START, END, *(i for w in _WORDS for i in word_ids(w))}))
+
+
+@lru_cache
+def _shape_word_ends() -> frozenset[int]:
+    return frozenset(word_ids(s)[-1] for s in world.SHAPES)
+
+
+def encode(text: str) -> np.ndarray:
+    """Caption -> int32 [77] padded with the end token, exactly as the host tokenizes it."""
+    ids = [i for w in _SPLIT.findall(text.lower()) for i in word_ids(w)][: LENGTH - 2]
+    return np.array([START, *ids] + [END] * (LENGTH - 1 - len(ids)), np.int32)
+
+
+def ends(ids: np.ndarray) -> np.ndarray:
+    """Position of the first end token per row, [B, 77] -> [B]."""
+    return (ids == END).argmax(-1)
+
+
+def shape_positions(ids: np.ndarray) -> list[int]:
+    """Where the nouns of a caption stand, in order: the token that has seen a whole phrase."""
+    return [i for i, t in enumerate(ids.tolist()) if t in _shape_word_ends()]
+
+
+def rows(ids: np.ndarray) -> np.ndarray:
+    """Token ids -> rows of the compact table (row 0 = unknown)."""
+    table = np.array(known_ids())
+    at = np.searchsorted(table, ids).clip(0, len(table) - 1)
+    return np.where(table[at] == ids, at + 1, 0)
