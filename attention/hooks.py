@@ -1,0 +1,227 @@
+"""The only place that installs anything into a model: wrappers around a run, a step, a model call and its attention.
+
+`install` puts stateless wrappers and an immutable tuple of techniques into a cloned ModelPatcher. Everything else
+happens while sampling: a `Run` is born with the run and dropped with it; each step the techniques say which taps they
+need; a model call in which no tap has anything to do goes through untouched. The attention override is put in front of
+whatever override the model has at that moment, so the order in which nodes were connected does not matter, and existing
+attn1 / attn2 replacements are wrapped, not displaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from .families import CALL_STATE, Family, family_of
+from .run import Attention, AttentionCall, CondTable, Row, Run, Tap, Technique, Window
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+KEY = "fovea"
+TECHNIQUES = "fovea_techniques"
+RUN = "fovea_run"
+PREVIOUS_OVERRIDE = "fovea_previous_override"
+DEGRADED = "fovea_degraded"  # in transformer_options of an extra, spoilt evaluation: the name of its technique
+OVERRIDE = "optimized_attention_override"
+
+
+@dataclass(eq=False)
+class ForwardState:
+    """State of one call of the network. Made anew for every call, so threads and nested calls never share one."""
+
+    run: Run
+    family: Family
+    taps: tuple[Tap, ...]
+    rows: tuple[Row, ...]
+    latent_size: tuple[int, ...]
+    kind: str | None = None
+    busy: bool = False  # inside a tap: attention calls made from there are the tap's own
+
+    def take_kind(self) -> str | None:
+        """The kind of the call announced last; an announcement serves one call."""
+        kind, self.kind = self.kind, None
+        return kind
+
+
+def install(patcher: ModelPatcher, technique: Technique) -> None:
+    """Add a technique to a freshly cloned patcher. The technique must be immutable: later clones share it."""
+    options = patcher.model_options.setdefault("transformer_options", {})
+    options[TECHNIQUES] = (*options.get(TECHNIQUES, ()), technique)
+    for kind, wrapper in _WRAPPERS.items():
+        if not patcher.get_wrappers(kind, KEY):
+            patcher.add_wrapper_with_key(kind, KEY, wrapper)
+
+
+def run_of(model_options: Mapping[str, Any]) -> Run | None:
+    """The sampling run these options belong to, None outside of one."""
+    return model_options.get("transformer_options", {}).get(RUN)
+
+
+def degraded_pass(
+    run: Run, conds: Sequence[Mapping[str, Any]], x: Tensor, sigma: Tensor, model_options: Mapping[str, Any], tag: str
+) -> Tensor:
+    """Evaluate the model once more, with these conds, on a spoilt input; returns its x0 prediction, shaped like x.
+
+    The conds are copies with uuids of their own, the same in every step of the run, so caches keyed by uuid stay right.
+    They keep their place (positive or negative) in the host's call. transformer_options[DEGRADED] holds `tag`, by which
+    other wrappers can recognise the pass; recorders are off in it, techniques that steer attention stay on.
+    """
+    index = run.list_index(conds) or 0
+    copies = [{**cond, "uuid": run.alias(tag, cond["uuid"], index)} for cond in conds]
+    options = {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), DEGRADED: tag}}
+    lists: list[list[dict[str, Any]] | None] = [*[None] * index, copies]
+    return comfy.samplers.calc_cond_batch(run.model, lists, x, sigma, options)[index]
+
+
+def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Give the run its state; drop it at the end, also after an error or a cancel."""
+    options = executor.class_obj.model_options.setdefault("transformer_options", {})
+    techniques = options.get(TECHNIQUES)
+    if not techniques:
+        return executor(*args, **kwargs)
+    outer, run = options.get(RUN), Run(techniques)
+    options[RUN] = run
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        if outer is None:
+            options.pop(RUN, None)
+        else:
+            options[RUN] = outer
+        run.close()
+
+
+def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any] = {}, seed: Any = None) -> Any:  # noqa: B006
+    run = run_of(model_options)
+    if run is not None:
+        run.open(executor.class_obj.inner_model, float(timestep.flatten()[0]))
+    return executor(x, timestep, model_options, seed)
+
+
+def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timestep: Tensor, model_options: Any) -> Any:
+    """Note which conds are about to run. A second model (its own negative pass, another expert) is none of our business."""
+    run = run_of(model_options)
+    if run is None:
+        return executor(model, conds, x_in, timestep, model_options)
+    window = _window(model_options["transformer_options"].get("context_window"))
+    table = CondTable(conds, window) if model is run.model else None
+    with run.calling(table, remember=DEGRADED not in model_options["transformer_options"]):
+        return executor(model, conds, x_in, timestep, model_options)
+
+
+def _window(host_window: Any) -> Window | None:
+    if host_window is None:
+        return None
+    anchored = getattr(host_window, "causal_anchor_index", None) is not None
+    return Window(tuple(host_window.index_list), host_window.dim, anchored)
+
+
+def _apply_model(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Any = None,
+    c_crossattn: Any = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] = {},  # noqa: B006
+    **kwargs: Any,
+) -> Any:
+    run = transformer_options.get(RUN)
+    if run is not None and run.table is not None and CALL_STATE not in transformer_options:
+        transformer_options = _tapped(run, x, transformer_options)
+    return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+
+def _tapped(run: Run, x: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a model call with our attention hooks in, or the same options if no tap has anything to do."""
+    rows = run.table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
+    degraded = options.get(DEGRADED)
+    taps = tuple(tap for tap in run.taps if rows and tap.wants(run, rows, degraded))
+    if degraded is None:
+        run.mark_evaluated(rows)
+    family = family_of(run.model.diffusion_model) if taps else None
+    if family is None:
+        return options
+    tapped = {**options, CALL_STATE: ForwardState(run, family, taps, rows, tuple(x.shape[2:])), OVERRIDE: _override}
+    if OVERRIDE in options:
+        tapped[PREVIOUS_OVERRIDE] = options[OVERRIDE]
+    tapped["patches"] = family.markers(options.get("patches", {}))
+    replaced = options.get("patches_replace", {})
+    tapped["patches_replace"] = dict(replaced)
+    for name, kind in (("attn1", "self"), ("attn2", "cross")):
+        if name in replaced:
+            tapped["patches_replace"][name] = {at: _TappedReplace(fn, kind) for at, fn in replaced[name].items()}
+    return tapped
+
+
+def _override(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **kwargs: Any) -> Tensor:
+    """Attention override: the taps around the override that was there before, or around the user's backend."""
+    options = kwargs["transformer_options"]
+    previous = options.get(PREVIOUS_OVERRIDE)
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if previous is None:
+            return func(q, k, v, heads, *rest, **kwargs)
+        return previous(func, q, k, v, heads, *rest, **kwargs)
+
+    mask = rest[0] if rest else kwargs.get("mask")
+    layout = {"heads_first": kwargs.get("skip_reshape", False), "mask": mask, "scale": kwargs.get("scale")}
+    forward: ForwardState = options[CALL_STATE]
+    return _attend(forward, forward.take_kind(), options, q, k, v, heads, layout, attention)
+
+
+@dataclass(frozen=True)
+class _TappedReplace:
+    """Another node's attn1 / attn2 replacement, with our taps around it."""
+
+    function: Callable[..., Tensor]
+    kind: str
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any], *rest: Any, **kwargs: Any) -> Tensor:
+        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return self.function(q, k, v, extra_options, *rest, **kwargs)
+
+        forward: ForwardState = extra_options[CALL_STATE]
+        forward.take_kind()
+        layout = {"heads_first": False, "mask": None, "scale": None}
+        return _attend(forward, self.kind, extra_options, q, k, v, extra_options["n_heads"], layout, attention)
+
+
+def _attend(
+    forward: ForwardState, kind: str | None, options: Mapping[str, Any], q: Tensor, k: Tensor, v: Tensor, heads: int,
+    layout: Mapping[str, Any], attention: Attention,
+) -> Tensor:  # fmt: skip
+    if kind is None or forward.busy:
+        return attention(q, k, v)
+    site = forward.family.site(kind, options, q, k, layout["heads_first"])
+    if site is None:
+        return attention(q, k, v)
+    call = AttentionCall(
+        site=site, rows=forward.rows, q=q, k=k, v=v, heads=heads, run=forward.run, latent_size=forward.latent_size, **layout
+    )
+    for tap in reversed(forward.taps):
+        if kind in tap.kinds and (tap.blocks is None or site.block in tap.blocks):
+            attention = _around(tap, call, attention)
+    forward.busy = True
+    try:
+        return attention(q, k, v)
+    finally:
+        forward.busy = False
+
+
+def _around(tap: Tap, call: AttentionCall, attention: Attention) -> Attention:
+    return lambda q, k, v: tap.attend(replace(call, q=q, k=k, v=v), attention)
+
+
+_WRAPPERS = {
+    WrappersMP.OUTER_SAMPLE: _outer_sample,
+    WrappersMP.PREDICT_NOISE: _predict_noise,
+    WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
+    WrappersMP.APPLY_MODEL: _apply_model,
+}

@@ -1,0 +1,288 @@
+"""State of one sampling run: which prompt each batch row belongs to, what was recorded, what was said.
+
+A `Run` lives from the start to the end of one sampling run and is dropped afterwards. Everything that a technique must
+remember between steps is kept here, never in a node, a module or a model, so two runs cannot see each other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MARK_PREFIX = "fovea_"  # keys of a cond dict that techniques may use to recognise their own prompts
+
+
+class BlockId(NamedTuple):
+    """Place of a transformer layer in a model, as the host counts it: ("input", 7, 0) is layer 0 of input block 7."""
+
+    section: str
+    number: int
+    layer: int
+
+
+class Window(NamedTuple):
+    """Frames of one context window: their indices, the latent axis they lie on, and whether an extra frame leads them."""
+
+    frames: tuple[int, ...]
+    axis: int
+    anchored: bool
+
+
+class RowKey(NamedTuple):
+    """Identity of one prompt evaluation within a step.
+
+    `conds` is the ordered tuple of uuids of the cond list and `position` the place in it. The uuid alone is not enough:
+    the host copies a positive area cond into the negative list together with its uuid, but with the negative prompt.
+    """
+
+    conds: tuple[uuid.UUID, ...]
+    position: int
+    window: Window | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The slice [start, stop) of a model batch that belongs to one cond.
+
+    index: place of the cond list in the host's call; 0 is the positive prompt, higher ones count as negative.
+    area: (height, width, y, x) in latent pixels as the host keeps it, or None. marks: the cond's `fovea_` entries.
+    """
+
+    key: RowKey
+    index: int
+    uuid: uuid.UUID
+    area: tuple[int, ...] | None
+    marks: Mapping[str, Any]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an attention call happens: block, "self" / "cross" / "joint", token grid of the image, number of text tokens."""
+
+    block: BlockId
+    kind: str
+    grid: tuple[int, ...]
+    text_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call. q, k, v: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] when `heads_first`."""
+
+    site: Site
+    rows: tuple[Row, ...]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    heads: int
+    heads_first: bool
+    mask: Tensor | None
+    scale: float | None
+    run: Run
+    latent_size: tuple[int, ...]
+
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Tap(Protocol):
+    """Something that reads or changes attention. Immutable; what it remembers goes into the run.
+
+    blocks: the blocks it wants, None for all. kinds: which of "self", "cross", "joint".
+    """
+
+    blocks: frozenset[BlockId] | None
+    kinds: frozenset[str]
+
+    def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
+        """Whether this forward pass matters; `degraded` names the technique if it is an extra, spoilt evaluation."""
+        ...
+
+    def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
+        """Return the result of the call, computed with `attention(q, k, v)`: the next tap or the user's backend."""
+        ...
+
+
+class Technique(Protocol):
+    """A guidance or control method installed in a model."""
+
+    def begin(self, run: Run) -> Sequence[Tap]:
+        """Called when a denoising step starts; `run.sigma` and `run.model` are set. Returns the taps it needs in it."""
+        ...
+
+
+def cond_signature(conds: Sequence[Mapping[str, Any]]) -> tuple[uuid.UUID, ...]:
+    """Ordered uuids of a cond list: tells the lists of one run apart even when they hold copies of the same conds."""
+    return tuple(cond["uuid"] for cond in conds)
+
+
+class CondTable:
+    """Maps (list index, uuid) of one host call to the row it will become."""
+
+    def __init__(self, lists: Sequence[Sequence[Mapping[str, Any]] | None], window: Window | None = None) -> None:
+        self._rows: dict[tuple[int, uuid.UUID], Row | None] = {}
+        self.signatures = tuple(None if conds is None else cond_signature(conds) for conds in lists)
+        for index, conds in enumerate(lists):
+            for position, cond in enumerate(conds or ()):
+                area = tuple(cond["area"]) if cond.get("area") is not None else None
+                marks = MappingProxyType({k: v for k, v in cond.items() if k.startswith(MARK_PREFIX)})
+                key = RowKey(self.signatures[index], position, window)
+                known = (index, cond["uuid"]) in self._rows
+                row = Row(key, index, cond["uuid"], area, marks, 0, 0)
+                # Two conds of one list with one uuid cannot be told apart inside the model: better none than the wrong one.
+                self._rows[index, cond["uuid"]] = None if known else row
+
+    def rows(self, indices: Sequence[int], uuids: Sequence[uuid.UUID], batch: int) -> tuple[Row, ...]:
+        """Rows of a model batch made of equal chunks, in order; unknown chunks are left out."""
+        if not indices or len(indices) != len(uuids) or batch % len(indices):
+            return ()
+        size = batch // len(indices)
+        found = []
+        for chunk, (index, uid) in enumerate(zip(indices, uuids)):
+            row = self._rows.get((index, uid))
+            if row is not None:
+                found.append(
+                    Row(row.key, index, uid, row.area, row.marks, chunk * size, (chunk + 1) * size)
+                )
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a recorder kept of one row: values [batch, tokens], their token grid, and the size of the latent they saw."""
+
+    values: Tensor
+    grid: tuple[int, ...]
+    latent_size: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Run:
+    """One sampling run. `step` counts model evaluations of the sampler from 0; `sigma` is the current noise level."""
+
+    techniques: tuple[Technique, ...]
+    model: Any = None
+    sigma: float = float("nan")
+    step: int = -1
+    taps: tuple[Tap, ...] = ()
+    table: CondTable | None = None
+    _lists: dict[tuple[uuid.UUID, ...], int] = field(default_factory=dict)
+    _evaluated: set[RowKey] = field(default_factory=set)
+    _records: dict[tuple[BlockId, RowKey], Record] = field(default_factory=dict)
+    _previous: dict[tuple[BlockId, RowKey], Record] = field(default_factory=dict)
+    _states: dict[int, Any] = field(default_factory=dict)
+    _aliases: dict[tuple[Any, ...], uuid.UUID] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def open(self, model: Any, sigma: float) -> None:
+        """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one."""
+        self.model, self.sigma, self.step = model, sigma, self.step + 1
+        self._lists.clear()
+        self._evaluated.clear()
+        self._previous.update(self._records)
+        self._records = {}
+        self.taps = tuple(tap for technique in self.techniques for tap in technique.begin(self))
+
+    def close(self) -> None:
+        """Drop every tensor and every reference of the run."""
+        self.model, self.table, self.taps = None, None, ()
+        for kept in (self._lists, self._evaluated, self._records, self._previous, self._states, self._aliases):
+            kept.clear()
+
+    @contextmanager
+    def calling(self, table: CondTable | None, remember: bool = True) -> Iterator[None]:
+        """While the host evaluates these cond lists, rows are looked up in `table` (None: not our model).
+
+        remember: let `list_index` find the lists for the rest of the step.
+        """
+        outer, self.table = self.table, table
+        for index, signature in enumerate(table.signatures if table and remember else ()):
+            if signature:
+                self._lists.setdefault(signature, index)
+        try:
+            yield
+        finally:
+            self.table = outer
+
+    def list_index(self, conds: Sequence[Mapping[str, Any]] | None) -> int | None:
+        """Place that this cond list had in this step's evaluation of the model, None if it was not evaluated."""
+        return self._lists.get(cond_signature(conds)) if conds else None
+
+    def mark_evaluated(self, rows: Sequence[Row]) -> None:
+        with self._lock:
+            self._evaluated.update(row.key for row in rows)
+
+    def has_record(self, block: BlockId, key: RowKey) -> bool:
+        return (block, key) in self._records
+
+    def keep(self, block: BlockId, key: RowKey, record: Record) -> None:
+        """Store a record. The first one of a step stays: later passes of the step are other techniques' perturbed ones."""
+        with self._lock:
+            self._records.setdefault((block, key), record)
+
+    def records(self, block: BlockId, conds: Sequence[Mapping[str, Any]], position: int) -> list[tuple[Window | None, Record]]:
+        """Records of one cond in this step, one per context window.
+
+        Where the cond was evaluated but the network itself was skipped by a cache, the last record stands in.
+        """
+        signature = cond_signature(conds)
+        found = []
+        for key in self._evaluated:
+            if key.conds == signature and key.position == position:
+                record = self._records.get((block, key)) or self._previous.get((block, key))
+                if record is None:
+                    return []
+                found.append((key.window, record))
+        return found
+
+    def state(self, owner: object, make: Callable[[], T]) -> T:
+        """The owner's own memory in this run, made on first use."""
+        with self._lock:
+            if id(owner) not in self._states:
+                self._states[id(owner)] = make()
+            return self._states[id(owner)]
+
+    def alias(self, *key: Any) -> uuid.UUID:
+        """A uuid that stays the same for this key during the run."""
+        with self._lock:
+            return self._aliases.setdefault(key, uuid.uuid4())
+
+    def warn(self, message: str) -> None:
+        """Log a warning once per run."""
+        with self._lock:
+            fresh = message not in self._warned
+            self._warned.add(message)
+        if fresh:
+            logger.warning(message)
+
+
+def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
+    """View q, k or v as [batch, heads, tokens, dim]."""
+    if heads_first:
+        return tensor
+    batch, tokens, width = tensor.shape
+    return tensor.reshape(batch, tokens, heads, width // heads).transpose(1, 2)
+
+
+def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """An attention mask (bool: True keeps; else added) as an additive bias [batch or 1, heads or 1, queries or 1, keys]."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    while mask.ndim < 4:
+        mask = mask.unsqueeze(0 if mask.ndim == 2 else 1)
+    return mask.to(dtype)

@@ -1,0 +1,217 @@
+"""Self-Attention Guidance inside the host: a technique with its recorder, and a post-CFG function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..attention import hooks
+from ..attention.run import BlockId, Run, Tap, Window
+from ..attention.saliency import SaliencyRecorder
+from . import sag
+from .blur import gaussian_blur
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+NODE = "Self-Attention Guidance (Fovea)"
+CORE_TAPS = 9  # kernel size of the host's own node and of the reference implementations for Stable Diffusion
+BRANCHES = ("auto", "uncond", "cond")
+
+Conds = Sequence[Mapping[str, Any]]
+
+
+@dataclass
+class SagState:
+    """What one guidance remembers during a run. due: compute now (True), reuse the last term (False), off (None)."""
+
+    due: bool | None = None
+    active_steps: int = 0
+    term: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SelfAttentionGuidance:
+    """Settings of one guidance, and the technique itself. See the node for what each setting means.
+
+    start, end: percent of the schedule as fractions. mask: [n, height, width] where guidance acts, or None.
+    """
+
+    scale: float
+    blur_sigma: float
+    threshold: float
+    mask_mode: str
+    branch: str
+    blocks: frozenset[BlockId]
+    start: float
+    end: float
+    every: int
+    rescale: float
+    taps: int | None = None
+    mask: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def neutral(self) -> bool:
+        """Whether these settings leave every image as it is."""
+        unmasked = self.mask is None or bool((self.mask > 0).any())
+        return self.scale == 0 or self.blur_sigma == 0 or self.start >= self.end or not unmasked
+
+    def install(self, patcher: ModelPatcher) -> None:
+        """Put the guidance into a freshly cloned patcher."""
+        hooks.install(patcher, self)
+        patcher.set_model_sampler_post_cfg_function(self.post_cfg)
+
+    def begin(self, run: Run) -> Sequence[Tap]:
+        """Decide what this step needs: nothing, the last term again, or a new one with its saliency."""
+        state = run.state(self, SagState)
+        sampling = run.model.model_sampling
+        inside = sampling.percent_to_sigma(self.end) < run.sigma <= sampling.percent_to_sigma(self.start)
+        if not inside:
+            state.due = None
+            return ()
+        state.due = state.active_steps % self.every == 0 or state.term is None
+        state.active_steps += 1
+        return (SaliencyRecorder(self.blocks),) if state.due and self.mask_mode != "global" else ()
+
+    def post_cfg(self, args: dict[str, Any]) -> Tensor:
+        """The host's post-CFG hook: its guided x0 in, ours out."""
+        denoised: Tensor = args["denoised"]
+        run = hooks.run_of(args["model_options"])
+        if run is None or run.model is not args["model"]:
+            return denoised
+        state = run.state(self, SagState)
+        if state.due is None:
+            return denoised
+        if state.due:
+            state.term, state.due = self._term(run, args), False
+        if state.term is None or state.term.shape != denoised.shape:
+            return denoised
+        guided = denoised + state.term * self.scale
+        return sag.rescale(guided, denoised, self.rescale)
+
+    def _term(self, run: Run, args: dict[str, Any]) -> Tensor | None:
+        """The guidance term of this step before scaling, None if it cannot be had (the reason is logged once)."""
+        x, sigma = args["input"], args["sigma"]
+        if x.ndim < 4:
+            run.warn(f"{NODE}: this latent has no picture axes (packed audio and video?); the image is left as it is.")
+            return None
+        conds, x0 = self._branch(run, args)
+        if conds is None:
+            needs = "a negative prompt and CFG other than 1" if self.branch == "uncond" else "a prompt that is active"
+            run.warn(f"{NODE}: branch {self.branch} needs {needs}; steps without one are left as they are.")
+            return None
+        mask = self._mask(run, conds, x, sigma)
+        if mask is None:
+            return None
+        blurred = gaussian_blur(x0, self.blur_sigma, self.taps)
+        degraded = sag.degrade(x0, blurred, mask)
+        noisy = sag.renoise(x, x0, degraded, sigma, run.model.model_sampling.noise_scaling)
+        predicted = hooks.degraded_pass(run, conds, noisy, sigma, args["model_options"], f"fovea_sag_{id(self)}")
+        term, broken = sag.drop_broken_samples(sag.guidance_term(degraded, predicted))
+        if broken:
+            where = "the blurred latent" if torch.isfinite(x0).all() else "the latent itself"
+            run.warn(
+                f"{NODE}: the model returned NaN or infinity for {where} of {broken} image(s); they get no guidance in such "
+                "steps. Half precision that overflows is the usual cause: try --force-upcast-attention or --fp32-unet."
+            )
+        limit = self._limit(x)
+        return term if limit is None else term * limit
+
+    def _branch(self, run: Run, args: dict[str, Any]) -> tuple[Conds | None, Tensor]:
+        """Cond list and x0 that guidance works on: those the model evaluated in this step, the negative ones first."""
+        wanted = {"auto": ("uncond", "cond"), "uncond": ("uncond",), "cond": ("cond",)}[self.branch]
+        for name in wanted:
+            conds = args[name]
+            if conds and run.list_index(conds) is not None and self._active(conds, args):
+                return conds, args[f"{name}_denoised"]
+        return None, args["denoised"]
+
+    @staticmethod
+    def _active(conds: Conds, args: dict[str, Any]) -> bool:
+        """Whether any cond of the list is inside its timestep range."""
+        return any(comfy.samplers.get_area_and_mult(c, args["input"], args["sigma"]) is not None for c in conds)
+
+    def _limit(self, x: Tensor) -> Tensor | None:
+        """The user's mask for this latent, [batch, 1, (1,) height, width]."""
+        if self.mask is None:
+            return None
+        limit = sag.fit_mask(self.mask, x.shape[0], tuple(x.shape[-2:])).to(x)
+        return limit.reshape(limit.shape[0], 1, *[1] * (x.ndim - 4), *limit.shape[-2:])
+
+    def _mask(self, run: Run, conds: Conds, x: Tensor, sigma: Tensor) -> Tensor | None:
+        """What to blur, 0..1, broadcastable to x; None if the saliency could not be recorded."""
+        limit = self._limit(x)
+        if self.mask_mode == "global":
+            return torch.ones((), dtype=x.dtype, device=x.device) if limit is None else limit
+        mask = mask_of_conds(self, run, conds, x, sigma)
+        if mask is None:
+            names = ", ".join(sorted(f"{b.section}.{b.number}" for b in self.blocks))
+            run.warn(
+                f"{NODE}: no self-attention was recorded in block(s) {names}; the image is left as it is. Another node may "
+                "replace, merge or tile the attention there, or tile the latent: choose another block or mask_mode global."
+            )
+            return None
+        return mask if limit is None else mask * limit
+
+
+def mask_of_conds(settings: SelfAttentionGuidance, run: Run, conds: Conds, x: Tensor, sigma: Tensor) -> Tensor | None:
+    """Blur mask [batch, 1, height, width] of a cond list: each cond's mask at its area, mixed as the host mixes the x0.
+
+    A default cond (host: "default") fills what the others leave. None if an active cond has no saliency.
+    """
+    total, weights = torch.zeros_like(x[:, :1]), torch.zeros_like(x[:, :1])
+    for default in (False, True):
+        free = 1 - weights.clamp(max=1)
+        for position, cond in enumerate(conds):
+            place = comfy.samplers.get_area_and_mult(dict(cond), x, sigma) if ("default" in cond) == default else None
+            if place is None:
+                continue
+            where = _area_slices(place.area)
+            weight = free[where] if default else place.mult[:, :1]
+            if default and not weight.any():
+                continue
+            mask = _mask_of_cond(settings, run, conds, position, place.input_x)
+            if mask is None:
+                return None
+            total[where] += mask * weight
+            weights[where] += weight
+    return total / weights.clamp_min(1e-37)
+
+
+def _area_slices(area: Sequence[int] | None) -> tuple[slice, ...]:
+    """Index of an area (sizes, then offsets) in a latent [batch, channels, ...]."""
+    if area is None:
+        return (slice(None),)
+    sizes, offsets = area[: len(area) // 2], area[len(area) // 2 :]
+    return (slice(None), slice(None), *(slice(o, o + s) for s, o in zip(sizes, offsets)))
+
+
+def _mask_of_cond(settings: SelfAttentionGuidance, run: Run, conds: Conds, position: int, x: Tensor) -> Tensor | None:
+    """Blur mask [batch, 1, height, width] of one cond on its part x of the latent, None if nothing fits it."""
+    size = tuple(x.shape[2:])
+    saliency = torch.zeros_like(x[:, :1])
+    seen = torch.zeros(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
+    for block in settings.blocks:
+        for window, record in run.records(block, conds, position):
+            frames = _frames(window, x.shape[0], record.values.shape[0])
+            if frames is None or record.latent_size != size:
+                return None
+            values = record.values[-len(frames) :].to(x)  # a leading anchor frame belongs to no place in the batch
+            saliency[frames] += sag.saliency_map(values, record.grid, size, smooth=settings.mask_mode == "soft")
+            seen[frames] += 1
+    if (seen == 0).any():
+        return None
+    return sag.guidance_mask(saliency / seen, settings.threshold, settings.mask_mode)
+
+
+def _frames(window: Window | None, batch: int, recorded: int) -> list[int] | None:
+    """Batch entries that a record's rows belong to, None if it does not fit this batch."""
+    if window is None:
+        return list(range(batch)) if recorded == batch else None
+    fits = window.axis == 0 and recorded == len(window.frames) + window.anchored and max(window.frames) < batch
+    return list(window.frames) if fits else None
