@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tools import comfyui, environment, host, server
 from tools.errors import SetupError
 
@@ -136,7 +137,7 @@ def test_falls_back_to_the_repository(shelf: Path, no_network: None, tmp_path: P
     for name, text in {"main.py": "", "comfyui_version.py": VERSION_FILE, "comfy/cli_args.py": ""}.items():
         (repository / name).write_text(text)
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"], ["tag", f"v{comfyui.VERSION}"]):
-        subprocess.run(["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x@x", *arguments], check=True)
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments], cwd=repository, check=True)
     monkeypatch.setattr(comfyui, "REPOSITORY", f"file://{repository}")
     target = comfyui.obtain(tmp_path / "host", Path(sys.executable))
     assert comfyui.version_of(target) == comfyui.VERSION and not leftovers(tmp_path / "host")
@@ -260,7 +261,7 @@ def test_server_stops_with_us(number: int, tmp_path: Path) -> None:
         assert children, "no server was started"
         parent.send_signal(number)
         parent.wait(60)
-        gone, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=10)
         assert not alive
     finally:
         if parent.poll() is None:

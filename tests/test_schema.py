@@ -7,8 +7,9 @@ import importlib
 import re
 from pathlib import Path
 
-import fovea
 import pytest
+
+import fovea
 
 pytestmark = pytest.mark.static
 
@@ -16,15 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CATEGORIES = {"Fovea/guidance", "Fovea/regions", "Fovea/latent", "Fovea/experts", "Fovea/demo"}
 
 
-def registered() -> list[type]:
-    async def nodes() -> list[type]:
-        extension = await fovea.comfy_entrypoint()
-        return await extension.get_node_list()
-
-    return asyncio.run(nodes())
-
-
-NODES = registered()
+NODES = asyncio.run(asyncio.run(fovea.comfy_entrypoint()).get_node_list())
 every_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.define_schema().node_id)
 
 

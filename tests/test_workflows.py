@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from tools import workflow as ui
 
 ROOT = Path(__file__).resolve().parent.parent

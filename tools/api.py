@@ -28,7 +28,8 @@ class Refused(Exception):
     def describe(self) -> str:
         lines = [f"{node.get('class_type')} (node {node_id}): {error.get('message')}: {error.get('details')}"
                  for node_id, node in self.node_errors.items() for error in node.get("errors", [])]
-        return "; ".join(lines) or str((self.body.get("error") or {}).get("message", self.body))
+        error = self.body.get("error") or {}
+        return "; ".join(lines) or f"{error.get('message', self.body)} {error.get('details') or ''}".strip()
 
 
 @dataclass

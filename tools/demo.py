@@ -119,7 +119,7 @@ def band(row: dict[str, Any]) -> sheet.Band:
 
 def demo() -> int:
     """Returns the exit code: 0 when every graph succeeded."""
-    graphs = {path.stem: graph.load(path) for path in sorted(GRAPHS.glob("*.json"))}
+    graphs = {name: graph.load(path) for name, path in graph.demo_graphs(GRAPHS).items()}
     if not graphs:
         raise SetupError(f"{GRAPHS} holds no graph (*.json).")
     OUTPUT.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,15 @@ from .errors import SetupError
 Graph = dict[str, dict[str, Any]]
 
 
+# The demo model's own manifest lies in the same folder.
+NOT_GRAPHS = {"shapesworld.json"}
+
+
+def demo_graphs(folder: Path) -> dict[str, Path]:
+    """Name -> file of every graph that `make demo` queues."""
+    return {path.stem: path for path in sorted(folder.glob("*.json")) if path.name not in NOT_GRAPHS}
+
+
 def load(path: Path) -> Graph:
     try:
         graph = json.loads(path.read_text(encoding="utf-8"))

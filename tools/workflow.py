@@ -63,7 +63,8 @@ def structure_problems(workflow: Workflow) -> list[str]:
     """What is wrong with a workflow by itself: ids, links, modes, overlapping nodes."""
     nodes = {node["id"]: node for node in workflow["nodes"]}
     found = [] if len(nodes) == len(workflow["nodes"]) else ["two nodes share an id"]
-    found += [f"node {node['id']} is muted or bypassed" for node in nodes.values() if node.get("mode", ACTIVE) != ACTIVE]
+    inactive = [node["id"] for node in nodes.values() if node.get("mode", ACTIVE) != ACTIVE]
+    found += [f"node {node_id} is muted or bypassed" for node_id in inactive]
     links = {link[0]: link for link in workflow["links"]}
     for link_id, source, slot, target, target_slot, kind in links.values():
         try:
