@@ -129,10 +129,17 @@ def test_interrupted_prompt_leaves_the_server_usable(client: Client, demo_model:
 
 
 def refusal(client: Client, graph: Graph) -> str:
+    """What the server says about an invalid graph of one output."""
     with pytest.raises(Refused) as refused:
         client.run(graph)
     assert refused.value.status == 400
     return str(refused.value)
+
+
+def guided() -> Graph:
+    """The guided half of the demo pair."""
+    graph = fresh(graphs.load(DEMO["sag_off_on"]))
+    return {node_id: graph[node_id] for node_id in graphs.upstream(graph, "save_with")}
 
 
 def still_alive(client: Client) -> bool:
@@ -140,11 +147,20 @@ def still_alive(client: Client) -> bool:
 
 
 def test_wrong_type_wired(client: Client, demo_model: Path) -> None:
-    graph = fresh(graphs.load(DEMO["sag_off_on"]))
+    graph = guided()
     graph["sag"]["inputs"]["model"] = ["load", 1]
     message = refusal(client, graph)
     assert "FoveaSelfAttentionGuidance" in message and "model" in message and "CLIP" in message
     assert still_alive(client)
+
+
+def test_one_invalid_branch_is_told(client: Client, demo_model: Path) -> None:
+    """The server runs the valid half of a graph; the client must not call that a success."""
+    graph = fresh(graphs.load(DEMO["sag_off_on"]), steps=1)
+    graph["sag"]["inputs"]["model"] = ["load", 1]
+    run = client.run(graph)
+    assert run.status == "partial" and "FoveaSelfAttentionGuidance" in run.explain()
+    assert run.images("save_without") and not run.images("save_with")
 
 
 def test_batch_of_none(client: Client, demo_model: Path) -> None:
@@ -157,7 +173,7 @@ def test_batch_of_none(client: Client, demo_model: Path) -> None:
 
 def test_widgets_out_of_bounds(client: Client, object_info: dict, demo_model: Path) -> None:
     """Every bounded number of our nodes, given one beyond its bound, is refused by name."""
-    graph = graphs.load(DEMO["sag_off_on"])
+    graph = guided()
     bounded = {name: spec[1]["max"] for group in ("required", "optional")
                for name, spec in object_info["FoveaSelfAttentionGuidance"]["input"].get(group, {}).items()
                if spec[0] in ("INT", "FLOAT")}

@@ -17,6 +17,12 @@ Progress = Callable[[str, int, int], None]  # node id, steps done, steps in all
 FINAL = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
 
 
+def describe(node_errors: dict[str, Any]) -> str:
+    """The server's account of invalid nodes in one line: which node, what, which input."""
+    return "; ".join(f"{node.get('class_type')} (node {node_id}): {error.get('message')}: {error.get('details')}"
+                     for node_id, node in node_errors.items() for error in node.get("errors", []))
+
+
 class Refused(Exception):
     """The server did not accept a graph; `node_errors` is its account of what is wrong with which node and input."""
 
@@ -26,10 +32,8 @@ class Refused(Exception):
         super().__init__(self.describe())
 
     def describe(self) -> str:
-        lines = [f"{node.get('class_type')} (node {node_id}): {error.get('message')}: {error.get('details')}"
-                 for node_id, node in self.node_errors.items() for error in node.get("errors", [])]
         error = self.body.get("error") or {}
-        return "; ".join(lines) or f"{error.get('message', self.body)} {error.get('details') or ''}".strip()
+        return describe(self.node_errors) or f"{error.get('message', self.body)} {error.get('details') or ''}".strip()
 
 
 @dataclass
@@ -37,10 +41,11 @@ class Run:
     """What became of one queued graph."""
 
     prompt_id: str
-    status: str = "unknown"  # success, error or interrupted
+    status: str = "unknown"  # success, partial (some outputs were invalid and left out), error or interrupted
     seconds: float = 0.0
     cached: list[str] = field(default_factory=list)  # ids of nodes taken from the server's cache
     error: dict[str, Any] | None = None  # the server's execution_error message
+    node_errors: dict[str, Any] = field(default_factory=dict)  # outputs the server left out because of invalid nodes
     outputs: dict[str, Any] = field(default_factory=dict)  # node id -> what /history tells of it
 
     def images(self, node_id: str) -> list[dict[str, str]]:
@@ -49,7 +54,7 @@ class Run:
     def explain(self) -> str:
         """One line for people: which node failed and why."""
         if self.error is None:
-            return self.status
+            return describe(self.node_errors) or self.status
         told = self.error
         return f"{told.get('node_type')} (node {told.get('node_id')}): {told.get('exception_message')}"
 
@@ -74,12 +79,12 @@ class Client:
     def post(self, path: str, body: dict[str, Any]) -> requests.Response:
         return self.session.post(self.address + path, json=body, timeout=self.timeout)
 
-    def queue(self, graph: Graph) -> str:
-        """Queue an API-format graph and return its prompt id. Raises Refused where the server finds it invalid."""
+    def queue(self, graph: Graph) -> Run:
+        """Queue an API-format graph. Raises Refused where the server finds nothing in it that it could run."""
         reply = self.post("/prompt", {"prompt": graph, "client_id": self.id})
         if reply.status_code != 200:
             raise Refused(reply.status_code, reply.json())
-        return reply.json()["prompt_id"]
+        return Run(reply.json()["prompt_id"], node_errors=reply.json().get("node_errors") or {})
 
     def interrupt(self) -> None:
         self.post("/interrupt", {}).raise_for_status()
@@ -94,7 +99,7 @@ class Client:
         socket = websocket.create_connection(address, timeout=self.timeout, http_no_proxy=["127.0.0.1"])
         try:
             started = time.monotonic()
-            run = Run(self.queue(graph))
+            run = self.queue(graph)
             self._follow(socket, run, progress, started + limit)
             run.seconds = time.monotonic() - started
         finally:
@@ -104,7 +109,7 @@ class Client:
 
     def _follow(self, socket: websocket.WebSocket, run: Run, progress: Progress | None, deadline: float) -> None:
         """Read messages until one of them ends this prompt."""
-        while run.status not in FINAL.values():
+        while run.status == "unknown":
             if time.monotonic() > deadline:
                 raise TimeoutError(f"prompt {run.prompt_id} did not finish in time")
             try:
@@ -122,7 +127,7 @@ class Client:
             elif kind == "progress" and progress is not None:
                 progress(str(data.get("node")), int(data["value"]), int(data["max"]))
             elif kind in FINAL:
-                run.status = FINAL[kind]
+                run.status = "partial" if run.node_errors and FINAL[kind] == "success" else FINAL[kind]
                 run.error = data if kind == "execution_error" else None
 
     def _history(self, prompt_id: str, patience: float = 10.0) -> dict[str, Any]:

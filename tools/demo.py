@@ -89,8 +89,9 @@ def run_graph(client: api.Client, name: str, nodes: graph.Graph) -> dict[str, An
             row.update(error=str(refusal), node_errors=refusal.node_errors)
             return row
         row.update(status=run.status, seconds=round(run.seconds, 3))
+        if run.status != "success":
+            row.update(error=run.explain(), node_errors=run.node_errors)
         if run.error is not None:
-            row["error"] = run.explain()
             row["node_errors"] = {str(run.error.get("node_id")): run.error.get("exception_message")}
         row["results"] = fetch_images(client, run, name, nodes)
         row["images"] = sum(len(result["images"]) for result in row["results"])
