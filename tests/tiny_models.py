@@ -1,0 +1,141 @@
+"""Small randomly initialised models of the host's own classes, with peaked attention, and ways to sample from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+CONTEXT = 32  # width of the text features
+
+# Four levels, so the middle block sees 1/8 of the latent, as in SD1.5; attention where it is cheap.
+SD15 = {
+    "num_res_blocks": [1, 1, 1, 1],
+    "channel_mult": [1, 1, 1, 1],
+    "transformer_depth": [0, 0, 1, 0],
+    "transformer_depth_output": [0, 0, 0, 0, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "use_linear_in_transformer": False,
+}
+# Three levels, several layers per block, class vector: the shape of SDXL.
+SDXL = {
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 1, 1],
+    "transformer_depth": [0, 1, 2],
+    "transformer_depth_output": [0, 0, 1, 1, 2, 2],
+    "transformer_depth_middle": 3,
+    "use_linear_in_transformer": True,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+}
+# ShapesWorld's: shallow, for 32x32 latents.
+SHALLOW = {
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 1, 1],
+    "transformer_depth": [0, 1, 1],
+    "transformer_depth_output": [0, 0, 1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "use_linear_in_transformer": True,
+}
+KINDS = {"sd15": SD15, "sd2": {**SD15, "use_linear_in_transformer": True}, "sdxl": SDXL, "shallow": SHALLOW}
+
+
+def initialise(network: torch.nn.Module, seed: int, peak: float) -> None:
+    """Give every parameter a value (the host's layers have none); q and k are scaled so that attention is peaked."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim < 2:
+            parameter.data.normal_(0, 0.05, generator=generator)
+            if name.endswith("weight"):  # a norm
+                parameter.data.add_(1.0)
+            continue
+        parameter.data.normal_(0, 1 / math.sqrt(parameter[0].numel()), generator=generator)
+        if ".to_q." in name or ".to_k." in name:
+            parameter.data.mul_(peak)
+
+
+def unet(
+    kind: str = "sd15", prediction: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS, seed: int = 0,
+    peak: float = 2.0, in_channels: int = 4,
+) -> comfy.model_patcher.ModelPatcher:  # fmt: skip
+    """A UNet of the given shape in a ModelPatcher on the CPU, float32."""
+    config = {
+        "image_size": 32, "in_channels": in_channels, "out_channels": 4, "model_channels": 32, "context_dim": CONTEXT,
+        "use_spatial_transformer": True, "legacy": False, "dtype": torch.float32, **KINDS[kind],
+    }  # fmt: skip
+    family = comfy.supported_models.SDXL if kind == "sdxl" else comfy.supported_models.SD15
+    settings = family(config)
+    settings.unet_config.update(num_heads=4, num_head_channels=-1)
+    make = comfy.model_base.SDXL if kind == "sdxl" else comfy.model_base.BaseModel
+    model = make(settings, prediction, device=CPU)
+    initialise(model.diffusion_model, seed, peak)
+    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
+
+
+def prompt(seed: int, tokens: int = 77, **extra: Any) -> list:
+    """A CONDITIONING with random text features."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    features = torch.randn(1, tokens, CONTEXT, generator=generator)
+    return [[features, {"pooled_output": torch.randn(1, 1280, generator=generator), **extra}]]
+
+
+def noise(height: int = 64, width: int = 64, batch: int = 1, seed: int = 0) -> Tensor:
+    """Latent noise for a picture of 8 * height by 8 * width pixels; each sample has its own seed."""
+    shape = (1, 4, height, width)
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(batch)])
+
+
+def sample(
+    model: comfy.model_patcher.ModelPatcher, start: Tensor, cfg: float = 5.0, steps: int = 3, positive: list | None = None,
+    negative: list | None = None, sampler: str = "euler", scheduler: str = "normal", **extra: Any,
+) -> Tensor:  # fmt: skip
+    """Sample with the host's KSampler path; returns the latent."""
+    latent = extra.pop("latent", torch.zeros_like(start))
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model, start, steps, cfg, sampler, scheduler, positive or prompt(1), negative or prompt(2), latent,
+            disable_pbar=True, seed=0, **extra,
+        )  # fmt: skip
+
+
+def sample_with(guider: comfy.samplers.CFGGuider, start: Tensor, steps: int = 3, sampler: str = "euler", **extra: Any) -> Tensor:
+    """Sample with a guider, as SamplerCustomAdvanced does."""
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
+    with torch.inference_mode():
+        return guider.sample(
+            start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas, disable_pbar=True, seed=0, **extra
+        )
+
+
+@contextmanager
+def watching(model: comfy.model_patcher.ModelPatcher) -> Iterator[list[dict[str, Any]]]:
+    """Log every evaluation of the network inside: chunks (cond indices), batch size, sigma, uuids, transformer options."""
+    network, calls = model.model.diffusion_model, []
+    original: Callable = network.forward
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        options = kwargs["transformer_options"]
+        chunks = list(options["cond_or_uncond"])
+        calls.append({
+            "chunks": chunks, "batch": x.shape[0], "sigma": float(options["sigmas"][0]), "uuids": list(options["uuids"]),
+            "options": options, "x": x,
+        })  # fmt: skip
+        return original(x, *args, **kwargs)
+
+    network.forward = forward
+    try:
+        yield calls
+    finally:
+        del network.forward
