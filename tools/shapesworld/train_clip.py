@@ -81,8 +81,8 @@ def build_a(seed: int) -> nn.ModuleDict:
 
 def pointing_loss(modules: nn.ModuleDict, hidden: Tensor, patches: Tensor, batch: Batch) -> Tensor:
     noun = torch.gather(hidden, 1, batch.nouns[..., None].expand(-1, -1, hidden.shape[-1]))
-    text = F.normalize(modules["point_text"](noun).float(), dim=-1)
-    image = F.normalize(modules["point_image"](patches).float(), dim=-1)
+    text = F.normalize(modules["point_text"](noun.float()), dim=-1)
+    image = F.normalize(modules["point_image"](patches.float()), dim=-1)
     gain, bias = modules["scale"][1]
     logits = 10 * gain * text @ image.mT + bias
     loss = F.binary_cross_entropy_with_logits(logits, batch.cover, reduction="none").mean(-1)

@@ -28,16 +28,19 @@ def encode(run: Run, data: Dataset) -> None:
         return
     model = nn.ModuleDict({"vae": train_vae.build(0)})
     model.load_state_dict(torch.load(run.work / "vae.pt", map_location="cpu", weights_only=True)["ema"])
-    vae = model["vae"].to(run.device).eval()
+    # bf16, channels last and four at a time: ten times the speed of autocast on large batches on a CPU.
+    vae = model["vae"].eval().to(run.device, torch.bfloat16).to(memory_format=torch.channels_last)
+    batch = 4 if run.device.type == "cpu" else 64
     out = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.float16, (len(data), 4, 32, 32))
-    pictures = []
-    for i in tqdm(range(0, len(data), 32), desc="encoding"):
-        batch = torch.from_numpy(np.array(data.pictures[i : i + 32])).to(run.device).permute(0, 3, 1, 2).contiguous()
-        with torch.no_grad(), torch.autocast(run.device.type, torch.bfloat16):
-            out[i : i + 32] = vae.encode(batch.float() / 127.5 - 1).float().cpu().numpy()
-        if i % 640 == 0:
-            pictures.append((out[i : i + 32].astype(np.float32), torch.nn.functional.avg_pool2d(batch.float() / 255, 8).cpu().numpy()))
-    statistics(run, *(np.concatenate(p) for p in zip(*pictures)))
+    seen, colours = [], []
+    for i in tqdm(range(0, len(data), batch), desc="encoding", mininterval=5):
+        pictures = torch.from_numpy(np.array(data.pictures[i : i + batch])).to(run.device).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            out[i : i + batch] = vae.encode((pictures.float() / 127.5 - 1).bfloat16()).float().cpu().numpy()
+        if i % (batch * 20) == 0:
+            seen.append(out[i : i + batch].astype(np.float32))
+            colours.append(torch.nn.functional.avg_pool2d(pictures.float() / 255, 8).cpu().numpy())
+    statistics(run, np.concatenate(seen), np.concatenate(colours))
     out.flush()
     path.with_suffix(".part").rename(path)
 
@@ -100,7 +103,7 @@ def train(run: Run, data: Dataset) -> None:
     rng = np.random.default_rng(run.seed + 41 + trainer.step)
     average = None
     for step in trainer.steps():
-        index = rng.integers(len(data), size=BATCH)
+        index = rng.integers(len(latents), size=BATCH)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else caption(data.scenes[i], rng) for i in index]
         x0 = torch.from_numpy(np.stack([latents[i] for i in index])).to(run.device).float() * facts["scale_factor"]
         # One draw per stratum: the same noise levels in every batch, far less variance than independent draws.
