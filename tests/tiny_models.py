@@ -67,12 +67,12 @@ def initialise(network: torch.nn.Module, seed: int, peak: float) -> None:
 
 def unet(
     kind: str = "sd15", prediction: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS, seed: int = 0,
-    peak: float = 2.0, in_channels: int = 4,
+    peak: float = 2.0, **changes: Any,
 ) -> comfy.model_patcher.ModelPatcher:  # fmt: skip
-    """A UNet of the given shape in a ModelPatcher on the CPU, float32."""
+    """A UNet of the given shape in a ModelPatcher on the CPU, float32; `changes` go into its configuration."""
     config = {
-        "image_size": 32, "in_channels": in_channels, "out_channels": 4, "model_channels": 32, "context_dim": CONTEXT,
-        "use_spatial_transformer": True, "legacy": False, "dtype": torch.float32, **KINDS[kind],
+        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "context_dim": CONTEXT,
+        "use_spatial_transformer": True, "legacy": False, "dtype": torch.float32, **KINDS[kind], **changes,
     }  # fmt: skip
     family = comfy.supported_models.SDXL if kind == "sdxl" else comfy.supported_models.SD15
     settings = family(config)
@@ -120,22 +120,46 @@ def sample_with(guider: comfy.samplers.CFGGuider, start: Tensor, steps: int = 3,
 
 
 @contextmanager
-def watching(model: comfy.model_patcher.ModelPatcher) -> Iterator[list[dict[str, Any]]]:
-    """Log every evaluation of the network inside: chunks (cond indices), batch size, sigma, uuids, transformer options."""
+def watching(model: comfy.model_patcher.ModelPatcher, at: str = "middle_block.1.transformer_blocks.0") -> Iterator[list]:
+    """Log every evaluation of the network inside: chunks (cond indices), sigma, uuids, options, its input x and output.
+
+    q and k are those of the self-attention of transformer block `at`, taken from its layers, not through any hook of
+    the host: [batch, tokens, heads * dim].
+    """
     network, calls = model.model.diffusion_model, []
     original: Callable = network.forward
+    attention = network.get_submodule(at).attn1 if at else None
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         options = kwargs["transformer_options"]
-        chunks = list(options["cond_or_uncond"])
-        calls.append({
-            "chunks": chunks, "batch": x.shape[0], "sigma": float(options["sigmas"][0]), "uuids": list(options["uuids"]),
-            "options": options, "x": x,
-        })  # fmt: skip
-        return original(x, *args, **kwargs)
+        call = {"chunks": list(options["cond_or_uncond"]), "sigma": float(options["sigmas"][0]), "x": x}
+        calls.append({**call, "uuids": list(options["uuids"]), "options": options})
+        calls[-1]["output"] = original(x, *args, **kwargs)
+        return calls[-1]["output"]
 
+    def keep(name: str) -> Callable:
+        return lambda module, inputs, output: calls[-1].__setitem__(name, output)
+
+    handles = [] if attention is None else [
+        attention.to_q.register_forward_hook(keep("q")), attention.to_k.register_forward_hook(keep("k")),
+    ]  # fmt: skip
     network.forward = forward
     try:
         yield calls
     finally:
         del network.forward
+        for handle in handles:
+            handle.remove()
+
+
+def flux() -> comfy.model_patcher.ModelPatcher:
+    """A small Flux: a transformer, for which the pack has no attention adapter yet."""
+    config = {
+        "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 1280, "context_in_dim": CONTEXT,
+        "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
+        "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": False,
+        "txt_ids_dims": [], "dtype": torch.float32,
+    }  # fmt: skip
+    model = comfy.model_base.Flux(comfy.supported_models.Flux(config), device=CPU)
+    initialise(model.diffusion_model, 0, 1.0)
+    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
