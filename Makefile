@@ -5,7 +5,7 @@ PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
 RUN := @$(PYTHON3) -m tools.host
 export COMFYUI_PATH PYTHON PORT
 
-.PHONY: help host demo test serve check browser-test train
+.PHONY: help host demo test serve check browser-test thumbnails train
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,6 +27,9 @@ check:  ## lint, types, import rules, workflow files
 
 browser-test:  ## the real browser against the real frontend
 	$(RUN) -m pytest -c tests/pytest.ini --rootdir tests tests/browser
+
+thumbnails:  ## draw the pictures of the templates anew (workflows/*.jpg)
+	$(RUN) -m tools.thumbnails
 
 train:  ## train ShapesWorld from nothing (ARGS="--device auto --minutes 60")
 	$(RUN) -m tools.shapesworld.train $(ARGS)

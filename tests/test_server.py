@@ -69,6 +69,19 @@ def test_start_is_quiet(live) -> None:
     assert "IMPORT FAILED" not in live.log_text()
 
 
+def test_help_pages_are_served(client: Client) -> None:
+    for page in (ROOT / "web" / "docs").glob("*.md"):
+        assert client.get(f"/extensions/fovea/docs/{page.name}").text == page.read_text(encoding="utf-8")
+
+
+def test_templates_are_offered(client: Client) -> None:
+    offered = client.json("/workflow_templates")["fovea"]
+    assert sorted(offered) == sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+    for name in offered:
+        for suffix in ("json", "jpg"):
+            assert client.get(f"/api/workflow_templates/fovea/{name}.{suffix}").content
+
+
 def test_complaints_are_found() -> None:
     assert complaints("\x1b[33m[WARNING]\x1b[0m fovea: x\nTraceback (most recent call last):\n[INFO] y\n") != []
     assert complaints("[INFO] fine\n") == []
