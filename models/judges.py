@@ -122,8 +122,8 @@ class Reader(nn.Module):
         n_out = N_COLOURS + N_SHAPES + N_BACKGROUNDS + N_TEXTURES
         self.head = operations.Conv2d(widths[0], n_out, 1, dtype=dtype, device=device)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """pictures [B, 3, 128, 128] in 0..1 -> class logits [B, 52, 128, 128], texture logits [B, 3, 128, 128]."""
+    def factors(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """pictures [B, 3, 128, 128] in 0..1 -> colour, shape, background and texture logits, each [B, n, 128, 128]."""
         x = self.stem(pictures * 2 - 1)
         skips = []
         for block in self.down:
@@ -132,7 +132,11 @@ class Reader(nn.Module):
         for block in reversed(self.up):
             skip = skips.pop()
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
-        colour, shape, background, texture = self.head(x).split([N_COLOURS, N_SHAPES, N_BACKGROUNDS, N_TEXTURES], dim=1)
+        return self.head(x).split([N_COLOURS, N_SHAPES, N_BACKGROUNDS, N_TEXTURES], dim=1)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """pictures [B, 3, 128, 128] in 0..1 -> class logits [B, 52, 128, 128], texture logits [B, 3, 128, 128]."""
+        colour, shape, background, texture = self.factors(pictures)
         joint = rearrange(colour[:, :, None] + shape[:, None], "b c s h w -> b (c s) h w")
         return torch.cat([joint, background], dim=1), texture
 

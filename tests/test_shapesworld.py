@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fovea.models import demo, judges
 from tools.shapesworld import judge, sets, words, world
 
-shipped = pytest.mark.skipif(not (demo.FOLDER / demo.MANIFEST).exists(), reason="no ShapesWorld files in demo/")
+shipped = pytest.mark.usefixtures("demo_model")
 
 
 def test_scenes_are_reproducible_and_sets_do_not_overlap():
@@ -33,8 +33,8 @@ def test_painted_objects_stand_where_their_masks_say(index):
     assert set(np.unique(labels)) == {scene.background_label, *(t.label for t in scene.things)}
     for thing in scene.things:
         ys, xs = np.nonzero(labels == thing.label)
-        assert np.hypot(xs.mean() - thing.x, ys.mean() - thing.y) < 0.25 * thing.radius
-        assert np.hypot(xs - thing.x, ys - thing.y).max() <= thing.radius * 1.1 + 2
+        assert np.hypot(xs.mean() - thing.x, ys.mean() - thing.y) < 0.35 * thing.radius
+        assert np.hypot(xs - thing.x, ys - thing.y).max() <= thing.radius * 1.2 + 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -150,3 +150,34 @@ def test_manifest_tells_where_it_came_from():
     facts = json.loads((demo.FOLDER / demo.MANIFEST).read_text())
     assert set(facts["parts"]) == {"unet", "vae", "clip_a", "clip_b", "reader"}
     assert facts["token_ids"] == list(words.known_ids())
+
+
+def test_factorised_loss_equals_the_joint_one():
+    from tools.shapesworld.train_reader import class_loss
+
+    torch.manual_seed(0)
+    colour, shape, background = (torch.randn(2, n, 5, 7, dtype=torch.float32) for n in (8, 6, 4))
+    labels = torch.randint(0, world.N_CLASSES, (2, 5, 7))
+    joint = torch.cat([(colour[:, :, None] + shape[:, None]).flatten(1, 2), background], dim=1)
+    weight = torch.where(torch.arange(world.N_CLASSES) < world.N_OBJECT_CLASSES, 2.0, 1.0)
+    expected = torch.nn.functional.cross_entropy(joint, labels, weight)
+    torch.testing.assert_close(class_loss((colour, shape, background), labels), expected)
+
+
+def test_tiles_of_a_sheet_come_row_by_row(tmp_path):
+    from PIL import Image
+
+    from tools.shapesworld import labelled
+
+    sheet = np.zeros((1280, 1280, 3), np.uint8)
+    sheet[:128, 128:256] = 255
+    Image.fromarray(sheet).save(tmp_path / "sheet.png")
+    assert labelled.tiles(tmp_path / "sheet.png").mean((1, 2, 3)).nonzero().flatten().tolist() == [1]
+
+
+def test_agreement_counts_what_only_one_of_them_saw():
+    from tools.shapesworld import labelled
+
+    eye = [labelled.parse("red circle, blue star on white"), labelled.parse(" on black")]
+    reader = [labelled.parse("red circle on white"), labelled.parse("pink heart on black")]
+    assert labelled.agreement(eye, reader) == {"pictures": 2, "objects": 3, "agreeing": 1, "agreement": 1 / 3}

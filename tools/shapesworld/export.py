@@ -37,6 +37,14 @@ def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
     return {k: v.half().contiguous() for k, v in state.items() if not k.startswith("point_")}
 
 
+def training_state(folder: Path, part: str) -> dict[str, Tensor]:
+    """The inverse of `shipped_state`: a shipped part under the names that training uses, in fp32."""
+    from fovea.models import demo
+
+    prefix = f"{part}." if part in ("unet", "vae") else ""
+    return {prefix + k: v.float() for k, v in demo.load_part(part, folder).items()}
+
+
 def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
     """Write the parts that are trained; keep the manifest's entries of the others."""
     path = folder / "shapesworld.json"

@@ -23,6 +23,7 @@ class Run:
     device: torch.device
     minutes: float
     seed: int = 0
+    shipped: Path | None = None  # folder of shipped weights to continue from where no checkpoint is
     started: float = field(default_factory=time.monotonic)
     spent_before: float = 0.0
 
@@ -75,6 +76,8 @@ class Trainer:
         self.step, self.saved = 0, time.monotonic()
         if run.checkpoint.exists():
             self._resume()
+        elif run.shipped is not None:
+            self._continue_shipped(run.shipped)
 
     def _resume(self) -> None:
         state = torch.load(self.run.checkpoint, map_location="cpu", weights_only=True)
@@ -83,6 +86,15 @@ class Trainer:
         self.step, self.run.spent_before = state["step"], state["seconds"]
         if "optimiser" in state:
             self.optimiser.load_state_dict(state["optimiser"])
+
+    def _continue_shipped(self, folder: Path) -> None:
+        """Start from the shipped averaged weights with a fresh optimiser; the warm-up of every run does the rest."""
+        from .export import training_state
+
+        missing, unexpected = self.modules.load_state_dict(training_state(folder, self.run.name), strict=False)
+        if unexpected or any(not k.startswith("point_") for k in missing):
+            raise SystemExit(f"the shipped {self.run.name} has another architecture: missing {missing}, unexpected {unexpected}")
+        self.shadow = {k: v.detach().clone().float() for k, v in self.modules.state_dict().items()}
 
     def save(self) -> None:
         seconds = self.run.fraction() * self.run.minutes * 60

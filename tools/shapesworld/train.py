@@ -36,11 +36,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=40_000, help="training pictures to paint")
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "shapesworld")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--continue-shipped", action="store_true", help="start from the weights in demo/ instead of from nothing")
+    parser.add_argument("--export", action="store_true", help="write what is trained to demo/ at the end")
     args = parser.parse_args()
     keep_memory()
 
     load_packages()
-    from . import data, stages, train_clip, train_reader, train_unet, train_vae
+    from . import data, export, stages, train_clip, train_reader, train_unet, train_vae
 
     device = torch.device("cuda" if args.device == "auto" and torch.cuda.is_available() else
                           "cpu" if args.device == "auto" else args.device)
@@ -53,8 +55,10 @@ def main() -> None:
         if name == "data":
             continue
         minutes = args.minutes * (SHARES.get(name, 1.0) if args.stage == "all" else 1.0)
-        run = stages.Run(name, args.work, device, minutes, args.seed)
+        run = stages.Run(name, args.work, device, minutes, args.seed, ROOT / "demo" if args.continue_shipped else None)
         run_stage[name](run, pictures)
+    if args.export:
+        export.export(args.work, ROOT / "demo")
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 

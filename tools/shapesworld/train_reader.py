@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .data import Dataset
 from .stages import Run, Trainer, initialise
-from .world import N_CLASSES, N_OBJECT_CLASSES, TEXTURES
+from .world import N_CLASSES, N_OBJECT_CLASSES, SHAPES, TEXTURES
 
 BATCH = 32
 
@@ -37,6 +37,21 @@ def roughen(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     return ((pictures + mix * (soft - pictures)) * gain + noise).clamp(0, 1)
 
 
+def class_loss(factors: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """Cross-entropy over the 52 joint classes without building them: a sum over all pairs of colour and shape factorises.
+
+    Objects cover a tenth of the picture: they weigh double, or thin parts are given to the background.
+    """
+    colour, shape, background = (f.float() for f in factors[:3])
+    total = torch.logaddexp(colour.logsumexp(1) + shape.logsumexp(1), background.logsumexp(1))
+    is_object = labels < N_OBJECT_CLASSES
+    pick = lambda logits, index: logits.gather(1, index.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]  # noqa: E731
+    own = torch.where(is_object, pick(colour, labels // len(SHAPES)) + pick(shape, labels % len(SHAPES)),
+                      pick(background, labels - N_OBJECT_CLASSES))
+    weight = 1 + is_object.float()
+    return ((total - own) * weight).sum() / weight.sum()
+
+
 def train(run: Run, data: Dataset) -> None:
     from comfy.ops import disable_weight_init as operations
     from fovea.models import judges
@@ -48,13 +63,11 @@ def train(run: Run, data: Dataset) -> None:
         pictures, labels, textures = batch_of(data, rng)
         pictures, labels, textures = (x.to(run.device) for x in (roughen(pictures, rng), labels, textures))
         with torch.autocast(run.device.type, torch.bfloat16):
-            classes, texture = model(pictures)
-        # Objects cover a tenth of the picture: weigh them up, or thin parts are given to the background.
-        weight = torch.cat([classes.new_full((N_OBJECT_CLASSES,), 2.0), classes.new_ones(N_CLASSES - N_OBJECT_CLASSES)]).float()
-        loss = F.cross_entropy(classes.float(), labels, weight) + 0.3 * F.cross_entropy(texture.float(), textures, ignore_index=-1)
-        trainer.backward(loss)
+            factors = model.factors(pictures)
+        loss = class_loss(factors, labels)
+        trainer.backward(loss + 0.3 * F.cross_entropy(factors[3].float(), textures, ignore_index=-1))
         if step % 50 == 0:
-            run.log(step=step, loss=round(loss.item(), 4), pixels=round((classes.argmax(1) == labels).float().mean().item(), 4))
+            run.log(step=step, loss=round(loss.item(), 4))
 
 
 @torch.no_grad()

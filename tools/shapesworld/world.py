@@ -117,8 +117,9 @@ def confused(scene: Scene, rng: np.random.Generator) -> Scene:
     if len(things) > 1 and rng.random() < 0.7:
         i, j = rng.choice(len(things), 2, replace=False)
         a, b = getattr(things[i], part), getattr(things[j], part)
-        if a != b:
-            things[i], things[j] = replace(things[i], **{part: b}), replace(things[j], **{part: a})
+        swapped = (replace(things[i], **{part: b}), replace(things[j], **{part: a}))
+        if {t.phrase for t in swapped} != {things[i].phrase, things[j].phrase}:
+            things[i], things[j] = swapped
             return replace(scene, things=tuple(things))
     names = {"colour": COLOUR_NAMES, "shape": SHAPES, "texture": TEXTURES}[part]
     i = rng.integers(len(things))
