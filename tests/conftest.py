@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +34,10 @@ def put_host_first() -> None:
     own = {str(ROOT), ""}
     sys.path[:] = [str(tools_host.locate()), *(entry for entry in sys.path if entry not in own)]
 
+
+# Examples are drawn the same way every time, and no test depends on how busy the machine is.
+settings.register_profile("fovea", deadline=None, derandomize=True, database=None)
+settings.load_profile("fovea")
 
 load_package("tools", ROOT / "tools")
 import tools.host as tools_host  # noqa: E402

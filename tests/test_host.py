@@ -245,7 +245,7 @@ def test_server_that_cannot_start_tells_its_log(tmp_path: Path) -> None:
         pytest.fail("a server with a wrong flag must not be reported as up")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_server_stops_with_us(number: int, tmp_path: Path) -> None:
     """Ctrl-C or SIGTERM at any moment, here while it starts: the child is gone when we are."""
     code = ("import sys, time; from pathlib import Path; from tools.server import running\n"

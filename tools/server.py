@@ -114,7 +114,7 @@ def stop(process: subprocess.Popen, seconds: float = STOP_SECONDS) -> None:
 
 @contextlib.contextmanager
 def termination_as_exit() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that `finally` blocks run; only the main thread may set handlers."""
+    """Turn SIGTERM and SIGHUP into SystemExit, so that `finally` blocks run; only the main thread may set handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -122,11 +122,12 @@ def termination_as_exit() -> Iterator[None]:
     def leave(number, frame):
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    previous = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
