@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -111,8 +112,11 @@ def settings_line(settings: dict[str, Any]) -> str:
 
 
 def band(row: dict[str, Any]) -> sheet.Band:
+    # Pairs stand side by side in blocks of two by two; a single result takes the whole line.
+    per_line = 4 if len(row["results"]) == 1 else 2
     columns = [sheet.Column(result["title"], settings_line(result["settings"]),
-                            [OUTPUT / image["file"] for image in result["images"]]) for result in row["results"]]
+                            [OUTPUT / image["file"] for image in result["images"]], per_line)
+               for result in row["results"]]
     prompts = {result["settings"].get("prompt") or "(empty prompt)" for result in row["results"] if result["settings"]}
     notes = row["error"] or f"{' / '.join(sorted(prompts))}   [{row['seconds']:.1f} s]"
     return sheet.Band(f"{row['graph']}: {row['status']}" if row["error"] else row["graph"], notes, columns)
@@ -143,7 +147,7 @@ def demo() -> int:
     failed = [row for row in rows if row["status"] != "success"]
     for row in failed:
         print(f"fovea: {row['graph']}: {row['error']}", file=sys.stderr)
-    sheet_path = (OUTPUT / "contact_sheet.png").relative_to(ROOT)
+    sheet_path = os.path.relpath(OUTPUT / "contact_sheet.png")
     print(f"{len(rows) - len(failed)} of {len(rows)} graphs succeeded; see {sheet_path}")
     return 1 if failed else 0
 

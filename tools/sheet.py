@@ -16,11 +16,12 @@ INK, FAINT, PAPER = (28, 28, 32), (110, 110, 118), (250, 249, 246)
 
 @dataclass(frozen=True)
 class Column:
-    """One saved result: a heading, small print below it, its images."""
+    """One saved result: a heading, its images, `per_line` of them side by side, small print below."""
 
     heading: str
     notes: str
     images: Sequence[Path]
+    per_line: int = 2
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,13 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def across(column: Column) -> int:
-    """Images per line of a column: as square a block as possible."""
-    return max(1, math.ceil(math.sqrt(len(column.images))))
-
-
 def column_size(column: Column) -> tuple[int, int]:
-    per_line = across(column)
-    lines = max(1, math.ceil(len(column.images) / per_line))
-    width = per_line * TILE + (per_line - 1) * GAP
-    return width, (2 + len(wrapped(column.notes, width))) * LINE + lines * (TILE + GAP)
+    width = column.per_line * (TILE + GAP) - GAP
+    return width, (2 + len(wrapped(column.notes, width))) * LINE + picture_lines(column) * (TILE + GAP)
+
+
+def picture_lines(column: Column) -> int:
+    return math.ceil(len(column.images) / column.per_line)
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -55,25 +53,23 @@ def wrapped(text: str, width: int) -> list[str]:
 def band_size(band: Band) -> tuple[int, int]:
     sizes = [column_size(column) for column in band.columns]
     width = sum(size[0] for size in sizes) + MARGIN * max(0, len(sizes) - 1)
-    return width, 2 * LINE + max((size[1] for size in sizes), default=LINE) + len(wrapped(band.notes, width)) * LINE
+    return width, LINE + max((size[1] for size in sizes), default=LINE) + len(wrapped(band.notes, width)) * LINE
 
 
 def draw_column(sheet: Image.Image, column: Column, left: int, top: int) -> None:
     draw, width = ImageDraw.Draw(sheet), column_size(column)[0]
     draw.text((left, top), column.heading, fill=INK, font=font(15))
     top += LINE
-    for line in wrapped(column.notes, width):
-        draw.text((left, top), line, fill=FAINT, font=font(12))
-        top += LINE
-    per_line = across(column)
     for index, path in enumerate(column.images):
         with Image.open(path) as image:
             tile = image.convert("RGB")
         tile.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
-        x, y = index % per_line, index // per_line
+        y, x = divmod(index, column.per_line)
         sheet.paste(tile, (left + x * (TILE + GAP), top + y * (TILE + GAP)))
-    if not column.images:
-        draw.text((left, top), "no image", fill=FAINT, font=font(12))
+    top += picture_lines(column) * (TILE + GAP)
+    for line in wrapped(column.notes if column.images else f"no image. {column.notes}", width):
+        draw.text((left, top), line, fill=FAINT, font=font(12))
+        top += LINE - 3
 
 
 def draw_sheet(title: str, bands: Sequence[Band], target: Path) -> None:
