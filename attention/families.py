@@ -1,4 +1,4 @@
-"""One adapter per model family: what an attention call is (block, self / cross, token grid), never guessed from lengths.
+"""One adapter per model family: what an attention call is (block, self / cross, grid), never guessed from lengths.
 
 A family that is not here is unsupported: `family_of` returns None and techniques say so and leave the model alone.
 """
@@ -9,20 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from torch import Tensor, nn
-
 import comfy.ldm.modules.attention as host_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor, nn
 
 from .run import BlockId, Site
 
-CALL_STATE = "fovea_forward"  # where a forward pass keeps its CallState inside transformer_options
-
-
-class CallState(Protocol):
-    """The part of a forward pass's state that a family writes: the kind of the attention call that comes next."""
-
-    kind: str | None
+CALL_STATE = "fovea_call"  # where a model call keeps its state in transformer_options; a family may set its `kind`
 
 
 class Family(Protocol):
@@ -38,21 +31,29 @@ class Family(Protocol):
         """Blocks that "auto" stands for."""
         ...
 
-    def markers(self, patches: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        """The model's patches with ours added that write `CallState.kind`; the given mapping stays as it is."""
+    def prepare(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of a call's transformer_options with what this family needs to announce its attention calls."""
         ...
 
-    def site(self, kind: str, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool) -> Site | None:
-        """Where a call of this kind happens; None if its tokens are not the block's image grid (merged, tiled, added)."""
+    def site(
+        self, kind: str | None, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
+        """Where a call happens; kind is what was announced, if anything.
+
+        None if it is no call of the image's own tokens in their grid (merged, tiled, tokens of other pictures added).
+        """
         ...
 
 
-def _mark_self(n: Tensor, context: Tensor, value: Tensor, extra_options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+Patched = tuple[Tensor, Tensor, Tensor]
+
+
+def _announce_self(n: Tensor, context: Tensor, value: Tensor, extra_options: dict[str, Any]) -> Patched:
     extra_options[CALL_STATE].kind = "self"
     return n, context, value
 
 
-def _mark_cross(n: Tensor, context: Tensor, value: Tensor, extra_options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _announce_cross(n: Tensor, context: Tensor, value: Tensor, extra_options: dict[str, Any]) -> Patched:
     extra_options[CALL_STATE].kind = "cross"
     return n, context, value
 
@@ -78,20 +79,24 @@ class UNetFamily:
     def default_blocks(self, network: nn.Module) -> frozenset[BlockId]:
         """The middle block's first layer, as in the paper; without one, the deepest block that has self-attention."""
         blocks = self.blocks(network)
-        middle = [b for b in blocks if b.section == "middle"]
-        deepest = [b for b in blocks if b.section == "input"][-1:] or list(blocks[:1])
-        chosen = (middle or deepest)[:1]
-        return frozenset(b._replace(layer=min(x.layer for x in blocks if x[:2] == b[:2])) for b in chosen)
+        first = {block[:2]: block for block in reversed(blocks)}
+        downwards = [place for place in first if place[0] == "input"]
+        deepest = max(downwards, key=lambda place: place[1]) if downwards else blocks[0][:2]
+        return frozenset({first.get(("middle", 0), first[deepest])})
 
-    def markers(self, patches: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        marked = dict(patches)
-        marked["attn1_patch"] = [*patches.get("attn1_patch", ()), _mark_self]
-        marked["attn2_patch"] = [*patches.get("attn2_patch", ()), _mark_cross]
-        return marked
+    def prepare(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        patches = options.get("patches", {})
+        return {**options, "patches": {
+            **patches,
+            "attn1_patch": [*patches.get("attn1_patch", ()), _announce_self],
+            "attn2_patch": [*patches.get("attn2_patch", ()), _announce_cross],
+        }}  # fmt: skip
 
-    def site(self, kind: str, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool) -> Site | None:
+    def site(
+        self, kind: str | None, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
         block, shape = options.get("block"), options.get("activations_shape")
-        if block is None or shape is None:
+        if kind is None or block is None or shape is None:
             return None
         axis = 2 if heads_first else 1
         batch, _, height, width = shape
@@ -120,7 +125,7 @@ def family_of(network: object) -> Family | None:
 
 
 def block_name(block: BlockId) -> str:
-    """How a block is written in a widget: "middle", "input.7", and with its layer if that is not the first "input.7.1"."""
+    """How a block is written in a widget: "middle", "input.7"; with its layer if that is not the first, "input.7.1"."""
     place = block.section if block.section == "middle" else f"{block.section}.{block.number}"
     return f"{place}.{block.layer}" if block.layer else place
 

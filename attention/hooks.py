@@ -32,7 +32,7 @@ OVERRIDE = "optimized_attention_override"
 
 
 @dataclass(eq=False)
-class ForwardState:
+class CallState:
     """State of one call of the network. Made anew for every call, so threads and nested calls never share one."""
 
     run: Run
@@ -97,15 +97,15 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         run.close()
 
 
-def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any] = {}, seed: Any = None) -> Any:  # noqa: B006
-    run = run_of(model_options)
+def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Any:
+    run = run_of(model_options or {})
     if run is not None:
         run.open(executor.class_obj.inner_model, float(timestep.flatten()[0]))
-    return executor(x, timestep, model_options, seed)
+    return executor(x, timestep, model_options or {}, seed)
 
 
 def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timestep: Tensor, model_options: Any) -> Any:
-    """Note which conds are about to run. A second model (its own negative pass, another expert) is none of our business."""
+    """Note which conds are about to run. A second model (a negative pass of its own, another expert) is not ours."""
     run = run_of(model_options)
     if run is None:
         return executor(model, conds, x_in, timestep, model_options)
@@ -129,18 +129,19 @@ def _apply_model(
     c_concat: Any = None,
     c_crossattn: Any = None,
     control: Any = None,
-    transformer_options: dict[str, Any] = {},  # noqa: B006
+    transformer_options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
+    transformer_options = transformer_options or {}
     run = transformer_options.get(RUN)
     if run is not None and run.table is not None and CALL_STATE not in transformer_options:
-        transformer_options = _tapped(run, x, transformer_options)
+        transformer_options = _tapped(run, run.table, x, transformer_options)
     return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
 
-def _tapped(run: Run, x: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+def _tapped(run: Run, table: CondTable, x: Tensor, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a model call with our attention hooks in, or the same options if no tap has anything to do."""
-    rows = run.table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
+    rows = table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
     degraded = options.get(DEGRADED)
     taps = tuple(tap for tap in run.taps if rows and tap.wants(run, rows, degraded))
     if degraded is None:
@@ -148,11 +149,10 @@ def _tapped(run: Run, x: Tensor, options: dict[str, Any]) -> dict[str, Any]:
     family = family_of(run.model.diffusion_model) if taps else None
     if family is None:
         return options
-    tapped = {**options, CALL_STATE: ForwardState(run, family, taps, rows, tuple(x.shape[2:])), OVERRIDE: _override}
-    if OVERRIDE in options:
-        tapped[PREVIOUS_OVERRIDE] = options[OVERRIDE]
-    tapped["patches"] = family.markers(options.get("patches", {}))
-    replaced = options.get("patches_replace", {})
+    tapped = family.prepare(options)
+    tapped[CALL_STATE] = CallState(run, family, taps, rows, tuple(x.shape[2:]))
+    tapped[OVERRIDE], tapped[PREVIOUS_OVERRIDE] = _override, options.get(OVERRIDE)
+    replaced = tapped.get("patches_replace", {})
     tapped["patches_replace"] = dict(replaced)
     for name, kind in (("attn1", "self"), ("attn2", "cross")):
         if name in replaced:
@@ -160,10 +160,10 @@ def _tapped(run: Run, x: Tensor, options: dict[str, Any]) -> dict[str, Any]:
     return tapped
 
 
-def _override(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **kwargs: Any) -> Tensor:
+def _override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **kwargs: Any) -> Tensor:
     """Attention override: the taps around the override that was there before, or around the user's backend."""
     options = kwargs["transformer_options"]
-    previous = options.get(PREVIOUS_OVERRIDE)
+    previous = options[PREVIOUS_OVERRIDE]
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if previous is None:
@@ -172,7 +172,7 @@ def _override(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, head
 
     mask = rest[0] if rest else kwargs.get("mask")
     layout = {"heads_first": kwargs.get("skip_reshape", False), "mask": mask, "scale": kwargs.get("scale")}
-    forward: ForwardState = options[CALL_STATE]
+    forward: CallState = options[CALL_STATE]
     return _attend(forward, forward.take_kind(), options, q, k, v, heads, layout, attention)
 
 
@@ -183,30 +183,30 @@ class _TappedReplace:
     function: Callable[..., Tensor]
     kind: str
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any], *rest: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Any, *rest: Any, **kwargs: Any) -> Tensor:
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return self.function(q, k, v, extra_options, *rest, **kwargs)
 
-        forward: ForwardState = extra_options[CALL_STATE]
+        forward: CallState = extra_options[CALL_STATE]
         forward.take_kind()
         layout = {"heads_first": False, "mask": None, "scale": None}
         return _attend(forward, self.kind, extra_options, q, k, v, extra_options["n_heads"], layout, attention)
 
 
 def _attend(
-    forward: ForwardState, kind: str | None, options: Mapping[str, Any], q: Tensor, k: Tensor, v: Tensor, heads: int,
+    forward: CallState, kind: str | None, options: Mapping[str, Any], q: Tensor, k: Tensor, v: Tensor, heads: int,
     layout: Mapping[str, Any], attention: Attention,
 ) -> Tensor:  # fmt: skip
-    if kind is None or forward.busy:
+    """Run the taps that want this call around it, the first installed outermost."""
+    if forward.busy:
         return attention(q, k, v)
     site = forward.family.site(kind, options, q, k, layout["heads_first"])
     if site is None:
         return attention(q, k, v)
-    call = AttentionCall(
-        site=site, rows=forward.rows, q=q, k=k, v=v, heads=heads, run=forward.run, latent_size=forward.latent_size, **layout
-    )
+    about = {"rows": forward.rows, "run": forward.run, "latent_size": forward.latent_size, **layout}
+    call = AttentionCall(site=site, q=q, k=k, v=v, heads=heads, **about)
     for tap in reversed(forward.taps):
-        if kind in tap.kinds and (tap.blocks is None or site.block in tap.blocks):
+        if site.kind in tap.kinds and (tap.blocks is None or site.block in tap.blocks):
             attention = _around(tap, call, attention)
     forward.busy = True
     try:

@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -33,7 +33,7 @@ class BlockId(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Frames of one context window: their indices, the latent axis they lie on, and whether an extra frame leads them."""
+    """Frames of one context window: indices, the latent axis they lie on, whether an extra frame leads them."""
 
     frames: tuple[int, ...]
     axis: int
@@ -71,11 +71,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Site:
-    """Where an attention call happens: block, "self" / "cross" / "joint", token grid of the image, number of text tokens."""
+    """Where an attention call happens: block, "self" / "cross" / "joint", the image's token grid, text tokens."""
 
     block: BlockId
     kind: str
-    grid: tuple[int, ...]
+    grid: tuple[int, int]
     text_tokens: int = 0
 
 
@@ -100,13 +100,17 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Tap(Protocol):
-    """Something that reads or changes attention. Immutable; what it remembers goes into the run.
+    """Something that reads or changes attention. Immutable; what it remembers goes into the run."""
 
-    blocks: the blocks it wants, None for all. kinds: which of "self", "cross", "joint".
-    """
+    @property
+    def blocks(self) -> frozenset[BlockId] | None:
+        """The blocks it wants, None for all."""
+        ...
 
-    blocks: frozenset[BlockId] | None
-    kinds: frozenset[str]
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Which of "self", "cross", "joint" it wants."""
+        ...
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         """Whether this forward pass matters; `degraded` names the technique if it is an extra, spoilt evaluation."""
@@ -137,13 +141,14 @@ class CondTable:
         self._rows: dict[tuple[int, uuid.UUID], Row | None] = {}
         self.signatures = tuple(None if conds is None else cond_signature(conds) for conds in lists)
         for index, conds in enumerate(lists):
+            signature = self.signatures[index] or ()
             for position, cond in enumerate(conds or ()):
                 area = tuple(cond["area"]) if cond.get("area") is not None else None
                 marks = MappingProxyType({k: v for k, v in cond.items() if k.startswith(MARK_PREFIX)})
-                key = RowKey(self.signatures[index], position, window)
+                key = RowKey(signature, position, window)
                 known = (index, cond["uuid"]) in self._rows
                 row = Row(key, index, cond["uuid"], area, marks, 0, 0)
-                # Two conds of one list with one uuid cannot be told apart inside the model: better none than the wrong one.
+                # Two conds of one list with one uuid look alike inside the model: better none than the wrong one.
                 self._rows[index, cond["uuid"]] = None if known else row
 
     def rows(self, indices: Sequence[int], uuids: Sequence[uuid.UUID], batch: int) -> tuple[Row, ...]:
@@ -155,18 +160,16 @@ class CondTable:
         for chunk, (index, uid) in enumerate(zip(indices, uuids)):
             row = self._rows.get((index, uid))
             if row is not None:
-                found.append(
-                    Row(row.key, index, uid, row.area, row.marks, chunk * size, (chunk + 1) * size)
-                )
+                found.append(replace(row, start=chunk * size, stop=(chunk + 1) * size))
         return tuple(found)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a recorder kept of one row: values [batch, tokens], their token grid, and the size of the latent they saw."""
+    """What a recorder kept of one row: values [batch, tokens], their token grid, the size of the latent they saw."""
 
     values: Tensor
-    grid: tuple[int, ...]
+    grid: tuple[int, int]
     latent_size: tuple[int, ...]
 
 
@@ -231,11 +234,13 @@ class Run:
         return (block, key) in self._records
 
     def keep(self, block: BlockId, key: RowKey, record: Record) -> None:
-        """Store a record. The first one of a step stays: later passes of the step are other techniques' perturbed ones."""
+        """Store a record. The first of a step stays: later passes of the step are other techniques' perturbed ones."""
         with self._lock:
             self._records.setdefault((block, key), record)
 
-    def records(self, block: BlockId, conds: Sequence[Mapping[str, Any]], position: int) -> list[tuple[Window | None, Record]]:
+    def records(
+        self, block: BlockId, conds: Sequence[Mapping[str, Any]], position: int
+    ) -> list[tuple[Window | None, Record]]:
         """Records of one cond in this step, one per context window.
 
         Where the cond was evaluated but the network itself was skipped by a cache, the last record stands in.
@@ -280,7 +285,7 @@ def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
 
 
 def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """An attention mask (bool: True keeps; else added) as an additive bias [batch or 1, heads or 1, queries or 1, keys]."""
+    """An attention mask (bool: True keeps; else added) as a bias [batch or 1, heads or 1, queries or 1, keys]."""
     if mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
     while mask.ndim < 4:

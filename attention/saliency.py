@@ -12,13 +12,14 @@ from .run import Attention, AttentionCall, BlockId, Record, Row, Run, as_bias, s
 CHUNK_BYTES = 3 * 2**20  # size of the one buffer of attention scores that is alive at a time
 
 
+@torch.no_grad()
 def column_sums(
     q: Tensor, k: Tensor, scale: float | None = None, bias: Tensor | None = None, chunk_bytes: int = CHUNK_BYTES
 ) -> Tensor:
     """Head-mean column sums of softmax(q k^T * scale + bias): a_j = sum_i mean_h A[h, i, j].
 
     q: [batch, heads, queries, dim]; k: [batch, heads or fewer (grouped queries), keys, dim]; bias broadcasts to
-    [batch, heads, queries, keys]. scale defaults to dim^-0.5. Returns float32 [batch, keys], whose mean is
+    [batch, heads, queries, keys]. scale defaults to dim^-0.5. Returns [batch, keys], whose mean is
     queries / keys. Computed in float32 (float64 for float64 input), a few heads or query rows at a time, so memory
     is bounded by `chunk_bytes` (never less than one row of scores), whatever the number of tokens.
     """
@@ -45,12 +46,12 @@ def column_sums(
                 scores.exp_()
                 weights = scores.sum(dim=-1, keepdim=True).reciprocal_().transpose(1, 2)
                 sums[b] += torch.bmm(weights, scores).sum(dim=(0, 1))
-    return (sums / heads).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    return sums / heads
 
 
 @dataclass(frozen=True)
 class SaliencyRecorder:
-    """Tap that keeps the saliency of every prompt row in the chosen blocks and leaves the attention result untouched."""
+    """Tap that keeps the saliency of every prompt row in the chosen blocks and leaves the result untouched."""
 
     blocks: frozenset[BlockId]
     kinds: frozenset[str] = frozenset({"self"})
@@ -66,8 +67,8 @@ class SaliencyRecorder:
             if call.run.has_record(call.site.block, row.key):
                 continue
             q = split_heads(call.q[row.start : row.stop], call.heads, call.heads_first)
-            k_rows = call.k[row.start : row.stop]
-            k = split_heads(k_rows, call.heads if call.heads_first else k_rows.shape[-1] // q.shape[-1], call.heads_first)
+            k = call.k[row.start : row.stop]
+            k = split_heads(k, k.shape[-1] // q.shape[-1], call.heads_first)  # grouped queries: fewer key heads
             bias = None
             if call.mask is not None:
                 bias = as_bias(call.mask, torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..attention import hooks
+from ..attention.families import block_name
 from ..attention.run import BlockId, Run, Tap, Window
 from ..attention.saliency import SaliencyRecorder
 from . import sag
@@ -18,6 +20,8 @@ from .blur import gaussian_blur
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+
+logger = logging.getLogger(__name__)
 
 NODE = "Self-Attention Guidance (Fovea)"
 CORE_TAPS = 9  # kernel size of the host's own node and of the reference implementations for Stable Diffusion
@@ -83,6 +87,7 @@ class SelfAttentionGuidance:
         denoised: Tensor = args["denoised"]
         run = hooks.run_of(args["model_options"])
         if run is None or run.model is not args["model"]:
+            logger.warning("%s: this guider does not sample the way ComfyUI's do; the image is left as it is.", NODE)
             return denoised
         state = run.state(self, SagState)
         if state.due is None:
@@ -116,8 +121,8 @@ class SelfAttentionGuidance:
         if broken:
             where = "the blurred latent" if torch.isfinite(x0).all() else "the latent itself"
             run.warn(
-                f"{NODE}: the model returned NaN or infinity for {where} of {broken} image(s); they get no guidance in such "
-                "steps. Half precision that overflows is the usual cause: try --force-upcast-attention or --fp32-unet."
+                f"{NODE}: the model returned NaN or infinity for {where} of {broken} image(s); they get no guidance in "
+                "such steps. Half precision that overflows is the usual cause: try --force-upcast-attention."
             )
         limit = self._limit(x)
         return term if limit is None else term * limit
@@ -150,10 +155,10 @@ class SelfAttentionGuidance:
             return torch.ones((), dtype=x.dtype, device=x.device) if limit is None else limit
         mask = mask_of_conds(self, run, conds, x, sigma)
         if mask is None:
-            names = ", ".join(sorted(f"{b.section}.{b.number}" for b in self.blocks))
+            names = ", ".join(block_name(block) for block in sorted(self.blocks))
             run.warn(
-                f"{NODE}: no self-attention was recorded in block(s) {names}; the image is left as it is. Another node may "
-                "replace, merge or tile the attention there, or tile the latent: choose another block or mask_mode global."
+                f"{NODE}: no self-attention was recorded in block(s) {names}; the image is left as it is. Another node "
+                "may merge or tile tokens there, or tile the latent: choose another block or mask_mode global."
             )
             return None
         return mask if limit is None else mask * limit
@@ -193,7 +198,7 @@ def _area_slices(area: Sequence[int] | None) -> tuple[slice, ...]:
 
 def _mask_of_cond(settings: SelfAttentionGuidance, run: Run, conds: Conds, position: int, x: Tensor) -> Tensor | None:
     """Blur mask [batch, 1, height, width] of one cond on its part x of the latent, None if nothing fits it."""
-    size = tuple(x.shape[2:])
+    size = (x.shape[2], x.shape[3])
     saliency = torch.zeros_like(x[:, :1])
     seen = torch.zeros(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
     for block in settings.blocks:

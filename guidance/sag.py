@@ -88,7 +88,7 @@ def drop_broken_samples(term: Tensor) -> tuple[Tensor, int]:
 
 
 def fit_mask(mask: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
-    """A picture mask [height, width] or [n, height, width] as [batch, 1, *size], 0..1; n masks repeat over the batch."""
+    """A picture mask [height, width] or [n, height, width] as [batch, 1, *size], 0..1; n masks repeat in a batch."""
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float().clamp(0, 1)
     shrinking = mask.shape[-2] >= size[0] and mask.shape[-1] >= size[1]
     mode = "area" if shrinking else "bilinear"

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..attention.families import family_of, parse_blocks
-from ..guidance.host_sag import BRANCHES, CORE_TAPS, SelfAttentionGuidance
+from ..guidance.host_sag import BRANCHES, CORE_TAPS, NODE, SelfAttentionGuidance
 from ..guidance.sag import MASK_MODES
 
 if TYPE_CHECKING:
     import torch
     from comfy.model_patcher import ModelPatcher
+
+    from ..attention.run import BlockId
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +30,14 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
             display_name="Self-Attention Guidance (Fovea)",
             category="Fovea/guidance",
             description=(
-                "Sharper, more coherent images from the model's own attention (SAG): where the model looks most, its estimate "
-                "is blurred, the model predicts again, and sampling is pushed away from that. Works with and without a prompt, "
-                "with any sampler, beside CFG, PAG, LoRA and ControlNet. Costs one more model evaluation per step; at scale 0 "
-                "it costs nothing and changes nothing."
+                "Sharper, more coherent images from the model's own attention (SAG): where the model looks most, its "
+                "estimate is blurred, the model predicts again, and sampling is pushed away from that. Works with and "
+                "without a prompt, with any sampler, beside CFG, PAG, LoRA and ControlNet. Costs one more model "
+                "evaluation per step; at scale 0 it costs nothing and changes nothing."
             ),
             search_aliases=["SAG", "self attention guidance", "blur guidance", "sharpness", "unconditional guidance"],
             inputs=_sag_inputs(),
-            outputs=[io.Model.Output(tooltip="The model with the guidance added. Connect it to any sampler or guider.")],
+            outputs=[io.Model.Output(tooltip="The model with the guidance added, for any sampler or guider.")],
         )
 
     @classmethod
@@ -58,12 +60,13 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
         patched = model.clone()
         network = model.get_model_object("diffusion_model")
         family = family_of(network)
-        chosen = frozenset()
+        chosen: frozenset[BlockId] = frozenset()
         if mask_mode != "global":
             if family is None:
                 logger.warning(
-                    "Self-Attention Guidance (Fovea): %s has no self-attention that can be read yet; the model is passed on "
-                    "unchanged. mask_mode global works with every model.",
+                    "%s: the self-attention of %s cannot be read yet; the model is passed on unchanged. "
+                    "mask_mode global works with every model.",
+                    NODE,
                     type(model.model).__name__,
                 )
                 return io.NodeOutput(patched)
@@ -89,36 +92,37 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
 
 def _sag_inputs() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="The model to guide: SD1.x, SD2.x, SDXL, ShapesWorld; in mask_mode global any model."),
+        io.Model.Input("model", tooltip="What to guide: SD1.x, SD2.x, SDXL, ShapesWorld. In mask_mode global: any."),
         io.Float.Input(
             "scale", default=0.75, min=-2.0, max=10.0, step=0.01,
-            tooltip="How strongly to push away from the blurred estimate. 0 is off and free; 0.5 to 1.0 suits Stable Diffusion; "
-            "negative values soften.",
+            tooltip="How strongly to push away from the blurred estimate. 0 is off and free; 0.5 to 1.0 suits Stable "
+            "Diffusion; negative values soften.",
         ),
         io.Float.Input(
             "blur_sigma", default=2.0, min=0.0, max=32.0, step=0.1,
-            tooltip="Width of the blur in latent pixels (8 image pixels each). Larger blurs act on larger structures. 0 is off.",
+            tooltip="Width of the blur in latent pixels (8 image pixels each). Larger blurs act on larger structures. "
+            "0 is off.",
         ),
         io.Float.Input(
             "threshold", default=1.0, min=0.0, max=4.0, step=0.01,
-            tooltip="How much more than average a place must be looked at to be blurred. 1.0 is the paper's: everything above "
-            "average. Higher picks fewer places; in mask_mode soft it is the half-way point.",
+            tooltip="How much more than average a place must be looked at to be blurred. 1.0 is the paper's: all "
+            "above average. Higher picks fewer places; in mask_mode soft it is the half-way point.",
         ),
         io.Combo.Input(
             "mask_mode", options=list(MASK_MODES), default="threshold",
-            tooltip="threshold: the paper's hard mask. soft: blur in proportion to attention. global: blur everywhere (blur "
-            "guidance), which needs no attention and works with every model.",
+            tooltip="threshold: the paper's hard mask. soft: blur in proportion to attention. global: blur everywhere "
+            "(blur guidance), which needs no attention and works with every model.",
         ),
         io.Combo.Input(
             "branch", options=list(BRANCHES), default="auto",
-            tooltip="Which prediction to spoil and compare. auto: the negative prompt's where CFG evaluates one, else the "
-            "positive's (2 evaluations per step at CFG 1). uncond, cond: always that one.",
+            tooltip="Which prediction to spoil and compare. auto: the negative prompt's where CFG evaluates one, else "
+            "the positive's (2 evaluations per step at CFG 1). uncond, cond: always that one.",
         ),
         io.String.Input(
             "blocks", default="auto",
-            tooltip="Whose self-attention decides where to blur: auto (the middle block), or names such as middle, input.7, "
-            "output.3, separated by commas. input.7.1 is the second layer of a block, input.7.* all of them. An unknown "
-            "name is answered with the list for this model.",
+            tooltip="Whose self-attention decides where to blur: auto (the middle block), or names such as middle, "
+            "input.7, output.3, separated by commas. input.7.1 is the second layer of a block, input.7.* all of them. "
+            "An unknown name is answered with the list for this model.",
         ),
         io.Float.Input(
             "start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
@@ -130,21 +134,21 @@ def _sag_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "every", default=1, min=1, max=100,
-            tooltip="Compute guidance only at every k-th evaluation and reuse the last one in between: 2 halves its cost.",
+            tooltip="Compute guidance at every k-th evaluation only and reuse the last in between: 2 halves its cost.",
         ),
         io.Float.Input(
             "rescale", default=0.0, min=0.0, max=1.0, step=0.01,
-            tooltip="Brings the contrast of the guided estimate back to that without guidance: 0 not at all, 1 fully. Helps "
-            "against burnt colours at a high scale.",
+            tooltip="Brings the contrast of the guided estimate back to that without guidance: 0 not at all, 1 fully. "
+            "Helps against burnt colours at a high scale.",
         ),
         io.Combo.Input(
             "kernel", options=["auto", "taps"], default="auto", advanced=True,
-            tooltip="auto: a blur kernel as large as blur_sigma needs. taps: always 9 latent pixels, as in ComfyUI's own node "
-            "(a sigma above about 3 then changes little).",
+            tooltip="auto: a blur kernel as large as blur_sigma needs. taps: always 9 latent pixels, as in ComfyUI's "
+            "own node (a sigma above about 3 then changes little).",
         ),
         io.Mask.Input(
             "mask", optional=True,
-            tooltip="Limits where guidance acts: white is guided, black is left alone. Any size; it is fitted to the latent.",
+            tooltip="Limits where guidance acts: white is guided, black is left alone. Any size; it is fitted.",
         ),
     ]  # fmt: skip
 

@@ -15,10 +15,11 @@ import comfy.multigpu
 import pytest
 import tiny_models as tiny
 import torch
+from reference import sag as reference
+
 from fovea.attention import families, hooks
 from fovea.attention.run import AttentionCall, BlockId, Row, Run, split_heads
 from fovea.attention.saliency import SaliencyRecorder
-from reference import sag as reference
 
 MIDDLE = BlockId("middle", 0, 0)
 
@@ -135,7 +136,7 @@ class TestWhatIsSeen:
         assert sorted((r.start, r.stop) for r in call.rows) == [(0, 2), (2, 4)]
 
     def test_a_copied_area_cond_is_told_from_the_original(self, model: Any) -> None:
-        """The host copies a positive area cond, uuid and all, into the negative list, but with the negative's prompt."""
+        """The host copies a positive area cond, uuid and all, into the negative list, with the negative's prompt."""
         patched, probe = probed(model, kinds=frozenset({"cross"}), blocks=frozenset({MIDDLE}))
         area = tiny.prompt(3, area=(16, 8, 0, 4), fovea_test=1)
         tiny.sample(patched, tiny.noise(16, 16), positive=tiny.prompt(1) + area, steps=1)
@@ -150,7 +151,7 @@ class TestWhatIsSeen:
             patched, _ = probed(model, factor=1.0 if index is None else 1.5, index=index or 0)
             with tiny.watching(model) as calls:
                 tiny.sample(patched, x, steps=1)
-            results[index] = {i: out for i, out in zip(calls[0]["chunks"], calls[0]["output"])}
+            results[index] = dict(zip(calls[0]["chunks"], calls[0]["output"]))
         for index in (0, 1):
             assert torch.equal(results[index][1 - index], results[None][1 - index])
             assert (results[index][index] - results[None][index]).abs().max() > 1e-3
@@ -315,8 +316,9 @@ class TestRun:
 
         def post_cfg(args: dict[str, Any]) -> torch.Tensor:
             run = hooks.run_of(args["model_options"])
+            options = args["model_options"]
             for name in ("cond", "uncond"):
-                again = hooks.degraded_pass(run, args[name], args["input"], args["sigma"], args["model_options"], "test")
+                again = hooks.degraded_pass(run, args[name], args["input"], args["sigma"], options, "test")
                 torch.testing.assert_close(again, args[f"{name}_denoised"], rtol=1e-4, atol=1e-4)
             seen.append((args["cond"][0]["uuid"], args["uncond"][0]["uuid"]))
             return args["denoised"]

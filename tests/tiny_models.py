@@ -18,6 +18,7 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 CONTEXT = 32  # width of the text features
+MIDDLE = "middle_block.1.transformer_blocks.0"
 
 # Four levels, so the middle block sees 1/8 of the latent, as in SD1.5; attention where it is cheap.
 SD15 = {
@@ -67,7 +68,7 @@ def initialise(network: torch.nn.Module, seed: int, peak: float) -> None:
 
 def unet(
     kind: str = "sd15", prediction: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS, seed: int = 0,
-    peak: float = 2.0, **changes: Any,
+    peak: float = 1.5, **changes: Any,
 ) -> comfy.model_patcher.ModelPatcher:  # fmt: skip
     """A UNet of the given shape in a ModelPatcher on the CPU, float32; `changes` go into its configuration."""
     config = {
@@ -97,8 +98,9 @@ def noise(height: int = 64, width: int = 64, batch: int = 1, seed: int = 0) -> T
 
 
 def sample(
-    model: comfy.model_patcher.ModelPatcher, start: Tensor, cfg: float = 5.0, steps: int = 3, positive: list | None = None,
-    negative: list | None = None, sampler: str = "euler", scheduler: str = "normal", **extra: Any,
+    model: comfy.model_patcher.ModelPatcher, start: Tensor, cfg: float = 5.0, steps: int = 3,
+    positive: list | None = None, negative: list | None = None, sampler: str = "euler", scheduler: str = "normal",
+    **extra: Any,
 ) -> Tensor:  # fmt: skip
     """Sample with the host's KSampler path; returns the latent."""
     latent = extra.pop("latent", torch.zeros_like(start))
@@ -109,18 +111,17 @@ def sample(
         )  # fmt: skip
 
 
-def sample_with(guider: comfy.samplers.CFGGuider, start: Tensor, steps: int = 3, sampler: str = "euler", **extra: Any) -> Tensor:
+def sample_with(guider: comfy.samplers.CFGGuider, start: Tensor, steps: int = 3, sampler: str = "euler") -> Tensor:
     """Sample with a guider, as SamplerCustomAdvanced does."""
     sampling = guider.model_patcher.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
     with torch.inference_mode():
-        return guider.sample(
-            start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas, disable_pbar=True, seed=0, **extra
-        )
+        kind = comfy.samplers.sampler_object(sampler)
+        return guider.sample(start, torch.zeros_like(start), kind, sigmas, disable_pbar=True, seed=0)
 
 
 @contextmanager
-def watching(model: comfy.model_patcher.ModelPatcher, at: str = "middle_block.1.transformer_blocks.0") -> Iterator[list]:
+def watching(model: comfy.model_patcher.ModelPatcher, at: str = MIDDLE) -> Iterator[list]:
     """Log every evaluation of the network inside: chunks (cond indices), sigma, uuids, options, its input x and output.
 
     q and k are those of the self-attention of transformer block `at`, taken from its layers, not through any hook of
