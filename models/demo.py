@@ -45,7 +45,9 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
             raise DemoFileError(f"FoveaLoadDemo: demo/{name} is missing (expected sha256 {expected}). {CURE}")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != expected:
-            raise DemoFileError(f"FoveaLoadDemo: demo/{name} is damaged: sha256 is {found}, expected {expected}. {CURE}")
+            raise DemoFileError(
+                f"FoveaLoadDemo: demo/{name} is damaged: sha256 is {found}, expected {expected}. {CURE}"
+            )
         state.update(comfy.utils.load_torch_file(str(path)))
     return state
 
@@ -60,7 +62,9 @@ def load_model(folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
     dtype = mm.unet_dtype(model_params=sum(v.numel() for v in state.values()), supported_dtypes=dtypes)
     config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, load_device, dtypes))
     model = config.get_model(state, "")
-    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load_device, offload_device=mm.unet_offload_device())
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        model, load_device=load_device, offload_device=mm.unet_offload_device()
+    )
     model.load_model_weights(state, "", assign=patcher.is_dynamic())
     return patcher
 
@@ -85,7 +89,8 @@ def load_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
     return comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        state_dict=text_state(folder), model_options={"clip_l_model_config": dict(shapesworld.TEXT_CONFIG)},
+        state_dict=text_state(folder),
+        model_options={"clip_l_model_config": dict(shapesworld.TEXT_CONFIG)},
     )
 
 

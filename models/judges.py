@@ -1,4 +1,4 @@
-"""ShapesWorld's judges: CLIP A, CLIP B and the reader. Built with `operations=` so that the host can cast and offload them.
+"""ShapesWorld's judges: CLIP A, CLIP B and the reader, built with `operations=` so that the host can cast them.
 
 CLIP A is the one that conditions the generator and may be optimised against; CLIP B shares neither weights, seed nor
 architecture with it and only scores. The reader names the class of every pixel: it stands in for an object detector.
@@ -16,8 +16,16 @@ from torch import Tensor, nn
 from .shapesworld import TEXT_CONFIG
 
 VISION_CONFIG = {
-    "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 768, "hidden_act": "gelu",
-    "image_size": 128, "patch_size": 16, "num_channels": 3, "projection_dim": 256, "model_type": "clip_vision_model",
+    "hidden_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "intermediate_size": 768,
+    "hidden_act": "gelu",
+    "image_size": 128,
+    "patch_size": 16,
+    "num_channels": 3,
+    "projection_dim": 256,
+    "model_type": "clip_vision_model",
 }
 N_BACKGROUNDS, N_COLOURS, N_SHAPES, N_TEXTURES = 4, 8, 6, 3
 
@@ -27,8 +35,10 @@ def encoder_forward(encoder: nn.Module, x: Tensor, causal: bool) -> Tensor:
     for layer in encoder.layers:
         attention = layer.self_attn
         h = layer.layer_norm1(x)
-        q, k, v = (rearrange(p(h), "b n (h d) -> b h n d", h=attention.heads)
-                   for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        q, k, v = (
+            rearrange(p(h), "b n (h d) -> b h n d", h=attention.heads)
+            for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
         h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         x = x + attention.out_proj(rearrange(h, "b h n d -> b n (h d)"))
         x = x + layer.mlp(layer.layer_norm2(x))
@@ -53,7 +63,7 @@ class ClipAImage(nn.Module):
 def clip_a_text_forward(model: nn.Module, embeds: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """CLIP A's text tower, differentiable: host CLIPTextModel, token embeddings [B, N, 256], end positions [B].
 
-    -> hidden states after the last norm [B, N, 256] (what SDClipModel gives the generator), projected embedding [B, 256].
+    -> hidden states after the last norm [B, N, 256] (what SDClipModel gives the generator), embedding [B, 256].
     """
     text = model.text_model
     x = embeds + text.embeddings.position_embedding.weight[: embeds.shape[1]]
@@ -80,7 +90,9 @@ class ClipB(nn.Module):
         super().__init__()
         kw = {"dtype": dtype, "device": device, "operations": operations}
         self.stem = operations.Conv2d(3, 32, 3, 1, 1, dtype=dtype, device=device)
-        self.blocks = nn.ModuleList([_ConvBlock(32, 64, 2, **kw), _ConvBlock(64, 96, 2, **kw), _ConvBlock(96, 160, 2, **kw)])
+        self.blocks = nn.ModuleList(
+            [_ConvBlock(32, 64, 2, **kw), _ConvBlock(64, 96, 2, **kw), _ConvBlock(96, 160, 2, **kw)]
+        )
         self.pool_query = operations.Linear(160, 8, dtype=dtype, device=device)
         self.image_projection = operations.Linear(8 * 160, width, dtype=dtype, device=device)
         self.tokens = operations.Embedding(vocabulary, width, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""ShapesWorld: the world is what its masks say, the tokens are the host's, the shipped files are whole and do what they claim."""
+"""ShapesWorld: masks are true, tokens are the host's, the shipped files are whole and do what they claim."""
 
 from __future__ import annotations
 
@@ -181,3 +181,19 @@ def test_agreement_counts_what_only_one_of_them_saw():
     eye = [labelled.parse("red circle, blue star on white"), labelled.parse(" on black")]
     reader = [labelled.parse("red circle on white"), labelled.parse("pink heart on black")]
     assert labelled.agreement(eye, reader) == {"pictures": 2, "objects": 3, "agreeing": 1, "agreement": 1 / 3}
+
+
+def test_results_page_says_what_the_data_says():
+    from tools.shapesworld import report
+
+    assert report.PAGE.read_text() == report.page(json.loads(report.DATA.read_text()))
+
+
+@shipped
+def test_reader_agrees_with_labels_by_eye():
+    from tools.shapesworld import labelled
+
+    labels = [labelled.parse(text) for text in json.loads((labelled.FOLDER / "labels.json").read_text())]
+    readings = judge.read(demo.load_reader(), labelled.tiles(labelled.FOLDER / "sheet.png"))
+    result = labelled.agreement(labels, readings)
+    assert result["pictures"] == 100 and result["agreement"] >= 0.95

@@ -20,7 +20,9 @@ from ..pack import ROOT, load_packages
 from . import sets
 
 
-def sample(model, clip, vae, captions: list[str], seed: int, steps: int, cfg: float, sampler: str, scheduler: str) -> torch.Tensor:
+def sample(
+    model, clip, vae, captions: list[str], seed: int, steps: int, cfg: float, sampler: str, scheduler: str
+) -> torch.Tensor:
     """Pictures [B, 256, 256, 3] through the host's sampling path."""
     import comfy.sample
 
@@ -29,8 +31,19 @@ def sample(model, clip, vae, captions: list[str], seed: int, steps: int, cfg: fl
     join = lambda parts: [[torch.cat([p[0] for p in parts]), {"pooled_output": torch.cat([p[1] for p in parts])}]]  # noqa: E731
     latent = torch.zeros(len(captions), 4, 32, 32)
     noise = comfy.sample.prepare_noise(latent, seed)
-    out = comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, join(positive), join(negative), latent,
-                              disable_pbar=True, seed=seed)
+    out = comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        cfg,
+        sampler,
+        scheduler,
+        join(positive),
+        join(negative),
+        latent,
+        disable_pbar=True,
+        seed=seed,
+    )
     return vae.decode(out)
 
 
@@ -66,31 +79,48 @@ def main() -> None:
     args = parser.parse_args()
 
     load_packages()
-    from fovea.models import demo
     from PIL import Image
+
+    from fovea.models import demo
 
     from . import judge
 
     torch.set_grad_enabled(False)
     args.out.mkdir(parents=True, exist_ok=True)
-    model, clip, vae, reader = (f(args.demo) for f in (demo.load_model, demo.load_clip, demo.load_vae, demo.load_reader))
+    model, clip, vae, reader = (
+        f(args.demo) for f in (demo.load_model, demo.load_clip, demo.load_vae, demo.load_reader)
+    )
     prompts, rows, shown = sets.report_prompts(args.prompts), [], []
     started = time.time()
     for i in tqdm(range(0, len(prompts), args.batch), desc="report set"):
         part = prompts[i : i + args.batch]
         pictures = sample(model, clip, vae, [c for _, c in part], i, args.steps, args.cfg, args.sampler, args.scheduler)
         for k, ((scene, caption), reading) in enumerate(zip(part, judge.read(reader, pictures))):
-            rows.append({"index": i + k, "seed": i, "count": len(scene.things), "caption": caption, "read": reading.describe(),
-                         **judge.score(scene, reading)})
+            rows.append(
+                {
+                    "index": i + k,
+                    "seed": i,
+                    "count": len(scene.things),
+                    "caption": caption,
+                    "read": reading.describe(),
+                    **judge.score(scene, reading),
+                }
+            )
         if len(shown) < 64:
             shown += list((pictures * 255).round().byte().cpu().numpy())
     seconds = time.time() - started
     grid = np.concatenate([np.concatenate(shown[r : r + 8], 1) for r in range(0, len(shown) - 7, 8)], 0)
     Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / "shapesworld.png")
-    report = {"settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
-              "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
-              "device": str(model.load_device), "machine": platform.machine(), "torch": torch.__version__,
-              "seconds_per_picture": round(seconds / len(prompts), 3), "table": summarise(rows), "rows": rows}
+    report = {
+        "settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "device": str(model.load_device),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "seconds_per_picture": round(seconds / len(prompts), 3),
+        "table": summarise(rows),
+        "rows": rows,
+    }
     (args.out / "shapesworld.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps({k: report[k] for k in ("settings", "seconds_per_picture", "table")}, indent=1))
 

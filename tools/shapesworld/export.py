@@ -1,4 +1,4 @@
-"""Write the shipped files: averaged weights in half precision, shards below 15 MB, and the manifest with their hashes."""
+"""Write the shipped files: averaged weights in half precision, shards below 15 MB, a manifest with hashes."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
         for i, piece in enumerate(pieces, 1):
             name = f"shapesworld_{part}{f'_{i}of{len(pieces)}' if len(pieces) > 1 else ''}.safetensors"
             save_file(piece, folder / name)
+            (folder / name).chmod(0o644)
             files[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         manifest["parts"][part] = files
     manifest["token_ids"] = list(words.known_ids())

@@ -51,6 +51,9 @@ def interpret(classes: np.ndarray) -> Reading:
 def score(scene: Scene, reading: Reading) -> dict[str, float]:
     """`all_right`: every object asked for is there in its colour and shape; `exact`: and nothing else is."""
     wanted, found = Counter(t.label for t in scene.things), Counter(reading.objects)
-    return {"all_right": float(not wanted - found), "exact": float(wanted == found),
-            "share_right": sum((wanted & found).values()) / wanted.total(),
-            "background_right": float(reading.background == scene.background)}
+    return {
+        "all_right": float(not wanted - found),
+        "exact": float(wanted == found),
+        "share_right": sum((wanted & found).values()) / wanted.total(),
+        "background_right": float(reading.background == scene.background),
+    }

@@ -57,7 +57,9 @@ def make(steps: int = 20) -> None:
     torch.set_grad_enabled(False)
     model, clip, vae = demo.load_model(), demo.load_clip(), demo.load_vae()
     captions = [caption(sets.scene("tune", 5000 + i, 1 + i % 4)) for i in range(SIDE * SIDE)]
-    pictures = torch.cat([sample(model, clip, vae, captions[i : i + 10], i, steps, 4.0, "euler", "normal") for i in range(0, 100, 10)])
+    pictures = torch.cat(
+        [sample(model, clip, vae, captions[i : i + 10], i, steps, 4.0, "euler", "normal") for i in range(0, 100, 10)]
+    )
     small = torch.nn.functional.interpolate(pictures.movedim(-1, 1), size=(TILE, TILE), mode="area").movedim(1, -1)
     sheet = small.reshape(SIDE, SIDE, TILE, TILE, 3).transpose(1, 2).reshape(SIDE * TILE, SIDE * TILE, 3)
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,8 @@ def main() -> None:
     readings = read(demo.load_reader(), tiles(FOLDER / "sheet.png"))
     for i, (label, reading) in enumerate(zip(labels, readings)):
         if Counter(label.objects) != Counter(reading.objects):
-            print(f"{i // SIDE},{i % SIDE}: eye {label.describe() if -1 not in label.objects else label}; reader {reading.describe()}")
+            eye = label.describe() if -1 not in label.objects else str(label)
+            print(f"row {i // SIDE}, column {i % SIDE}: eye {eye}; reader {reading.describe()}")
     print(agreement(labels, readings))
 
 

@@ -36,13 +36,18 @@ class Run:
         return (self.spent_before + time.monotonic() - self.started) / (60 * self.minutes)
 
     def log(self, **values) -> None:
-        row = {"stage": self.name, "device": str(self.device), "minutes": round(self.fraction() * self.minutes, 2), **values}
+        row = {
+            "stage": self.name,
+            "device": str(self.device),
+            "minutes": round(self.fraction() * self.minutes, 2),
+            **values,
+        }
         with open(self.work / "log.jsonl", "a") as f:
             f.write(json.dumps(row) + "\n")
 
 
 def initialise(module: nn.Module, seed: int) -> nn.Module:
-    """Give the host's layers weights (they skip initialisation): Xavier for matrices, zeros for biases, ones for norms."""
+    """Give the host's layers weights, which they skip: Xavier for matrices, zeros for biases, ones for norms."""
     torch.manual_seed(seed)
     for m in module.modules():
         for name, p in m.named_parameters(recurse=False):
@@ -93,13 +98,23 @@ class Trainer:
 
         missing, unexpected = self.modules.load_state_dict(training_state(folder, self.run.name), strict=False)
         if unexpected or any(not k.startswith("point_") for k in missing):
-            raise SystemExit(f"the shipped {self.run.name} has another architecture: missing {missing}, unexpected {unexpected}")
+            raise SystemExit(
+                f"the shipped {self.run.name} has another architecture: missing {missing}, unexpected {unexpected}"
+            )
         self.shadow = {k: v.detach().clone().float() for k, v in self.modules.state_dict().items()}
 
     def save(self) -> None:
         seconds = self.run.fraction() * self.run.minutes * 60
-        save_atomically({"model": self.modules.state_dict(), "ema": self.shadow, "step": self.step, "seconds": seconds,
-                         "optimiser": self.optimiser.state_dict()}, self.run.checkpoint)
+        save_atomically(
+            {
+                "model": self.modules.state_dict(),
+                "ema": self.shadow,
+                "step": self.step,
+                "seconds": seconds,
+                "optimiser": self.optimiser.state_dict(),
+            },
+            self.run.checkpoint,
+        )
         self.saved = time.monotonic()
 
     def steps(self) -> Iterator[int]:
@@ -115,7 +130,9 @@ class Trainer:
         self.save()
 
     def backward(self, loss: torch.Tensor, floor: float = 0.05) -> None:
-        rate = min(1.0, (self.step + 1) / 200) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.run.fraction()))))
+        rate = min(1.0, (self.step + 1) / 200) * (
+            floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.run.fraction())))
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * rate
         loss.backward()

@@ -25,7 +25,11 @@ _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000",
 def keep_memory() -> None:
     """Start again with an allocator that keeps its memory (it reads its settings only at start)."""
     if sys.platform == "linux" and any(k not in os.environ for k in _ALLOCATOR):
-        os.execve(sys.executable, [sys.executable, "-m", "tools.shapesworld.train", *sys.argv[1:]], {**os.environ, **_ALLOCATOR})
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tools.shapesworld.train", *sys.argv[1:]],
+            {**os.environ, **_ALLOCATOR},
+        )
 
 
 def main() -> None:
@@ -36,7 +40,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=40_000, help="training pictures to paint")
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "shapesworld")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--continue-shipped", action="store_true", help="start from the weights in demo/ instead of from nothing")
+    parser.add_argument(
+        "--continue-shipped", action="store_true", help="start from the weights in demo/ instead of from nothing"
+    )
     parser.add_argument("--export", action="store_true", help="write what is trained to demo/ at the end")
     args = parser.parse_args()
     keep_memory()
@@ -44,13 +50,24 @@ def main() -> None:
     load_packages()
     from . import data, export, stages, train_clip, train_reader, train_unet, train_vae
 
-    device = torch.device("cuda" if args.device == "auto" and torch.cuda.is_available() else
-                          "cpu" if args.device == "auto" else args.device)
+    device = torch.device(
+        "cuda"
+        if args.device == "auto" and torch.cuda.is_available()
+        else "cpu"
+        if args.device == "auto"
+        else args.device
+    )
     args.work.mkdir(parents=True, exist_ok=True)
     held_out = data.build(args.work / "data" / "held_out", "held_out", 1024)
     pictures = data.build(args.work / "data" / "train", "train", args.pictures)
-    run_stage = {"vae": train_vae.train, "clip_a": train_clip.train_a, "reader": train_reader.train,
-                 "clip_b": train_clip.train_b, "latents": train_unet.encode, "unet": train_unet.train}
+    run_stage = {
+        "vae": train_vae.train,
+        "clip_a": train_clip.train_a,
+        "reader": train_reader.train,
+        "clip_b": train_clip.train_b,
+        "latents": train_unet.encode,
+        "unet": train_unet.train,
+    }
     for name in STAGES[1:] if args.stage == "all" else [args.stage]:
         if name == "data":
             continue

@@ -1,7 +1,7 @@
-"""CLIP A and CLIP B: contrastive training on pictures and captions, each picture with a near-miss caption as hard negative.
+"""CLIP A and CLIP B: contrastive training, each picture with a near-miss caption as hard negative.
 
-CLIP A also learns to point: every noun's hidden state must light up the patches of its object. That makes the noun carry
-its adjectives, which is what the generator's cross-attention reads. CLIP B has no such loss and shares nothing with A.
+CLIP A also learns to point: every noun's hidden state must light up the patches of its object. That makes the noun
+carry its adjectives, which the generator's cross-attention reads. CLIP B has no such loss and shares nothing with A.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def batch_of(data: Dataset, rng: np.random.Generator, size: int = BATCH, device:
 
 
 def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, float]:
-    """Symmetric cross-entropy; `text` holds B captions and B near misses. -> loss, share of pictures that pick their own."""
+    """Symmetric cross-entropy; `text`: B captions, B near misses. -> loss, share of pictures that pick their own."""
     logits = scale.exp().clamp(max=100) * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
     target = torch.arange(len(image), device=image.device)
     loss = F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(image)].T, target)
@@ -62,15 +62,21 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, flo
 
 def build_a(seed: int) -> nn.ModuleDict:
     from comfy.ops import disable_weight_init as operations
+
     from fovea.models import judges
 
     text = judges.clip_a_text(device="meta")
     text.set_input_embeddings(nn.Identity())  # the full 49,408-row table is never trained: only the rows in use are
     text = text.to_empty(device="cpu")
-    modules = nn.ModuleDict({
-        "text": text, "table": nn.Embedding(len(words.known_ids()) + 1, 256), "image": judges.ClipAImage(operations=operations),
-        "point_text": nn.Linear(256, POINT_WIDTH), "point_image": nn.Linear(192, POINT_WIDTH),
-    })
+    modules = nn.ModuleDict(
+        {
+            "text": text,
+            "table": nn.Embedding(len(words.known_ids()) + 1, 256),
+            "image": judges.ClipAImage(operations=operations),
+            "point_text": nn.Linear(256, POINT_WIDTH),
+            "point_image": nn.Linear(192, POINT_WIDTH),
+        }
+    )
     modules["scale"] = nn.ParameterList([nn.Parameter(torch.tensor([2.66])), nn.Parameter(torch.tensor([1.0, -2.0]))])
     scales = [p.detach().clone() for p in modules["scale"]]
     initialise(modules, seed)
@@ -105,11 +111,14 @@ def train_a(run: Run, data: Dataset) -> None:
         pointing = pointing_loss(modules, hidden[: len(image)], patches, batch)
         trainer.backward(loss + 4 * pointing)
         if step % 25 == 0:
-            run.log(step=step, loss=round(loss.item(), 4), pointing=round(pointing.item(), 4), picks_own=round(right, 3))
+            run.log(
+                step=step, loss=round(loss.item(), 4), pointing=round(pointing.item(), 4), picks_own=round(right, 3)
+            )
 
 
 def train_b(run: Run, data: Dataset) -> None:
     from comfy.ops import disable_weight_init as operations
+
     from fovea.models import judges
 
     model = initialise(judges.ClipB(len(words.known_ids()) + 1, operations=operations), run.seed + 2).to(run.device)

@@ -38,7 +38,7 @@ def roughen(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def class_loss(factors: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """Cross-entropy over the 52 joint classes without building them: a sum over all pairs of colour and shape factorises.
+    """Cross-entropy over the 52 joint classes without building them: the sum over colour-shape pairs factorises.
 
     Objects cover a tenth of the picture: they weigh double, or thin parts are given to the background.
     """
@@ -46,14 +46,18 @@ def class_loss(factors: tuple[Tensor, ...], labels: Tensor) -> Tensor:
     total = torch.logaddexp(colour.logsumexp(1) + shape.logsumexp(1), background.logsumexp(1))
     is_object = labels < N_OBJECT_CLASSES
     pick = lambda logits, index: logits.gather(1, index.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]  # noqa: E731
-    own = torch.where(is_object, pick(colour, labels // len(SHAPES)) + pick(shape, labels % len(SHAPES)),
-                      pick(background, labels - N_OBJECT_CLASSES))
+    own = torch.where(
+        is_object,
+        pick(colour, labels // len(SHAPES)) + pick(shape, labels % len(SHAPES)),
+        pick(background, labels - N_OBJECT_CLASSES),
+    )
     weight = 1 + is_object.float()
     return ((total - own) * weight).sum() / weight.sum()
 
 
 def train(run: Run, data: Dataset) -> None:
     from comfy.ops import disable_weight_init as operations
+
     from fovea.models import judges
 
     model = initialise(judges.Reader(operations=operations), run.seed + 3).to(run.device)

@@ -51,8 +51,13 @@ def statistics(run: Run, latents: np.ndarray, colours: np.ndarray) -> None:
     x = np.moveaxis(latents * scale, 1, -1).reshape(-1, 4)
     y = np.moveaxis(colours, 1, -1).reshape(-1, 3) * 2 - 1
     factors = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
-    facts = {"scale_factor": float(scale), "rgb_factors": factors[:4].tolist(), "rgb_bias": factors[4].tolist(),
-             "channel_mean": x.mean(0).tolist(), "channel_std": x.std(0).tolist()}
+    facts = {
+        "scale_factor": float(scale),
+        "rgb_factors": factors[:4].tolist(),
+        "rgb_bias": factors[4].tolist(),
+        "channel_mean": x.mean(0).tolist(),
+        "channel_std": x.std(0).tolist(),
+    }
     (run.work / "latents.json").write_text(json.dumps(facts, indent=1))
 
 
@@ -72,7 +77,9 @@ def contexts(tower: nn.ModuleDict, captions: list[str], device: torch.device) ->
     ids = np.stack([words.encode(c) for c in captions])
     rows = torch.from_numpy(words.rows(ids)).to(device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        hidden, _ = judges.clip_a_text_forward(tower["text"], tower["table"](rows), torch.from_numpy(words.ends(ids)).to(device))
+        hidden, _ = judges.clip_a_text_forward(
+            tower["text"], tower["table"](rows), torch.from_numpy(words.ends(ids)).to(device)
+        )
     return hidden.float()
 
 

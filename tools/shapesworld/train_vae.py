@@ -1,4 +1,4 @@
-"""Autoencoder: pictures to 4x32x32 latents and back. Crops first (more pictures per second), whole pictures at the end."""
+"""Autoencoder: pictures to 4x32x32 latents and back. Crops first (more per second), whole pictures at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def loss_of(model: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Reconstruction: squared and absolute error, and the same on image gradients, which keeps edges crisp.
 
     Three latent channels are tied to the mean colour of their 8x8 patch. Left free, the coder spends them on edges and
-    folds colours together for thousands of steps; tied, it is right from the start and the latents are easy to generate.
+    folds colours together for thousands of steps; tied, it is right from the start and easy to generate.
     A little noise on the latents makes the decoder forgive the generator's grain; the host decodes the mean.
     """
     with torch.autocast(pictures.device.type, torch.bfloat16):
@@ -69,7 +69,9 @@ def evaluate(model: nn.Module, held_out: Dataset, count: int = 128, device: str 
     """Mean PSNR in dB of whole held-out pictures, through the mean of the posterior."""
     values = []
     for i in range(0, count, 8):
-        pictures = torch.from_numpy(np.array(held_out.pictures[i : i + 8])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pictures = (
+            torch.from_numpy(np.array(held_out.pictures[i : i + 8])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
         out = model.decode(model.encode(pictures)).clamp(-1, 1)
         values += (-10 * torch.log10(((out - pictures) / 2).square().mean((1, 2, 3)))).tolist()
     return float(np.mean(values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,29 @@ import numpy as np
 from . import world
 
 START, END, LENGTH = 49406, 49407, 77
-_WORDS = ["a", "an", "the", "and", "on", "of", "with", "picture", "background", "style", ",", ".", "one", "two", "three", "four",
-          *world.COLOUR_NAMES, *world.SHAPES, *world.TEXTURES, *world.BACKGROUND_NAMES, *world.STYLES]
+_WORDS = [
+    "a",
+    "an",
+    "the",
+    "and",
+    "on",
+    "of",
+    "with",
+    "picture",
+    "background",
+    "style",
+    ",",
+    ".",
+    "one",
+    "two",
+    "three",
+    "four",
+    *world.COLOUR_NAMES,
+    *world.SHAPES,
+    *world.TEXTURES,
+    *world.BACKGROUND_NAMES,
+    *world.STYLES,
+]
 _SPLIT = re.compile(r"[a-z]+|[,.]")
 
 
@@ -24,7 +45,7 @@ def _tokenizer():
     return CLIPTokenizer.from_pretrained(str(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def word_ids(word: str) -> tuple[int, ...]:
     return tuple(_tokenizer()(word)["input_ids"][1:-1])
 

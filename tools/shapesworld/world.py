@@ -8,8 +8,14 @@ import numpy as np
 
 SIZE = 256
 COLOURS = {
-    "red": (220, 38, 38), "orange": (246, 140, 28), "yellow": (246, 220, 48), "green": (46, 168, 70),
-    "cyan": (56, 206, 216), "blue": (44, 84, 216), "purple": (134, 58, 186), "pink": (246, 128, 186),
+    "red": (220, 38, 38),
+    "orange": (246, 140, 28),
+    "yellow": (246, 220, 48),
+    "green": (46, 168, 70),
+    "cyan": (56, 206, 216),
+    "blue": (44, 84, 216),
+    "purple": (134, 58, 186),
+    "pink": (246, 128, 186),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 TEXTURES = ("plain", "striped", "dotted")
@@ -64,8 +70,13 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     things = tuple(
         Thing(
             texture=TEXTURES[rng.integers(len(TEXTURES))],
-            colour=COLOUR_NAMES[kind // len(SHAPES)], shape=SHAPES[kind % len(SHAPES)],
-            x=x, y=y, radius=r, angle=float(rng.uniform(-0.2, 0.2)), grain=float(rng.uniform(0, np.pi)),
+            colour=COLOUR_NAMES[kind // len(SHAPES)],
+            shape=SHAPES[kind % len(SHAPES)],
+            x=x,
+            y=y,
+            radius=r,
+            angle=float(rng.uniform(-0.2, 0.2)),
+            grain=float(rng.uniform(0, np.pi)),
         )
         for kind, (x, y, r) in zip(kinds, places, strict=True)
     )
@@ -87,7 +98,7 @@ def _sample_places(rng: np.random.Generator, count: int) -> list[tuple[float, fl
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     """Word a scene. With `rng` the wording varies (order, optional parts); without, the full canonical sentence.
 
-    Grammar: [a picture of] a [texture] colour shape {, ...} and ... [on a B background][, S style]; 'plain' may be left out.
+    Grammar: [a picture of] a [texture] colour shape {, ...} and ... [on a B background][, S style]; no texture: plain.
     """
     return worded(scene, rng)[0]
 
@@ -241,5 +252,10 @@ def _heart(x, y):
 
 
 _OUTLINES = {
-    "circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross, "heart": _heart,
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "heart": _heart,
 }
