@@ -78,12 +78,12 @@ def generator_section(generator: dict) -> str:
         [
             "## ShapesWorld",
             f"{settings['prompts']} held-out prompts, one picture each, unpicked seeds; {sampler}, inside ComfyUI on "
-            f"{generator['device']}; judged by the reader.\nIn brackets: 95 % bootstrap interval over prompts. `exact`: and "
-            "nothing is there that nobody asked for.",
+            f"{generator['device']}; judged by the reader.\nIn brackets: 95 % bootstrap interval over prompts. "
+            "`exact`: and nothing is there that nobody asked for.",
             table(head, rows),
             f"Background right: {100 * measured['background_right']:.1f} % (target 95 %). Time per picture at batch "
-            f"{settings['batch']}, decoding and judging included: {generator['seconds_per_picture']} s (target 2 s on two idle "
-            "CPU cores).",
+            f"{settings['batch']}, decoding and judging included: {generator['seconds_per_picture']} s (target 2 s on "
+            "two idle CPU cores).",
         ]
     )
 
@@ -96,8 +96,8 @@ def judges_section(facts: dict) -> str:
     ]
     if check:
         lines.append(
-            f"Reader against {check['pictures']} generated pictures labelled by eye: {100 * check['agreement']:.1f} % of the "
-            f"objects agree in colour and shape ({check['agreeing']} of {check['objects']}; target 95 %)."
+            f"Reader against {check['pictures']} generated pictures labelled by eye: {100 * check['agreement']:.1f} % "
+            f"of the objects agree in colour and shape ({check['agreeing']} of {check['objects']}; target 95 %)."
         )
     return "\n".join(lines)
 
