@@ -164,6 +164,13 @@ class TestGuiders:
         assert relative(result, plain) > 1e-3 and torch.isfinite(result).all()
         assert not caplog.records
 
+    def test_a_second_models_negative_prompt_is_not_evaluated_on_the_first(self, model: Any) -> None:
+        x, other = tiny.noise(16, 16), tiny.unet("sd15", seed=1)
+        auto, cond = (
+            tiny.sample_with(dual_model(guided(model, branch=branch), other), x) for branch in ("auto", "cond")
+        )
+        assert torch.equal(auto, cond)
+
     def test_basic_guider_equals_cfg_one(self, model: Any) -> None:
         x = tiny.noise(16, 16)
         torch.testing.assert_close(
