@@ -37,14 +37,6 @@ def test_every_target_calls_something_that_exists() -> None:
     assert {"demo", "test", "serve", "check", "browser-test"} <= targets
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
-def test_documented_commands_exist(file: str) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-    text = (ROOT / file).read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:`|^\s*(?:\w+=\S+ )*)make ([a-z-]+)", text, re.MULTILINE))  # in code, not in prose
-    assert named and named <= targets
-
-
 def test_metadata() -> None:
     project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
     assert project["name"] == "fovea" and re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
