@@ -188,12 +188,3 @@ def test_results_page_says_what_the_data_says():
 
     assert report.PAGE.read_text() == report.page(json.loads(report.DATA.read_text()))
 
-
-@shipped
-def test_reader_agrees_with_labels_by_eye():
-    from tools.shapesworld import labelled
-
-    labels = [labelled.parse(text) for text in json.loads((labelled.FOLDER / "labels.json").read_text())]
-    readings = judge.read(demo.load_reader(), labelled.tiles(labelled.FOLDER / "sheet.png"))
-    result = labelled.agreement(labels, readings)
-    assert result["pictures"] == 100 and result["agreement"] >= 0.95
