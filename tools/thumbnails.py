@@ -42,7 +42,7 @@ def main() -> None:
             if run.status != "success":
                 raise SetupError(f"{path.name}: {run.explain()}")
             nodes = sorted((node_id for node_id in run.outputs if run.images(node_id)), key=int)
-            pictures = [[Image.open(io.BytesIO(client.image(image))) for image in run.images(node_id)]
+            pictures = [[Image.open(io.BytesIO(client.image(image))).convert("RGB") for image in run.images(node_id)]
                         for node_id in nodes]
             compose(pictures).save(path.with_suffix(".jpg"), quality=88)
 

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def _encode(clip, text: str) -> tuple[torch.Tensor, torch.Tensor]:
 def summarise(rows: list[dict]) -> dict:
     """Means per number of objects with bootstrap 95 % intervals over prompts."""
     rng = np.random.default_rng(0)
-    table = {}
+    table: dict[str, Any] = {}
     for count in sorted({r["count"] for r in rows}):
         part = [r for r in rows if r["count"] == count]
         table[str(count)] = {"n": len(part)}
@@ -90,7 +91,8 @@ def main() -> None:
     model, clip, vae, reader = (
         f(args.demo) for f in (demo.load_model, demo.load_clip, demo.load_vae, demo.load_reader)
     )
-    prompts, rows, shown = sets.report_prompts(args.prompts), [], []
+    prompts, rows = sets.report_prompts(args.prompts), []
+    shown: list[np.ndarray] = []
     started = time.time()
     for i in tqdm(range(0, len(prompts), args.batch), desc="report set"):
         part = prompts[i : i + args.batch]

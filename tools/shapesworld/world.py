@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -128,15 +129,20 @@ def confused(scene: Scene, rng: np.random.Generator) -> Scene:
     if len(things) > 1 and rng.random() < 0.7:
         i, j = rng.choice(len(things), 2, replace=False)
         a, b = getattr(things[i], part), getattr(things[j], part)
-        swapped = (replace(things[i], **{part: b}), replace(things[j], **{part: a}))
+        swapped = _with(things[i], part, b), _with(things[j], part, a)
         if {t.phrase for t in swapped} != {things[i].phrase, things[j].phrase}:
             things[i], things[j] = swapped
             return replace(scene, things=tuple(things))
     names = {"colour": COLOUR_NAMES, "shape": SHAPES, "texture": TEXTURES}[part]
     i = rng.integers(len(things))
     others = [n for n in names if n != getattr(things[i], part)]
-    things[i] = replace(things[i], **{part: others[rng.integers(len(others))]})
+    things[i] = _with(things[i], part, others[rng.integers(len(others))])
     return replace(scene, things=tuple(things))
+
+
+def _with(thing: Thing, part: str, name: str) -> Thing:
+    change: dict[str, Any] = {part: name}
+    return replace(thing, **change)
 
 
 def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

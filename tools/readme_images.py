@@ -1,0 +1,64 @@
+"""The README's pictures, from what `make demo` and the report-set evaluation left: `python -m tools.readme_images`."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .host import ROOT
+
+FOLDER = ROOT / "docs" / "images"
+TILE, GAP, LINE = 192, 6, 15
+INK, PAPER = (40, 40, 44), (250, 250, 248)
+
+
+def grid(rows: list[list[Image.Image]], titles: list[str], captions: list[str] | None = None) -> Image.Image:
+    """Rows of pictures, a title before each row or a caption (wrapped to four lines) under each picture."""
+    below = 4 * LINE + GAP if captions else GAP
+    above = LINE + GAP if titles else 0
+    height = len(rows) * (above + TILE + below) + GAP
+    sheet = Image.new("RGB", (len(rows[0]) * (TILE + GAP) + GAP, height), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for r, row in enumerate(rows):
+        y = GAP + r * (above + TILE + below)
+        if titles:
+            draw.text((GAP, y), titles[r], INK, font)
+        for c, picture in enumerate(row):
+            x = GAP + c * (TILE + GAP)
+            sheet.paste(picture.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y + above))
+            if captions:
+                text = "\n".join(textwrap.wrap(captions[r * len(row) + c], 33)[:4])
+                draw.multiline_text((x, y + TILE + 4), text, INK, font, spacing=2)
+    return sheet
+
+
+def sag(demo: Path) -> Image.Image:
+    """Four seeds with a caption, then four without any: above without guidance, below with."""
+    graphs = ("sag_off_on", "sag_off_on_unconditional")
+    rows = [
+        [Image.open(path) for graph in graphs for path in sorted(demo.glob(f"{graph}_{half}_sag_[0-9].png"))[:3]]
+        for half in ("without", "with")
+    ]
+    return grid(rows, ["without (three with a caption, three without)", "with Self-Attention Guidance, same seeds"])
+
+
+def shapesworld(evaluation: Path) -> Image.Image:
+    """The first eight pictures of the report set, unpicked, with their captions."""
+    captions = [row["caption"] for row in json.loads((evaluation / "shapesworld.json").read_text())["rows"][:8]]
+    sheet = Image.open(evaluation / "shapesworld.png")
+    side = sheet.width // 8
+    tiles = [sheet.crop((i * side, 0, (i + 1) * side, side)) for i in range(8)]
+    return grid([tiles[:4], tiles[4:]], [], captions)
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    sag(ROOT / "output" / "demo").save(FOLDER / "sag.jpg", quality=88)
+    shapesworld(ROOT / "output" / "eval").save(FOLDER / "shapesworld.jpg", quality=88)
+
+
+if __name__ == "__main__":
+    main()
