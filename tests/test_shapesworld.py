@@ -188,3 +188,19 @@ def test_results_page_says_what_the_data_says():
 
     assert report.PAGE.read_text() == report.page(json.loads(report.DATA.read_text()))
 
+
+@shipped
+def test_training_can_continue_from_the_shipped_weights():
+    from comfy.ops import disable_weight_init as operations
+
+    from tools.shapesworld import export, train_clip, train_unet, train_vae
+
+    build = {
+        "unet": lambda: torch.nn.ModuleDict({"unet": train_unet.build(0)}),
+        "vae": lambda: torch.nn.ModuleDict({"vae": train_vae.build(0)}),
+        "clip_a": lambda: train_clip.build_a(0),
+        "reader": lambda: torch.nn.ModuleDict({"reader": judges.Reader(operations=operations)}),
+    }
+    for part, make in build.items():
+        missing, unexpected = make().load_state_dict(export.training_state(demo.FOLDER, part), strict=False)
+        assert not unexpected and all(k.startswith("point_") for k in missing), part

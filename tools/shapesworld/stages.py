@@ -64,6 +64,18 @@ def initialise(module: nn.Module, seed: int) -> nn.Module:
     return module.requires_grad_(True)
 
 
+def averaged(run: Run, part: str) -> dict[str, torch.Tensor]:
+    """The averaged weights of an earlier stage: of this work folder, else the shipped ones that the run continues."""
+    path = run.work / f"{part}.pt"
+    if path.exists():
+        return torch.load(path, map_location="cpu", weights_only=True)["ema"]
+    if run.shipped is None:
+        raise SystemExit(f"stage {run.name} needs {part}: train it first, or pass --continue-shipped")
+    from .export import training_state
+
+    return training_state(run.shipped, part)
+
+
 def save_atomically(state: dict, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)

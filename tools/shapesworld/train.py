@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..pack import ROOT, load_packages
 
@@ -50,13 +52,8 @@ def main() -> None:
     load_packages()
     from . import data, export, stages, train_clip, train_reader, train_unet, train_vae
 
-    device = torch.device(
-        "cuda"
-        if args.device == "auto" and torch.cuda.is_available()
-        else "cpu"
-        if args.device == "auto"
-        else args.device
-    )
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(found if args.device == "auto" else args.device)
     args.work.mkdir(parents=True, exist_ok=True)
     held_out = data.build(args.work / "data" / "held_out", "held_out", 1024)
     pictures = data.build(args.work / "data" / "train", "train", args.pictures)
@@ -73,7 +70,9 @@ def main() -> None:
             continue
         minutes = args.minutes * (SHARES.get(name, 1.0) if args.stage == "all" else 1.0)
         run = stages.Run(name, args.work, device, minutes, args.seed, ROOT / "demo" if args.continue_shipped else None)
-        run_stage[name](run, pictures)
+        # On CPUs the fused attention kernel's backward pass is slower than plain matrix products at these sizes.
+        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
+            run_stage[name](run, pictures)
     if args.export:
         export.export(args.work, ROOT / "demo")
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
