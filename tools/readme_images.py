@@ -38,7 +38,7 @@ def grid(rows: list[list[Image.Image]], titles: list[str], captions: list[str] |
 def sag(demo: Path) -> Image.Image:
     """Four seeds with a caption, then four without any: above without guidance, below with."""
     graphs = ("sag_off_on", "sag_off_on_unconditional")
-    rows = [
+    rows: list[list[Image.Image]] = [
         [Image.open(path) for graph in graphs for path in sorted(demo.glob(f"{graph}_{half}_sag_[0-9].png"))[:3]]
         for half in ("without", "with")
     ]
