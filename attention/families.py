@@ -64,6 +64,7 @@ class UNetFamily:
     name = "UNet"
 
     def blocks(self, network: nn.Module) -> tuple[BlockId, ...]:
+        """Every image transformer layer, in the order input, middle, output; ambiguous and video blocks left out."""
         found = []
         for section, modules in self._sections(network):
             for number, module in enumerate(modules):
@@ -95,6 +96,7 @@ class UNetFamily:
     def site(
         self, kind: str | None, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
     ) -> Site | None:
+        """Block and token grid of an announced call, from what the host's transformer says of itself; None: not ours."""
         block, shape = options.get("block"), options.get("activations_shape")
         if kind is None or block is None or shape is None:
             return None

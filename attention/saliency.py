@@ -62,6 +62,7 @@ class SaliencyRecorder:
         )
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
+        """Run the call unchanged, then keep the column sums of each row that has none yet in this step."""
         result = attention(call.q, call.k, call.v)
         for row in call.rows:
             if call.run.has_record(call.site.block, row.key):
