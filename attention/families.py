@@ -96,7 +96,7 @@ class UNetFamily:
     def site(
         self, kind: str | None, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
     ) -> Site | None:
-        """Block and token grid of an announced call, from what the host's transformer says of itself; None: not ours."""
+        """Block and token grid of an announced call, as the host's transformer tells them; None: not ours."""
         block, shape = options.get("block"), options.get("activations_shape")
         if kind is None or block is None or shape is None:
             return None
