@@ -12,7 +12,8 @@ from typing import Any
 import requests
 import websocket
 
-Graph = dict[str, dict[str, Any]]
+from .graph import Graph
+
 Progress = Callable[[str, int, int], None]  # node id, steps done, steps in all
 FINAL = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
 

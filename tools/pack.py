@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import types
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def host_path() -> Path:
-    """The ComfyUI that scripts import: COMFYUI_PATH, else the pinned copy."""
-    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
-    if not (path / "comfy" / "model_base.py").exists():
-        raise SystemExit(f"No ComfyUI at {path}. Run `make host`, or set COMFYUI_PATH to a ComfyUI folder.")
-    return path
+from .host import ROOT, locate
 
 
 def load_packages() -> None:
@@ -25,7 +15,7 @@ def load_packages() -> None:
     """
     import torch
 
-    sys.path.insert(0, str(host_path()))
+    sys.path.insert(0, str(locate()))
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()

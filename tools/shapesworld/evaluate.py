@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..pack import ROOT, load_packages
+from ..host import ROOT
+from ..pack import load_packages
 from . import sets
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..comfyui import sha256_of
 from . import words
 
 PARTS = ("unet", "vae", "clip_a", "clip_b", "reader")
@@ -59,7 +59,7 @@ def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
             name = f"shapesworld_{part}{f'_{i}of{len(pieces)}' if len(pieces) > 1 else ''}.safetensors"
             save_file(piece, folder / name)
             (folder / name).chmod(0o644)
-            files[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            files[name] = sha256_of(folder / name)
         manifest["parts"][part] = files
     manifest["token_ids"] = list(words.known_ids())
     manifest["latents"] = json.loads((work / "latents.json").read_text())

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..pack import ROOT, load_packages
+from ..host import ROOT
+from ..pack import load_packages
 from . import sets
 from .judge import Reading, read
 from .world import COLOUR_NAMES, SHAPES, caption

@@ -9,7 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from ..pack import ROOT, load_packages
+from ..host import ROOT
+from ..pack import load_packages
 
 DATA, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 HEAD = "# Results\n\nWritten by `python -m tools.shapesworld.report` from `docs/results.json`; do not edit by hand."

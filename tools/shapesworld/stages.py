@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from .export import training_state
+
 
 @dataclass
 class Run:
@@ -71,8 +73,6 @@ def averaged(run: Run, part: str) -> dict[str, torch.Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)["ema"]
     if run.shipped is None:
         raise SystemExit(f"stage {run.name} needs {part}: train it first, or pass --continue-shipped")
-    from .export import training_state
-
     return training_state(run.shipped, part)
 
 
@@ -89,31 +89,28 @@ class Trainer:
         self.run, self.modules, self.lr, self.decay = run, modules, lr, ema
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay)
-        self.shadow = {k: v.detach().clone().float() for k, v in modules.state_dict().items()}
         self.step, self.saved = 0, time.monotonic()
-        if run.checkpoint.exists():
-            self._resume()
-        elif run.shipped is not None:
+        resuming = run.checkpoint.exists()
+        if run.shipped is not None and not resuming:
             self._continue_shipped(run.shipped)
+        self.shadow = {k: v.detach().clone().float() for k, v in modules.state_dict().items()}
+        if resuming:
+            self._resume()
 
     def _resume(self) -> None:
         state = torch.load(self.run.checkpoint, map_location="cpu", weights_only=True)
         self.modules.load_state_dict(state["model"])
         self.shadow = state["ema"]
         self.step, self.run.spent_before = state["step"], state["seconds"]
-        if "optimiser" in state:
-            self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(state["optimiser"])
 
     def _continue_shipped(self, folder: Path) -> None:
         """Start from the shipped averaged weights with a fresh optimiser; the warm-up of every run does the rest."""
-        from .export import training_state
-
         missing, unexpected = self.modules.load_state_dict(training_state(folder, self.run.name), strict=False)
         if unexpected or any(not k.startswith("point_") for k in missing):
             raise SystemExit(
                 f"the shipped {self.run.name} has another architecture: missing {missing}, unexpected {unexpected}"
             )
-        self.shadow = {k: v.detach().clone().float() for k, v in self.modules.state_dict().items()}
 
     def save(self) -> None:
         seconds = self.run.fraction() * self.run.minutes * 60

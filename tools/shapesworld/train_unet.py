@@ -98,9 +98,10 @@ def build(seed: int) -> nn.Module:
 
 
 def alphas_bar(device: torch.device) -> Tensor:
-    """The Stable Diffusion schedule, as the host's ModelSamplingDiscrete builds it: [1000]."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float().to(device)
+    """The noise schedule that the host samples with: [1000]."""
+    from comfy.model_sampling import ModelSamplingDiscrete
+
+    return (1 / (1 + ModelSamplingDiscrete().sigmas.double() ** 2)).float().to(device)
 
 
 def train(run: Run, data: Dataset) -> None:
