@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import demo, guidance
+from .nodes import attention_map, demo, guidance
 
 WEB_DIRECTORY = "./web"
 
 
 class FoveaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*demo.NODES, *guidance.NODES]
+        return [*demo.NODES, *guidance.NODES, *attention_map.NODES]
 
 
 async def comfy_entrypoint() -> FoveaExtension:

@@ -17,8 +17,8 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .families import CALL_STATE, Family, family_of
-from .run import Attention, AttentionCall, CondTable, Row, Run, Tap, Technique, Window
+from .families import Family, family_of
+from .run import CALL_STATE, Attention, AttentionCall, CondTable, Forward, Row, Run, Tap, Technique, Window
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -39,14 +39,8 @@ class CallState:
     family: Family
     taps: tuple[Tap, ...]
     rows: tuple[Row, ...]
-    latent_size: tuple[int, ...]
-    kind: str | None = None
+    forward: Forward
     busy: bool = False  # inside a tap: attention calls made from there are the tap's own
-
-    def take_kind(self) -> str | None:
-        """The kind of the call announced last; an announcement serves one call."""
-        kind, self.kind = self.kind, None
-        return kind
 
 
 def install(patcher: ModelPatcher, technique: Technique) -> None:
@@ -118,7 +112,8 @@ def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timest
 def _window(host_window: Any) -> Window | None:
     if host_window is None:
         return None
-    anchored = getattr(host_window, "causal_anchor_index", None) is not None
+    anchor = getattr(host_window, "causal_anchor_index", None)
+    anchored = anchor is not None and anchor >= 0
     return Window(tuple(host_window.index_list), host_window.dim, anchored)
 
 
@@ -135,22 +130,28 @@ def _apply_model(
     transformer_options = transformer_options or {}
     run = transformer_options.get(RUN)
     if run is not None and run.table is not None and CALL_STATE not in transformer_options:
-        transformer_options = _tapped(run, run.table, x, transformer_options)
+        inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
+        transformer_options = _tapped(run, run.table, x, inputs, transformer_options)
     return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
 
-def _tapped(run: Run, table: CondTable, x: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+def _tapped(
+    run: Run, table: CondTable, x: Tensor, inputs: Mapping[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
     """The options of a model call with our attention hooks in, or the same options if no tap has anything to do."""
     rows = table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
     degraded = options.get(DEGRADED)
     taps = tuple(tap for tap in run.taps if rows and tap.wants(run, rows, degraded))
     if degraded is None:
         run.mark_evaluated(rows)
-    family = family_of(run.model.diffusion_model) if taps else None
+    network = run.model.diffusion_model
+    network = getattr(network, "_orig_mod", network)  # compiled
+    family = family_of(network) if taps else None
     if family is None:
         return options
-    tapped = family.prepare(options)
-    tapped[CALL_STATE] = CallState(run, family, taps, rows, tuple(x.shape[2:]))
+    tapped = family.prepare(network, options)
+    forward = Forward(network, x.shape[0], tuple(x.shape[2:]), inputs)
+    tapped[CALL_STATE] = CallState(run, family, taps, rows, forward)
     tapped[OVERRIDE], tapped[PREVIOUS_OVERRIDE] = _override, options.get(OVERRIDE)
     replaced = tapped.get("patches_replace", {})
     tapped["patches_replace"] = dict(replaced)
@@ -172,8 +173,7 @@ def _override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest
 
     mask = rest[0] if rest else kwargs.get("mask")
     layout = {"heads_first": kwargs.get("skip_reshape", False), "mask": mask, "scale": kwargs.get("scale")}
-    forward: CallState = options[CALL_STATE]
-    return _attend(forward, forward.take_kind(), options, q, k, v, heads, layout, attention)
+    return _attend(options[CALL_STATE], options, q, k, v, heads, layout, attention)
 
 
 @dataclass(frozen=True)
@@ -187,32 +187,32 @@ class _TappedReplace:
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return self.function(q, k, v, extra_options, *rest, **kwargs)
 
-        forward: CallState = extra_options[CALL_STATE]
-        forward.take_kind()
         layout = {"heads_first": False, "mask": None, "scale": None}
-        return _attend(forward, self.kind, extra_options, q, k, v, extra_options["n_heads"], layout, attention)
+        state: CallState = extra_options[CALL_STATE]
+        state.forward.kind = self.kind
+        return _attend(state, extra_options, q, k, v, extra_options["n_heads"], layout, attention)
 
 
 def _attend(
-    forward: CallState, kind: str | None, options: Mapping[str, Any], q: Tensor, k: Tensor, v: Tensor, heads: int,
+    state: CallState, options: Mapping[str, Any], q: Tensor, k: Tensor, v: Tensor, heads: int,
     layout: Mapping[str, Any], attention: Attention,
 ) -> Tensor:  # fmt: skip
     """Run the taps that want this call around it, the first installed outermost."""
-    if forward.busy:
+    if state.busy:
         return attention(q, k, v)
-    site = forward.family.site(kind, options, q, k, layout["heads_first"])
+    site = state.family.site(state.forward, options, q, k, layout["heads_first"])
     if site is None:
         return attention(q, k, v)
-    about = {"rows": forward.rows, "run": forward.run, "latent_size": forward.latent_size, **layout}
+    about = {"rows": state.rows, "run": state.run, "latent_size": state.forward.latent_size, **layout}
     call = AttentionCall(site=site, q=q, k=k, v=v, heads=heads, **about)
-    for tap in reversed(forward.taps):
+    for tap in reversed(state.taps):
         if site.kind in tap.kinds and (tap.blocks is None or site.block in tap.blocks):
             attention = _around(tap, call, attention)
-    forward.busy = True
+    state.busy = True
     try:
         return attention(q, k, v)
     finally:
-        forward.busy = False
+        state.busy = False
 
 
 def _around(tap: Tap, call: AttentionCall, attention: Attention) -> Attention:

@@ -7,6 +7,7 @@ remember between steps is kept here, never in a node, a module or a model, so tw
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+CALL_STATE = "fovea_call"  # where a model call keeps its state in transformer_options; its `forward` is the family's
 MARK_PREFIX = "fovea_"  # keys of a cond dict that techniques may use to recognise their own prompts
 
 
@@ -71,12 +73,52 @@ class Row:
 
 @dataclass(frozen=True)
 class Site:
-    """Where an attention call happens: block, "self" / "cross" / "joint", the image's token grid, text tokens."""
+    """Where an attention call happens: block, "self" / "cross" / "joint", and where the image's tokens are in it.
+
+    grid: tokens as (height, width), for video (frames, height, width). extent: latent pixels that the grid spans, more
+    than the latent has where the network pads it to whole patches (the padding lies at the far ends). start: place of
+    the image's first token among the queries, and among the keys too unless they are text only ("cross").
+    text_tokens: keys that are text; in "joint" calls they come before the image's.
+    """
 
     block: BlockId
     kind: str
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
+    extent: tuple[int, ...]
+    start: int = 0
     text_tokens: int = 0
+
+    @property
+    def image(self) -> slice:
+        """The image's own tokens among the queries."""
+        return slice(self.start, self.start + math.prod(self.grid))
+
+
+@dataclass(eq=False)
+class Forward:
+    """One call of the network, as a model family sees it. Made anew for every call; what is announced is kept here.
+
+    latent_size: axes after the channels. inputs: the call's further inputs under the host's names (ref_latents, ...).
+    """
+
+    network: Any
+    batch: int
+    latent_size: tuple[int, ...]
+    inputs: Mapping[str, Any]
+    kind: str | None = None  # of the next attention call, where the family can have it announced
+    place: tuple[str, int] | None = None  # block of the last attention call
+    number: int = 0  # of the last attention call within its block
+
+    def take_kind(self) -> str | None:
+        """The kind of the call announced last; an announcement serves one call."""
+        kind, self.kind = self.kind, None
+        return kind
+
+    def count(self, place: tuple[str, int]) -> int:
+        """How many attention calls of this block came before this one, when every call is counted once."""
+        self.number = self.number + 1 if place == self.place else 0
+        self.place = place
+        return self.number
 
 
 @dataclass(frozen=True)
@@ -166,10 +208,11 @@ class CondTable:
 
 @dataclass(frozen=True)
 class Record:
-    """What a recorder kept of one row: values [batch, tokens], their token grid, the size of the latent they saw."""
+    """What a recorder kept of one row: values [batch, tokens], their grid and extent (see Site), the latent's size."""
 
     values: Tensor
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
+    extent: tuple[int, ...]
     latent_size: tuple[int, ...]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,19 +16,66 @@ CHUNK_BYTES = 3 * 2**20  # size of the one buffer of attention scores that is al
 
 @torch.no_grad()
 def column_sums(
-    q: Tensor, k: Tensor, scale: float | None = None, bias: Tensor | None = None, chunk_bytes: int = CHUNK_BYTES
+    q: Tensor,
+    k: Tensor,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    columns: slice = slice(None),
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
     """Head-mean column sums of softmax(q k^T * scale + bias): a_j = sum_i mean_h A[h, i, j].
 
     q: [batch, heads, queries, dim]; k: [batch, heads or fewer (grouped queries), keys, dim]; bias broadcasts to
-    [batch, heads, queries, keys]. scale defaults to dim^-0.5. Returns [batch, keys], whose mean is
-    queries / keys. Computed in float32 (float64 for float64 input), a few heads or query rows at a time, so memory
-    is bounded by `chunk_bytes` (never less than one row of scores), whatever the number of tokens.
+    [batch, heads, queries, keys]. scale defaults to dim^-0.5. Returns [batch, keys in `columns`]; over all keys its
+    mean is queries / keys. The softmax is over all keys always. Computed in float32 (float64 for float64 input).
+    """
+    sums = q.new_zeros(q.shape[0], len(range(k.shape[2])[columns]), dtype=_precision(q))
+    for part in _softmax(q, k, scale, bias, chunk_bytes):
+        sums[part.sample] += torch.bmm(part.inverse.transpose(1, 2), part.exponentials[..., columns]).sum(dim=(0, 1))
+    return sums / q.shape[1]
+
+
+@torch.no_grad()
+def row_shares(
+    q: Tensor,
+    k: Tensor,
+    columns: Tensor,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Tensor:
+    """How much of its attention every query gives to some keys: r_i = sum_{j in columns} mean_h A[h, i, j].
+
+    Arguments as for `column_sums`; columns: indices of keys. Returns [batch, queries], 0..1.
+    """
+    shares = q.new_zeros(q.shape[:1] + q.shape[2:3], dtype=_precision(q))
+    for part in _softmax(q, k, scale, bias, chunk_bytes):
+        given = part.exponentials[..., columns].sum(dim=-1, keepdim=True) * part.inverse
+        shares[part.sample, part.rows] += given.sum(dim=(0, 2))
+    return shares / q.shape[1]
+
+
+class _Part(NamedTuple):
+    """Some heads' and some rows' softmax of one sample: exponentials [heads, rows, keys], inverse of their row sums."""
+
+    sample: int
+    rows: slice
+    exponentials: Tensor
+    inverse: Tensor
+
+
+def _precision(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def _softmax(q: Tensor, k: Tensor, scale: float | None, bias: Tensor | None, chunk_bytes: int) -> Iterator[_Part]:
+    """The whole attention map piece by piece: a few heads or query rows at a time.
+
+    So memory is bounded by `chunk_bytes` (never less than one row of scores), whatever the number of tokens.
     """
     batch, heads, queries, dim = q.shape
-    keys = k.shape[2]
+    keys, dtype = k.shape[2], _precision(q)
     scale = dim**-0.5 if scale is None else scale
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     row_bytes = keys * torch.finfo(dtype).bits // 8
     rows = max(1, min(queries, chunk_bytes // row_bytes))
     together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
@@ -34,19 +83,17 @@ def column_sums(
         k = k.repeat_interleave(heads // k.shape[1], dim=1)
     if bias is not None:
         bias = bias.expand(batch, heads, queries, keys)
-    sums = torch.zeros(batch, keys, dtype=dtype, device=q.device)
     for b in range(batch):
         for head in range(0, heads, together):
             k_part = k[b, head : head + together].to(dtype).transpose(1, 2)
             for start in range(0, queries, rows):
-                scores = torch.bmm(q[b, head : head + together, start : start + rows].to(dtype) * scale, k_part)
+                chosen = slice(start, start + rows)
+                scores = torch.bmm(q[b, head : head + together, chosen].to(dtype) * scale, k_part)
                 if bias is not None:
-                    scores += bias[b, head : head + together, start : start + rows]
+                    scores += bias[b, head : head + together, chosen]
                 scores -= scores.amax(dim=-1, keepdim=True)
                 scores.exp_()
-                weights = scores.sum(dim=-1, keepdim=True).reciprocal_().transpose(1, 2)
-                sums[b] += torch.bmm(weights, scores).sum(dim=(0, 1))
-    return sums / heads
+                yield _Part(b, chosen, scores, scores.sum(dim=-1, keepdim=True).reciprocal_())
 
 
 @dataclass(frozen=True)
@@ -54,26 +101,34 @@ class SaliencyRecorder:
     """Tap that keeps the saliency of every prompt row in the chosen blocks and leaves the result untouched."""
 
     blocks: frozenset[BlockId]
-    kinds: frozenset[str] = frozenset({"self"})
+    kinds: frozenset[str] = frozenset({"self", "joint"})
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
-        return degraded is None and any(
-            not run.has_record(block, row.key) for block in self.blocks for row in rows
-        )
+        return degraded is None and any(not run.has_record(block, row.key) for block in self.blocks for row in rows)
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         """Run the call unchanged, then keep the column sums of each row that has none yet in this step."""
         result = attention(call.q, call.k, call.v)
         for row in call.rows:
-            if call.run.has_record(call.site.block, row.key):
-                continue
-            q = split_heads(call.q[row.start : row.stop], call.heads, call.heads_first)
-            k = call.k[row.start : row.stop]
-            k = split_heads(k, k.shape[-1] // q.shape[-1], call.heads_first)  # grouped queries: fewer key heads
-            bias = None
-            if call.mask is not None:
-                bias = as_bias(call.mask, torch.float32)
-                bias = bias[row.start : row.stop] if bias.shape[0] > 1 else bias
-            values = column_sums(q, k, call.scale, bias)
-            call.run.keep(call.site.block, row.key, Record(values, call.site.grid, call.latent_size))
+            if not call.run.has_record(call.site.block, row.key):
+                call.run.keep(call.site.block, row.key, _record(call, row))
         return result
+
+
+def _record(call: AttentionCall, row: Row) -> Record:
+    """How much the image's tokens look at each other in a row of the batch, whatever else is among the tokens."""
+    q, k, bias = row_tensors(call, row)
+    values = column_sums(q, k, call.scale, bias, call.site.image)
+    return Record(values, call.site.grid, call.site.extent, call.latent_size)
+
+
+def row_tensors(call: AttentionCall, row: Row) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The image's queries, all keys and the bias of a row: [batch, heads (k: maybe fewer), tokens, dim]."""
+    q = split_heads(call.q[row.start : row.stop], call.heads, call.heads_first)[:, :, call.site.image]
+    k = call.k[row.start : row.stop]
+    k = split_heads(k, k.shape[-1] // q.shape[-1], call.heads_first)  # grouped queries: fewer key heads
+    if call.mask is None:
+        return q, k, None
+    bias = as_bias(call.mask, torch.float32)
+    bias = bias[row.start : row.stop] if bias.shape[0] > 1 else bias
+    return q, k, bias[:, :, call.site.image] if bias.shape[2] > 1 else bias

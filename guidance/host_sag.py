@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..attention import hooks
-from ..attention.families import block_name
-from ..attention.run import BlockId, Run, Tap, Window
+from ..attention.blocks import block_name
+from ..attention.run import BlockId, Record, Run, Tap, Window
 from ..attention.saliency import SaliencyRecorder
 from . import sag
 from .blur import gaussian_blur
@@ -197,26 +197,32 @@ def _area_slices(area: Sequence[int] | None) -> tuple[slice, ...]:
 
 
 def _mask_of_cond(settings: SelfAttentionGuidance, run: Run, conds: Conds, position: int, x: Tensor) -> Tensor | None:
-    """Blur mask [batch, 1, height, width] of one cond on its part x of the latent, None if nothing fits it."""
-    size = (x.shape[2], x.shape[3])
-    saliency = torch.zeros_like(x[:, :1])
-    seen = torch.zeros(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
+    """Blur mask [batch, 1, (frames,) height, width] of one cond on its part x of the latent, None if none fits."""
+    saliency, seen = torch.zeros_like(x[:, :1]), torch.zeros_like(x[:, :1])
+    smooth = settings.mask_mode == "soft"
     for block in settings.blocks:
         for window, record in run.records(block, conds, position):
-            frames = _frames(window, x.shape[0], record.values.shape[0])
-            if frames is None or record.latent_size != size:
+            place = _place(window, record, x)
+            if place is None:
                 return None
-            values = record.values[-len(frames) :].to(x)  # a leading anchor frame belongs to no place in the batch
-            saliency[frames] += sag.saliency_map(values, record.grid, size, smooth=settings.mask_mode == "soft")
-            seen[frames] += 1
+            picture = sag.saliency_map(record.values.to(x), record.grid, record.latent_size, smooth, record.extent)
+            if window is not None and window.anchored:  # a leading anchor frame has no place in the latent
+                picture = picture.narrow(window.axis, 1, picture.shape[window.axis] - 1)
+            saliency[place] += picture
+            seen[place] += 1
     if (seen == 0).any():
         return None
     return sag.guidance_mask(saliency / seen, settings.threshold, settings.mask_mode)
 
 
-def _frames(window: Window | None, batch: int, recorded: int) -> list[int] | None:
-    """Batch entries that a record's rows belong to, None if it does not fit this batch."""
-    if window is None:
-        return list(range(batch)) if recorded == batch else None
-    fits = window.axis == 0 and recorded == len(window.frames) + window.anchored and max(window.frames) < batch
-    return list(window.frames) if fits else None
+def _place(window: Window | None, record: Record, x: Tensor) -> tuple[Any, ...] | None:
+    """Index of what a record saw in the latent x [batch, channels, ...], None if it does not fit in there."""
+    expected = [x.shape[0], x.shape[1], *x.shape[2:]]
+    place: list[Any] = [slice(None)] * x.ndim
+    if window is not None:
+        if max(window.frames) >= expected[window.axis]:
+            return None
+        expected[window.axis] = len(window.frames) + window.anchored
+        place[window.axis] = list(window.frames)
+    fits = record.values.shape[0] == expected[0] and list(record.latent_size) == expected[2:]
+    return tuple(place) if fits else None

@@ -87,5 +87,5 @@ def test_example_ends_where_it_should(sharper: Any) -> None:
 
 
 def test_example_refuses_what_it_does_not_know(sharper: Any) -> None:
-    with pytest.raises(ValueError, match="Flux"):
-        apply(sharper, tiny.flux(), 2.0)
+    with pytest.raises(ValueError, match="PixArt"):
+        apply(sharper, tiny.pixart(), 2.0)

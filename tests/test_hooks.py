@@ -17,6 +17,7 @@ import tiny_models as tiny
 import torch
 from reference import sag as reference
 
+from fovea.attention import blocks as naming
 from fovea.attention import families, hooks
 from fovea.attention.run import AttentionCall, BlockId, Row, Run, split_heads
 from fovea.attention.saliency import SaliencyRecorder
@@ -338,10 +339,10 @@ class TestFamilies:
     def test_blocks_and_names(self, model: Any, sdxl: Any) -> None:
         unet = families.family_of(model.model.diffusion_model)
         blocks = unet.blocks(model.model.diffusion_model)
-        assert [families.block_name(b) for b in blocks] == ["input.5", "middle", "output.2", "output.3"]
+        assert [naming.block_name(b) for b in blocks] == ["input.5", "middle", "output.2", "output.3"]
         assert unet.default_blocks(model.model.diffusion_model) == {MIDDLE}
         large = sdxl.model.diffusion_model
-        text = families.describe_blocks(unet.blocks(large))
+        text = naming.describe_blocks(unet.blocks(large))
         assert "middle (layers middle.0 to middle.2)" in text and "input.3," in text
 
     @pytest.mark.parametrize(
@@ -358,19 +359,19 @@ class TestFamilies:
     def test_grammar(self, sdxl: Any, text: str, expected: set) -> None:
         network = sdxl.model.diffusion_model
         unet = families.family_of(network)
-        assert families.parse_blocks(text, unet.blocks(network), unet.default_blocks(network)) == expected
+        assert naming.parse_blocks(text, unet.blocks(network), unet.default_blocks(network)) == expected
 
     @pytest.mark.parametrize("text", ["input.0", "middle.7", "double.3", "input", "auto, nowhere"])
     def test_unknown_block_lists_the_valid_ones(self, sdxl: Any, text: str) -> None:
         network = sdxl.model.diffusion_model
         unet = families.family_of(network)
         with pytest.raises(ValueError, match=r"Unknown block .*input\.3.*middle"):
-            families.parse_blocks(text, unet.blocks(network), unet.default_blocks(network))
+            naming.parse_blocks(text, unet.blocks(network), unet.default_blocks(network))
 
     def test_without_a_middle_transformer_auto_is_the_deepest_block(self) -> None:
         network = tiny.unet("sd15", transformer_depth_middle=0).model.diffusion_model
         assert families.family_of(network).default_blocks(network) == {BlockId("input", 5, 0)}
 
     def test_unknown_networks_have_no_family(self) -> None:
-        assert families.family_of(tiny.flux().model.diffusion_model) is None
+        assert families.family_of(tiny.pixart().model.diffusion_model) is None
         assert families.family_of(torch.nn.Linear(1, 1)) is None

@@ -19,7 +19,7 @@ MAY_IMPORT = {
 }
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "node_helpers",
                 "latent_preview", "execution", "server"}
-MAY_IMPORT_HOST = ("nodes/", "models/", "attention/hooks.py", "attention/families.py", "guidance/host_")
+MAY_IMPORT_HOST = ("nodes/", "models/", "attention/hooks.py", "attention/families", "guidance/host_")
 
 
 def pack_files() -> list[Path]:

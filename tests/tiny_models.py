@@ -153,14 +153,13 @@ def watching(model: comfy.model_patcher.ModelPatcher, at: str = MIDDLE) -> Itera
             handle.remove()
 
 
-def flux() -> comfy.model_patcher.ModelPatcher:
-    """A small Flux: a transformer, for which the pack has no attention adapter yet."""
+def pixart() -> comfy.model_patcher.ModelPatcher:
+    """A small PixArt: its attention reaches no override, so the pack cannot read it."""
     config = {
-        "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 1280, "context_in_dim": CONTEXT,
-        "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
-        "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": False,
-        "txt_ids_dims": [], "dtype": torch.float32,
+        "image_model": "pixart_alpha", "input_size": 32, "patch_size": 2, "in_channels": 4, "hidden_size": 64,
+        "depth": 1, "num_heads": 2, "caption_channels": CONTEXT, "micro_condition": False,
+        "dtype": torch.float32,
     }  # fmt: skip
-    model = comfy.model_base.Flux(comfy.supported_models.Flux(config), device=CPU)
+    model = comfy.model_base.PixArt(comfy.supported_models.PixArtAlpha(config), device=CPU)
     initialise(model.diffusion_model, 0, 1.0)
     return comfy.model_patcher.ModelPatcher(model, CPU, CPU)

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--continue-shipped", action="store_true", help="start from the weights in demo/ instead of from nothing"
     )
+    parser.add_argument("--compile", action="store_true", help="compile the UNet: a sixth faster after two minutes")
     parser.add_argument("--export", action="store_true", help="write what is trained to demo/ at the end")
     args = parser.parse_args()
     keep_memory()
@@ -70,7 +71,8 @@ def main() -> None:
         if name == "data":
             continue
         minutes = args.minutes * (SHARES.get(name, 1.0) if args.stage == "all" else 1.0)
-        run = stages.Run(name, args.work, device, minutes, args.seed, ROOT / "demo" if args.continue_shipped else None)
+        shipped = ROOT / "demo" if args.continue_shipped else None
+        run = stages.Run(name, args.work, device, minutes, args.seed, shipped, args.compile)
         # On CPUs the fused attention kernel's backward pass is slower than plain matrix products at these sizes.
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
             run_stage[name](run, pictures)

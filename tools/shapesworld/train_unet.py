@@ -110,6 +110,7 @@ def train(run: Run, data: Dataset) -> None:
     tower = text_tower(run)
     model = build(run.seed + 4).to(run.device)
     trainer = Trainer(run, nn.ModuleDict({"unet": model}), lr=8e-4, ema=0.9993, weight_decay=0.01)
+    forward = torch.compile(model) if run.compiled else model
     abar = alphas_bar(run.device)
     rng = np.random.default_rng(run.seed + 41 + trainer.step)
     average = None
@@ -123,7 +124,7 @@ def train(run: Run, data: Dataset) -> None:
         noise = torch.randn_like(x0)
         target = a.sqrt() * noise - (1 - a).sqrt() * x0
         with torch.autocast(run.device.type, torch.bfloat16):
-            out = model(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, context=contexts(tower, captions, run.device))
+            out = forward(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, context=contexts(tower, captions, run.device))
         loss = (out.float() - target).square().mean()
         trainer.backward(loss)
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
