@@ -161,7 +161,10 @@ def _inputs() -> list[io.Input]:
             "levels", default="0.2, 0.5, 0.8",
             tooltip="Where in the schedule to look, like start_percent: 0 is the first, noisiest step, 1 the last.",
         ),
-        io.Int.Input("seed", default=0, min=0, max=2**64 - 1, tooltip="Of the noise, the same at all levels."),
+        io.Int.Input(
+            "seed", default=0, min=0, max=2**64 - 1, control_after_generate=False,
+            tooltip="Of the noise, the same at all levels.",
+        ),
         io.String.Input(
             "blocks", default="auto",
             tooltip="Whose self-attention to show: auto, or names as in Self-Attention Guidance, averaged. A phrase is "

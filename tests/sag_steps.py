@@ -38,13 +38,14 @@ class Denoiser:
     def __init__(self, model: Any, cfg: float = 5.0, branch: str = "uncond", flow: bool = False) -> None:
         self.model, self.cfg, self.branch, self.flow = model, cfg, branch, flow
         self.prompts = {"cond": tiny.prompt(1), "uncond": tiny.prompt(2)}
+        self.options: dict[str, Any] = {}  # transformer_options of other patches of the model
 
     def x0(self, name: str, x: Tensor, sigma: Tensor) -> Tensor:
         text, extra = self.prompts[name][0]
         about = {"noise": x, "device": x.device, "height": 8 * x.shape[2], "width": 8 * x.shape[3], **extra}
         conds = self.model.model.extra_conds(cross_attn=text, prompt_type=name, **about)
         conds = {key: cond.process_cond(batch_size=x.shape[0], area=None).cond for key, cond in conds.items()}
-        options = {"cond_or_uncond": [0], "uuids": [None], "sigmas": sigma}
+        options = {**self.options, "cond_or_uncond": [0], "uuids": [None], "sigmas": sigma}
         return self.model.model.apply_model(x, sigma, transformer_options=options, **conds)
 
     def mask(self, call: dict, size: tuple[int, int], grid: tuple[int, int], threshold: float) -> Tensor:

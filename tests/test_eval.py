@@ -1,0 +1,64 @@
+"""The evaluation's metrics against their definitions, slowly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from tools.eval import metrics
+
+
+@pytest.fixture
+def sets() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(6, 6))
+    return rng.normal(size=(80, 6)) @ mix, rng.normal(size=(50, 6)) @ mix * 1.3 + 0.4
+
+
+def test_frechet(sets: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = sets
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    cross = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * cross)
+    assert metrics.frechet(a, b) == pytest.approx(expected, rel=1e-9)
+    assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_kid(sets: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = sets
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / 6 + 1) ** 3)
+
+    inside = [
+        np.mean([kernel(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j]) for s in (a, b)
+    ]
+    across = np.mean([kernel(x, y) for x in a for y in b])
+    assert metrics.kid(a, b) == pytest.approx(sum(inside) - 2 * across, rel=1e-9)
+
+
+def test_kid_is_unbiased() -> None:
+    rng = np.random.default_rng(1)
+    values = [metrics.kid(rng.normal(size=(20, 4)), rng.normal(size=(20, 4))) for _ in range(400)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 20
+
+
+def test_precision_and_recall() -> None:
+    rng = np.random.default_rng(2)
+    real = rng.normal(size=(60, 3))
+    narrow, far = real[:20] * 0.2, real + 100
+    precision, recall = metrics.precision_recall(narrow, real)
+    assert precision == 1 and recall < 0.5
+    assert metrics.precision_recall(far, real) == (0, 0)
+    assert metrics.precision_recall(real, real) == (1, 1)
+
+
+def test_bootstrap_covers_the_mean() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for i in range(100):
+        values = rng.normal(size=60)
+        low, high = metrics.bootstrap(lambda index, v=values: float(v[index].mean()), 60, 100, seed=i)
+        hits += low <= 0 <= high
+    assert 85 <= hits <= 100

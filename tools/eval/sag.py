@@ -1,0 +1,241 @@
+"""SAG, blur guidance and PAG on ShapesWorld, with and without a prompt, beside CFG of the same effective scale.
+
+`python -m tools.eval.sag` writes output/eval/sag/report.json, a plot and unpicked pictures. Resumable: every batch is
+kept. Scales are chosen on the tuning set, three trials per method; the table is of the report set. PROFILE=full takes
+1024 pictures per cell instead of 256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..host import ROOT
+from ..pack import load_packages
+from . import metrics
+
+FOLDER = ROOT / "output" / "eval" / "sag"
+BATCH, STEPS, CFG = 8, 20, 4.0
+TRIALS = {"blur": (0.25, 0.75, 1.5), "SAG": (0.25, 0.75, 1.5), "PAG": (0.5, 1.5, 3.0)}
+TUNING_PICTURES = 64
+SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to sample. prompted: the report set's prompts, else none; cfg 1 evaluates no negative prompt."""
+
+    method: str  # none, blur, SAG, PAG
+    scale: float
+    prompted: bool
+    cfg: float
+
+    @property
+    def name(self) -> str:
+        return f"{'prompt' if self.prompted else 'empty'}_cfg{self.cfg:g}_{self.method}{self.scale:g}"
+
+    def patch(self, model: Any) -> Any:
+        """The model with the method in it."""
+        from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+        from fovea.nodes.guidance import FoveaSelfAttentionGuidance
+
+        if self.method == "none":
+            return model
+        if self.method == "PAG":
+            return PerturbedAttentionGuidance.execute(model, self.scale).result[0]
+        mode = "global" if self.method == "blur" else "threshold"
+        return FoveaSelfAttentionGuidance.execute(
+            model, scale=self.scale, blur_sigma=2.0, threshold=1.0, mask_mode=mode, branch="auto", blocks="auto",
+            start_percent=0.0, end_percent=1.0, every=1, rescale=0.0, kernel="auto",
+        ).result[0]  # fmt: skip
+
+
+class Bench:
+    """The demo model, its judges, and what was sampled so far."""
+
+    def __init__(self, folder: Path) -> None:
+        from fovea.models import demo
+
+        self.folder = folder
+        self.model, self.clip, self.vae = demo.load_model(), demo.load_clip(), demo.load_vae()
+        self.reader, self.clip_b = demo.load_reader(), demo.load_clip_b()
+
+    def features(self, pictures: torch.Tensor) -> np.ndarray:
+        """CLIP B's image vectors of pictures [n, height, width, 3]."""
+        small = torch.nn.functional.interpolate(pictures.movedim(-1, 1).float(), size=(64, 64), mode="area")
+        return self.clip_b.image(small).double().numpy()
+
+    def run(self, cell: Cell, which: str, count: int) -> dict[str, np.ndarray]:
+        """Sample a cell on a set ("tune", "report") or read what is there: features [n, d], right [n], certain [n]."""
+        folder = self.folder / which / cell.name
+        folder.mkdir(parents=True, exist_ok=True)
+        patched = cell.patch(self.model)
+        parts = []
+        for start in tqdm(range(0, count, BATCH), desc=f"{which} {cell.name}", mininterval=5):
+            path = folder / f"{start:04d}.npz"
+            if not path.exists():
+                self._batch(cell, patched, which, start, path)
+            parts.append(dict(np.load(path)))
+        return {key: np.concatenate([part[key] for part in parts]) for key in ("features", "right", "certain")}
+
+    def _batch(self, cell: Cell, patched: Any, which: str, start: int, path: Path) -> None:
+        from ..shapesworld import judge, sets
+        from ..shapesworld.evaluate import sample
+        from ..shapesworld.world import caption
+
+        scenes = [sets.scene(which, i, 1 + i % 4) for i in range(start, start + BATCH)]
+        captions = [caption(scene) if cell.prompted else "" for scene in scenes]
+        pictures = sample(patched, self.clip, self.vae, captions, start, STEPS, cell.cfg, "euler", "normal")
+        readings = judge.read(self.reader, pictures)
+        small = torch.nn.functional.interpolate(pictures.movedim(-1, 1).float(), size=(128, 128), mode="area")
+        certain = self.reader(small)[0].softmax(1).amax(1).mean((1, 2)).numpy()
+        right = [judge.score(scene, reading)["all_right"] for scene, reading in zip(scenes, readings)]
+        kept = (pictures[: max(0, SHOWN - start)] * 255).round().byte().numpy()
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, features=self.features(pictures), right=np.array(right), certain=certain, shown=kept)
+        temporary.replace(path)
+
+    def real(self, which: str, count: int) -> np.ndarray:
+        """Features of painted pictures of the same scenes' distribution as `which`."""
+        from ..shapesworld import sets
+        from ..shapesworld.world import render
+
+        path = self.folder / which / "real.npy"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            batches = []
+            for start in tqdm(range(0, count, 64), desc=f"painting {which}"):
+                scenes = [sets.scene(which, i, 1 + i % 4) for i in range(start, min(start + 64, count))]
+                pictures = np.stack([render(scene)[0] for scene in scenes])
+                batches.append(self.features(torch.from_numpy(pictures).float() / 255))
+            np.save(path, np.concatenate(batches))
+        return np.load(path)
+
+
+def effective_cfg(bench: Bench, cell: Cell, pictures: int = 16) -> float:
+    """The CFG whose pull away from the positive prediction is as strong as the cell's, averaged over steps.
+
+    Pull: |guided - cond| / |uncond - cond|, which for CFG w alone is w - 1 ("Guidance Matters", arXiv 2602.22570).
+    """
+    from ..shapesworld import sets
+    from ..shapesworld.evaluate import sample
+    from ..shapesworld.world import caption
+
+    ratios: list[float] = []
+
+    def measure(args: dict[str, Any]) -> torch.Tensor:
+        pull, unit = args["denoised"] - args["cond_denoised"], args["uncond_denoised"] - args["cond_denoised"]
+        ratios.extend((pull.flatten(1).norm(dim=1) / unit.flatten(1).norm(dim=1)).tolist())
+        return args["denoised"]
+
+    patched = cell.patch(bench.model).clone()
+    patched.set_model_sampler_post_cfg_function(measure)
+    for start in range(0, pictures, BATCH):
+        captions = [caption(sets.scene("tune", i, 1 + i % 4)) for i in range(start, start + BATCH)]
+        sample(patched, bench.clip, bench.vae, captions, start, STEPS, cell.cfg, "euler", "normal")
+    return round(1 + float(np.median(ratios)), 2)
+
+
+def tune(bench: Bench) -> tuple[dict[str, float], list[dict]]:
+    """Best scale of every method with and without a prompt, by KID on the tuning set; and all trials."""
+    real = bench.real("tune", 512)
+    trials = []
+    for prompted, cfg in ((False, 1.0), (True, CFG)):
+        for method, scales in TRIALS.items():
+            for scale in scales:
+                cell = Cell(method, scale, prompted, cfg)
+                made = bench.run(cell, "tune", TUNING_PICTURES)
+                found = {"kid": round(metrics.kid(made["features"], real), 5), "right": round(made["right"].mean(), 3)}
+                trials.append({"cell": cell.name, "method": method, "prompted": prompted, "scale": scale, **found})
+    best = {}
+    for prompted in (False, True):
+        for method in TRIALS:
+            group = [t for t in trials if t["method"] == method and t["prompted"] == prompted]
+            best[f"{method} {prompted}"] = min(group, key=lambda t: t["kid"])["scale"]
+    return best, trials
+
+
+def cells(bench: Bench, best: dict[str, float]) -> list[Cell]:
+    """The table's rows."""
+    found = []
+    for prompted, cfg in ((False, 1.0), (True, CFG)):
+        found.append(Cell("none", 0.0, prompted, cfg))
+        found += [Cell(method, best[f"{method} {prompted}"], prompted, cfg) for method in TRIALS]
+    matched = effective_cfg(bench, Cell("SAG", best["SAG True"], True, CFG))
+    return [*found, Cell("none", 0.0, True, matched)]
+
+
+def measure(made: dict[str, np.ndarray], real: np.ndarray, prompted: bool) -> dict[str, list[float]]:
+    """Every metric as [value, low, high] (95 % bootstrap over pictures)."""
+    features, count = made["features"], len(made["features"])
+    reference = real[:count]  # precision and recall need sets of one size
+
+    def with_interval(statistic: Callable[[np.ndarray], float], draws: int = 200) -> list[float]:
+        return metrics.rounded((statistic(np.arange(count)), *metrics.bootstrap(statistic, count, draws)), 5)
+
+    found = {
+        "frechet": with_interval(lambda i: metrics.frechet(features[i], real), 100),
+        "kid": with_interval(lambda i: metrics.kid(features[i], real), 100),
+        "certain": with_interval(lambda i: float(made["certain"][i].mean())),
+    }
+    if prompted:
+        found["right"] = with_interval(lambda i: float(made["right"][i].mean()))
+    precision, recall = metrics.precision_recall(features, reference)
+    return {**found, "precision": metrics.rounded([precision]), "recall": metrics.rounded([recall])}
+
+
+def picture_sheet(bench: Bench, rows: list[Cell], path: Path) -> None:
+    """The first pictures of every cell, seeds 0-15 unpicked, one row per cell."""
+    from PIL import Image
+
+    lines = []
+    for cell in rows:
+        files = sorted((bench.folder / "report" / cell.name).glob("*.npz"))[: SHOWN // BATCH]
+        shown = np.concatenate([np.load(file)["shown"] for file in files])
+        lines.append(np.concatenate([picture[::2, ::2] for picture in shown], axis=1))
+    Image.fromarray(np.concatenate(lines, axis=0)).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=1024 if os.environ.get("PROFILE") == "full" else 256)
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    args = parser.parse_args()
+    load_packages()
+    torch.set_grad_enabled(False)
+    started = time.time()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    bench = Bench(args.out)
+    best, trials = tune(bench)
+    rows = cells(bench, best)
+    real = bench.real("report", 1024)
+    table = []
+    for cell in rows:
+        made = bench.run(cell, "report", args.pictures)
+        table.append({"cell": cell.name, "method": cell.method, "scale": cell.scale, "prompted": cell.prompted,
+                      "cfg": cell.cfg, "n": args.pictures, **measure(made, real, cell.prompted)})  # fmt: skip
+    picture_sheet(bench, rows, args.out / "pictures.png")
+    report = {
+        "commit": commit, "device": str(bench.model.load_device), "pictures": args.pictures, "steps": STEPS,
+        "sampler": "euler / normal", "seeds": "of a batch: index of its first picture",
+        "seconds": round(time.time() - started),
+        "tuning": {"pictures": TUNING_PICTURES, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
+    }  # fmt: skip
+    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()
