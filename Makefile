@@ -5,7 +5,7 @@ PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
 RUN := @$(PYTHON3) -m tools.host
 export COMFYUI_PATH PYTHON PORT
 
-.PHONY: help host demo test serve check browser-test thumbnails train
+.PHONY: help host demo test serve check browser-test thumbnails train eval bench
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,3 +33,9 @@ thumbnails:  ## draw the pictures of the templates anew (workflows/*.jpg)
 
 train:  ## train ShapesWorld from nothing (ARGS="--device auto --minutes 60")
 	$(RUN) -m tools.shapesworld.train $(ARGS)
+
+eval:  ## the quality tables on ShapesWorld: output/eval/ (PROFILE=full for more pictures; resumable)
+	$(RUN) -m tools.eval.sag
+
+bench:  ## speed and memory against the host's own nodes: output/bench/
+	$(RUN) -m tools.bench.sag

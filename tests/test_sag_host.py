@@ -231,7 +231,7 @@ class TestBatchesAndSizes:
 
 class TestBadInput:
     def test_unknown_block(self, model: Any) -> None:
-        with pytest.raises(ValueError, match=r"Unknown block 'input\.4'.*input\.5, middle, output\.2, output\.3"):
+        with pytest.raises(ValueError, match=r"Unknown block 'input\.4'.*input\.5, middle, output\.2 to output\.3"):
             guided(model, blocks="input.4")
 
     @pytest.mark.parametrize("mode", ["threshold", "soft"])
@@ -243,7 +243,7 @@ class TestBadInput:
         assert not patched.wrappers and repr(patched.model_options) == repr(model.model_options)
 
     def test_blur_guidance_works_on_any_model(self) -> None:
-        model, x = tiny.pixart(), tiny.noise(12, 8)
+        model, x = tiny.pixart(), tiny.noise(48, 40)
         with tiny.watching(model, at="") as calls:
             result = tiny.sample(guided(model, mask_mode="global"), x, cfg=1.0)
         assert chunks(calls) == [[0]] * 6
