@@ -29,7 +29,7 @@ def test_what_was_there_before_does_not_count() -> None:
 
 
 def test_recorder_needs_under_two_percent_of_the_full_map() -> None:
-    """At the middle block of SDXL with 2048x2048 pixels: 4096 tokens, 20 heads, both prompts; here in a quarter of it."""
+    """At SDXL's middle block with 2048x2048 pixels it has 4096 tokens and 20 heads; here half the tokens."""
     heads, tokens, dim = 20, 2048, 64
     q, k = (torch.randn(1, heads, tokens, dim, generator=torch.Generator().manual_seed(i)) for i in range(2))
     full = heads * tokens**2 * 4

@@ -1,7 +1,9 @@
 """CLIP A and CLIP B: contrastive training, each picture with a near-miss caption as hard negative.
 
-CLIP A also learns to point: every noun's hidden state must light up the patches of its object. That makes the noun
-carry its adjectives, which the generator's cross-attention reads. CLIP B has no such loss and shares nothing with A.
+CLIP A also learns to point, every noun's hidden state must light up the patches of its object, and to name: it must
+tell shape, colour and texture along fixed directions. So the noun, which the generator's cross-attention reads, carries
+its adjectives, and its shape weighs as much as its colour (without naming a sixth, and the generator drew any shape).
+CLIP B has no such losses and shares nothing with A.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from torch import Tensor, nn
 from . import words
 from .data import Dataset
 from .stages import Run, Trainer, initialise
-from .world import caption, confused, worded
+from .world import COLOUR_NAMES, SHAPES, TEXTURES, caption, confused, worded
 
 BATCH, MAX_THINGS, POINT_WIDTH = 128, 4, 64
+KINDS = {"shape": SHAPES, "colour": COLOUR_NAMES, "texture": TEXTURES}
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Batch:
     rows: Tensor  # [2B, N] rows of the compact token table; the second half are the near misses
     ends: Tensor  # [2B]
     nouns: Tensor  # [B, 4] token positions, 0 where there is none
+    kinds: Tensor  # [B, 4, 3] indices of the noun's shape, colour and texture
     cover: Tensor  # [B, 4, 64] share of every 8x8 patch that the noun's object covers
 
 
@@ -36,6 +40,7 @@ def batch_of(data: Dataset, rng: np.random.Generator, size: int = BATCH, device:
     pictures = torch.from_numpy(np.stack([data.small[i] for i in index])).permute(0, 3, 1, 2).contiguous().float() / 255
     right, wrong = [], []
     nouns, cover = np.zeros((size, MAX_THINGS), np.int64), np.zeros((size, MAX_THINGS, 64), np.float32)
+    kinds = np.zeros((size, MAX_THINGS, len(KINDS)), np.int64)
     for b, i in enumerate(index):
         text, things = worded(data.scenes[i], rng)
         ids = words.encode(text)
@@ -43,13 +48,14 @@ def batch_of(data: Dataset, rng: np.random.Generator, size: int = BATCH, device:
         wrong.append(words.encode(caption(confused(data.scenes[i], rng), rng)))
         for k, (position, thing) in enumerate(zip(words.shape_positions(ids), things, strict=True)):
             nouns[b, k] = position
+            kinds[b, k] = [values.index(getattr(thing, name)) for name, values in KINDS.items()]
             cover[b, k] = (data.labels[i] == thing.label).reshape(8, 16, 8, 16).mean((1, 3)).reshape(-1)
     ids = np.stack(right + wrong)
     ends = words.ends(ids)
     rows = words.rows(ids[:, : ends.max() + 1])
     rows = np.where(rng.random(rows.shape) < 0.005, 0, rows)  # now and then an unknown word
     to = lambda x: torch.from_numpy(x).to(device)  # noqa: E731
-    return Batch(pictures.to(device), to(rows), to(ends), to(nouns), to(cover))
+    return Batch(pictures.to(device), to(rows), to(ends), to(nouns), to(kinds), to(cover))
 
 
 def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, float]:
@@ -85,8 +91,20 @@ def build_a(seed: int) -> nn.ModuleDict:
     return modules
 
 
-def pointing_loss(modules: nn.ModuleDict, hidden: Tensor, patches: Tensor, batch: Batch) -> Tensor:
-    noun = torch.gather(hidden, 1, batch.nouns[..., None].expand(-1, -1, hidden.shape[-1]))
+def naming_directions(width: int) -> Tensor:
+    """Orthonormal rows, one per shape, colour and texture, the same in every run: [17, width]."""
+    rows = sum(len(values) for values in KINDS.values())
+    return torch.linalg.qr(torch.randn(width, rows, generator=torch.Generator().manual_seed(0)))[0].T
+
+
+def naming_loss(noun: Tensor, directions: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of each attribute; halved, so that the states must lie twice as far apart. noun [B, 4, C]."""
+    logits = (noun.float() @ directions.T / 2).split([len(values) for values in KINDS.values()], -1)
+    there = batch.nouns > 0
+    return torch.stack([F.cross_entropy(x[there], batch.kinds[there, i]) for i, x in enumerate(logits)]).sum()
+
+
+def pointing_loss(modules: nn.ModuleDict, noun: Tensor, patches: Tensor, batch: Batch) -> Tensor:
     text = F.normalize(modules["point_text"](noun.float()), dim=-1)
     image = F.normalize(modules["point_image"](patches.float()), dim=-1)
     gain, bias = modules["scale"][1]
@@ -101,6 +119,7 @@ def train_a(run: Run, data: Dataset) -> None:
 
     modules = build_a(run.seed + 1).to(run.device)
     trainer = Trainer(run, modules, lr=1e-3, ema=0.995, weight_decay=0.05)
+    directions = naming_directions(modules["point_text"].in_features).to(run.device)
     rng = np.random.default_rng(run.seed + 11 + trainer.step)
     for step in trainer.steps():
         batch = batch_of(data, rng, device=run.device)
@@ -108,12 +127,13 @@ def train_a(run: Run, data: Dataset) -> None:
             image, patches = modules["image"](batch.pictures)
             hidden, text = judges.clip_a_text_forward(modules["text"], modules["table"](batch.rows), batch.ends)
         loss, right = contrastive(image.float(), text.float(), modules["scale"][0])
-        pointing = pointing_loss(modules, hidden[: len(image)], patches, batch)
-        trainer.backward(loss + 4 * pointing)
+        noun = torch.gather(hidden[: len(image)], 1, batch.nouns[..., None].expand(-1, -1, hidden.shape[-1]))
+        pointing = pointing_loss(modules, noun, patches, batch)
+        naming = naming_loss(noun, directions, batch)
+        trainer.backward(loss + 4 * pointing + 0.2 * naming)
         if step % 25 == 0:
-            run.log(
-                step=step, loss=round(loss.item(), 4), pointing=round(pointing.item(), 4), picks_own=round(right, 3)
-            )
+            losses = {"loss": loss, "pointing": pointing, "naming": naming}
+            run.log(step=step, **{k: round(v.item(), 4) for k, v in losses.items()}, picks_own=round(right, 3))
 
 
 def train_b(run: Run, data: Dataset) -> None:

@@ -1,6 +1,6 @@
 """Collects what was measured into docs/results.json and writes docs/results.md from it.
 
-`python -m tools.shapesworld.report`; with --page-only only the page.
+`python -m tools.report`; with --page-only only the page.
 """
 
 from __future__ import annotations
@@ -9,30 +9,37 @@ import argparse
 import json
 from pathlib import Path
 
-from ..host import ROOT
-from ..pack import load_packages
+from .host import ROOT
+from .pack import load_packages
 
 DATA, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
-HEAD = "# Results\n\nWritten by `python -m tools.shapesworld.report` from `docs/results.json`; do not edit by hand."
+HEAD = "# Results\n\nWritten by `python -m tools.report` from `docs/results.json`; do not edit by hand."
 TARGETS = {"1": 0.95, "2": 0.80, "3": 0.55}
 
 
 def training_summary(log: Path) -> list[dict]:
-    """Per stage: device, minutes, steps and the first and last logged row."""
-    stages: dict[str, list[dict]] = {}
+    """Per run of a stage, in order: device, minutes, steps and the first and last logged row.
+
+    A run begins at step 0, from nothing or from the weights of the run before; one that was interrupted goes on later.
+    """
+    runs: list[list[dict]] = []
+    latest: dict[str, list[dict]] = {}
     for line in log.read_text().splitlines():
         row = json.loads(line)
-        stages.setdefault(row["stage"], []).append(row)
+        if row["step"] == 0:
+            runs.append([])
+            latest[row["stage"]] = runs[-1]
+        latest[row["stage"]].append(row)
     keep = lambda row: {k: v for k, v in row.items() if k not in ("stage", "device", "minutes")}  # noqa: E731
     return [
         {
-            "stage": name,
+            "stage": rows[0]["stage"],
             "device": rows[-1]["device"],
             "minutes": rows[-1]["minutes"],
             "first": keep(rows[0]),
             "last": keep(rows[-1]),
         }
-        for name, rows in stages.items()
+        for rows in runs
     ]
 
 
@@ -40,7 +47,7 @@ def measure(work: Path) -> dict:
     """Quality of the coder and of the reader on held-out painted pictures, from the shipped files."""
     from fovea.models import demo
 
-    from . import data, train_reader, train_vae
+    from .shapesworld import data, train_reader, train_vae
 
     held_out = data.Dataset(work / "data" / "held_out")
     return {
@@ -51,10 +58,12 @@ def measure(work: Path) -> dict:
 
 def page(facts: dict) -> str:
     """The page, from the data alone."""
-    return (
-        "\n\n".join([HEAD, generator_section(facts["generator"]), judges_section(facts), training_section(facts)])
-        + "\n"
-    )
+    sections = [HEAD, generator_section(facts["generator"]), judges_section(facts)]
+    if "sag" in facts:
+        sections.append(sag_section(facts["sag"]))
+    if "sag_bench" in facts:
+        sections.append(sag_bench_section(facts["sag_bench"]))
+    return "\n\n".join([*sections, training_section(facts)]) + "\n"
 
 
 def percent(mean: float, low: float, high: float) -> str:
@@ -103,6 +112,73 @@ def judges_section(facts: dict) -> str:
     return "\n".join(lines)
 
 
+def sag_section(sag: dict) -> str:
+    """A table like the paper's, and what was tried before."""
+
+    def cell(row: dict, key: str, factor: float = 1, digits: int = 2) -> str:
+        if key not in row:
+            return "-"
+        value, *interval = (f"{factor * v:.{digits}f}" for v in row[key])
+        return f"{value} [{', '.join(interval)}]" if interval else value
+
+    rows = [
+        (
+            f"{row['method']} {row['scale']:g}" if row["scale"] else "none",
+            f"yes, CFG {row['cfg']:g}" if row["prompted"] else "no",
+            cell(row, "frechet"), cell(row, "kid", 1000), cell(row, "precision"), cell(row, "recall"),
+            cell(row, "certain", 100, 1), cell(row, "right", 100, 1),
+        )
+        for row in sag["table"]
+    ]  # fmt: skip
+    head = ("guidance, scale", "prompt", "Frechet", "KID x 1000", "precision", "recall", "reader certain %",
+            "all right %")  # fmt: skip
+    tuning = sag["tuning"]
+    tried = [
+        (t["method"], "yes" if t["prompted"] else "no", f"{t['scale']:g}", f"{1000 * t['kid']:.1f}",
+         f"{100 * t['right']:.0f}" if t["prompted"] else "-")
+        for t in tuning["trials"]
+    ]  # fmt: skip
+    return "\n\n".join(
+        [
+            "## Self-Attention Guidance on ShapesWorld",
+            f"`make eval`: {sag['pictures']} pictures per row, the same seeds in every row, {sag['steps']} steps of "
+            f"{sag['sampler']} on {sag['device']}. Frechet distance and KID on CLIP B's features against 1024 painted "
+            "pictures; lower is better. `blur`: the paper's blur guidance, the whole picture blurred. The last row is "
+            "the control: plain CFG whose pull is as strong as SAG's and CFG's together. In brackets: 95 % bootstrap "
+            "interval over pictures.",
+            table(head, rows),
+            f"Scales were chosen by KID on {tuning['pictures']} pictures of the tuning set, three trials per method:",
+            table(("guidance", "prompt", "scale", "KID x 1000", "all right %"), tried),
+        ]
+    )
+
+
+def sag_bench_section(bench: dict) -> str:
+    """Time and memory of every case, each method beside no guidance in the same run."""
+    parts = [
+        "## Speed and memory of Self-Attention Guidance",
+        f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}; methods take turns. "
+        "Time per step at CFG 5 over that without guidance, with (largest - smallest) / median of the repeats; peak "
+        "memory of a run above what was there before.",
+    ]
+    for case in bench["cases"]:
+        alone = case["recorder"]
+        rows = [
+            (name, m["seconds_per_step"], m["ratio_to_none"], m["spread"], f"{m['peak_mib']:.0f}")
+            for name, m in case["methods"].items()
+        ]
+        parts += [
+            f"**{case['model']}**, {case['size']} pixels, batch {case['batch']}, {case['dtype']}, "
+            f"{case['repeats']} repeats",
+            table(("guidance", "s per step", "ratio", "spread", "peak MiB"), rows),
+            f"The recorder by itself, {alone['tokens']} tokens: {100 * alone['share_of_a_plain_step']:.2f} % of a "
+            f"plain step; its peak is {100 * alone['peak_to_core_map']:.2f} % of the map that the host's SAG keeps.",
+        ]
+    if "nvidia" not in bench["device"].lower():
+        parts.append("No GPU has been measured yet.")
+    return "\n\n".join(parts)
+
+
 def training_section(facts: dict) -> str:
     def show(row: dict) -> str:
         return ", ".join(f"{k} {v}" for k, v in row.items() if k != "step")
@@ -120,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "shapesworld")
     parser.add_argument("--eval", type=Path, default=ROOT / "output" / "eval" / "shapesworld.json")
+    parser.add_argument("--bench", type=Path, default=ROOT / "output" / "bench")
     parser.add_argument("--page-only", action="store_true", help="write the page again from docs/results.json")
     args = parser.parse_args()
     facts = json.loads(DATA.read_text()) if DATA.exists() else {}
@@ -128,6 +205,9 @@ def main() -> None:
         generator = json.loads(args.eval.read_text())
         generator.pop("rows")
         facts.update(generator=generator, judges=measure(args.work), training=training_summary(args.work / "log.jsonl"))
+        for name, file in (("sag", args.eval.parent / "sag" / "report.json"), ("sag_bench", args.bench / "sag.json")):
+            if file.exists():
+                facts[name] = json.loads(file.read_text())
         DATA.write_text(json.dumps(facts, indent=1) + "\n")
     PAGE.write_text(page(facts))
 
