@@ -27,7 +27,7 @@ def compose(results: list[list[Image.Image]]) -> Image.Image:
     sheet = Image.new("RGB", (width * columns, height * rows), "white")
     for x, images in enumerate(results):
         for y, image in enumerate(images[:rows]):
-            tile = ImageOps.fit(image.convert("RGB"), (width - 4, height - 4), Image.Resampling.LANCZOS)
+            tile = ImageOps.pad(image.convert("RGB"), (width - 4, height - 4), Image.Resampling.LANCZOS, "white")
             sheet.paste(tile, (x * width + 2, y * height + 2))
     return sheet
 
