@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import attention_map, demo, guidance
+from .nodes import attention_map, demo, guidance, region_control, regions
 
 WEB_DIRECTORY = "./web"
 
 
 class FoveaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*demo.NODES, *guidance.NODES, *attention_map.NODES]
+        return [
+            *demo.NODES,
+            *guidance.NODES,
+            *attention_map.NODES,
+            *regions.NODES,
+            *region_control.NODES,
+        ]
 
 
 async def comfy_entrypoint() -> FoveaExtension:

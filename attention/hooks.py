@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
+from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -164,15 +165,16 @@ def _tapped(
 def _override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **kwargs: Any) -> Tensor:
     """Attention override: the taps around the override that was there before, or around the user's backend."""
     options = kwargs["transformer_options"]
-    previous = options[PREVIOUS_OVERRIDE]
+    previous, given = options[PREVIOUS_OVERRIDE], heads
 
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
         if previous is None:
-            return func(q, k, v, heads, *rest, **kwargs)
-        return previous(func, q, k, v, heads, *rest, **kwargs)
+            return func(q, k, v, heads or given, *rest, **kwargs)
+        return previous(func, q, k, v, heads or given, *rest, **kwargs)
 
     mask = rest[0] if rest else kwargs.get("mask")
-    layout = {"heads_first": kwargs.get("skip_reshape", False), "mask": mask, "scale": kwargs.get("scale")}
+    layout = {"heads_first": kwargs.get("skip_reshape", False), "mask": mask, "scale": kwargs.get("scale"),
+              "wrapped": previous is not None}  # fmt: skip
     return _attend(options[CALL_STATE], options, q, k, v, heads, layout, attention)
 
 
@@ -184,10 +186,16 @@ class _TappedReplace:
     kind: str
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Any, *rest: Any, **kwargs: Any) -> Tensor:
-        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self.function(q, k, v, extra_options, *rest, **kwargs)
+        def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
+            options = extra_options if heads is None else {**extra_options, "n_heads": heads}
+            return self.function(q, k, v, options, *rest, **kwargs)
 
-        layout = {"heads_first": False, "mask": None, "scale": None}
+        def plain(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
+            heads = heads or extra_options["n_heads"]
+            precision = extra_options["attn_precision"]
+            return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
+
+        layout = {"heads_first": False, "mask": None, "scale": None, "wrapped": True, "plain": plain}
         state: CallState = extra_options[CALL_STATE]
         state.forward.kind = self.kind
         return _attend(state, extra_options, q, k, v, extra_options["n_heads"], layout, attention)
@@ -208,6 +216,7 @@ def _attend(
     for tap in reversed(state.taps):
         if site.kind in tap.kinds and (tap.blocks is None or site.block in tap.blocks):
             attention = _around(tap, call, attention)
+            call = replace(call, wrapped=True)  # by this tap, for those around it
     state.busy = True
     try:
         return attention(q, k, v)
@@ -216,7 +225,10 @@ def _attend(
 
 
 def _around(tap: Tap, call: AttentionCall, attention: Attention) -> Attention:
-    return lambda q, k, v: tap.attend(replace(call, q=q, k=k, v=v), attention)
+    def attend(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
+        return tap.attend(replace(call, q=q, k=k, v=v, heads=heads or call.heads), attention)
+
+    return attend
 
 
 _WRAPPERS = {

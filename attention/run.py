@@ -123,7 +123,11 @@ class Forward:
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One attention call. q, k, v: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] when `heads_first`."""
+    """One attention call. q, k, v: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] when `heads_first`.
+
+    wrapped: another node's override or replacement is inside, which may count on the whole batch and all heads.
+    plain: the user's backend where another node replaces the call, else None.
+    """
 
     site: Site
     rows: tuple[Row, ...]
@@ -136,9 +140,14 @@ class AttentionCall:
     scale: float | None
     run: Run
     latent_size: tuple[int, ...]
+    wrapped: bool = False
+    plain: Attention | None = None
 
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+class Attention(Protocol):
+    """Attention through the next tap or the backend; `heads`: of these tensors, if not those of the call."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor: ...
 
 
 class Tap(Protocol):
@@ -159,7 +168,10 @@ class Tap(Protocol):
         ...
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
-        """Return the result of the call, computed with `attention(q, k, v)`: the next tap or the user's backend."""
+        """Return the result of the call, computed with `attention(q, k, v)`: the next tap or the user's backend.
+
+        A part of the batch or of the heads may be computed at a time, but not if the call is `wrapped`.
+        """
         ...
 
 
@@ -320,11 +332,10 @@ class Run:
 
 
 def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
-    """View q, k or v as [batch, heads, tokens, dim]."""
+    """View q, k or v as [batch, heads, tokens, dim]. SD3 leaves the heads of v apart: [batch, tokens, heads, dim]."""
     if heads_first:
         return tensor
-    batch, tokens, width = tensor.shape
-    return tensor.reshape(batch, tokens, heads, width // heads).transpose(1, 2)
+    return tensor.reshape(*tensor.shape[:2], heads, -1).transpose(1, 2)
 
 
 def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -77,3 +77,16 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _text_width(text: str) -> int:
     return int(_font().getlength(text)) + 4
+
+
+def legend(picture: Tensor, names: Sequence[str], colours: Sequence[str]) -> Tensor:
+    """A picture with a line per name below it, each with its colour (hexadecimal; they repeat)."""
+    height, width = picture.shape[:2]
+    image = Image.new("RGB", (width, height + LABEL * len(names) + GAP), (PAPER,) * 3)
+    draw = ImageDraw.Draw(image)
+    image.paste(Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()))
+    for i, name in enumerate(names):
+        top = height + i * LABEL
+        draw.rectangle([GAP, top + 3, GAP + LABEL - 6, top + LABEL - 3], fill=colours[i % len(colours)])
+        draw.text((GAP + LABEL, top + LABEL // 2), name, (INK,) * 3, _font(), anchor="lm")
+    return torch.from_numpy(np.array(image).astype(np.float32) / 255)

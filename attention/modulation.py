@@ -1,0 +1,130 @@
+"""Attention scores changed by regions, without a matrix of scores: s' = keep * s + bias * (M T^t).
+
+DenseDiffusion (arXiv 2308.12964) pushes matching pairs to their row's largest score and all others to its smallest.
+Up to a constant per row, which the softmax drops, that is a temperature per query and a bias on matching pairs:
+
+    s'_ij = (1 - a_i) s_ij + a_i (max_i - min_i) R_ij,    R = M T^t
+
+with a column per region in M (queries) and T (keys). So it is plain attention on longer vectors, q' = [keep q, bias M]
+and k' = [k, T]: exact on any backend, and no N x N tensor exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .run import Attention, split_heads
+
+CHUNK_BYTES = 3 * 2**20  # size of the one buffer of scores that is alive at a time
+
+
+class Pull(NamedTuple):
+    """What to do to the scores of one call: s'_ij = keep_i s_ij + sum_c queries_ic keys_jc.
+
+    keep: [batch, heads or 1, queries]. queries: [batch, heads or 1, queries, columns]; keys: [batch or 1,
+    keys, columns].
+    """
+
+    keep: Tensor
+    queries: Tensor
+    keys: Tensor
+
+
+class Range(NamedTuple):
+    """Largest and smallest score of every query row: [batch, heads, queries]."""
+
+    largest: Tensor
+    smallest: Tensor
+
+
+@torch.no_grad()
+def score_range(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    bias: Tensor | None = None,
+    every: int = 1,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Range:
+    """Range of q k^T * scale over the keys of each row, in chunks of rows. q, k: [batch, heads, tokens, dim].
+
+    bias: added to the scores, [batch, heads or 1, queries or 1, keys]; keys at -inf do not count. every: look at every
+    n-th key only, which underestimates the range a little (16 % at 8 for normally distributed scores).
+    """
+    batch, heads, queries, _ = q.shape
+    k = k[:, :, ::every]
+    bias = None if bias is None else bias[..., ::every]
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    largest, smallest = (q.new_empty(batch, heads, queries, dtype=dtype) for _ in range(2))
+    row_bytes = k.shape[2] * torch.finfo(dtype).bits // 8
+    rows = max(1, min(queries, chunk_bytes // row_bytes))
+    together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
+    for b in range(batch):
+        for head in range(0, heads, together):
+            k_part = k[b, head : head + together].to(dtype).transpose(1, 2)
+            for start in range(0, queries, rows):
+                at = (b, slice(head, head + together), slice(start, start + rows))
+                scores = torch.bmm(q[at].to(dtype) * scale, k_part)
+                if bias is None:
+                    smallest[at], largest[at] = torch.aminmax(scores, dim=-1)
+                    continue
+                part = bias[b if bias.shape[0] > 1 else 0, at[1] if bias.shape[1] > 1 else slice(None)]
+                scores = scores + (part[:, at[2]] if part.shape[1] > 1 else part)
+                largest[at] = scores.amax(dim=-1)
+                smallest[at] = scores.masked_fill(scores == float("-inf"), float("inf")).amin(dim=-1)
+    return Range(largest, smallest)
+
+
+def augment(q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v [batch, heads, tokens, dim] with the regions' columns, padded to a multiple of 8 channels.
+
+    scale: what the backend will multiply scores with; None: one over the root of the channels that it is given. The
+    columns are balanced, equal in size on both sides and repeated in the padding, so that backends which quantise q and
+    k lose little. The result's first `dim` channels are the attention's.
+    """
+    dim, columns = q.shape[-1], pull.queries.shape[-1]
+    width = -(-(dim + columns) // 8) * 8
+    plain = dim**-0.5 if scale is None else scale
+    backend = width**-0.5 if scale is None else scale
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    copies = (width - dim) // columns
+    left = pull.queries.to(dtype) / (backend * copies)
+    side = left.abs().amax(dim=-2, keepdim=True).sqrt().clamp_min(1e-12)  # the size of a column on both sides
+    q_kept = q.to(dtype) * (pull.keep.to(dtype)[..., None] * (plain / backend))
+
+    def extend(tensor: Tensor, extra: Tensor) -> Tensor:
+        extra = extra.expand(*tensor.shape[:-1], columns).repeat_interleave(copies, dim=-1)
+        return torch.cat([tensor, F.pad(extra, (0, width - dim - columns * copies)).to(tensor.dtype)], dim=-1)
+
+    right = side * pull.keys.to(dtype)[:, None]
+    return extend(q_kept.to(q.dtype), left / side), extend(k, right), F.pad(v, (0, width - dim))
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, heads_first: bool, heads: int, scale: float | None, attention: Attention,
+    pull_of: Callable[[slice], Pull], whole: bool = False,
+) -> Tensor:  # fmt: skip
+    """Modulated attention through the user's backend, a few heads at a time: the longer copies stay small.
+
+    q, k, v as the network gave them: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] if heads_first.
+    pull_of: the pull of some heads. whole: all heads in one call, for backends that others have wrapped.
+    Returns [batch, tokens, heads * dim].
+    """
+    parts = [split_heads(t, heads, heads_first) for t in (q, k, v)]
+    dim, together = parts[0].shape[-1], heads if whole else max(1, heads // 8)
+    result = parts[0].new_empty(parts[0].shape[0], parts[0].shape[2], heads, dim)
+    for start in range(0, heads, together):
+        chosen = slice(start, min(start + together, heads))
+        longer = augment(*(t[:, chosen] for t in parts), pull_of(chosen), scale)
+        count, width = chosen.stop - chosen.start, longer[0].shape[-1]
+        if not heads_first:
+            longer = tuple(rearrange(t, "b h n d -> b n (h d)") for t in longer)
+        out = attention(*longer, count)
+        result[:, :, chosen] = rearrange(out, "b n (h d) -> b n h d", d=width)[..., :dim]
+    return result.flatten(2)

@@ -1,0 +1,454 @@
+"""Regions inside the real host: steered sampling equals the published operator written out; nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+import tiny_transformers as dit
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fovea.attention.operators import Operator
+from fovea.attention.regions import Region, Regions
+from fovea.attention.steering import MARK, Layout
+from fovea.guidance import captions
+from fovea.guidance.host_regions import RegionControl, left_of_schedule, noise_to_signal
+from fovea.models import demo
+from fovea.nodes.region_control import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
+
+PLACES = ((1, 2, 3), (5, 6))
+DENSE = {
+    "negative": "", "cross_strength": 1.0, "self_strength": 0.3, "area_strength": 1.0, "time_exponent": 5.0,
+    "end_percent": 0.3, "operator": "paper", "start_percent": 0.0, "mode": "auto", "blocks": "all",
+    "encode_phrases": True, "sampled": 1,
+}  # fmt: skip
+PAINT = {"negative": "", "strength": 0.4, "measure": "row max", "end_percent": 1.0, "start_percent": 0.0,
+         "mode": "auto", "blocks": "all", "encode_phrases": True}  # fmt: skip
+CAPTION = "a plain red star and a plain blue circle on a white background"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny.unet("sd15")
+
+
+@pytest.fixture(scope="module")
+def shapesworld() -> dict[str, Any]:
+    return {"model": demo.load_model(), "clip": demo.load_clip()}
+
+
+def boxes(height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
+    left, right = torch.zeros(1, height, width), torch.zeros(1, height, width)
+    left[:, : height // 2, : width // 2] = 1
+    right[:, height // 4 :, width // 2 :] = 1
+    return left, right
+
+
+def two_regions(masks: tuple[Tensor, Tensor] | None = None, **changes: Any) -> Regions:
+    left, right = masks or boxes()
+    return Regions((Region(left, "a plain red star", **changes), Region(right, "a plain blue circle")))
+
+
+def marked(conditioning: list, regions: Regions, places: tuple = PLACES, **changes: Any) -> list:
+    length = conditioning[0][0].shape[1]
+    settings = {"appended": length, "negative": False, **changes}
+    found = Layout(regions.canvas(), tuple(r.strength for r in regions.items), places, length, **settings)
+    return [[tensor, {**options, MARK: found}] for tensor, options in conditioning]
+
+
+def steered(model: Any, control: RegionControl) -> Any:
+    patched = model.clone()
+    control.install(patched)
+    return patched
+
+
+PAPER = RegionControl(Operator(), 1.0, 0.3, 0.0, 0.3)
+LATER = RegionControl(Operator(), 1.0, 0.3, 0.123, 0.1231)  # no step falls into this window
+
+
+def assert_alike(got: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
+    """Largest difference against the largest value: latents of random models are large, and steps let errors grow."""
+    assert (got - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+@contextmanager
+def published(model: Any, regions: Regions, places: tuple, control: RegionControl) -> Iterator[None]:
+    """Every attention of a UNet written out with DenseDiffusion's formula, for the rows of the positive prompt.
+
+    Needs masks whose size is a whole multiple of every layer's grid and that do not overlap.
+    """
+    masks = torch.stack([region.mask[0] for region in regions.items])
+    network, handles = model.model.diffusion_model, []
+    options: dict[str, Any] = {}
+    hook = network.register_forward_pre_hook(
+        lambda _module, _args, kwargs: options.update(kwargs["transformer_options"]), with_kwargs=True
+    )
+
+    def slow(attn: Any, own: bool) -> Callable:
+        def attention(x: Tensor, context: Tensor | None = None, value: Tensor | None = None, mask: Any = None,
+                      transformer_options: Any = None) -> Tensor:  # fmt: skip
+            source = x if context is None else context
+            q, k, v = attn.to_q(x), attn.to_k(source), attn.to_v(source if value is None else value)
+            q, k, v = (t.unflatten(2, (attn.heads, -1)).transpose(1, 2).double() for t in (q, k, v))
+            s = q @ k.mT * q.shape[-1] ** -0.5
+            weight = control.image if own else control.text
+            sampling = model.get_model_object("model_sampling")
+            sigma = options["sigmas"][:1]
+            time = float(sampling.timestep(sigma)) / 999
+            if sampling.percent_to_sigma(control.end) < float(sigma) <= sampling.percent_to_sigma(control.start):
+                height, width = transformer_options["activations_shape"][2:]
+                shares = F.adaptive_avg_pool2d(masks[None], (height, width))[0].flatten(1).T.double()
+                everywhere = torch.cat([shares, 1 - shares.sum(1, keepdim=True)], 1)
+                covered = torch.cat([masks.mean((1, 2)), 1 - masks.mean((1, 2)).sum()[None]]).double()
+                amount = (weight * time**5 * (everywhere * (1 - covered)).sum(1))[:, None]
+                tokens = torch.zeros(k.shape[2], len(masks), dtype=torch.float64)
+                for region, at in enumerate(places):
+                    tokens[list(at), region] = 1
+                pairs = everywhere @ everywhere.T if own else shares @ tokens.T
+                up, down = s.amax(-1, keepdim=True) - s, s - s.amin(-1, keepdim=True)
+                changed = s + amount * (pairs * up - (1 - pairs) * down)
+                size = len(s) // len(options["cond_or_uncond"])
+                positive = torch.tensor(options["cond_or_uncond"]).repeat_interleave(size) == 0
+                s = torch.where(positive[:, None, None, None], changed, s)
+            out = s.softmax(-1) @ v
+            return attn.to_out(out.transpose(1, 2).flatten(2).float())
+
+        return attention
+
+    for module in network.modules():
+        for name in ("attn1", "attn2"):
+            if hasattr(module, name):
+                attn = getattr(module, name)
+                attn.forward = slow(attn, name == "attn1")
+                handles.append(attn)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for attn in handles:
+            del attn.forward
+
+
+class TestAgainstThePublishedOperator:
+    @pytest.mark.parametrize("cfg", [1.0, 5.0])
+    @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+    def test_sampling_is_the_same(self, kind: str, cfg: float) -> None:
+        model, regions = tiny.unet(kind), two_regions()
+        prompt = tiny.prompt(1)
+        with published(model, regions, PLACES, PAPER):
+            wanted = tiny.sample(model, tiny.noise(batch=2), cfg, 6, prompt)
+        got = tiny.sample(steered(model, PAPER), tiny.noise(batch=2), cfg, 6, marked(prompt, regions))
+        plain = tiny.sample(model, tiny.noise(batch=2), cfg, 6, prompt)
+        assert_alike(got, wanted, 1e-3)
+        assert (got - plain).abs().max() > 0.05 * plain.abs().max()
+        with published(model, regions, PLACES, PAPER), tiny.watching(model) as calls:
+            tiny.sample(model, tiny.noise(), cfg, 1, prompt)
+        with tiny.watching(model) as ours:  # one evaluation, before errors grow
+            tiny.sample(steered(model, PAPER), tiny.noise(), cfg, 1, marked(prompt, regions))
+        assert_alike(ours[0]["output"], calls[0]["output"])
+
+    def test_wrong_masks_would_be_noticed(self, model: Any) -> None:
+        left, right = boxes()
+        with published(model, two_regions(), PLACES, PAPER):
+            wanted = tiny.sample(model, tiny.noise(), 5.0, 6, tiny.prompt(1))
+        for other in ((left.mT, right.mT), (right, left)):
+            prompt = marked(tiny.prompt(1), two_regions(other))
+            got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 6, prompt)
+            assert (got - wanted).abs().max() > 0.01 * wanted.abs().max()
+
+
+class TestNothingElse:
+    def test_prompts_without_regions_are_untouched(self, model: Any) -> None:
+        plain = tiny.sample(model, tiny.noise(), 5.0, 4)
+        assert torch.equal(tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 4), plain)
+
+    def test_steps_outside_of_the_window_are_untouched(self, model: Any) -> None:
+        got = tiny.sample(steered(model, LATER), tiny.noise(), 5.0, 4, marked(tiny.prompt(1), two_regions()))
+        assert torch.equal(got, tiny.sample(model, tiny.noise(), 5.0, 4, tiny.prompt(1)))
+
+    def test_negative_rows_are_untouched(self, model: Any) -> None:
+        with tiny.watching(model) as calls:
+            tiny.sample(model, tiny.noise(), 5.0, 1)
+            tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 1, marked(tiny.prompt(1), two_regions()))
+        plain, ours = (call["output"] for call in calls)
+        row = calls[0]["chunks"].index(1)
+        assert calls[0]["chunks"] == calls[1]["chunks"]
+        assert_alike(ours[row], plain[row], 1e-6)
+        assert (plain[1 - row] - ours[1 - row]).abs().max() > 0.01
+
+    def test_a_negative_prompt_with_regions_is_steered_alone(self, model: Any) -> None:
+        with tiny.watching(model) as calls:
+            tiny.sample(model, tiny.noise(), 5.0, 1)
+            negative = marked(tiny.prompt(2), two_regions(), negative=True)
+            tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 1, negative=negative)
+        row = calls[0]["chunks"].index(1)
+        assert (calls[0]["output"][row] - calls[1]["output"][row]).abs().max() > 0.01
+        assert_alike(calls[1]["output"][1 - row], calls[0]["output"][1 - row], 1e-6)
+
+    def test_number_of_evaluations(self, model: Any) -> None:
+        with tiny.watching(model) as calls:
+            tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 4, marked(tiny.prompt(1), two_regions()))
+        assert len(calls) == 4
+
+    def test_the_run_leaves_nothing_behind(self, model: Any) -> None:
+        patched = steered(model, PAPER)
+        first = tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions()))
+        assert torch.equal(tiny.sample(model, tiny.noise(), 5.0, 3), tiny.sample(model, tiny.noise(), 5.0, 3))
+        assert torch.equal(tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions())), first)
+
+
+class TestBatches:
+    def test_items_do_not_depend_on_neighbours(self, model: Any) -> None:
+        patched, prompt = steered(model, PAPER), marked(tiny.prompt(1), two_regions())
+        together = tiny.sample(patched, tiny.noise(batch=3), 5.0, 3, prompt)
+        for i in range(3):
+            alone = tiny.sample(patched, tiny.noise(batch=3)[i : i + 1], 5.0, 3, prompt)
+            assert_alike(together[i : i + 1], alone)
+
+    def test_every_picture_has_its_mask(self, model: Any) -> None:
+        left, right = boxes()
+        several = (torch.cat([left, right]), torch.cat([right, left]))
+        patched = steered(model, PAPER)
+        start = tiny.noise().expand(2, -1, -1, -1)
+        got = tiny.sample(patched, start, 5.0, 3, marked(tiny.prompt(1), two_regions(several)))
+        for i, masks in enumerate(((left, right), (right, left))):
+            alone = tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions(masks)))
+            assert_alike(got[i : i + 1], alone)
+
+    def test_several_positive_prompts(self, model: Any) -> None:
+        """One of two combined prompts has regions, and the two are of different lengths."""
+        prompt = [*marked(tiny.prompt(1), two_regions()), *tiny.prompt(3, tokens=154)]
+        got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 3, prompt)
+        plain = tiny.sample(model, tiny.noise(), 5.0, 3, prompt)
+        assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(60, 33), (65, 130), (9, 8)], ids=str)
+def test_any_size(model: Any, size: tuple[int, int]) -> None:
+    prompt = marked(tiny.prompt(1), two_regions())
+    got = tiny.sample(steered(model, PAPER), tiny.noise(*size), 5.0, 2, prompt)
+    plain = tiny.sample(model, tiny.noise(*size), 5.0, 2, prompt)
+    assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-4
+
+
+class TestConcat:
+    """Regions' own prompts behind the caption's tokens."""
+
+    def appended(self, **changes: Any) -> list:
+        caption, blocks = tiny.prompt(1), [tiny.prompt(5)[0][0], tiny.prompt(6)[0][0]]
+        whole = [[torch.cat([caption[0][0], *blocks], dim=1), caption[0][1]]]
+        places = (tuple(range(77, 154)), tuple(range(154, 231)))
+        return marked(whole, two_regions(), places, appended=77, **changes)
+
+    @pytest.mark.parametrize("cfg", [1.0, 5.0])
+    def test_appended_tokens_are_hidden_outside_of_the_window(self, model: Any, cfg: float) -> None:
+        got = tiny.sample(steered(model, LATER), tiny.noise(), cfg, 3, self.appended())
+        assert_alike(got, tiny.sample(model, tiny.noise(), cfg, 3, tiny.prompt(1)), 1e-4)
+        seen = tiny.sample(model, tiny.noise(), cfg, 3, self.appended())
+        assert (got - seen).abs().max() > 1e-2 * seen.abs().max()
+
+    def test_they_act_inside_of_it(self, model: Any) -> None:
+        got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 3, self.appended())
+        assert (got - tiny.sample(model, tiny.noise(), 5.0, 3, tiny.prompt(1))).abs().max() > 1e-2
+
+
+class PicturePrompt:
+    """Attention to more keys in place of the host's, as IPAdapter nodes have it: no transformer_options reach it."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+        self.sizes: list[int] = []
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        from comfy.ldm.modules.attention import optimized_attention
+
+        self.sizes.append(q.shape[-1])
+        out = optimized_attention(q, k, v, extra_options["n_heads"])
+        rows = [0.0 if i == 1 else 1.0 for i in extra_options["cond_or_uncond"]]
+        weights = torch.tensor(rows).repeat_interleave(len(q) // len(rows))[:, None, None]
+        extra = self.features[:, :, : q.shape[-1]].expand(len(q), -1, -1)
+        return out + weights * optimized_attention(q, extra, extra, extra_options["n_heads"])
+
+
+def test_a_picture_prompt_of_another_node_stays(model: Any) -> None:
+    """Ours and theirs are both there, and theirs sees the tensors it knows."""
+    features = torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(9))
+    with_picture, picture = model.clone(), PicturePrompt(features)
+    for block in (("middle", 0), ("output", 4), ("input", 5)):
+        with_picture.set_model_attn2_replace(picture, *block)
+    prompt = marked(tiny.prompt(1), two_regions())
+    results = {
+        "plain": tiny.sample(model, tiny.noise(), 5.0, 1, prompt),
+        "regions": tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 1, prompt),
+        "picture": tiny.sample(with_picture, tiny.noise(), 5.0, 1, prompt),
+        "both": tiny.sample(steered(with_picture, PAPER), tiny.noise(), 5.0, 1, prompt),
+    }
+    assert set(picture.sizes) == {32}
+    for name in ("regions", "picture"):
+        assert (results["both"] - results[name]).abs().max() > 1e-3
+        assert (results[name] - results["plain"]).abs().max() > 1e-3
+    untouched = steered(with_picture, LATER)
+    assert torch.equal(tiny.sample(untouched, tiny.noise(), 5.0, 1, prompt), results["picture"])
+
+
+def test_another_override_is_kept(model: Any) -> None:
+    seen: list[int] = []
+
+    def override(func: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(args[0].shape[0])
+        return func(*args, **kwargs)
+
+    other = model.clone()
+    other.model_options["transformer_options"]["optimized_attention_override"] = override
+    prompt = marked(tiny.prompt(1), two_regions())
+    got = tiny.sample(steered(other, PAPER), tiny.noise(), 5.0, 2, prompt)
+    assert_alike(got, tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, prompt))
+    assert set(seen) == {2}, "it gets the whole batch that it knows from transformer_options"
+
+
+@pytest.mark.parametrize("backend", ["attention_split", "attention_sub_quad", "attention_pytorch"])
+def test_every_backend_serves(model: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from comfy.ldm.modules import attention
+
+    prompt = marked(tiny.prompt(1), two_regions())
+    wanted = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, prompt)
+    monkeypatch.setattr(attention, "optimized_attention", getattr(attention, backend))
+    got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, prompt)
+    assert_alike(got, wanted)
+
+
+@pytest.mark.parametrize("name", sorted(dit.KINDS))
+def test_transformers(name: str) -> None:
+    """Regions change what they should and only that; nothing breaks at an unaligned size, with two pictures."""
+    model = dit.build(name)
+    start = dit.noise(name, 18, 22, batch=2)
+    control = RegionControl(Operator(temperature=0.0, background=False), 1.0, 0.3, 0.0, 0.6)
+    positive = dit.prompt(1)
+    settings = {"positive": positive, "negative": dit.prompt(2)}
+    plain = dit.sample(model, start, **settings)
+    got = dit.sample(steered(model, control), start, **{**settings, "positive": marked(positive, two_regions())})
+    assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-4
+    untouched = dit.sample(steered(model, LATER), start, **{**settings, "positive": marked(positive, two_regions())})
+    assert torch.equal(untouched, plain)
+
+
+class TestLaws:
+    def test_left_of_schedule_is_the_timestep(self, model: Any) -> None:
+        sampling = model.get_model_object("model_sampling")
+        for percent in (0.0, 0.1, 0.3, 0.77):
+            assert left_of_schedule(sampling, sampling.percent_to_sigma(percent or 1e-9)) == pytest.approx(
+                1 - percent, abs=2e-3
+            )
+        sigma = sampling.sigma(torch.tensor(700.0))
+        assert left_of_schedule(sampling, float(sigma)) == pytest.approx(0.7, abs=2e-3)
+
+    def test_noise_to_signal(self, model: Any) -> None:
+        assert noise_to_signal(model.get_model_object("model_sampling"), 3.3) == pytest.approx(3.3)
+        flow = dit.build(sorted(dit.KINDS)[0]).get_model_object("model_sampling")
+        assert noise_to_signal(flow, 0.75) == pytest.approx(3.0)
+        assert noise_to_signal(flow, 1.0) < 15
+
+
+class TestNodes:
+    @pytest.mark.parametrize("node, settings", [(FoveaDenseDiffusion, DENSE), (FoveaPaintWithWords, PAINT)])
+    def test_neutral_settings_change_nothing(self, shapesworld: dict, node: Any, settings: dict) -> None:
+        plain = shapesworld["clip"].encode_from_tokens_scheduled(shapesworld["clip"].tokenize(CAPTION))
+        off = {k: 0.0 for k in settings if k in ("cross_strength", "self_strength", "strength")}
+        for regions, changes in ((two_regions(), off), (Regions(), {}), (two_regions(), {"end_percent": 0.0})):
+            result = node.execute(regions=regions, caption=CAPTION, **shapesworld, **{**settings, **changes}).result
+            assert result[0] is shapesworld["model"]
+            assert torch.equal(result[1][0][0], plain[0][0]) and set(result[1][0][1]) == set(plain[0][1])
+
+    def test_inputs_are_not_changed(self, shapesworld: dict) -> None:
+        before = dict(shapesworld["model"].model_options["transformer_options"])
+        FoveaDenseDiffusion.execute(regions=two_regions(), caption=CAPTION, **shapesworld, **DENSE)
+        assert shapesworld["model"].model_options["transformer_options"] == before
+
+    def test_phrases_are_found_and_encoded_alone(self, shapesworld: dict) -> None:
+        clip = shapesworld["clip"]
+        alone = captions.positive(clip, CAPTION, two_regions(), "caption", True).conditioning[0]
+        whole = captions.positive(clip, CAPTION, two_regions(), "caption", False).conditioning[0]
+        star = captions.encode(clip, "a plain red star")[0][0]
+        assert alone[1][MARK].tokens == ((1, 2, 3, 4), (6, 7, 8, 9))
+        assert torch.equal(alone[0][:, 1:5], star[:, 1:5])
+        assert torch.equal(whole[0], captions.encode(clip, CAPTION)[0][0])
+
+    def test_repeated_phrases_are_kept_apart(self, shapesworld: dict) -> None:
+        caption = "a red star and a red star and a star"
+        places, warnings = captions.phrase_places(shapesworld["clip"], caption, ["a red star", "a star", "a red star"])
+        assert places == [(1, 2, 3), (9, 10), (5, 6, 7)] and not warnings
+        places, warnings = captions.phrase_places(shapesworld["clip"], caption, ["a star"] * 2)
+        assert places == [(9, 10)] * 2 and "share it" in warnings[0]
+
+    def test_all_occurrences_of_one_regions_phrase(self, shapesworld: dict) -> None:
+        places, _ = captions.phrase_places(shapesworld["clip"], "red star, red star", ["red star", ""])
+        assert places == [(1, 2, 4, 5), ()]
+
+    def test_weights_of_the_caption_stay(self, shapesworld: dict) -> None:
+        clip = shapesworld["clip"]
+        weighted = "(a plain red star:1.5) and a plain blue circle"
+        got = captions.positive(clip, weighted, two_regions(), "caption", True).conditioning[0]
+        alone = captions.encode(clip, "(a plain red star:1.5)")[0][0]
+        assert got[1][MARK].tokens[0] == (1, 2, 3, 4)
+        torch.testing.assert_close(got[0][:, 1:5], alone[:, 1:5])
+        assert not torch.allclose(got[0][:, 1:5], captions.encode(clip, "a plain red star")[0][0][:, 1:5])
+
+    def test_long_prompts(self, shapesworld: dict) -> None:
+        caption = "a white background, " * 20 + "a plain red star, a plain blue circle"
+        found = captions.positive(shapesworld["clip"], caption, two_regions(), "caption", True).conditioning[0]
+        assert found[0].shape[1] == 154 and min(found[1][MARK].tokens[0]) > 77
+
+    def test_a_missing_phrase_says_what_to_do(self, shapesworld: dict) -> None:
+        with pytest.raises(ValueError, match=r"Dense Diffusion.*'a plain red star'.*words are: a, green.*concat"):
+            FoveaDenseDiffusion.execute(
+                regions=two_regions(), caption="a green star", **shapesworld, **{**DENSE, "mode": "caption"}
+            )
+        given = {"regions": two_regions(), "caption": "a green star", **shapesworld}
+        result = FoveaDenseDiffusion.execute(**given, **DENSE).result
+        assert "appended" in result[3] and result[1][0][0].shape[1] == 3 * 77
+        assert result[1][0][1][MARK].appended == 77
+
+    def test_a_negative_phrase_marks_the_negative_prompt(self, shapesworld: dict) -> None:
+        regions = two_regions(negative="striped")
+        _, positive, negative, _ = FoveaPaintWithWords.execute(
+            regions=regions, caption=CAPTION, **shapesworld, **PAINT
+        ).result  # fmt: skip
+        assert negative[0][1][MARK].negative and not positive[0][1][MARK].negative
+        assert negative[0][1][MARK].tokens == (tuple(range(77, 154)), ())
+
+    def test_an_empty_caption_is_made_of_the_phrases(self, shapesworld: dict) -> None:
+        positive = FoveaPaintWithWords.execute(regions=two_regions(), caption=" ", **shapesworld, **PAINT).result[1]
+        assert positive[0][1][MARK].tokens == ((1, 2, 3, 4), (6, 7, 8, 9))
+
+    def test_unsupported_model(self, shapesworld: dict) -> None:
+        with pytest.raises(ValueError, match=r"PixArt.*Regions to Conditioning"):
+            FoveaPaintWithWords.execute(
+                model=tiny.pixart(), clip=shapesworld["clip"], regions=two_regions(), caption=CAPTION, **PAINT
+            )
+
+    def test_unknown_block(self, shapesworld: dict) -> None:
+        with pytest.raises(ValueError, match=r"Unknown block 'outer'.*middle"):
+            FoveaPaintWithWords.execute(
+                regions=two_regions(), caption=CAPTION, **shapesworld, **{**PAINT, "blocks": "outer"}
+            )
+
+    def test_pictures_change(self, shapesworld: dict) -> None:
+        model, positive, negative, report = FoveaPaintWithWords.execute(
+            regions=two_regions(), caption=CAPTION, **shapesworld, **PAINT
+        ).result  # fmt: skip
+        start = tiny.noise(32, 32)
+        got = tiny.sample(model, start, 4.0, 4, positive, negative)
+        plain = tiny.sample(shapesworld["model"], start, 4.0, 4, positive, negative)
+        assert report == "" and torch.isfinite(got).all() and (got - plain).abs().max() > 0.05
+
+    def test_way_back_to_masks_of_the_host(self, shapesworld: dict) -> None:
+        conditioning = FoveaRegionsToConditioning.execute(shapesworld["clip"], two_regions(), CAPTION, 0.5).result[0]
+        assert [c[1].get("mask") is not None for c in conditioning] == [True, True, False]
+        got = tiny.sample(shapesworld["model"], tiny.noise(32, 32), 4.0, 2, conditioning, captions.encode(
+            shapesworld["clip"], ""))  # fmt: skip
+        assert torch.isfinite(got).all()
