@@ -68,9 +68,15 @@ def degraded_pass(
     other wrappers can recognise the pass; recorders are off in it, techniques that steer attention stay on.
     """
     index = run.list_index(conds) or 0
+    lists: list[list[dict[str, Any]] | None]
     copies = [{**cond, "uuid": run.alias(tag, cond["uuid"], index)} for cond in conds]
     options = {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), DEGRADED: tag}}
-    lists: list[list[dict[str, Any]] | None] = [*[None] * index, copies]
+    evaluate = options.get("sampler_calc_cond_batch_function")
+    if evaluate is not None and index < 2:  # another node evaluates the pair of prompts in its own way, so here too
+        lists = [copies if i == index else None for i in range(2)]
+        both = evaluate({"conds": lists, "input": x, "sigma": sigma, "model": run.model, "model_options": options})
+        return both[index]
+    lists = [*[None] * index, copies]
     return comfy.samplers.calc_cond_batch(run.model, lists, x, sigma, options)[index]
 
 

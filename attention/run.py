@@ -230,12 +230,11 @@ class Record:
 
 @dataclass(eq=False)
 class Run:
-    """One sampling run. `step` counts model evaluations of the sampler from 0; `sigma` is the current noise level."""
+    """One sampling run. `sigma` is the current noise level."""
 
     techniques: tuple[Technique, ...]
     model: Any = None
     sigma: float = float("nan")
-    step: int = -1
     taps: tuple[Tap, ...] = ()
     table: CondTable | None = None
     _lists: dict[tuple[uuid.UUID, ...], int] = field(default_factory=dict)
@@ -249,7 +248,7 @@ class Run:
 
     def open(self, model: Any, sigma: float) -> None:
         """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one."""
-        self.model, self.sigma, self.step = model, sigma, self.step + 1
+        self.model, self.sigma = model, sigma
         self._lists.clear()
         self._evaluated.clear()
         self._previous.update(self._records)
@@ -302,7 +301,7 @@ class Run:
         """
         signature = cond_signature(conds)
         found = []
-        for key in self._evaluated:
+        for key in sorted(self._evaluated, key=lambda key: key.window or Window((), 0, False)):
             if key.conds == signature and key.position == position:
                 record = self._records.get((block, key)) or self._previous.get((block, key))
                 if record is None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .run import Attention, AttentionCall, BlockId, Record, Row, Run, as_bias, split_heads
 
-CHUNK_BYTES = 3 * 2**20  # size of the one buffer of attention scores that is alive at a time
+CHUNK_BYTES = 3 * 2**20  # largest size of the one buffer of attention scores that is alive at a time
+LEAST_BYTES = 2**18  # smaller ones cost time and save nothing worth having
 
 
 @torch.no_grad()
@@ -21,7 +22,7 @@ def column_sums(
     scale: float | None = None,
     bias: Tensor | None = None,
     columns: slice = slice(None),
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
     """Head-mean column sums of softmax(q k^T * scale + bias): a_j = sum_i mean_h A[h, i, j].
 
@@ -42,7 +43,7 @@ def row_shares(
     columns: Tensor,
     scale: float | None = None,
     bias: Tensor | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
     """How much of its attention every query gives to some keys: r_i = sum_{j in columns} mean_h A[h, i, j].
 
@@ -68,15 +69,20 @@ def _precision(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
-def _softmax(q: Tensor, k: Tensor, scale: float | None, bias: Tensor | None, chunk_bytes: int) -> Iterator[_Part]:
+def _softmax(
+    q: Tensor, k: Tensor, scale: float | None, bias: Tensor | None, chunk_bytes: int | None
+) -> Iterator[_Part]:
     """The whole attention map piece by piece: a few heads or query rows at a time.
 
-    So memory is bounded by `chunk_bytes` (never less than one row of scores), whatever the number of tokens.
+    So memory is bounded by `chunk_bytes` (never less than one row of scores), whatever the number of tokens. None: one
+    percent of a sample's map, within bounds.
     """
     batch, heads, queries, dim = q.shape
     keys, dtype = k.shape[2], _precision(q)
     scale = dim**-0.5 if scale is None else scale
     row_bytes = keys * torch.finfo(dtype).bits // 8
+    if chunk_bytes is None:
+        chunk_bytes = min(max(heads * queries * row_bytes // 100, LEAST_BYTES), CHUNK_BYTES)
     rows = max(1, min(queries, chunk_bytes // row_bytes))
     together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
     if k.shape[1] != heads:

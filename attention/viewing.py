@@ -13,21 +13,24 @@ from .saliency import row_shares, row_tensors
 
 @dataclass(frozen=True, eq=False)
 class Viewer:
-    """Keeps a record of every call of the first positive prompt in `found`; leaves the attention as it is."""
+    """Keeps a record per block of the first positive prompt in `found`; leaves the attention as it is.
+
+    The first of a step stays: later passes of the step are other techniques' perturbed ones.
+    """
 
     blocks: frozenset[BlockId] | None
     kinds: frozenset[str] = frozenset()
-    found: list[Record] = field(default_factory=list, repr=False)
+    found: dict[BlockId, Record] = field(default_factory=dict, repr=False)
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         return degraded is None
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         for row in call.rows:
-            if row.index == 0 and row.key.position == 0:
+            if row.index == 0 and row.key.position == 0 and call.site.block not in self.found:
                 values = self.values(call, row)
                 if values is not None:
-                    self.found.append(Record(values, call.site.grid, call.site.extent, call.latent_size))
+                    self.found[call.site.block] = Record(values, call.site.grid, call.site.extent, call.latent_size)
         return attention(call.q, call.k, call.v)
 
     def values(self, call: AttentionCall, row: Row) -> Tensor | None:

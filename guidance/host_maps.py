@@ -47,6 +47,10 @@ def look(
 
     percents: places in the schedule, 0 the first step, 1 the last. Raises ValueError if a map could not be recorded.
     """
+    if positive[0][1].get("area") is not None:
+        raise ValueError("The prompt is for a part of the picture (Conditioning Set Area): give one for all of it.")
+    if model.model_options.get("context_handler") is not None:
+        raise ValueError("The model evaluates long videos in windows (Context Windows): connect it without them.")
     patched = model.clone()
     viewing = _Viewing(wanted, [])
     hooks.install(patched, viewing)
@@ -102,12 +106,15 @@ class _Viewing:
         assert run is not None
         taps = run.state(self, dict)
         conds = args["cond"]
-        records = [record for block in self.wanted.blocks for _, record in run.records(block, conds, 0)]
+        if comfy.samplers.get_area_and_mult(conds[0], args["input"], args["sigma"]) is None:
+            raise ValueError("The prompt is not active at all levels (Conditioning Set Timestep Range): change levels.")
+        records = [record for block in sorted(self.wanted.blocks) for _, record in run.records(block, conds, 0)]
         saliency = _average(records, relative=True, what="self-attention")
         maps = {"saliency": saliency, "mask": sag.guidance_mask(saliency, self.wanted.threshold, "threshold")}
         for name in ("phrase", "point"):
             if name in taps:
-                maps[name] = _average(taps[name].found, relative=False, what=f"attention of the {name}")
+                found = [record for _, record in sorted(taps[name].found.items())]
+                maps[name] = _average(found, relative=False, what=f"attention of the {name}")
         process = run.model.process_latent_out
         self.seen.append((process(args["denoised"]).float().cpu(), maps))
         return args["denoised"]

@@ -13,6 +13,7 @@ from ..attention import hooks
 from ..attention.operators import Operator
 from ..attention.run import BlockId, Run, Tap
 from ..attention.steering import Steering
+from .schedule import inside
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -52,8 +53,7 @@ class RegionControl:
     def begin(self, run: Run) -> Sequence[Tap]:
         """The strengths of this step. Outside of the window they are 0, which hides what is appended to a prompt."""
         sampling = run.model.model_sampling
-        inside = sampling.percent_to_sigma(self.end) < run.sigma <= sampling.percent_to_sigma(self.start)
-        factor = self.factor(sampling, run.sigma) if inside else 0.0
+        factor = self.factor(sampling, run.sigma) if inside(sampling, run.sigma, self.start, self.end) else 0.0
         kept = run.state(self, dict)
         return (Steering(self.blocks, self.operator, self.text * factor, self.image * factor, kept),)
 

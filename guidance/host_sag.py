@@ -17,6 +17,7 @@ from ..attention.run import BlockId, Record, Run, Tap, Window
 from ..attention.saliency import SaliencyRecorder
 from . import sag
 from .blur import gaussian_blur
+from .schedule import inside
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -32,10 +33,14 @@ Conds = Sequence[Mapping[str, Any]]
 
 @dataclass
 class SagState:
-    """What one guidance remembers during a run. due: compute now (True), reuse the last term (False), off (None)."""
+    """What one guidance remembers during a run. due: compute now (True), reuse the last term (False), off (None).
+
+    begun, guided: steps inside the window that began and that reached us with their result.
+    """
 
     due: bool | None = None
-    active_steps: int = 0
+    begun: int = 0
+    guided: int = 0
     term: Tensor | None = None
 
 
@@ -74,12 +79,14 @@ class SelfAttentionGuidance:
         """Decide what this step needs: nothing, the last term again, or a new one with its saliency."""
         state = run.state(self, SagState)
         sampling = run.model.model_sampling
-        inside = sampling.percent_to_sigma(self.end) < run.sigma <= sampling.percent_to_sigma(self.start)
-        if not inside:
+        if not inside(sampling, run.sigma, self.start, self.end):
             state.due = None
             return ()
-        state.due = state.active_steps % self.every == 0 or state.term is None
-        state.active_steps += 1
+        # Counted are steps whose result was seen: a cache may skip some after they began.
+        state.due = state.guided % self.every == 0 or state.term is None
+        state.begun += 1
+        if state.begun == 4 and state.guided == 0:
+            run.warn(f"{NODE}: this guider asks for no post-CFG functions at these settings (CFG 1?): no guidance.")
         return (SaliencyRecorder(self.blocks),) if state.due and self.mask_mode != "global" else ()
 
     def post_cfg(self, args: dict[str, Any]) -> Tensor:
@@ -87,17 +94,20 @@ class SelfAttentionGuidance:
         denoised: Tensor = args["denoised"]
         run = hooks.run_of(args["model_options"])
         if run is None or run.model is not args["model"]:
-            logger.warning("%s: this guider does not sample the way ComfyUI's do; the image is left as it is.", NODE)
+            say = logger.warning if run is None else run.warn
+            say(f"{NODE}: this guider does not sample the way ComfyUI's do; the image is left as it is.")
             return denoised
         state = run.state(self, SagState)
         if state.due is None:
             return denoised
+        state.guided += 1
         if state.due:
             state.term, state.due = self._term(run, args), False
         if state.term is None or state.term.shape != denoised.shape:
             return denoised
-        guided = denoised + state.term * self.scale
-        return sag.rescale(guided, denoised, self.rescale)
+        guided = sag.rescale(denoised + state.term * self.scale, denoised, self.rescale)
+        limit = self._limit(denoised)
+        return guided if limit is None else denoised + (guided - denoised) * limit
 
     def _term(self, run: Run, args: dict[str, Any]) -> Tensor | None:
         """The guidance term of this step before scaling, None if it cannot be had (the reason is logged once)."""
@@ -124,12 +134,13 @@ class SelfAttentionGuidance:
                 f"{NODE}: the model returned NaN or infinity for {where} of {broken} image(s); they get no guidance in "
                 "such steps. Half precision that overflows is the usual cause: try --force-upcast-attention."
             )
-        limit = self._limit(x)
-        return term if limit is None else term * limit
+        return term
 
     def _branch(self, run: Run, args: dict[str, Any]) -> tuple[Conds | None, Tensor]:
         """Cond list and x0 that guidance works on: those the model evaluated in this step, the negative ones first."""
-        wanted = {"auto": ("uncond", "cond"), "uncond": ("uncond",), "cond": ("cond",)}[self.branch]
+        # Perpendicular negative: what is subtracted from is the empty prompt, not the user's negative one.
+        uncond = "empty_cond" if args.get("empty_cond") else "uncond"
+        wanted = {"auto": (uncond, "cond"), "uncond": (uncond,), "cond": ("cond",)}[self.branch]
         for name in wanted:
             conds = args[name]
             if conds and run.list_index(conds) is not None and self._active(conds, args):
@@ -142,17 +153,18 @@ class SelfAttentionGuidance:
         return any(comfy.samplers.get_area_and_mult(c, args["input"], args["sigma"]) is not None for c in conds)
 
     def _limit(self, x: Tensor) -> Tensor | None:
-        """The user's mask for this latent, [batch, 1, (1,) height, width]."""
+        """The user's mask for this latent, [batch, 1, height, width]; for video [1, 1, frames, height, width]."""
         if self.mask is None:
             return None
-        limit = sag.fit_mask(self.mask, x.shape[0], tuple(x.shape[-2:])).to(x)
-        return limit.reshape(limit.shape[0], 1, *[1] * (x.ndim - 4), *limit.shape[-2:])
+        size = (x.shape[-2], x.shape[-1])
+        if x.ndim == 4:
+            return sag.fit_mask(self.mask, x.shape[0], size).to(x)
+        return sag.fit_mask(sag.spread_frames(self.mask, x.shape[2]), x.shape[2], size).to(x).movedim(0, 1)[None]
 
     def _mask(self, run: Run, conds: Conds, x: Tensor, sigma: Tensor) -> Tensor | None:
         """What to blur, 0..1, broadcastable to x; None if the saliency could not be recorded."""
-        limit = self._limit(x)
         if self.mask_mode == "global":
-            return torch.ones((), dtype=x.dtype, device=x.device) if limit is None else limit
+            return torch.ones((), dtype=x.dtype, device=x.device)
         mask = mask_of_conds(self, run, conds, x, sigma)
         if mask is None:
             names = ", ".join(block_name(block) for block in sorted(self.blocks))
@@ -161,7 +173,7 @@ class SelfAttentionGuidance:
                 "may merge or tile tokens there, or tile the latent: choose another block or mask_mode global."
             )
             return None
-        return mask if limit is None else mask * limit
+        return mask
 
 
 def mask_of_conds(settings: SelfAttentionGuidance, run: Run, conds: Conds, x: Tensor, sigma: Tensor) -> Tensor | None:
@@ -200,7 +212,7 @@ def _mask_of_cond(settings: SelfAttentionGuidance, run: Run, conds: Conds, posit
     """Blur mask [batch, 1, (frames,) height, width] of one cond on its part x of the latent, None if none fits."""
     saliency, seen = torch.zeros_like(x[:, :1]), torch.zeros_like(x[:, :1])
     smooth = settings.mask_mode == "soft"
-    for block in settings.blocks:
+    for block in sorted(settings.blocks):
         for window, record in run.records(block, conds, position):
             place = _place(window, record, x)
             if place is None:

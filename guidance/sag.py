@@ -117,3 +117,9 @@ def fit_mask(mask: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
     mode = "area" if shrinking else "bilinear"
     mask = F.interpolate(mask, size=size, mode=mode)
     return mask[torch.arange(batch, device=mask.device) % mask.shape[0]]
+
+
+def spread_frames(masks: Tensor, frames: int) -> Tensor:
+    """Masks [height, width] or [n, height, width] of a video, one for each of its latent's frames: evenly picked."""
+    masks = masks.reshape(-1, *masks.shape[-2:])
+    return masks[(torch.arange(frames) * len(masks) / frames).long()]

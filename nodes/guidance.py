@@ -102,8 +102,8 @@ def _sag_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "blur_sigma", default=2.0, min=0.0, max=32.0, step=0.1,
-            tooltip="Width of the blur in latent pixels (8 image pixels each). Larger blurs act on larger structures. "
-            "0 is off.",
+            tooltip="Width of the blur in latent pixels (8 image pixels each for Stable Diffusion). Larger blurs act "
+            "on larger structures. 0 is off.",
         ),
         io.Float.Input(
             "threshold", default=1.0, min=0.0, max=4.0, step=0.01,

@@ -53,6 +53,23 @@ def projections(model: Any) -> Any:
             handle.remove()
 
 
+def test_other_nodes_perturbed_passes_do_not_count(model: Any) -> None:
+    """PAG evaluates the prompt once more with spoilt attention, before ours reads."""
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+    (perturbed,) = PerturbedAttentionGuidance.execute(model, 3.0).result
+    wanted = Look(frozenset({MIDDLE}), tokens=(1, 2), point=(0.5, 0.5))
+    latent = {"samples": torch.zeros(1, 4, 64, 64)}
+    seen = [look(patched, tiny.prompt(1), latent, [0.3], 0, wanted)[0].maps for patched in (model, perturbed)]
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+def test_a_prompt_for_a_part_of_the_picture_is_refused(model: Any) -> None:
+    latent = {"samples": torch.zeros(1, 4, 64, 64)}
+    with pytest.raises(ValueError, match="part of the picture"):
+        look(model, tiny.prompt(1, area=(32, 32, 0, 0)), latent, [0.3], 0, Look(frozenset({MIDDLE})))
+
+
 def squares(values: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
     """A value per token, pixel by pixel."""
     out = torch.empty(size, dtype=values.dtype)

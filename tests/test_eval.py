@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.linalg
 
-from tools.eval import metrics
+from tools.eval import metrics, sag
 
 
 @pytest.fixture
@@ -62,3 +64,19 @@ def test_bootstrap_covers_the_mean() -> None:
         low, high = metrics.bootstrap(lambda index, v=values: float(v[index].mean()), 60, 100, seed=i)
         hits += low <= 0 <= high
     assert 85 <= hits <= 100
+
+
+@pytest.mark.parametrize("statistic", [metrics.frechet, metrics.kid])
+def test_intervals_of_distances_hold_their_value(statistic: Callable[[np.ndarray, np.ndarray], float]) -> None:
+    """In many dimensions repeated members shift a distance by more than its spread."""
+    rng = np.random.default_rng(4)
+    made, real = rng.normal(size=(120, 32)), rng.normal(size=(300, 32)) * 1.1
+    low, high = metrics.bootstrap(lambda i: statistic(made[i], real), 120, 60)
+    assert low < statistic(made, real) < high
+    fresh = [statistic(rng.normal(size=(120, 32)), real) for _ in range(60)]
+    assert 0.3 < (high - low) / (np.quantile(fresh, 0.975) - np.quantile(fresh, 0.025)) < 3
+
+
+def test_tuning_and_report_share_no_seed() -> None:
+    seeds = {which: set(range(first, first + 1024)) for which, first in sag.FIRST_SEED.items()}
+    assert not seeds["tune"] & seeds["report"]

@@ -145,10 +145,11 @@ def dual_model(model: Any, other: Any) -> Any:
 
 
 class TestGuiders:
-    # index of the spoilt list in the host's call: DualCFG evaluates [negative, middle, positive]
+    # Index of the spoilt list in the host's call: DualCFG evaluates [negative, middle, positive], PerpNeg [positive,
+    # negative, empty], of which the empty one is what the paper calls unconditional.
     @pytest.mark.parametrize(
         "make, index",
-        [(basic, 0), (dual_cfg(False), 0), (dual_cfg(True), 1), (perp_neg, 1), (dual_model, 0)],
+        [(basic, 0), (dual_cfg(False), 0), (dual_cfg(True), 1), (perp_neg, 2), (dual_model, 0)],
         ids=["Basic", "DualCFG", "DualCFG nested", "PerpNeg", "DualModel"],
     )
     def test_one_more_evaluation_of_the_right_prompt(
@@ -163,6 +164,13 @@ class TestGuiders:
         assert not any(hooks.DEGRADED in call["options"] for call in others)
         assert relative(result, plain) > 1e-3 and torch.isfinite(result).all()
         assert not caplog.records
+
+    def test_a_guider_that_asks_for_no_guidance_is_named(self, model: Any, caplog: pytest.LogCaptureFixture) -> None:
+        guider = dual_model(guided(model), tiny.unet("sd15", seed=1))
+        guider.set_cfg(1.0)
+        tiny.sample_with(guider, tiny.noise(16, 16), steps=6)
+        assert [record.message for record in caplog.records if "no guidance" in record.message][1:] == []
+        assert "post-CFG" in caplog.text
 
     def test_a_second_models_negative_prompt_is_not_evaluated_on_the_first(self, model: Any) -> None:
         x, other = tiny.noise(16, 16), tiny.unet("sd15", seed=1)

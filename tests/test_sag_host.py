@@ -61,10 +61,13 @@ class TestAgainstTheFormulas:
         assert relative(x0.double(), slow) < 5e-5
         assert relative(one_step(model, start, **at)[1], x0) > 1e-3
 
-    @pytest.mark.parametrize("kind, grid", [("sdxl", (6, 4)), ("shallow", (6, 4))])
-    def test_other_unets(self, kind: str, grid: tuple) -> None:
+    # The second is 1024x520 pixels, where guessing the grid from the number of tokens goes wrong.
+    @pytest.mark.parametrize(
+        "kind, size, grid", [("sdxl", (24, 16), (6, 4)), ("sdxl", (65, 128), (17, 32)), ("shallow", (24, 16), (6, 4))]
+    )
+    def test_other_unets(self, kind: str, size: tuple, grid: tuple) -> None:
         model = tiny.unet(kind)
-        x, x0, sigma = one_step(guided(model, scale=1.3, blur_sigma=1.1, threshold=1.2), tiny.noise(24, 16))
+        x, x0, sigma = one_step(guided(model, scale=1.3, blur_sigma=1.1, threshold=1.2), tiny.noise(*size))
         slow = Denoiser(model)(x, sigma, grid, scale=1.3, blur=1.1, threshold=1.2)
         assert relative(x0.double(), slow) < 2e-5
 
@@ -210,6 +213,10 @@ class TestBatchesAndSizes:
         limited = one_step(guided(model, mask=mask), start)[1]
         assert torch.equal(limited[..., :12], plain[..., :12])
         assert relative(limited[..., 12:], plain[..., 12:]) > 1e-2
+        rescaled = one_step(guided(model, mask=mask, scale=3.0, rescale=0.7), start)[1]
+        assert torch.equal(rescaled[..., :12], plain[..., :12])
+        grey = one_step(guided(model, mask=mask / 2), start)[1]
+        torch.testing.assert_close(grey[..., 12:], (plain + full)[..., 12:] / 2, rtol=1e-4, atol=1e-4)
         everywhere = one_step(guided(model, mask=torch.ones(1, 8, 8)), start)[1]
         torch.testing.assert_close(everywhere, full, rtol=1e-5, atol=1e-5)
 

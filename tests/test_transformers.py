@@ -224,6 +224,8 @@ class TestGuidance:
         for i in range(2):
             alone = dit.sample(guided, start[i : i + 1], cfg=3.0, steps=2)
             assert steps.relative(together[i : i + 1], alone) < 1e-3
+        plain = dit.sample(models[name], start, cfg=3.0, steps=2)
+        assert steps.relative(together, plain) > 3e-3, "the default settings do something visible"
 
     @pytest.mark.parametrize("name", NAMES)
     def test_scale_zero_is_free_and_bit_identical(self, models: Any, name: str) -> None:
@@ -261,6 +263,32 @@ class TestGuidance:
         ):
             assert steps.relative(together - plain, (alone - plain) + (ours - plain)) < 1e-3
 
+    def test_a_node_that_evaluates_prompts_its_own_way(self, models: Any) -> None:
+        """It skips layers of the negative prompt alone. Where nothing is blurred, ours adds nothing: like is compared
+        with like."""
+        from comfy_extras.nodes_slg import SkipLayerGuidanceDiTSimple
+
+        (skipping,) = SkipLayerGuidanceDiTSimple.execute(models["sd3"], 0.0, 1.0, double_layers="1").result
+        prompts = {"positive": dit.prompt(1), "negative": dit.prompt(2)}
+        start = dit.noise("sd3")
+        alone = steps.one_step(skipping, start, 3.0, **prompts)[1]
+        unblurred = steps.one_step(steps.guided(skipping, blur_sigma=1e-3), start, 3.0, **prompts)[1]
+        guided = steps.one_step(steps.guided(skipping), start, 3.0, **prompts)[1]
+        assert steps.relative(unblurred, alone) < 1e-4 < steps.relative(guided, alone)
+        assert steps.relative(alone, steps.one_step(models["sd3"], start, 3.0, **prompts)[1]) > 1e-3
+
+    def test_first_step_of_any_shift(self, models: Any) -> None:
+        """In float32 the first level lies above percent_to_sigma(0) for some shifts."""
+        from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+        shifted = ModelSamplingSD3().patch(models["sd3"], 4.03)[0]
+        sampling = shifted.get_model_object("model_sampling")
+        assert float(sampling.sigma_max) > sampling.percent_to_sigma(0)
+        start = dit.noise("sd3")
+        with dit.watching(models["sd3"], "sd3") as calls:
+            dit.sample(steps.guided(shifted), start, cfg=3.0, steps=2)
+        assert steps.chunks(calls) == [[0, 1], [1]] * 2
+
     def test_context_windows_of_a_video(self, models: Any) -> None:
         """Each window records its own frames; the guided video is whole and differs from the plain one everywhere."""
         import comfy.context_windows as windows
@@ -291,6 +319,15 @@ class TestGuidance:
         plain = steps.one_step(models["wan"], start, 3.0, positive=dit.prompt(1), negative=dit.prompt(2))[1]
         assert torch.equal(half[..., :6], plain[..., :6]) and not torch.equal(half[..., 6:], plain[..., 6:])
         assert not torch.equal(whole, half)
+
+    def test_every_frame_has_its_mask(self, models: Any) -> None:
+        masks = torch.zeros(4, 64, 96)
+        masks[2:] = 1
+        start = dit.noise("wan", 8, 12, frames=2)
+        prompts = {"positive": dit.prompt(1), "negative": dit.prompt(2)}
+        plain = steps.one_step(models["wan"], start, 3.0, **prompts)[1]
+        half = steps.one_step(steps.guided(models["wan"], mask_mode="global", mask=masks), start, 3.0, **prompts)[1]
+        assert torch.equal(half[:, :, 0], plain[:, :, 0]) and steps.relative(half[:, :, 1], plain[:, :, 1]) > 1e-3
 
 
 class TestNames:

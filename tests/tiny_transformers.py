@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -161,4 +161,3 @@ def tokens(name: str, size: tuple[int, ...]) -> tuple[int, ...]:
     return (*size[:-2], -(-size[-2] // 2), -(-size[-1] // 2))
 
 
-Build = Callable[..., comfy.model_patcher.ModelPatcher]

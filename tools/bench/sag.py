@@ -159,7 +159,7 @@ def recorder(case: Case, model: Any, device: torch.device) -> dict[str, float]:
         "seconds": statistics.median(meter.seconds(record, device) for _ in range(5)),
         "peak_bytes": meter.peak_bytes(record, device),
         "kept_bytes": 2 * case.batch * tokens * 4,
-        "core_map_bytes": 2 * case.batch * layer.heads * tokens**2 * (4 if device.type == "cpu" else q.element_size()),
+        "core_map_bytes": 2 * case.batch * layer.heads * tokens**2 * q.element_size(),
         "core_peak_bytes": meter.peak_bytes(core, device),
     }
 
@@ -170,6 +170,8 @@ def bench(case: Case, device: torch.device) -> dict[str, Any]:
 
     model = build(case)
     patched = methods(model)
+    if case.steps < 2:
+        del patched["ours, every 2nd step"]
     times: dict[str, list[float]] = {name: [] for name in patched}
     run(model, case)  # warm-up: loading, first allocations
     for _ in tqdm(range(case.repeats), desc=f"{case.model} {case.size}"):

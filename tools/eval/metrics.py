@@ -60,14 +60,13 @@ def _distances(a: Array, b: Array) -> Array:
 def bootstrap(statistic: Callable[[Array], float], count: int, draws: int = 200, seed: int = 0) -> tuple[float, float]:
     """95 % interval of statistic(indices) over resampled indices; the same seed draws the same, so cells stay paired.
 
-    Mirrored at the value itself (the basic bootstrap): distances between sets grow when members repeat, and this takes
-    that bias out again.
+    The draws' spread around the value itself: distances between sets grow when members repeat, so the draws lie beside
+    the value, and only how far they lie apart tells something.
     """
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(count, size=count)) for _ in range(draws)]
-    low, high = np.quantile(values, (0.025, 0.975))
-    whole = statistic(np.arange(count))
-    return float(2 * whole - high), float(2 * whole - low)
+    low, high = statistic(np.arange(count)) + np.quantile(values, (0.025, 0.975)) - np.mean(values)
+    return float(low), float(high)
 
 
 def rounded(values: Sequence[float], digits: int = 4) -> list[float]:

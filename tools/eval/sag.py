@@ -1,13 +1,14 @@
 """SAG, blur guidance and PAG on ShapesWorld, with and without a prompt, beside CFG of the same effective scale.
 
-`python -m tools.eval.sag` writes output/eval/sag/report.json, a plot and unpicked pictures. Resumable: every batch is
-kept. Scales are chosen on the tuning set, three trials per method; the table is of the report set. PROFILE=full takes
-1024 pictures per cell instead of 256.
+`python -m tools.eval.sag` writes output/eval/sag/report.json and unpicked pictures. Resumable: every batch is kept, by
+the model's weights and the settings. Scales are chosen on the tuning set, three trials per method; the table is of the
+report set, with other seeds. PROFILE=full or a GPU takes 1024 pictures per cell instead of 256.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ FOLDER = ROOT / "output" / "eval" / "sag"
 BATCH, STEPS, CFG = 8, 20, 4.0
 TRIALS = {"blur": (0.25, 0.75, 1.5), "SAG": (0.25, 0.75, 1.5), "PAG": (0.5, 1.5, 3.0)}
 TUNING_PICTURES = 64
+FIRST_SEED = {"report": 0, "tune": 10**6}
 SHOWN = 16
 
 
@@ -40,6 +42,7 @@ class Cell:
     scale: float
     prompted: bool
     cfg: float
+    BLUR: ClassVar[float] = 2.0
 
     @property
     def name(self) -> str:
@@ -57,12 +60,12 @@ class Cell:
             return PerturbedAttentionGuidance.execute(model, self.scale).result[0]
         mode = "global" if self.method == "blur" else "threshold"
         return FoveaSelfAttentionGuidance.execute(
-            model, scale=self.scale, blur_sigma=2.0, threshold=1.0, mask_mode=mode, branch="auto", blocks="auto",
+            model, scale=self.scale, blur_sigma=self.BLUR, threshold=1.0, mask_mode=mode, branch="auto", blocks="auto",
             start_percent=0.0, end_percent=1.0, every=1, rescale=0.0, kernel="auto",
         ).result[0]  # fmt: skip
 
 
-class Bench:
+class Studio:
     """The demo model, its judges, and what was sampled so far."""
 
     def __init__(self, folder: Path) -> None:
@@ -97,15 +100,22 @@ class Bench:
 
         scenes = [sets.scene(which, i, 1 + i % 4) for i in range(start, start + BATCH)]
         captions = [caption(scene) if cell.prompted else "" for scene in scenes]
-        pictures = sample(patched, self.clip, self.vae, captions, start, STEPS, cell.cfg, "euler", "normal")
+        started = time.monotonic()
+        seed = FIRST_SEED[which] + start
+        pictures = sample(patched, self.clip, self.vae, captions, seed, STEPS, cell.cfg, "euler", "normal")
         readings = judge.read(self.reader, pictures)
         small = torch.nn.functional.interpolate(pictures.movedim(-1, 1).float(), size=(128, 128), mode="area")
         certain = self.reader(small)[0].softmax(1).amax(1).mean((1, 2)).numpy()
         right = [judge.score(scene, reading)["all_right"] for scene, reading in zip(scenes, readings)]
         kept = (pictures[: max(0, SHOWN - start)] * 255).round().byte().numpy()
         temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, features=self.features(pictures), right=np.array(right), certain=certain, shown=kept)
+        found = {"features": self.features(pictures), "right": np.array(right), "certain": certain, "shown": kept}
+        np.savez(temporary, **found, seconds=time.monotonic() - started)
         temporary.replace(path)
+
+    def seconds(self) -> float:
+        """What all pictures took, those of earlier runs included."""
+        return sum(float(np.load(path)["seconds"]) for path in self.folder.glob("*/*/*.npz"))
 
     def real(self, which: str, count: int) -> np.ndarray:
         """Features of painted pictures of the same scenes' distribution as `which`."""
@@ -124,8 +134,14 @@ class Bench:
         return np.load(path)
 
 
-def effective_cfg(bench: Bench, cell: Cell, pictures: int = 16) -> float:
-    """The CFG whose pull away from the positive prediction is as strong as the cell's, averaged over steps.
+def weights_and_settings() -> str:
+    """Name of a folder for results of these weights and settings: others must not be mixed in."""
+    told = (ROOT / "demo" / "shapesworld.json").read_bytes() + repr((BATCH, STEPS, CFG, Cell.BLUR)).encode()
+    return hashlib.sha256(told).hexdigest()[:12]
+
+
+def effective_cfg(studio: Studio, cell: Cell, pictures: int = 16) -> float:
+    """The CFG whose pull away from the positive prediction is as strong as the cell's, in the mean over steps.
 
     Pull: |guided - cond| / |uncond - cond|, which for CFG w alone is w - 1 ("Guidance Matters", arXiv 2602.22570).
     """
@@ -140,23 +156,24 @@ def effective_cfg(bench: Bench, cell: Cell, pictures: int = 16) -> float:
         ratios.extend((pull.flatten(1).norm(dim=1) / unit.flatten(1).norm(dim=1)).tolist())
         return args["denoised"]
 
-    patched = cell.patch(bench.model).clone()
+    patched = cell.patch(studio.model).clone()
     patched.set_model_sampler_post_cfg_function(measure)
     for start in range(0, pictures, BATCH):
         captions = [caption(sets.scene("tune", i, 1 + i % 4)) for i in range(start, start + BATCH)]
-        sample(patched, bench.clip, bench.vae, captions, start, STEPS, cell.cfg, "euler", "normal")
-    return round(1 + float(np.median(ratios)), 2)
+        seed = FIRST_SEED["tune"] + start
+        sample(patched, studio.clip, studio.vae, captions, seed, STEPS, cell.cfg, "euler", "normal")
+    return round(1 + float(np.mean(ratios)), 2)
 
 
-def tune(bench: Bench) -> tuple[dict[str, float], list[dict]]:
+def tune(studio: Studio) -> tuple[dict[str, float], list[dict]]:
     """Best scale of every method with and without a prompt, by KID on the tuning set; and all trials."""
-    real = bench.real("tune", 512)
+    real = studio.real("tune", 512)
     trials = []
     for prompted, cfg in ((False, 1.0), (True, CFG)):
         for method, scales in TRIALS.items():
             for scale in scales:
                 cell = Cell(method, scale, prompted, cfg)
-                made = bench.run(cell, "tune", TUNING_PICTURES)
+                made = studio.run(cell, "tune", TUNING_PICTURES)
                 found = {"kid": round(metrics.kid(made["features"], real), 5), "right": round(made["right"].mean(), 3)}
                 trials.append({"cell": cell.name, "method": method, "prompted": prompted, "scale": scale, **found})
     best = {}
@@ -167,42 +184,48 @@ def tune(bench: Bench) -> tuple[dict[str, float], list[dict]]:
     return best, trials
 
 
-def cells(bench: Bench, best: dict[str, float]) -> list[Cell]:
+def cells(studio: Studio, best: dict[str, float]) -> list[Cell]:
     """The table's rows."""
     found = []
     for prompted, cfg in ((False, 1.0), (True, CFG)):
         found.append(Cell("none", 0.0, prompted, cfg))
         found += [Cell(method, best[f"{method} {prompted}"], prompted, cfg) for method in TRIALS]
-    matched = effective_cfg(bench, Cell("SAG", best["SAG True"], True, CFG))
+    matched = effective_cfg(studio, Cell("SAG", best["SAG True"], True, CFG))
     return [*found, Cell("none", 0.0, True, matched)]
 
 
-def measure(made: dict[str, np.ndarray], real: np.ndarray, prompted: bool) -> dict[str, list[float]]:
-    """Every metric as [value, low, high] (95 % bootstrap over pictures)."""
+def measure(made: dict[str, np.ndarray], plain: dict[str, np.ndarray], real: np.ndarray, prompted: bool) -> dict:
+    """Every metric as [value, low, high] (95 % bootstrap over pictures); kid and right also against `plain`, paired."""
     features, count = made["features"], len(made["features"])
     reference = real[:count]  # precision and recall need sets of one size
 
     def with_interval(statistic: Callable[[np.ndarray], float], draws: int = 200) -> list[float]:
         return metrics.rounded((statistic(np.arange(count)), *metrics.bootstrap(statistic, count, draws)), 5)
 
+    def distance(i: np.ndarray) -> float:
+        return metrics.kid(features[i], real) - metrics.kid(plain["features"][i], real)
+
     found = {
         "frechet": with_interval(lambda i: metrics.frechet(features[i], real), 100),
         "kid": with_interval(lambda i: metrics.kid(features[i], real), 100),
+        "kid_against_none": with_interval(distance, 100),
+        "precision": with_interval(lambda i: metrics.precision_recall(features[i], reference)[0], 50),
+        "recall": with_interval(lambda i: metrics.precision_recall(features[i], reference)[1], 50),
         "certain": with_interval(lambda i: float(made["certain"][i].mean())),
     }
     if prompted:
         found["right"] = with_interval(lambda i: float(made["right"][i].mean()))
-    precision, recall = metrics.precision_recall(features, reference)
-    return {**found, "precision": metrics.rounded([precision]), "recall": metrics.rounded([recall])}
+        found["right_against_none"] = with_interval(lambda i: float((made["right"] - plain["right"])[i].mean()))
+    return found
 
 
-def picture_sheet(bench: Bench, rows: list[Cell], path: Path) -> None:
+def picture_sheet(studio: Studio, rows: list[Cell], path: Path) -> None:
     """The first pictures of every cell, seeds 0-15 unpicked, one row per cell."""
     from PIL import Image
 
     lines = []
     for cell in rows:
-        files = sorted((bench.folder / "report" / cell.name).glob("*.npz"))[: SHOWN // BATCH]
+        files = sorted((studio.folder / "report" / cell.name).glob("*.npz"))[: SHOWN // BATCH]
         shown = np.concatenate([np.load(file)["shown"] for file in files])
         lines.append(np.concatenate([picture[::2, ::2] for picture in shown], axis=1))
     Image.fromarray(np.concatenate(lines, axis=0)).save(path)
@@ -210,27 +233,28 @@ def picture_sheet(bench: Bench, rows: list[Cell], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=1024 if os.environ.get("PROFILE") == "full" else 256)
+    parser.add_argument("--pictures", type=int, help="per cell")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
     load_packages()
     torch.set_grad_enabled(False)
-    started = time.time()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    bench = Bench(args.out)
-    best, trials = tune(bench)
-    rows = cells(bench, best)
-    real = bench.real("report", 1024)
+    studio = Studio(args.out / weights_and_settings())
+    full = os.environ.get("PROFILE") == "full" or studio.model.load_device.type == "cuda"
+    pictures = args.pictures or (1024 if full else 256)
+    best, trials = tune(studio)
+    rows = cells(studio, best)
+    real = studio.real("report", 1024)
     table = []
     for cell in rows:
-        made = bench.run(cell, "report", args.pictures)
+        made = studio.run(cell, "report", pictures)
+        plain = studio.run(rows[0] if not cell.prompted else next(c for c in rows if c.prompted), "report", pictures)
         table.append({"cell": cell.name, "method": cell.method, "scale": cell.scale, "prompted": cell.prompted,
-                      "cfg": cell.cfg, "n": args.pictures, **measure(made, real, cell.prompted)})  # fmt: skip
-    picture_sheet(bench, rows, args.out / "pictures.png")
+                      "cfg": cell.cfg, "n": pictures, **measure(made, plain, real, cell.prompted)})  # fmt: skip
+    picture_sheet(studio, rows, args.out / "pictures.png")
     report = {
-        "commit": commit, "device": str(bench.model.load_device), "pictures": args.pictures, "steps": STEPS,
-        "sampler": "euler / normal", "seeds": "of a batch: index of its first picture",
-        "seconds": round(time.time() - started),
+        "commit": commit, "device": str(studio.model.load_device), "pictures": pictures, "steps": STEPS,
+        "sampler": "euler / normal", "seeds": FIRST_SEED, "seconds": round(studio.seconds()),
         "tuning": {"pictures": TUNING_PICTURES, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
     }  # fmt: skip
     (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")

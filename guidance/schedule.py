@@ -1,0 +1,13 @@
+"""Windows of a schedule, given in percent as everywhere in the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def inside(sampling: Any, sigma: float, start: float, end: float) -> bool:
+    """Whether a noise level lies in a window of the schedule; start and end as fractions, 0 the first step.
+
+    From 0 means from the very first level on: in float32 a flow model's may be a little above percent_to_sigma(0).
+    """
+    return (start <= 0 or sigma <= sampling.percent_to_sigma(start)) and sigma > sampling.percent_to_sigma(end)
