@@ -33,7 +33,10 @@ def parse_colours(text: str) -> list[Colour]:
         match = _LINE.match(line)
         if match is None:
             raise ValueError(f"Line {number} should look like '#ff0000: a red star', but is {line.strip()!r}.")
-        found.append(Colour(rgb(match[1]), match[2]))
+        colour = Colour(rgb(match[1]), match[2])
+        if any(colour.rgb == other.rgb for other in found):
+            raise ValueError(f"Line {number}: #{match[1]} is listed twice; give every region a colour of its own.")
+        found.append(colour)
     if not found:
         raise ValueError("No colours are given: write a line such as '#ff0000: a red star' for each.")
     return found

@@ -191,7 +191,7 @@ class FoveaRegionPreview(io.ComfyNode):
             ),
             search_aliases=[*ALIASES, "preview regions"],
             inputs=[
-                RegionsType.Input("regions", tooltip="What to show."),
+                RegionsType.Input("regions", tooltip="The regions to show."),
                 io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture to make."),
                 io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
                 io.Combo.Input(

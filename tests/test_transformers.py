@@ -268,7 +268,7 @@ class TestGuidance:
         with like."""
         from comfy_extras.nodes_slg import SkipLayerGuidanceDiTSimple
 
-        (skipping,) = SkipLayerGuidanceDiTSimple.execute(models["sd3"], 0.0, 1.0, double_layers="1").result
+        (skipping,) = SkipLayerGuidanceDiTSimple.execute(models["sd3"], 0.0, 1.0, double_layers="0").result
         prompts = {"positive": dit.prompt(1), "negative": dit.prompt(2)}
         start = dit.noise("sd3")
         alone = steps.one_step(skipping, start, 3.0, **prompts)[1]
