@@ -22,8 +22,7 @@ def describe_blocks(blocks: Sequence[BlockId]) -> str:
     runs: list[list[BlockId]] = []
     for block in layers:
         last = runs[-1][-1] if runs else None
-        follows = last is not None and block == last._replace(number=last.number + 1)
-        if follows and layers[last] == layers[block]:
+        if last and block == last._replace(number=last.number + 1) and layers[last] == layers[block]:
             runs[-1].append(block)
         else:
             runs.append([block])

@@ -54,7 +54,7 @@ class Transformer:
     ) -> Site | None:
         """The call's block and its image tokens; None outside of the blocks and where the numbers do not add up."""
         section, number = options.get("block_type"), options.get("block_index")
-        if section not in self.sections or number is None:
+        if section is None or section not in self.sections or number is None:
             return None
         call = forward.count((section, number))
         axis = 2 if heads_first else 1

@@ -121,10 +121,11 @@ def attend(
     result = parts[0].new_empty(parts[0].shape[0], parts[0].shape[2], heads, dim)
     for start in range(0, heads, together):
         chosen = slice(start, min(start + together, heads))
-        longer = augment(*(t[:, chosen] for t in parts), pull_of(chosen), scale)
-        count, width = chosen.stop - chosen.start, longer[0].shape[-1]
+        q, k, v = (t[:, chosen] for t in parts)
+        q, k, v = augment(q, k, v, pull_of(chosen), scale)
+        count, width = chosen.stop - chosen.start, q.shape[-1]
         if not heads_first:
-            longer = tuple(rearrange(t, "b h n d -> b n (h d)") for t in longer)
-        out = attention(*longer, count)
+            q, k, v = (rearrange(t, "b h n d -> b n (h d)") for t in (q, k, v))
+        out = attention(q, k, v, count)
         result[:, :, chosen] = rearrange(out, "b n (h d) -> b n h d", d=width)[..., :dim]
     return result.flatten(2)

@@ -64,7 +64,7 @@ def _fit(mask: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(mask[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
-def token_shares(canvas: Tensor, grid: tuple[int, int], extent: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def token_shares(canvas: Tensor, grid: tuple[int, ...], extent: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
     """How much of every token belongs to each region: [n, tokens, regions], rows sum to at most 1.
 
     canvas: [n, regions, height, width], stretched over the latent of `size` pixels (height, width). grid: tokens.

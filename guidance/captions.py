@@ -181,7 +181,8 @@ def _concat(
         blocks.append(given or (encode(clip, phrase) if phrase.strip() else None))
     result, found = [], None
     for i, (tensor, options) in enumerate(encode(clip, caption)):
-        parts, places, length = [tensor], [], tensor.shape[1]
+        parts, length = [tensor], tensor.shape[1]
+        places: list[tuple[int, ...]] = []
         for block in blocks:
             if block is None:
                 places.append(())

@@ -98,13 +98,16 @@ class _Viewing:
             taps["phrase"] = PhraseViewer(None, tokens=self.wanted.tokens)
         if self.wanted.point is not None:
             taps["point"] = PointViewer(self.wanted.blocks, point=self.wanted.point)
-        run.state(self, dict).update(taps)
+        self._taps(run).update(taps)
         return tuple(taps.values())
+
+    def _taps(self, run: Run) -> dict[str, Any]:
+        return run.state(self, dict[str, Any])
 
     def post_cfg(self, args: dict[str, Any]) -> Tensor:
         run = hooks.run_of(args["model_options"])
         assert run is not None
-        taps = run.state(self, dict)
+        taps = self._taps(run)
         conds = args["cond"]
         if comfy.samplers.get_area_and_mult(conds[0], args["input"], args["sigma"]) is None:
             raise ValueError("The prompt is not active at all levels (Conditioning Set Timestep Range): change levels.")

@@ -54,7 +54,7 @@ class RegionControl:
         """The strengths of this step. Outside of the window they are 0, which hides what is appended to a prompt."""
         sampling = run.model.model_sampling
         factor = self.factor(sampling, run.sigma) if inside(sampling, run.sigma, self.start, self.end) else 0.0
-        kept = run.state(self, dict)
+        kept = run.state(self, dict[Any, Any])
         return (Steering(self.blocks, self.operator, self.text * factor, self.image * factor, kept),)
 
     def factor(self, sampling: Any, sigma: float) -> float:

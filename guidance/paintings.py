@@ -26,7 +26,7 @@ class Colour(NamedTuple):
 
 def parse_colours(text: str) -> list[Colour]:
     """Lines such as "#ff0000: a red star"; empty lines do not matter. Raises ValueError that names the wrong line."""
-    found = []
+    found: list[Colour] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue

@@ -50,7 +50,8 @@ def token_picture(
         picture = F.interpolate(picture, size=extent or size, mode=mode, align_corners=False)
     else:
         picture = F.interpolate(picture, size=extent or size, mode="nearest")
-    return picture[(..., *(slice(n) for n in size))]
+    inside = (slice(None), slice(None), *(slice(n) for n in size))
+    return picture[inside]
 
 
 def guidance_mask(saliency: Tensor, threshold: float, mode: str) -> Tensor:

@@ -13,6 +13,7 @@ import platform
 import statistics
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,8 @@ def bench(case: Case, device: torch.device) -> dict[str, Any]:
     run(model, case)  # warm-up: loading, first allocations
     for _ in tqdm(range(case.repeats), desc=f"{case.model} {case.size}"):
         for name, patcher in patched.items():
-            times[name].append(meter.seconds(lambda p=patcher: run(p, case), device) / case.steps)
-    peaks = {name: meter.peak_bytes(lambda p=p: run(p, case), device) for name, p in patched.items()}
+            times[name].append(meter.seconds(partial(run, patcher, case), device) / case.steps)
+    peaks = {name: meter.peak_bytes(partial(run, patcher, case), device) for name, patcher in patched.items()}
     plain = statistics.median(times["none"])
     alone = recorder(case, model, device)
     rows = {
