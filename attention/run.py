@@ -163,6 +163,11 @@ class Tap(Protocol):
         """Which of "self", "cross", "joint" it wants."""
         ...
 
+    @property
+    def reads(self) -> bool:
+        """Whether it leaves attention as it is. Readers see what all others have changed, however nodes are ordered."""
+        ...
+
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         """Whether this forward pass matters; `degraded` names the technique if it is an extra, spoilt evaluation."""
         ...
@@ -253,7 +258,8 @@ class Run:
         self._evaluated.clear()
         self._previous.update(self._records)
         self._records = {}
-        self.taps = tuple(tap for technique in self.techniques for tap in technique.begin(self))
+        taps = [tap for technique in self.techniques for tap in technique.begin(self)]
+        self.taps = tuple(sorted(taps, key=lambda tap: tap.reads))
 
     def close(self) -> None:
         """Drop every tensor and every reference of the run."""

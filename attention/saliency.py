@@ -108,6 +108,7 @@ class SaliencyRecorder:
 
     blocks: frozenset[BlockId]
     kinds: frozenset[str] = frozenset({"self", "joint"})
+    reads: bool = True
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         return degraded is None and any(not run.has_record(block, row.key) for block in self.blocks for row in rows)

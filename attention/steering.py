@@ -67,9 +67,8 @@ class Steering:
     image: float
     kept: dict = field(default_factory=dict, repr=False)
 
-    @property
-    def kinds(self) -> frozenset[str]:
-        return frozenset({"self", "cross", "joint"})
+    kinds: frozenset[str] = frozenset({"self", "cross", "joint"})
+    reads: bool = False
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         return any(self._matters(layout) for row in rows if (layout := layout_of(row)) is not None)

@@ -20,6 +20,7 @@ class Viewer:
 
     blocks: frozenset[BlockId] | None
     kinds: frozenset[str] = frozenset()
+    reads: bool = True
     found: dict[BlockId, Record] = field(default_factory=dict, repr=False)
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:

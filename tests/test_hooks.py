@@ -33,6 +33,7 @@ class Probe:
     blocks: frozenset[BlockId] | None = None
     factor: float = 1.0
     index: int = 0
+    reads: bool = False
     calls: list[AttentionCall] = field(default_factory=list, repr=False)
     rows: list[tuple[Row, ...]] = field(default_factory=list, repr=False)
     degraded: list[str | None] = field(default_factory=list, repr=False)

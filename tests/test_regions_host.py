@@ -11,10 +11,14 @@ import tiny_models as tiny
 import tiny_transformers as dit
 import torch
 import torch.nn.functional as F
+from sag_steps import guided
 from torch import Tensor
 
+from fovea.attention import hooks
 from fovea.attention.operators import Operator
 from fovea.attention.regions import Region, Regions
+from fovea.attention.run import BlockId
+from fovea.attention.saliency import SaliencyRecorder
 from fovea.attention.steering import MARK, Layout
 from fovea.guidance import captions
 from fovea.guidance.host_regions import RegionControl, left_of_schedule, noise_to_signal
@@ -294,6 +298,54 @@ def test_a_picture_prompt_of_another_node_stays(model: Any) -> None:
         assert (results[name] - results["plain"]).abs().max() > 1e-3
     untouched = steered(with_picture, LATER)
     assert torch.equal(tiny.sample(untouched, tiny.noise(), 5.0, 1, prompt), results["picture"])
+
+
+def perturbed(model: Any) -> Any:
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+    return PerturbedAttentionGuidance.execute(model, 3.0).result[0]
+
+
+@pytest.mark.parametrize("other", [guided, perturbed], ids=["SAG", "PAG"])
+def test_order_of_nodes_does_not_matter(model: Any, other: Callable[[Any], Any]) -> None:
+    prompt = marked(tiny.prompt(1), two_regions())
+
+    def run(patched: Any) -> Tensor:
+        return tiny.sample(patched, tiny.noise(), 5.0, 2, prompt)
+
+    both = run(steered(other(model), PAPER))
+    assert_alike(run(other(steered(model, PAPER))), both)
+    for single in (run(steered(model, PAPER)), run(other(model))):
+        assert (both - single).abs().max() > 1e-3 * single.abs().max()
+
+
+def test_saliency_is_that_of_the_steered_attention(model: Any) -> None:
+    """What Self-Attention Guidance reads is what the network does, not what it would do without regions."""
+    found: dict[str, Tensor] = {}
+
+    class Reading:
+        def begin(self, run: Any) -> tuple:
+            self.run = run
+            return (SaliencyRecorder(frozenset({BlockId("middle", 0, 0)})),)
+
+    for name, first in (("regions first", True), ("regions last", False)):
+        patched, reading = model.clone(), Reading()
+        for technique in (PAPER, reading) if first else (reading, PAPER):
+            hooks.install(patched, technique)
+
+        def keep(args: dict[str, Any], name: str = name, reading: Reading = reading) -> Tensor:
+            (_, record), *_ = reading.run.records(BlockId("middle", 0, 0), args["cond"], 0)
+            found[name] = record.values
+            return args["denoised"]
+
+        patched.set_model_sampler_post_cfg_function(keep)
+        with tiny.watching(model) as calls:
+            tiny.sample(patched, tiny.noise(), 1.0, 1, marked(tiny.prompt(1), two_regions()))
+    assert torch.equal(*found.values())
+    q, k = (calls[0][name].unflatten(-1, (4, -1)).transpose(1, 2).double() for name in "qk")
+    plain = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1).mean(1).sum(1)
+    assert (found["regions first"] - plain).abs().max() > 0.05
+    assert found["regions first"].mean() == pytest.approx(1, abs=1e-4)
 
 
 def test_another_override_is_kept(model: Any) -> None:
