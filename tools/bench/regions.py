@@ -56,20 +56,23 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
     shares = shares_of(tokens).to(device)
     amount = operators.amounts(shares, torch.ones(REGIONS).to(device), shares.mean(1), 0.3, 1.0)
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, count: int | None = None) -> Tensor:
-        return optimized_attention(q, k, v, count or heads)
+    given = heads
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
+        return optimized_attention(q, k, v, heads or given)
 
     def ours(operator: Operator) -> Tensor:
         parts = [modulation.split_heads(t, heads, False) for t in (q, k)]
 
         def pull_of(chosen: slice) -> modulation.Pull:
-            return operators.pull(*(t[:, chosen] for t in parts), dim**-0.5, shares, shares, amount, operator)
+            q, k = (t[:, chosen] for t in parts)
+            return operators.pull(q, k, dim**-0.5, shares, shares, amount, operator)
 
         return modulation.attend(q, k, v, False, heads, None, attention, pull_of)
 
     def published() -> Tensor:
-        parts = [modulation.split_heads(t, heads, False) for t in (q, k, v)]
-        return naive(*parts, shares @ shares.mT, amount).transpose(1, 2).flatten(2)
+        split_q, split_k, split_v = (modulation.split_heads(t, heads, False) for t in (q, k, v))
+        return naive(split_q, split_k, split_v, shares @ shares.mT, amount).transpose(1, 2).flatten(2)
 
     return {
         "plain": lambda: attention(q, k, v),

@@ -103,7 +103,7 @@ def steered(
     return method
 
 
-UP = {"temperature": 0.0, "background": False}
+UP: dict[str, Any] = {"temperature": 0.0, "background": False}
 METHODS: dict[str, Method] = {
     "none": plain,
     "ConditioningSetMask": masked,
