@@ -204,3 +204,16 @@ def test_training_can_continue_from_the_shipped_weights():
     for part, make in build.items():
         missing, unexpected = make().load_state_dict(export.training_state(demo.FOLDER, part), strict=False)
         assert not unexpected and all(k.startswith("point_") for k in missing), part
+
+
+@shipped
+def test_reader_agrees_with_labels_by_eye():
+    """100 generated pictures, labelled before the reader was asked."""
+    from tools.shapesworld import labelled
+
+    labels = [labelled.parse(text) for text in json.loads((labelled.FOLDER / "labels.json").read_text())]
+    readings = judge.read(demo.load_reader(), labelled.tiles(labelled.FOLDER / "sheet.png"))
+    result = labelled.agreement(labels, readings)
+    assert result["pictures"] == 100 and result["objects"] > 200 and result["agreement"] >= 0.95
+    swapped = labelled.agreement(labels, readings[1:] + readings[:1])
+    assert swapped["agreement"] < 0.2, "the measure can fail"

@@ -26,6 +26,7 @@ class Run:
     minutes: float
     seed: int = 0
     shipped: Path | None = None  # folder of shipped weights to continue from where no checkpoint is
+    rate: float = 1.0  # share of the stage's learning rate
     compiled: bool = False  # torch.compile: a sixth faster on two cores, two minutes to start, needs a C++ compiler
     started: float = field(default_factory=time.monotonic)
     spent_before: float = 0.0
@@ -87,7 +88,7 @@ class Trainer:
     """Optimiser, warm-up and cosine over the time budget, EMA, checkpoints that resume."""
 
     def __init__(self, run: Run, modules: nn.ModuleDict, lr: float, ema: float = 0.999, weight_decay: float = 0.01):
-        self.run, self.modules, self.lr, self.decay = run, modules, lr, ema
+        self.run, self.modules, self.lr, self.decay = run, modules, lr * run.rate, ema
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay)
         self.step, self.saved = 0, time.monotonic()

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--continue-shipped", action="store_true", help="start from the weights in demo/ instead of from nothing"
     )
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rate, for a short continuation")
     parser.add_argument("--compile", action="store_true", help="compile the UNet: a sixth faster after two minutes")
     parser.add_argument("--export", action="store_true", help="write what is trained to demo/ at the end")
     args = parser.parse_args()
@@ -72,7 +73,7 @@ def main() -> None:
             continue
         minutes = args.minutes * (SHARES.get(name, 1.0) if args.stage == "all" else 1.0)
         shipped = ROOT / "demo" if args.continue_shipped else None
-        run = stages.Run(name, args.work, device, minutes, args.seed, shipped, args.compile)
+        run = stages.Run(name, args.work, device, minutes, args.seed, shipped, args.rate, args.compile)
         # On CPUs the fused attention kernel's backward pass is slower than plain matrix products at these sizes.
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
             run_stage[name](run, pictures)
