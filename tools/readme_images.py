@@ -45,6 +45,17 @@ def sag(demo: Path) -> Image.Image:
     return grid(rows, ["without (three with a caption, three without)", "with Self-Attention Guidance, same seeds"])
 
 
+def regions(demo: Path) -> Image.Image:
+    """Four seeds without and with three boxes."""
+    rows = [
+        [Image.open(path) for path in sorted(demo.glob(f"regions_{half}_[0-9].png"))]
+        for half in ("without_regions", "with_dense_diffusion")
+    ]
+    titles = ["a plain red star, a striped green heart and a plain blue circle",
+              "the same seeds; star top left, heart top right, circle below"]  # fmt: skip
+    return grid(rows, titles)
+
+
 def shapesworld(evaluation: Path) -> Image.Image:
     """The first eight pictures of the report set, unpicked, with their captions."""
     captions = [row["caption"] for row in json.loads((evaluation / "shapesworld.json").read_text())["rows"][:8]]
@@ -57,6 +68,7 @@ def shapesworld(evaluation: Path) -> Image.Image:
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     sag(ROOT / "output" / "demo").save(FOLDER / "sag.jpg", quality=88)
+    regions(ROOT / "output" / "demo").save(FOLDER / "regions.jpg", quality=88)
     shapesworld(ROOT / "output" / "eval").save(FOLDER / "shapesworld.jpg", quality=88)
 
 
