@@ -47,7 +47,7 @@ def sag(demo: Path) -> Image.Image:
 
 def regions(demo: Path) -> Image.Image:
     """Four seeds without and with three boxes."""
-    rows = [
+    rows: list[list[Image.Image]] = [
         [Image.open(path) for path in sorted(demo.glob(f"regions_{half}_[0-9].png"))]
         for half in ("without_regions", "with_dense_diffusion")
     ]
