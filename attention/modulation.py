@@ -21,7 +21,9 @@ from torch import Tensor
 
 from .run import Attention, split_heads
 
-CHUNK_BYTES = 3 * 2**20  # size of the one buffer of scores that is alive at a time
+# Size of the one buffer of scores that is alive at a time. Small enough for a call to need less than 1.2 times plain
+# attention's memory on a CPU; a GPU has more to share and needs larger pieces to be busy.
+CHUNK_BYTES, GPU_CHUNK_BYTES = 2**20, 2**24
 
 
 class Pull(NamedTuple):
@@ -50,13 +52,15 @@ def score_range(
     scale: float,
     bias: Tensor | None = None,
     every: int = 1,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Range:
     """Range of q k^T * scale over the keys of each row, in chunks of rows. q, k: [batch, heads, tokens, dim].
 
     bias: added to the scores, [batch, heads or 1, queries or 1, keys]; keys at -inf do not count. every: look at every
     n-th key only, which underestimates the range a little (16 % at 8 for normally distributed scores).
     """
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES if q.device.type == "cpu" else GPU_CHUNK_BYTES
     batch, heads, queries, _ = q.shape
     k = k[:, :, ::every]
     bias = None if bias is None else bias[..., ::every]

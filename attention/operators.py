@@ -4,6 +4,8 @@ With M (queries x regions: how much of a query's token is a region's) and T (key
 
     s'_ij = (1 - temperature * a_i) s_ij + a_i * measure_i * sum_r M_ir T_jr
     a_i = strength * sum_r M_ir * region strength_r * (1 - area * share of the picture that region r covers)
+
+T is 1 for a region's own keys, 0 for others, and with `against` negative for the words of other regions.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Operator:
     lets queries of a region see nothing but the keys of the region, if it has any.
     temperature: 1 pushes what does not match down as far as what matches up (DenseDiffusion), 0 leaves it.
     area: how much a region's size weakens it. background: pixels of no region are one of their own, without a phrase.
+    against: how much of the bias pushes the words of other regions down, in pixels of no region those of all regions.
     sampled: the range is looked for among every n-th key only.
     """
 
@@ -37,12 +40,19 @@ class Operator:
     temperature: float = 1.0
     area: float = 1.0
     background: bool = True
+    against: float = 0.0
     sampled: int = 1
 
 
 def with_background(shares: Tensor) -> Tensor:
     """Append the column of what no region has: [..., regions] -> [..., regions + 1]."""
     return torch.cat([shares, 1 - shares.sum(dim=-1, keepdim=True).clamp(max=1)], dim=-1)
+
+
+def words_of(keys: Tensor, against: float) -> Tensor:
+    """T for words, with a column for pixels of no region: [words, regions] -> [words, regions + 1]."""
+    others = (keys.sum(dim=-1, keepdim=True).clamp(max=1) - keys).clamp_min(0)
+    return torch.cat([keys - against * others, -against * keys.amax(dim=-1, keepdim=True)], dim=-1)
 
 
 def amounts(shares: Tensor, strengths: Tensor, covered: Tensor, strength: float, area: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -137,7 +137,7 @@ class Steering:
             bias = bias[row.start : row.stop]
         site, image, op = call.site, call.site.image, self.operator
         if site.kind == "joint":  # one softmax over text and image: a temperature for one part would move the other
-            op = Operator(op.measure, 0, op.area, op.background, op.sampled)
+            op = replace(op, temperature=0.0)
         parts = []
         for strength, text in ((self.text, True), (self.image, False)):
             columns = slice(0, site.text_tokens) if text else image
@@ -162,7 +162,7 @@ class Steering:
             frames = site.grid[0] if len(site.grid) == 3 else None
             shares = token_shares(canvas, site.grid[-2:], site.extent[-2:], call.latent_size[-2:])
             covered, strengths = canvas.mean(dim=(-2, -1)), torch.tensor(layout.strengths)
-            if op.background:
+            if op.background or (text and op.against):
                 shares = operators.with_background(shares)
                 covered = operators.with_background(covered)
                 strengths = torch.cat([strengths, torch.ones(1)])
@@ -171,8 +171,9 @@ class Steering:
             queries, amount = of_batch(shares, batch, frames), of_batch(amount, batch, frames)[..., 0]
             if not text:
                 return queries.to(q.device), queries.to(q.device), amount.to(q.device)
-            keys = layout.keys(site.text_tokens)[None]
-            return queries[..., : len(layout.tokens)].to(q.device), keys.to(q.device), amount.to(q.device)
+            keys = operators.words_of(layout.keys(site.text_tokens), op.against)[None]
+            columns = queries.shape[-1] if op.against else len(layout.tokens)  # else the background's pulls nothing
+            return queries[..., :columns].to(q.device), keys[..., :columns].to(q.device), amount.to(q.device)
 
         key = (id(layout), call.site.grid, call.site.extent, call.latent_size, q.shape[0], text, call.site.text_tokens,
                op, q.device)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -137,8 +138,7 @@ class FoveaDenseDiffusion(io.ComfyNode):
         start_percent: float, mode: str, blocks: str, encode_phrases: bool, sampled: int,
     ) -> io.NodeOutput:  # fmt: skip
         chosen, law = OPERATORS[operator]
-        chosen = Operator(chosen.measure, chosen.temperature, area_strength if chosen.area else 0.0, chosen.background,
-                          sampled)  # fmt: skip
+        chosen = replace(chosen, area=area_strength if chosen.area else 0.0, sampled=sampled)
         control = RegionControl(
             chosen, cross_strength, self_strength, start_percent, end_percent, law, time_exponent,
             _blocks(model, blocks, DENSE),

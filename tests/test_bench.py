@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from fovea.attention.saliency import column_sums
-from tools.bench import meter
+from tools.bench import meter, regions
 
 CPU = torch.device("cpu")
 KIB = 1024
@@ -34,3 +35,12 @@ def test_recorder_needs_under_two_percent_of_the_full_map() -> None:
     q, k = (torch.randn(1, heads, tokens, dim, generator=torch.Generator().manual_seed(i)) for i in range(2))
     full = heads * tokens**2 * 4
     assert meter.peak_bytes(lambda: column_sums(q, k), CPU) < 0.02 * full
+
+
+@pytest.mark.parametrize("call", regions.CALLS)
+def test_a_steered_call_needs_at_most_a_fifth_more_than_plain_attention(call: str) -> None:
+    heads, tokens, dim = regions.CALLS[call]
+    ways = regions.variants(heads, tokens, dim, CPU)
+    inputs = 3 * heads * tokens * dim * 4
+    plain, ours = (inputs + meter.peak_bytes(ways[name], CPU) for name in ("plain", "ours"))
+    assert ours <= 1.2 * plain

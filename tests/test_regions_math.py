@@ -112,6 +112,21 @@ def test_paint_with_words_equals_the_published_one() -> None:
     torch.testing.assert_close(got, joined(wanted), rtol=1e-5, atol=1e-5)
 
 
+def test_words_of_other_regions_are_pushed_down() -> None:
+    words = torch.tensor([[0, 0], [1, 0], [1, 0], [0, 1], [1, 1], [0, 0]]).float()  # the last but one is of both
+    red, blue, free = operators.words_of(words, 0.5).T.tolist()
+    assert red == [0, 1, 1, -0.5, 1, 0] and blue == [0, -0.5, -0.5, 1, 1, 0] and free == [0, -0.5, -0.5, -0.5, -0.5, 0]
+    torch.testing.assert_close(operators.words_of(words, 0.0)[:, :2], words)
+
+    shares, amount = torch.tensor([[[1.0, 0, 0], [0.25, 0.25, 0.5]]]), torch.tensor([[0.8, 0.4]])
+    q, k, v = tensors(8, 1, 2, 6)
+    got = modulated(q, k, v, shares, operators.words_of(words, 0.5)[None], amount, Operator(temperature=0.0))[0]
+    scores = torch.einsum("hid,hjd->hij", heads(q[0]), heads(k[0])) * DIM**-0.5
+    bias = amount[0, :, None] * torch.tensor([red, [0.25 * (r + b) + 0.5 * f for r, b, f in zip(red, blue, free)]])
+    scores = scores + (scores.amax(-1, keepdim=True) - scores.amin(-1, keepdim=True)) * bias
+    torch.testing.assert_close(got, joined(scores.softmax(-1) @ heads(v[0])), rtol=1e-5, atol=1e-5)
+
+
 def test_std_is_that_of_all_scores() -> None:
     q, k, _ = tensors(3, 2, 7, 5)
     q, k = (modulation.split_heads(t, HEADS, False) for t in (q, k))

@@ -63,6 +63,8 @@ def page(facts: dict) -> str:
         sections.append(sag_section(facts["sag"]))
     if "sag_bench" in facts:
         sections.append(sag_bench_section(facts["sag_bench"]))
+    if "regions_bench" in facts:
+        sections.append(regions_bench_section(facts["regions_bench"]))
     return "\n\n".join([*sections, training_section(facts)]) + "\n"
 
 
@@ -179,6 +181,34 @@ def sag_bench_section(bench: dict) -> str:
     return "\n\n".join(parts)
 
 
+def regions_bench_section(bench: dict) -> str:
+    """Steered attention beside plain attention and beside the operator with its matrices, per call and per run."""
+    calls = [
+        (call["call"], f"{call['tokens']} x {call['heads']}", name, v["seconds"], v["to_plain"], v["to_published"],
+         v["peak_mib"], v["peak_to_plain"])
+        for call in bench["calls"]
+        for name, v in call["variants"].items()
+    ]  # fmt: skip
+    runs = [
+        (f"{run['model']}, {run['size']} pixels", run["batch"], run["steps"], run["seconds_plain"],
+         run["seconds_steered"], run["ratio"])
+        for run in bench["runs"]
+    ]  # fmt: skip
+    head = ("call", "tokens x heads", "variant", "s", "to plain", "to published", "peak MiB", "peak to plain")
+    return "\n\n".join(
+        [
+            "## Speed and memory of regions",
+            f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}; variants take "
+            "turns. One self-attention call of one prompt with four regions; `published`: DenseDiffusion with its "
+            "matrices written out. Peaks include q, k and v. Targets: 0.45 of the published time, 1.2 times the plain "
+            "peak.",
+            table(head, calls),
+            "Whole sampling runs at CFG 5, steered in the paper's window (30 % of the schedule). Target: 1.25.",
+            table(("model", "batch", "steps", "plain s", "steered s", "ratio"), runs),
+        ]
+    )
+
+
 def training_section(facts: dict) -> str:
     def show(row: dict) -> str:
         return ", ".join(f"{k} {v}" for k, v in row.items() if k != "step")
@@ -205,7 +235,12 @@ def main() -> None:
         generator = json.loads(args.eval.read_text())
         generator.pop("rows")
         facts.update(generator=generator, judges=measure(args.work), training=training_summary(args.work / "log.jsonl"))
-        for name, file in (("sag", args.eval.parent / "sag" / "report.json"), ("sag_bench", args.bench / "sag.json")):
+        files = {
+            "sag": args.eval.parent / "sag" / "report.json",
+            "sag_bench": args.bench / "sag.json",
+            "regions_bench": args.bench / "regions.json",
+        }
+        for name, file in files.items():
             if file.exists():
                 facts[name] = json.loads(file.read_text())
         DATA.write_text(json.dumps(facts, indent=1) + "\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from ..shapesworld import sets
 from ..shapesworld.world import SIZE, Scene, Thing, caption
+from . import clip_scores
 
 FORMS = ("box", "blob", "thin")
 LEAST_SHARE = 0.15  # of a region: an object of the right colour and shape that covers so much is there
@@ -34,9 +37,14 @@ def layout(name: str, index: int) -> Layout:
 
     Scenes are those of the sets from index 100,000 on, which no other evaluation uses.
     """
-    scene, form = sets.scene(name, 100_000 + index, 2 + index % 3), FORMS[index // 3 % 3]
+    things, form = scene(name, index), FORMS[index // 3 % 3]
     rng = sets.rng_for(name, 200_000 + index)
-    return Layout(scene, form, np.stack([_mask(thing, form, rng) for thing in scene.things]))
+    return Layout(things, form, np.stack([_mask(thing, form, rng) for thing in things.things]))
+
+
+def scene(name: str, index: int) -> Scene:
+    """The scene that layout `index` is made of."""
+    return sets.scene(name, 100_000 + index, 2 + index % 3)
 
 
 def _mask(thing: Thing, form: str, rng: np.random.Generator) -> np.ndarray:
@@ -54,6 +62,21 @@ def _mask(thing: Thing, form: str, rng: np.random.Generator) -> np.ndarray:
     for wave in (2, 3, 4):
         edge += rng.uniform(-0.1, 0.1) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
     return np.hypot(dx, dy) < edge * r
+
+
+def clip_rows(clip_b: Any, pictures: Tensor, layouts: Sequence[Layout]) -> list[dict[str, Any]]:
+    """Per picture: `global`, its fit to the caption; `local`, the fit of each region's surroundings to a caption of its
+    object alone; `features`. CLIP B's cosines."""
+    rows = []
+    for picture, wanted in zip(pictures, layouts):
+        crops = torch.stack([clip_scores.surroundings(picture, mask) for mask in wanted.masks])
+        alone = [caption(replace(wanted.scene, things=(thing,))) for thing in wanted.scene.things]
+        rows.append({
+            "global": float(clip_scores.scores(clip_b, picture[None], [wanted.caption])),
+            "local": clip_scores.scores(clip_b, crops, alone).tolist(),
+            "features": clip_scores.image_vectors(clip_b, picture[None])[0].tolist(),
+        })  # fmt: skip
+    return rows
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ..host import ROOT
 from ..pack import load_packages
-from . import metrics
+from . import clip_scores, metrics
 
 FOLDER = ROOT / "output" / "eval" / "sag"
 BATCH, STEPS, CFG = 8, 20, 4.0
@@ -77,8 +77,7 @@ class Studio:
 
     def features(self, pictures: torch.Tensor) -> np.ndarray:
         """CLIP B's image vectors of pictures [n, height, width, 3]."""
-        small = torch.nn.functional.interpolate(pictures.movedim(-1, 1).float(), size=(64, 64), mode="area")
-        return self.clip_b.image(small).double().numpy()
+        return clip_scores.image_vectors(self.clip_b, pictures).double().numpy()
 
     def run(self, cell: Cell, which: str, count: int) -> dict[str, np.ndarray]:
         """Sample a cell on a set ("tune", "report") or read what is there: features [n, d], right [n], certain [n]."""

@@ -1,0 +1,146 @@
+"""Ways of telling a model what shall be where: the region nodes' settings, their ablations, and what others do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Prepared = tuple[Any, list, list]  # model, positive, negative
+Method = Callable[[Any, Any, Any, str], Prepared]  # (model, clip, regions, caption) -> Prepared
+
+
+def plain(model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
+    from fovea.guidance import captions
+
+    return model, captions.encode(clip, caption), captions.encode(clip, "")
+
+
+def masked(model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
+    """The host's own masked prompts beside the caption."""
+    from fovea.guidance import captions
+
+    return model, captions.masked(clip, caption, regions, 0.5), captions.encode(clip, "")
+
+
+@dataclass(frozen=True)
+class Couple:
+    """As attention-couple nodes do: cross-attention to each region's own prompt, added by mask; `share` of it, the rest
+    stays with the caption."""
+
+    share: float
+
+    def __call__(self, model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
+        from fovea.attention.regions import token_shares
+        from fovea.guidance import captions
+
+        canvas = regions.canvas()
+        texts = [caption, *(region.phrase for region in regions.items)]
+        prompts = [captions.encode(clip, text)[0][0] for text in texts]
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], attn: Any) -> Tensor:
+            from comfy.ldm.modules.attention import optimized_attention
+
+            out = optimized_attention(q, k, v, options["n_heads"])
+            shares = self.share * token_shares(canvas, options["activations_shape"][2:], (32, 32), (32, 32))[0].to(q)
+            size = len(q) // len(options["cond_or_uncond"])
+            for chunk, index in enumerate(options["cond_or_uncond"]):
+                if index == 0:
+                    rows = slice(chunk * size, (chunk + 1) * size)
+                    each = [p.expand(size, -1, -1) for p in prompts]
+                    out[rows] = sum(
+                        weight[None, :, None]
+                        * optimized_attention(q[rows], attn.to_k(p), attn.to_v(p), options["n_heads"])
+                        for weight, p in zip([1 - shares.sum(-1), *shares.unbind(-1)], each)
+                    )
+            return out
+
+        patched, network = model.clone(), model.model.diffusion_model
+        for section, blocks in (("input", network.input_blocks), ("middle", [network.middle_block]),
+                                ("output", network.output_blocks)):  # fmt: skip
+            for number, block in enumerate(blocks):
+                for module in block:
+                    for inner in getattr(module, "transformer_blocks", ()):
+                        replacement = lambda q, k, v, options, a=inner.attn2: attend(q, k, v, options, a)  # noqa: E731
+                        patched.set_model_attn2_replace(replacement, section, number)
+        return patched, captions.encode(clip, caption), captions.encode(clip, "")
+
+
+class Steered:
+    """A member of the family that the region nodes offer."""
+
+    def __init__(
+        self, text: float, image: float, law: str = "power", exponent: float = 5.0, end: float = 0.3,
+        mode: str = "auto", blocks: str = "all", **operator: Any,
+    ) -> None:  # fmt: skip
+        self.text, self.image, self.law, self.exponent, self.end = text, image, law, exponent, end
+        self.mode, self.blocks, self.operator = mode, blocks, operator
+
+    def __repr__(self) -> str:
+        return f"Steered({', '.join(f'{key}={value!r}' for key, value in vars(self).items())})"
+
+    def __call__(self, model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
+        from fovea.attention.blocks import parse_blocks
+        from fovea.attention.families import family_of
+        from fovea.attention.operators import Operator
+        from fovea.guidance import captions
+        from fovea.guidance.host_regions import RegionControl
+
+        blocks = None
+        if self.blocks != "all":
+            network = model.get_model_object("diffusion_model")
+            family = family_of(network)
+            assert family is not None
+            blocks = parse_blocks(self.blocks, family.blocks(network), frozenset())
+        patched = model.clone()
+        RegionControl(
+            Operator(**self.operator), self.text, self.image, 0.0, self.end, self.law, self.exponent, blocks
+        ).install(patched)
+        prompt = captions.positive(clip, caption, regions, self.mode, separate=True)
+        return patched, prompt.conditioning, captions.encode(clip, "")
+
+
+def settings(method: Method) -> str:
+    """What tells a method from another of the same name: kept results of other settings are not its own."""
+    return getattr(method, "__name__", repr(method))
+
+
+UP: dict[str, Any] = {"temperature": 0.0, "background": False}
+WORDS: dict[str, Any] = {**UP, "measure": "row max", "area": 0.0}
+CONTRAST: dict[str, Any] = {**UP, "area": 0.0, "against": 1.0}
+METHODS: dict[str, Method] = {
+    "none": plain,
+    "ConditioningSetMask": masked,
+    "attention couple": Couple(0.5),
+    "paint with words 0.4": Steered(0.4, 0, "log", end=1.0, **WORDS),
+    "paint with words 1.0": Steered(1.0, 0, "log", end=1.0, **WORDS),
+    "paper": Steered(1.0, 0.3),
+    "paper, no cross": Steered(0.0, 0.3),
+    "paper, no self": Steered(1.0, 0.0),
+    "paper, no value range": Steered(1.0, 0.3, measure="std"),
+    "paper, no area": Steered(1.0, 0.3, area=0.0),
+}
+
+
+def candidates() -> dict[str, Method]:
+    """What is tried on the tuning set, beside METHODS: the baselines' own knobs, and the family; at most 40 in all."""
+    found: dict[str, Method] = {"attention couple 1": Couple(1.0), "paper x2 end 0.5": Steered(2.0, 0.6, end=0.5)}
+    for text in (2.0, 4.0):
+        found[f"paint with words {text:g}"] = Steered(text, 0, "log", end=1.0, **WORDS)
+    for end, exponent in ((0.3, 1.0), (0.5, 2.0), (1.0, 2.0)):
+        for text, image in ((1.0, 0.3), (2.0, 0.6), (4.0, 1.0)):
+            name = f"{text:g}/{image:g} end {end:g} pow {exponent:g}"
+            found[f"up {name}"] = Steered(text, image, exponent=exponent, end=end, area=0.0, **UP)
+            found[f"contrast {name}"] = Steered(text, image, exponent=exponent, end=end, **CONTRAST)
+    found["contrast 2/0 end 0.5 pow 2"] = Steered(2.0, 0.0, exponent=2.0, end=0.5, **CONTRAST)
+    found["contrast half 2/0.6 end 0.5 pow 2"] = Steered(
+        2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "against": 0.5}
+    )
+    found["contrast area 2/0.6 end 0.5 pow 2"] = Steered(2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "area": 1.0})
+    found["contrast concat 2/0.6 end 0.5 pow 2"] = Steered(
+        2.0, 0.6, exponent=2.0, end=0.5, mode="concat", **CONTRAST
+    )
+    found["hard end 0.5"] = Steered(1, 0, "constant", end=0.5, **{**UP, "measure": "hard", "area": 0.0})
+    return found
