@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-import comfy.cldm.cldm
-import comfy.controlnet
-import comfy.k_diffusion.sampling
-import comfy.sd
 import pytest
 import tiny_models as tiny
 import torch
@@ -39,12 +34,6 @@ def everywhere() -> Any:
     return tiny.unet("shallow", **EVERYWHERE)
 
 
-def adds_noise(sampler: str) -> bool:
-    """Whether a sampler draws noise of its own, which differs between places in a batch."""
-    function = getattr(comfy.k_diffusion.sampling, f"sample_{sampler}", None)
-    return function is not None and "noise_sampler" in inspect.signature(function).parameters
-
-
 class TestEverySampler:
     @pytest.mark.parametrize("sampler", SAMPLER_NAMES)
     def test_evaluations_batch_and_off(self, model: Any, sampler: str) -> None:
@@ -59,7 +48,7 @@ class TestEverySampler:
         off = tiny.sample(guided(model, scale=0.0), x, cfg=3.0, steps=4, sampler=sampler)
         assert torch.equal(off, plain)
         # dpm_adaptive chooses its steps by the whole batch.
-        if not adds_noise(sampler) and sampler != "dpm_adaptive":
+        if not tiny.adds_noise(sampler) and sampler != "dpm_adaptive":
             alone = tiny.sample(guided(model), x[1:], cfg=3.0, steps=4, sampler=sampler)
             assert relative(both[1:], alone) < 1e-3
 
@@ -168,30 +157,16 @@ class TestBesideModelPatches:
 
     def test_lora_before_and_after(self) -> None:
         """Equals a model whose weights have the LoRA in them."""
-        at, start = "middle_block.1.transformer_blocks.0.attn1.to_q", tiny.noise(24, 16)
-        down, up = torch.randn(4, 32) * 0.3, torch.randn(32, 4) * 0.3
-        lora = {f"diffusion_model.{at}.lora_down.weight": down, f"diffusion_model.{at}.lora_up.weight": up}
-        merged = tiny.unet("sd15")
-        merged.model.diffusion_model.get_submodule(at).weight.data += up @ down
+        model, merged, start = tiny.unet("sd15"), tiny.unet("sd15"), tiny.noise(24, 16)
+        merged.model.diffusion_model.get_submodule(f"{tiny.MIDDLE}.attn1.to_q").weight.data += tiny.lora_change()
         expected = one_step(guided(merged), start)[1]
-
-        def with_lora(patcher: Any) -> Any:
-            return comfy.sd.load_lora_for_models(patcher, None, lora, 1.0, 0.0)[0]
-
-        model = tiny.unet("sd15")
-        for both in (guided(with_lora(model)), with_lora(guided(model))):
+        for both in (guided(tiny.with_lora(model)), tiny.with_lora(guided(model))):
             assert relative(one_step(both, start)[1], expected) < 1e-4
         assert relative(one_step(guided(model), start)[1], expected) > 1e-3
 
     def test_controlnet(self, model: Any) -> None:
         """It steers the degraded pass too, and is not asked more often than the network."""
-        shape = {**tiny.SD15, "image_size": 32, "in_channels": 4, "model_channels": 32, "context_dim": tiny.CONTEXT,
-                 "use_spatial_transformer": True, "legacy": False, "dtype": torch.float32, "num_heads": 4,
-                 "num_head_channels": -1, "hint_channels": 3, "operations": comfy.ops.disable_weight_init}  # fmt: skip
-        shape.pop("transformer_depth_output")
-        network = comfy.cldm.cldm.ControlNet(**shape)
-        tiny.initialise(network, 5, 1.0)
-        control = comfy.controlnet.ControlNet(network, load_device=tiny.CPU)
+        network, control = tiny.controlnet()
         hint = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2))
         extra = {"control": control.copy().set_cond_hint(hint, 1.0), "control_apply_to_uncond": False}
         conds = {"positive": tiny.prompt(1, **extra), "negative": tiny.prompt(2, **extra)}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.k_diffusion.sampling
 import comfy.model_base
 import comfy.model_patcher
+import comfy.ops
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import comfy.supported_models
 import torch
 from torch import Tensor
@@ -151,6 +157,42 @@ def watching(model: comfy.model_patcher.ModelPatcher, at: str = MIDDLE) -> Itera
         del network.forward
         for handle in handles:
             handle.remove()
+
+
+def adds_noise(sampler: str) -> bool:
+    """Whether a sampler draws noise of its own, which differs between places in a batch."""
+    function = getattr(comfy.k_diffusion.sampling, f"sample_{sampler}", None)
+    return function is not None and "noise_sampler" in inspect.signature(function).parameters
+
+
+def controlnet() -> tuple[torch.nn.Module, comfy.controlnet.ControlNet]:
+    """A ControlNet for "sd15": its network and the host's object, not yet given a hint."""
+    shape = {**SD15, "image_size": 32, "in_channels": 4, "model_channels": 32, "context_dim": CONTEXT,
+             "use_spatial_transformer": True, "legacy": False, "dtype": torch.float32, "num_heads": 4,
+             "num_head_channels": -1, "hint_channels": 3, "operations": comfy.ops.disable_weight_init}  # fmt: skip
+    shape.pop("transformer_depth_output")
+    network = comfy.cldm.cldm.ControlNet(**shape)
+    initialise(network, 5, 1.0)
+    return network, comfy.controlnet.ControlNet(network, load_device=CPU)
+
+
+def lora_parts() -> tuple[Tensor, Tensor]:
+    """A LoRA's two factors for the queries of the middle block."""
+    generator = torch.Generator().manual_seed(9)
+    return torch.randn(4, 32, generator=generator) * 0.3, torch.randn(32, 4, generator=generator) * 0.3
+
+
+def lora_change() -> Tensor:
+    """What `with_lora` adds to the weight."""
+    down, up = lora_parts()
+    return up @ down
+
+
+def with_lora(patcher: Any) -> Any:
+    """The model with a LoRA, as the host's loader adds it."""
+    at, (down, up) = f"diffusion_model.{MIDDLE}.attn1.to_q", lora_parts()
+    lora = {f"{at}.lora_down.weight": down, f"{at}.lora_up.weight": up}
+    return comfy.sd.load_lora_for_models(patcher, None, lora, 1.0, 0.0)[0]
 
 
 def pixart() -> comfy.model_patcher.ModelPatcher:
