@@ -10,6 +10,7 @@ attn1 / attn2 replacements are wrapped, not displaced.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ RUN = "fovea_run"
 PREVIOUS_OVERRIDE = "fovea_previous_override"
 DEGRADED = "fovea_degraded"  # in transformer_options of an extra, spoilt evaluation: the name of its technique
 OVERRIDE = "optimized_attention_override"
+_current: ContextVar[Run | None] = ContextVar("fovea_current_run", default=None)
 
 
 @dataclass(eq=False)
@@ -56,6 +58,11 @@ def install(patcher: ModelPatcher, technique: Technique) -> None:
 def run_of(model_options: Mapping[str, Any]) -> Run | None:
     """The sampling run these options belong to, None outside of one."""
     return model_options.get("transformer_options", {}).get(RUN)
+
+
+def current_run() -> Run | None:
+    """The innermost sampling run with techniques of ours that this thread is in."""
+    return _current.get()
 
 
 def degraded_pass(
@@ -88,9 +95,11 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
     outer, run = options.get(RUN), Run(techniques)
     options[RUN] = run
+    token = _current.set(run)
     try:
         return executor(*args, **kwargs)
     finally:
+        _current.reset(token)
         if outer is None:
             options.pop(RUN, None)
         else:

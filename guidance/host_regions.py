@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from .schedule import inside
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+logger = logging.getLogger(__name__)
 LAWS = ("power", "log", "constant")
 MOST_NOISE = 14.6146  # Stable Diffusion's largest sigma; flow models start at infinity
 
@@ -64,6 +66,28 @@ class RegionControl:
         if self.law == "log":
             return math.log1p(noise_to_signal(sampling, sigma))
         return 1.0
+
+
+class Unattended(list):
+    """Of further models that a prompt brings along: none. The host collects them when sampling begins, which tells
+    whether the model that is sampled knows the prompt's regions."""
+
+    def __iter__(self) -> Iterator[Any]:
+        run = hooks.current_run()
+        if run is None or not any(isinstance(technique, RegionControl) for technique in run.techniques):
+            logger.warning(
+                "A prompt with regions is sampled with a model that does not come from the same node, so its regions "
+                "do nothing. Connect the model output of Dense Diffusion or Paint with Words to the sampler."
+            )
+        return super().__iter__()
+
+
+def watched(conditioning: list) -> list:
+    """The conditioning, which says so once per run if it is sampled without a model that knows regions."""
+    if not conditioning:
+        return conditioning
+    (tensor, options), *others = conditioning
+    return [[tensor, {**options, "additional_models": Unattended(options.get("additional_models", ()))}], *others]
 
 
 def left_of_schedule(sampling: Any, sigma: float) -> float:

@@ -13,7 +13,7 @@ from ..attention.operators import MEASURES, Operator
 from ..attention.regions import Regions
 from ..attention.run import BlockId
 from ..guidance import captions
-from ..guidance.host_regions import RegionControl
+from ..guidance.host_regions import RegionControl, watched
 from .regions import ALIASES, RegionsType
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _steered(
     patched = model.clone()
     control.install(patched)
     report = "\n".join([*found.warnings, *against.warnings])
-    return io.NodeOutput(patched, found.conditioning, against.conditioning, report)
+    return io.NodeOutput(patched, watched(found.conditioning), against.conditioning, report)
 
 
 class FoveaRegionsToConditioning(io.ComfyNode):

@@ -404,6 +404,20 @@ class TestNodes:
         plain = tiny.sample(shapesworld["model"], start, 4.0, 4, positive, negative)
         assert report == "" and torch.isfinite(got).all() and (got - plain).abs().max() > 0.05
 
+    def test_prompts_without_their_model_are_said_once(
+        self, shapesworld: dict, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model, positive, negative, _ = FoveaDenseDiffusion.execute(
+            regions=two_regions(negative="striped"), caption=CAPTION, **shapesworld, **DENSE
+        ).result  # fmt: skip
+        start = tiny.noise(32, 32)
+        tiny.sample(model, start, 4.0, 1, positive, negative)
+        assert not caplog.records
+        tiny.sample(guided(shapesworld["model"]), start, 4.0, 1, positive, negative)
+        assert ["Connect the model output" in record.message for record in caplog.records] == [True]
+        tiny.sample(shapesworld["model"], start, 4.0, 1, positive, negative)
+        assert len(caplog.records) == 2 and all(record.name.startswith("fovea") for record in caplog.records)
+
     def test_way_back_to_masks_of_the_host(self, shapesworld: dict) -> None:
         conditioning = FoveaRegionsToConditioning.execute(shapesworld["clip"], two_regions(), CAPTION, 0.5).result[0]
         assert [c[1].get("mask") is not None for c in conditioning] == [True, True, False]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .host import ROOT
 from .pack import load_packages
+from .report_regions import regions_bench_section, regions_section
+from .report_tables import percent, table
 
 DATA, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 HEAD = "# Results\n\nWritten by `python -m tools.report` from `docs/results.json`; do not edit by hand."
@@ -63,18 +65,11 @@ def page(facts: dict) -> str:
         sections.append(sag_section(facts["sag"]))
     if "sag_bench" in facts:
         sections.append(sag_bench_section(facts["sag_bench"]))
+    if "regions" in facts:
+        sections.append(regions_section(facts["regions"], facts["regions_tuning"]))
     if "regions_bench" in facts:
         sections.append(regions_bench_section(facts["regions_bench"]))
     return "\n\n".join([*sections, training_section(facts)]) + "\n"
-
-
-def percent(mean: float, low: float, high: float) -> str:
-    return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
 
 
 def generator_section(generator: dict) -> str:
@@ -181,34 +176,6 @@ def sag_bench_section(bench: dict) -> str:
     return "\n\n".join(parts)
 
 
-def regions_bench_section(bench: dict) -> str:
-    """Steered attention beside plain attention and beside the operator with its matrices, per call and per run."""
-    calls = [
-        (call["call"], f"{call['tokens']} x {call['heads']}", name, v["seconds"], v["to_plain"], v["to_published"],
-         v["peak_mib"], v["peak_to_plain"])
-        for call in bench["calls"]
-        for name, v in call["variants"].items()
-    ]  # fmt: skip
-    runs = [
-        (f"{run['model']}, {run['size']} pixels", run["batch"], run["steps"], run["seconds_plain"],
-         run["seconds_steered"], run["ratio"])
-        for run in bench["runs"]
-    ]  # fmt: skip
-    head = ("call", "tokens x heads", "variant", "s", "to plain", "to published", "peak MiB", "peak to plain")
-    return "\n\n".join(
-        [
-            "## Speed and memory of regions",
-            f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}; variants take "
-            "turns. One self-attention call of one prompt with four regions; `published`: DenseDiffusion with its "
-            "matrices written out. Peaks include q, k and v. Targets: 0.45 of the published time, 1.2 times the plain "
-            "peak.",
-            table(head, calls),
-            "Whole sampling runs at CFG 5, steered in the paper's window (30 % of the schedule). Target: 1.25.",
-            table(("model", "batch", "steps", "plain s", "steered s", "ratio"), runs),
-        ]
-    )
-
-
 def training_section(facts: dict) -> str:
     def show(row: dict) -> str:
         return ", ".join(f"{k} {v}" for k, v in row.items() if k != "step")
@@ -238,6 +205,8 @@ def main() -> None:
         files = {
             "sag": args.eval.parent / "sag" / "report.json",
             "sag_bench": args.bench / "sag.json",
+            "regions": args.eval.parent / "regions" / "report.json",
+            "regions_tuning": args.eval.parent / "regions" / "tune.json",
             "regions_bench": args.bench / "regions.json",
         }
         for name, file in files.items():
