@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
-from tools.eval import metrics, sag
+from fovea.models import demo
+from tools.eval import layouts, metrics, region_plots, sag
+from tools.shapesworld.world import render
 
 
 @pytest.fixture
@@ -80,3 +84,45 @@ def test_intervals_of_distances_hold_their_value(statistic: Callable[[np.ndarray
 def test_tuning_and_report_share_no_seed() -> None:
     seeds = {which: set(range(first, first + 1024)) for which, first in sag.FIRST_SEED.items()}
     assert not seeds["tune"] & seeds["report"]
+
+
+class TestLayouts:
+    """What measures layouts, on painted pictures, which are right."""
+
+    @pytest.fixture(scope="class")
+    def painted(self) -> tuple[list[layouts.Layout], torch.Tensor]:
+        found = [layouts.layout("tune", i) for i in range(9)]
+        return found, torch.stack([torch.from_numpy(render(one.scene)[0]) for one in found]).float() / 255
+
+    def test_right_pictures_have_their_objects(self, painted: tuple[list[layouts.Layout], torch.Tensor]) -> None:
+        right = layouts.score(demo.load_reader(), painted[1], painted[0])
+        exchanged = [replace(one, masks=np.roll(one.masks, 1, axis=0)) for one in painted[0]]
+        wrong = layouts.score(demo.load_reader(), painted[1], exchanged)
+        iou = [np.mean([np.mean(row["iou"]) for row in rows]) for rows in (right, wrong)]
+        there = [np.mean([np.mean(row["there"]) for row in rows]) for rows in (right, wrong)]
+        assert there[0] > 0.95 and there[1] < 0.05 and iou[0] > 0.4 > 0.05 > iou[1]
+
+    def test_clip_b_prefers_what_is_there(self, painted: tuple[list[layouts.Layout], torch.Tensor]) -> None:
+        exchanged = [replace(one, masks=np.roll(one.masks, 1, axis=0)) for one in painted[0]]
+        right, wrong = (layouts.clip_rows(demo.load_clip_b(), painted[1], given) for given in (painted[0], exchanged))
+        local = [np.mean([np.mean(row["local"]) for row in rows]) for rows in (right, wrong)]
+        assert local[0] > local[1] + 0.2 and np.mean([row["global"] for row in right]) > 0.8
+
+    def test_forms_and_numbers_are_balanced(self) -> None:
+        found = [layouts.layout("report", i) for i in range(18)]
+        assert {(one.form, len(one.masks)) for one in found} == {(f, n) for f in layouts.FORMS for n in (2, 3, 4)}
+        assert all(one.masks.any(axis=(1, 2)).all() for one in found)
+
+    def test_described_scores(self) -> None:
+        scores = torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(0))
+        matched = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 1]]).bool()
+        found = {c: [] for c in region_plots.CURVES}
+        for head in range(2):
+            for place in range(3):
+                row = scores[0, head, place].tolist()
+                own = [s for s, m in zip(row, matched[place]) if m]
+                others = [s for s, m in zip(row, matched[place]) if not m]
+                for curve, value in zip(found, (max(own), np.mean(own), max(others), np.mean(others))):
+                    found[curve].append(value)
+        expected = [np.mean(values) for values in found.values()]
+        assert region_plots.describe(scores, matched) == pytest.approx(expected, abs=1e-5)

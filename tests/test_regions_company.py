@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 import tiny_models as tiny
+import tiny_transformers as dit
 import torch
 import torch.nn.functional as F
 from comfy.samplers import SAMPLER_NAMES
-from region_steps import LATER, PAPER, PLACES, assert_alike, marked, published, steered, two_regions
+from region_steps import LATER, PAPER, PLACES, assert_alike, boxes, marked, published, steered, two_regions
 from sag_steps import relative
+from tiny_encoders import encoder
+
+from fovea.attention.steering import MARK
+from fovea.guidance import captions
+from fovea.nodes.region_control import FoveaDenseDiffusion
+
+CAPTION = "a plain red star and a plain blue circle on a white background"
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +99,32 @@ def test_controlnet(model: Any) -> None:
     assert_alike(got, wanted, 1e-4)
     without = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, marked(tiny.prompt(1), regions))
     assert relative(got, without) > 1e-3
+
+
+@pytest.mark.parametrize("name, changes", [("flux", {"vec_in_dim": tiny.CONTEXT}), ("sd3", {"adm_in_channels": 2048})])
+def test_transformers_with_their_own_text_encoders(name: str, changes: dict) -> None:
+    """T5 cannot tell phrases in a caption: they are appended, the report says so, they act where they are painted."""
+    model, clip = dit.build(name, **changes), encoder(name)
+    _, positive, negative, report = (result := dense(model, clip)).result
+    caption = captions.encode(clip, CAPTION)[0][0]
+    tokens = caption.shape[1]
+    assert "use mode concat" in report and "appended" in report
+    assert torch.equal(positive[0][0][:, :tokens], caption) and positive[0][0].shape[1] == 3 * tokens
+    assert positive[0][1][MARK].tokens == (tuple(range(tokens, 2 * tokens)), tuple(range(2 * tokens, 3 * tokens)))
+
+    start = dit.noise(name, 16, 16)
+    got = tiny.sample(result.result[0], start, 3.0, 3, positive, negative)
+    turned = dense(model, clip, turned=True)
+    other = tiny.sample(turned.result[0], start, 3.0, 3, turned.result[1], negative)
+    plain = tiny.sample(model, start, 3.0, 3, captions.encode(clip, CAPTION), negative)
+    assert all(torch.isfinite(x).all() for x in (got, other))
+    assert relative(got, plain) > 1e-3 and relative(got, other) > 1e-3
+
+
+def dense(model: Any, clip: Any, turned: bool = False) -> Any:
+    left, right = boxes()
+    return FoveaDenseDiffusion.execute(
+        model=model, clip=clip, regions=two_regions((right, left) if turned else (left, right)), caption=CAPTION,
+        negative="", cross_strength=1.0, self_strength=0.3, area_strength=1.0, time_exponent=2.0, end_percent=0.6,
+        operator="fovea", start_percent=0.0, mode="auto", blocks="all", encode_phrases=True, sampled=1,
+    )  # fmt: skip

@@ -1,0 +1,26 @@
+"""Small random text encoders of the host's own classes, with its real tokenizers, as nodes get them."""
+
+from __future__ import annotations
+
+import functools
+
+import comfy.sd
+import comfy.text_encoders.flux
+import comfy.text_encoders.sd3_clip
+import tiny_models as tiny
+from comfy.supported_models_base import ClipTarget
+
+_T5 = {"d_model": tiny.CONTEXT, "d_kv": 16, "d_ff": 64, "num_heads": 2, "num_layers": 2}
+_CLIP_L = {"hidden_size": tiny.CONTEXT, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
+
+
+def encoder(name: str) -> comfy.sd.CLIP:
+    """Flux's pair of CLIP-L and T5, or SD3's T5 alone; text features as wide as `tiny.prompt`'s."""
+    if name == "flux":
+        target = ClipTarget(comfy.text_encoders.flux.FluxTokenizer, comfy.text_encoders.flux.FluxClipModel)
+    else:
+        sd3 = comfy.text_encoders.sd3_clip
+        target = ClipTarget(sd3.SD3Tokenizer, functools.partial(sd3.SD3ClipModel, clip_l=False, clip_g=False))
+    clip = comfy.sd.CLIP(target, model_options={"t5xxl_model_config": _T5, "clip_l_model_config": _CLIP_L})
+    tiny.initialise(clip.cond_stage_model, 3, 1.0)
+    return clip
