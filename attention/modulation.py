@@ -11,7 +11,7 @@ and k' = [k, T]: exact on any backend, and no N x N tensor exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -45,27 +45,39 @@ class Range(NamedTuple):
     smallest: Tensor
 
 
-@torch.no_grad()
 def score_range(
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    bias: Tensor | None = None,
-    every: int = 1,
-    chunk_bytes: int | None = None,
+    q: Tensor, k: Tensor, scale: float, bias: Tensor | None = None, every: int = 1, chunk_bytes: int | None = None
 ) -> Range:
     """Range of q k^T * scale over the keys of each row, in chunks of rows. q, k: [batch, heads, tokens, dim].
 
     bias: added to the scores, [batch, heads or 1, queries or 1, keys]; keys at -inf do not count. every: look at every
-    n-th key only, which underestimates the range a little (16 % at 8 for normally distributed scores).
+    n-th key only, which underestimates the range a little (16 % at 8 for normally distributed scores). Differentiable:
+    where gradients are on, they go to the two keys that have each row's largest and smallest score.
     """
     if chunk_bytes is None:
         chunk_bytes = CHUNK_BYTES if q.device.type == "cpu" else GPU_CHUNK_BYTES
-    batch, heads, queries, _ = q.shape
     k = k[:, :, ::every]
     bias = None if bias is None else bias[..., ::every]
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        return Range(*(_scores_at(q, k, scale, bias, keys) for keys in _extreme_keys(q, k, scale, bias, chunk_bytes)))
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    largest, smallest = (q.new_empty(batch, heads, queries, dtype=dtype) for _ in range(2))
+    largest, smallest = (q.new_empty(q.shape[:3], dtype=dtype) for _ in range(2))
+    with torch.no_grad():
+        for at, scores in _score_chunks(q, k, scale, bias, chunk_bytes):
+            if bias is None:
+                smallest[at], largest[at] = torch.aminmax(scores, dim=-1)
+            else:
+                largest[at] = scores.amax(dim=-1)
+                smallest[at] = scores.masked_fill(scores == float("-inf"), float("inf")).amin(dim=-1)
+    return Range(largest, smallest)
+
+
+def _score_chunks(
+    q: Tensor, k: Tensor, scale: float, bias: Tensor | None, chunk_bytes: int
+) -> Iterator[tuple[tuple, Tensor]]:
+    """All scores, a few heads or rows of one sample at a time: where they belong, and [heads, rows, keys]."""
+    batch, heads, queries, _ = q.shape
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     row_bytes = k.shape[2] * torch.finfo(dtype).bits // 8
     rows = max(1, min(queries, chunk_bytes // row_bytes))
     together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
@@ -75,14 +87,32 @@ def score_range(
             for start in range(0, queries, rows):
                 at = (b, slice(head, head + together), slice(start, start + rows))
                 scores = torch.bmm(q[at].to(dtype) * scale, k_part)
-                if bias is None:
-                    smallest[at], largest[at] = torch.aminmax(scores, dim=-1)
-                    continue
-                part = bias[b if bias.shape[0] > 1 else 0, at[1] if bias.shape[1] > 1 else slice(None)]
-                scores = scores + (part[:, at[2]] if part.shape[1] > 1 else part)
-                largest[at] = scores.amax(dim=-1)
-                smallest[at] = scores.masked_fill(scores == float("-inf"), float("inf")).amin(dim=-1)
-    return Range(largest, smallest)
+                if bias is not None:
+                    part = bias[b if bias.shape[0] > 1 else 0, at[1] if bias.shape[1] > 1 else slice(None)]
+                    scores = scores + (part[:, at[2]] if part.shape[1] > 1 else part)
+                yield at, scores
+
+
+@torch.no_grad()
+def _extreme_keys(
+    q: Tensor, k: Tensor, scale: float, bias: Tensor | None, chunk_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """Index of the key with each row's largest and smallest score."""
+    largest, smallest = (q.new_empty(q.shape[:3], dtype=torch.long) for _ in range(2))
+    for at, scores in _score_chunks(q, k, scale, bias, chunk_bytes):
+        largest[at] = scores.argmax(dim=-1)
+        smallest[at] = scores.masked_fill(scores == float("-inf"), float("inf")).argmin(dim=-1)
+    return largest, smallest
+
+
+def _scores_at(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, keys: Tensor) -> Tensor:
+    """The score of every query with one key. keys: [batch, heads, queries]."""
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    chosen = k.gather(2, keys[..., None].expand(-1, -1, -1, k.shape[-1]))
+    scores = (q.to(dtype) * chosen.to(dtype)).sum(dim=-1) * scale
+    if bias is None:
+        return scores
+    return scores + bias.expand(*q.shape[:3], -1).gather(3, keys[..., None])[..., 0]
 
 
 def augment(q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,7 +129,8 @@ def augment(q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None) ->
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     copies = (width - dim) // columns
     left = pull.queries.to(dtype) / (backend * copies)
-    side = left.abs().amax(dim=-2, keepdim=True).sqrt().clamp_min(1e-12)  # the size of a column on both sides
+    # The size of a column on both sides. It cancels out, so gradients need not know how it was found.
+    side = left.detach().abs().amax(dim=-2, keepdim=True).sqrt().clamp_min(1e-12)
     q_kept = q.to(dtype) * (pull.keep.to(dtype)[..., None] * (plain / backend))
 
     def extend(tensor: Tensor, extra: Tensor) -> Tensor:

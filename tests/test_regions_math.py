@@ -147,6 +147,28 @@ def test_range_is_that_of_the_whole_matrix(chunk: int, masked: bool) -> None:
     torch.testing.assert_close(found.smallest, torch.where(scores.isinf(), torch.inf, scores).amin(-1))
 
 
+@pytest.mark.parametrize("measure", ["range", "row max", "std"])
+def test_gradients_are_those_of_the_written_out_operator(measure: str) -> None:
+    """The range's own gradient included: it reaches the keys that have the largest and the smallest score."""
+    shares = operators.with_background(shares_of(MASKS["two halves"]))
+    q, k, v = (t.double().requires_grad_() for t in tensors(11, 1, 24, 24))
+    amount = operators.amounts(shares, torch.ones(3), shares.mean(dim=1), 0.6, 1.0)
+    weight = torch.randn(24, HEADS * DIM, generator=torch.Generator().manual_seed(1)).double()
+    out = modulated(q, k, v, shares.double(), shares.double(), amount.double(), Operator(measure))
+    got = torch.autograd.grad((out[0] * weight).sum(), (q, k, v))
+    split = [t[0].unflatten(1, (HEADS, DIM)).transpose(0, 1) for t in (q, k, v)]
+    s = torch.einsum("hid,hjd->hij", *split[:2]) * DIM**-0.5
+    spread = s.std(dim=(1, 2))[:, None]  # `modulated` has one head in a call
+    height = {"range": s.amax(-1) - s.amin(-1), "row max": s.amax(-1).clamp_min(0), "std": spread}
+    keep, pairs = (1 - amount.double())[0, :, None], (shares[0] @ shares[0].T).double()
+    s = keep * s + (amount.double()[0] * height[measure])[..., None] * pairs
+    wanted_out = (s.softmax(-1) @ split[2]).transpose(0, 1).flatten(1)
+    wanted = torch.autograd.grad((wanted_out * weight).sum(), (q, k, v))
+    torch.testing.assert_close(out[0], wanted_out, rtol=1e-6, atol=1e-6)
+    for a, b in zip(got, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), regions=st.integers(1, 6), soft=st.booleans(), strength=st.floats(0, 4),
