@@ -1,0 +1,100 @@
+"""How far pictures are from a text: DOODL's spherical distance, on the whole and on the salient parts (SGOOL)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import views
+from .views import View
+
+PARTS = ("crops", "cutouts")
+
+
+class Scorer(Protocol):
+    """Embeds pictures and texts in one space. size: the side of the squares that it looks at, in pixels."""
+
+    size: int
+
+    def image(self, squares: Tensor) -> Tensor:
+        """[n, 3, size, size] in 0..1 -> [n, width], differentiable."""
+        ...
+
+    def text(self, texts: Sequence[str]) -> Tensor:
+        """-> [n, width]."""
+        ...
+
+
+def spherical(a: Tensor, b: Tensor) -> Tensor:
+    """Half the square of the angle between vectors [..., width]: DOODL's 2 arcsin(|a - b| / 2)^2 on unit vectors.
+
+    Written with both the chord and the sum, so that its gradient is finite everywhere, for opposite vectors too.
+    """
+    a, b = torch.nn.functional.normalize(a, dim=-1), torch.nn.functional.normalize(b, dim=-1)
+    return (2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))) ** 2 / 2
+
+
+@dataclass(frozen=True)
+class SalientLoss:
+    """(1 - weight) * whole + weight * salient parts (SGOOL, arXiv 2410.10257); weight 0 is DOODL.
+
+    cutouts: 0 looks at the whole picture; n at n random squares, of which the best counts, as DOODL's code has it.
+    parts: "crops" around connected parts of the saliency map above `quantile`, or "cutouts" drawn from its density.
+    count: of drawn cutouts. least: the smallest side of a square, as a part of the picture's shorter side.
+    """
+
+    weight: float = 0.5
+    cutouts: int = 0
+    parts: str = "crops"
+    quantile: float = 0.85
+    count: int = 4
+    least: float = 0.25
+
+    def __call__(
+        self, scorer: Scorer, wanted: Tensor, pictures: Tensor, saliency: Tensor | None,
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:  # fmt: skip
+        """Losses [n] of pictures [n, 3, height, width] for text vectors [n, width].
+
+        saliency: [n, height, width], a constant; without any, or where it is zero, the whole picture is all there is.
+        generators: one per picture, so that a picture's squares do not depend on its neighbours.
+        """
+        losses = []
+        for i, generator in enumerate(generators):
+            everywhere = self._everywhere(pictures[i], generator)
+            salient = [] if saliency is None or self.weight == 0 else self._salient(saliency[i], generator)
+            squares = views.look(pictures[i], [*everywhere, *salient], scorer.size)
+            distances = spherical(scorer.image(squares), wanted[i])
+            loss = self._of_everywhere(distances[: len(everywhere)], everywhere)
+            if salient:
+                shares = distances.new_tensor([view.weight for view in salient])
+                loss = (1 - self.weight) * loss + self.weight * (shares * distances[len(everywhere) :]).sum()
+            losses.append(loss)
+        return torch.stack(losses)
+
+    def _everywhere(self, picture: Tensor, generator: torch.Generator) -> list[View]:
+        height, width = picture.shape[-2:]
+        if not self.cutouts:
+            return views.whole(height, width)
+        return views.cutouts(height, width, self.cutouts, self._least(height, width), generator)
+
+    def _of_everywhere(self, distances: Tensor, seen: list[View]) -> Tensor:
+        if self.cutouts:
+            return distances.min()
+        return (distances * distances.new_tensor([view.weight for view in seen])).sum()
+
+    def _salient(self, saliency: Tensor, generator: torch.Generator) -> list[View]:
+        least = self._least(*saliency.shape)
+        if self.parts == "cutouts":
+            return views.salient_cutouts(saliency, self.count, least, generator)
+        return views.salient_parts(saliency, self.quantile, least, self.count)
+
+    def _least(self, height: int, width: int) -> int:
+        return max(1, round(self.least * min(height, width)))
+
+
+Saliency = Callable[[Tensor], Tensor]  # pictures [n, 3, height, width] in 0..1 -> maps [n, height, width], >= 0
