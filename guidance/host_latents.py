@@ -1,0 +1,189 @@
+"""Optimising starting latents inside the host: one guided run in which the whole search takes place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from . import reversible
+from .clip_loss import Saliency, SalientLoss, Scorer
+from .host_gradient import (
+    GradientSampler,
+    NoGradient,
+    ordinary,
+    outside_inference_mode,
+    refuse_what_loses_gradient,
+    resident,
+    with_backward,
+)
+from .latent_rules import Rule
+from .latent_search import Best, Evaluation, Limits, search
+from .reversible import Denoise, Pair, Schedule
+
+MODES = ("checkpoint", "invertible")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to look for. text: one for all latents. saliency: None (the whole picture only), a fixed map [1 or n,
+    height, width], or a function of pictures, asked anew every `refresh` iterations."""
+
+    scorer: Scorer
+    text: str
+    loss: SalientLoss
+    rule: Rule
+    limits: Limits
+    saliency: Tensor | Saliency | None = None
+    refresh: int = 1
+    mode: str = "checkpoint"
+    mix: float = reversible.MIX
+
+
+def optimise(
+    model: Any, vae: Any, positive: list, negative: list, cfg: float, noise: Tensor, latent: Tensor, sigmas: Tensor,
+    task: Task, seed: int, watch: Callable[[int, Best], None] = lambda _i, _best: None,
+    tick: Callable[[], None] = lambda: None, noise_mask: Tensor | None = None,
+) -> Best:  # fmt: skip
+    """Search the starting noise [n, ...] whose picture fits the text best; other arguments as the host's samplers take.
+
+    tick: called at every evaluation of the model. Everything is put back at the end, also after an error or a cancel.
+    Raises NoGradient where gradients would be wrong or impossible.
+    """
+    refuse_what_loses_gradient(model)
+    with outside_inference_mode():
+        patcher, decoder = resident(model), resident(vae.patcher)
+        with_backward(patcher)
+        more = [decoder, *(found for found in (getattr(task.scorer, "patcher", None),) if found is not None)]
+        guider = comfy.samplers.CFGGuider(patcher)
+        guider.set_conds(_bringing(ordinary(positive), more), ordinary(negative))
+        guider.set_cfg(cfg)
+        found: list[Best] = []
+
+        def work(denoise: Denoise, schedule: Schedule, start_of: Callable[[Tensor], Tensor]) -> Tensor:
+            def counted(x: Tensor, sigma: float) -> Tensor:
+                tick()
+                return denoise(x, sigma)
+
+            decode = _decoder(vae, decoder.model, guider.inner_model.process_latent_out)
+            wanted = task.scorer.text([task.text])
+            trial = _Trial(task, counted, schedule, start_of, decode, wanted, _generators(noise, seed))
+            device = start_of(noise.to(patcher.load_device)).device
+            best = search(
+                ordinary(noise).to(device), trial.evaluate, task.rule, task.limits, _generators(noise, seed + 1), watch
+            )
+            found.append(best)
+            return best.sampled
+
+        sampler = GradientSampler(work)
+        found[0].sampled = guider.sample(
+            ordinary(noise), ordinary(latent), sampler, sigmas, denoise_mask=ordinary(noise_mask), disable_pbar=True,
+            seed=seed,
+        )  # fmt: skip
+        return found[0]
+
+
+def evaluations(mode: str, steps: int, updates: int) -> int:
+    """How often the model is evaluated: forth and back for every update, forth once more at the end."""
+    latents = 2 if mode == "invertible" else 1
+    return latents * steps * (2 * updates + 1)
+
+
+class _Trial:
+    """Evaluates starting latents: sample, decode, score, and the gradient back through all of it."""
+
+    def __init__(
+        self, task: Task, denoise: Denoise, schedule: Schedule, start_of: Callable[[Tensor], Tensor],
+        decode: Callable[[Tensor], Tensor], wanted: Tensor, generators: Sequence[torch.Generator],
+    ) -> None:  # fmt: skip
+        self.task, self.denoise, self.schedule, self.start_of = task, denoise, schedule, start_of
+        self.decode, self.wanted, self.generators = decode, wanted, generators
+        self.iteration, self.map = 0, None
+
+    def evaluate(self, z: Tensor, gradient_wanted: bool) -> Evaluation:
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            first = self.start_of(leaf)
+        if self.task.mode == "invertible":
+            end = reversible.edict(self.denoise, self.schedule, Pair(first.detach(), first.detach()), self.task.mix)
+            ends = list(end)
+        else:
+            states = reversible.euler(self.denoise, self.schedule, first.detach())
+            ends = [states[-1]]
+        losses, pictures, at_ends = self._scored(ends, gradient_wanted)
+        gradient = None
+        if gradient_wanted:
+            if self.task.mode == "invertible":
+                _, pair = reversible.edict_gradient(self.denoise, self.schedule, end, Pair(*at_ends), self.task.mix)
+                at_first = pair.x + pair.y
+            else:
+                at_first = reversible.euler_gradient(self.denoise, self.schedule, states, at_ends[0])
+            (gradient,) = torch.autograd.grad(first, leaf, at_first)
+        self.iteration += 1
+        return Evaluation(losses.detach(), gradient, ends[0], pictures)
+
+    def _scored(self, ends: list[Tensor], gradient_wanted: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Mean losses over the ends, the first end's pictures, and the gradient at every end."""
+        total, shown, gradients = None, None, []
+        for end in ends:
+            with torch.enable_grad() if gradient_wanted else torch.no_grad():
+                leaf = end.detach().requires_grad_(gradient_wanted)
+                pictures = self.decode(leaf)
+                saliency = self._saliency(pictures.detach()) if shown is None else self.map
+                wanted = self.wanted.to(pictures.device).expand(len(pictures), -1)
+                losses = self.task.loss(self.task.scorer, wanted, pictures, saliency, self.generators) / len(ends)
+                if gradient_wanted:
+                    gradients.append(torch.autograd.grad(losses.sum(), leaf)[0])
+            total = losses.detach() if total is None else total + losses.detach()
+            shown = pictures.detach() if shown is None else shown
+        assert total is not None and shown is not None
+        return total, shown, gradients
+
+    def _saliency(self, pictures: Tensor) -> Tensor | None:
+        given = self.task.saliency
+        if given is None or self.task.loss.weight == 0:
+            return None
+        if self.map is None or (callable(given) and self.iteration % self.task.refresh == 0):
+            found = given(pictures) if callable(given) else given
+            size = pictures.shape[-2:]
+            found = found.to(pictures.device, torch.float32)
+            if found.shape[-2:] != size:
+                found = torch.nn.functional.interpolate(found[:, None], size=size, mode="bilinear")[:, 0]
+            self.map = found[torch.arange(len(pictures)) % len(found)]
+        return self.map
+
+
+def _decoder(vae: Any, network: Any, process_out: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The model's latents to pictures [n, 3, height, width] in 0..1, as the host decodes, differentiable."""
+
+    def decode(latents: Tensor) -> Tensor:
+        latents = process_out(latents)
+        if latents.ndim != 4:
+            raise NoGradient("Starting latents of videos cannot be optimised: use a model of pictures.")
+        dtype = getattr(vae, "vae_dtype", torch.float32)
+        pictures = network.decode(latents.to(dtype)).float()
+        return vae.process_output(pictures)
+
+    return decode
+
+
+def _bringing(conditioning: list, models: list) -> list:
+    """A conditioning that has the host load further models along with the sampled one."""
+    (tensor, options), *others = conditioning
+    already = options.get("additional_models", [])
+    already = already if isinstance(already, list) else [already]
+    return [[tensor, {**options, "additional_models": [*already, *models]}], *others]
+
+
+def _generators(noise: Tensor, seed: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed + 1000 * i) for i in range(len(noise))]
+
+
+def interrupted() -> None:
+    """Raise the host's exception if the user has cancelled."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
