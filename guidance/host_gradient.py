@@ -104,6 +104,11 @@ def refuse_what_loses_gradient(patcher: ModelPatcher) -> None:
                 "Self-Attention Guidance reuses its guidance in the steps between (every > 1), which has no gradient. "
                 "Set every to 1."
             )
+        if getattr(technique, "mask_mode", "") == "soft":
+            raise NoGradient(
+                "Self-Attention Guidance's soft mask depends on the attention in a way that is not followed back. Use "
+                "mask_mode threshold or global."
+            )
 
 
 def with_backward(patcher: ModelPatcher) -> None:

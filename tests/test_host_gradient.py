@@ -1,0 +1,206 @@
+"""Gradients through the host's guider with what users patch into a model; and what is put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import tiny_models as tiny
+import torch
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from region_steps import PAPER, marked, two_regions
+from sag_steps import guided, relative
+from torch import Tensor
+
+from fovea.guidance import host_gradient as host
+from fovea.guidance import reversible
+from fovea.guidance.reversible import Denoise, Pair, Schedule
+from tools.bench import meter
+
+STEPS = 6
+
+
+def patched(dtype: torch.dtype = torch.float32, with_sag: bool = True) -> Any:
+    """SD1.5's shape with a LoRA, guidance and regions, made as nodes make it: in inference mode."""
+    with torch.inference_mode():
+        model = tiny.with_lora(tiny.unet("sd15", dtype=dtype))
+        model = guided(model) if with_sag else model.clone()
+        PAPER.install(model)
+        return model
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return patched()
+
+
+def inside(model: Any, work: Callable[[Denoise, Schedule, Callable], Tensor], steps: int = STEPS, batch: int = 2,
+           cfg: float = 5.0) -> Tensor:  # fmt: skip
+    """Run `work` in a guided run of the host."""
+    with torch.inference_mode():
+        positive, negative, start = marked(tiny.prompt(1), two_regions()), tiny.prompt(2), tiny.noise(16, 16, batch)
+    with host.outside_inference_mode():
+        patcher = host.resident(model)
+        host.with_backward(patcher)
+        guider = comfy.samplers.CFGGuider(patcher)
+        guider.set_conds(host.ordinary(positive), host.ordinary(negative))
+        guider.set_cfg(cfg)
+        sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "normal", steps)
+        latent = torch.zeros_like(host.ordinary(start))
+        sampler = host.GradientSampler(work)
+        return guider.sample(host.ordinary(start), latent, sampler, sigmas, disable_pbar=True, seed=0)
+
+
+def loss_gradient(end: Tensor) -> Tensor:
+    return torch.randn(end.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float32).to(end.dtype)
+
+
+def whole(mode: str, found: list, dtype: torch.dtype) -> Callable:
+    """Autograd through the whole run at once."""
+
+    def work(denoise: Denoise, schedule: Schedule, start_of: Callable) -> Tensor:
+        with torch.enable_grad():
+            leaf = tiny.noise(16, 16, 2).to(dtype).requires_grad_()
+            x = y = start_of(leaf)
+            for i in range(schedule.steps):
+                sigma, after = schedule.sigmas[i : i + 2]
+                ahead = schedule.scales[i + 1] / schedule.scales[i]
+                if mode == "checkpoint":
+                    x = y = x + (after - sigma) * reversible.eps(denoise, x, sigma)
+                    continue
+                x, y = (x, y) if i % 2 == 0 else (y, x)
+                x = x + (after - sigma) * reversible.eps(denoise, y, sigma)
+                y = y + (after - sigma) * reversible.eps(denoise, ahead * x, sigma)
+                x = 0.93 * x + 0.07 * y
+                y = 0.93 * y + 0.07 * x
+                x, y = (x, y) if i % 2 == 0 else (y, x)
+            loss = (x * loss_gradient(x)).sum() + (0 if mode == "checkpoint" else (y * loss_gradient(y)).sum())
+            found.extend(torch.autograd.grad(loss, leaf))
+        return x.detach()
+
+    return work
+
+
+def stepwise(mode: str, found: list, dtype: torch.dtype, batch: int = 2) -> Callable:
+    """The pack's way."""
+
+    def work(denoise: Denoise, schedule: Schedule, start_of: Callable) -> Tensor:
+        with torch.enable_grad():
+            leaf = tiny.noise(16, 16, batch).to(dtype).requires_grad_()
+            first = start_of(leaf)
+        if mode == "checkpoint":
+            states = reversible.euler(denoise, schedule, first.detach())
+            gradient = reversible.euler_gradient(denoise, schedule, states, loss_gradient(first))
+            end = states[-1]
+        else:
+            pair = reversible.edict(denoise, schedule, Pair(first.detach(), first.detach()))
+            weight = loss_gradient(first)
+            _, both = reversible.edict_gradient(denoise, schedule, pair, Pair(weight, weight))
+            gradient, end = both.x + both.y, pair.x
+        found.extend(torch.autograd.grad(first, leaf, gradient))
+        return end
+
+    return work
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-8), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("mode", ["checkpoint", "invertible"])
+def test_gradient_is_that_of_the_whole_run(mode: str, dtype: torch.dtype, tolerance: float) -> None:
+    model = patched(dtype)
+    wanted: list[Tensor] = []
+    got: list[Tensor] = []
+    ends = inside(model, whole(mode, wanted, dtype)), inside(model, stepwise(mode, got, dtype))
+    assert relative(ends[1], ends[0]) < tolerance and relative(got[0], wanted[0]) < tolerance
+    assert float(wanted[0].norm()) > 1
+
+
+def test_gradient_says_where_the_loss_goes() -> None:
+    """By a step along it. Without SAG, whose mask jumps where saliency crosses its threshold."""
+    model = patched(torch.float64, with_sag=False)
+    gradient: list[Tensor] = []
+    end = inside(model, stepwise("checkpoint", gradient, torch.float64))
+    unit = gradient[0] / gradient[0].norm()
+
+    def moved(denoise: Denoise, schedule: Schedule, start_of: Callable) -> Tensor:
+        return reversible.euler(denoise, schedule, start_of(tiny.noise(16, 16, 2).double() + 1e-3 * unit))[-1]
+
+    change = model.model.process_latent_in(inside(model, moved) - end).double() * loss_gradient(end).double()
+    assert float(change.sum()) == pytest.approx(1e-3 * float(gradient[0].norm()), rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["checkpoint", "invertible"])
+def test_memory_does_not_grow_with_steps(model: Any, mode: str) -> None:
+    def run(steps: int) -> Tensor:
+        return inside(model, stepwise(mode, [], torch.float32, 1), steps, 1)
+
+    peaks = [meter.peak_bytes(lambda n=n: run(n), tiny.CPU) for n in (5, 50)]
+    assert peaks[1] <= 1.05 * peaks[0]
+
+
+def test_nothing_is_left_behind(model: Any) -> None:
+    """Plain runs before and after are the same, also after a failure; no flag and no gradient stays."""
+    prompt = marked(tiny.prompt(1), two_regions())
+    before = tiny.sample(model, tiny.noise(16, 16), 5.0, 2, prompt)
+    inside(model, stepwise("checkpoint", [], torch.float32))
+
+    def failing(denoise: Denoise, schedule: Schedule, start_of: Callable) -> Tensor:
+        denoise(tiny.noise(16, 16), schedule.sigmas[0])
+        raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        inside(model, failing)
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        inside(model, stepwise("invertible", [], torch.float32))
+    assert not comfy.model_management.in_training
+    assert not any(p.requires_grad or p.grad is not None for p in model.model.parameters())
+    assert "optimized_attention_override" not in model.model_options["transformer_options"]
+    assert torch.equal(tiny.sample(model, tiny.noise(16, 16), 5.0, 2, prompt), before)
+
+
+def test_weights_made_in_inference_mode_become_ordinary() -> None:
+    with torch.inference_mode():
+        network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+        values = [t.clone() for t in network.state_dict().values()]
+    host.make_ordinary(network)
+    assert not any(t.is_inference() or t.requires_grad for t in (*network.parameters(), *network.buffers()))
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), values))
+
+
+def easycache(model: Any) -> Any:
+    return EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).result[0]
+
+
+def lazycache(model: Any) -> Any:
+    return LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).result[0]
+
+
+def windows(model: Any) -> Any:
+    order = comfy.context_windows.ContextSchedules.STATIC_STANDARD
+    fuse = comfy.context_windows.ContextFuseMethods.PYRAMID
+    shape = {"context_length": 4, "context_overlap": 2, "context_stride": 1, "closed_loop": False, "dim": 0}
+    return ContextWindowsManualNode.execute(
+        model, context_schedule=order, fuse_method=fuse, freenoise=False, **shape
+    ).result[0]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [(easycache, "easycache"), (lazycache, "lazycache"), (windows, "context windows"),
+     (lambda model: guided(model, every=2), "every"), (lambda model: guided(model, mask_mode="soft"), "soft")],
+)  # fmt: skip
+def test_what_would_lose_gradient_is_refused_by_name(change: Callable[[Any], Any], named: str) -> None:
+    host.refuse_what_loses_gradient(guided(tiny.unet("sd15")))
+    with pytest.raises(host.NoGradient, match=named):
+        host.refuse_what_loses_gradient(change(tiny.unet("sd15")))
+
+
+def test_several_gpus_are_refused() -> None:
+    patcher = tiny.unet("sd15")
+    patcher.set_additional_models("multigpu", [patcher.clone()])
+    with pytest.raises(host.NoGradient, match="several GPUs"):
+        host.refuse_what_loses_gradient(patcher)
