@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import attention_map, demo, guidance, region_control, regions
+from .nodes import attention_map, demo, guidance, region_control, regions, saliency
 
 WEB_DIRECTORY = "./web"
 
@@ -21,6 +21,7 @@ class FoveaExtension(ComfyExtension):
             *attention_map.NODES,
             *regions.NODES,
             *region_control.NODES,
+            *saliency.NODES,
         ]
 
 

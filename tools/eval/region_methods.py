@@ -134,6 +134,9 @@ def candidates() -> dict[str, Method]:
             name = f"{text:g}/{image:g} end {end:g} pow {exponent:g}"
             found[f"up {name}"] = Steered(text, image, exponent=exponent, end=end, area=0.0, **UP)
             found[f"contrast {name}"] = Steered(text, image, exponent=exponent, end=end, **CONTRAST)
+    for text, image in ((4.0, 1.0), (8.0, 2.0)):
+        found[f"contrast {text:g}/{image:g} end 0.3 pow 5"] = Steered(text, image, **CONTRAST)
+    found["contrast 8/2 end 0.3 pow 1"] = Steered(8.0, 2.0, exponent=1.0, **CONTRAST)
     found["contrast 2/0 end 0.5 pow 2"] = Steered(2.0, 0.0, exponent=2.0, end=0.5, **CONTRAST)
     found["contrast half 2/0.6 end 0.5 pow 2"] = Steered(
         2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "against": 0.5}

@@ -2,7 +2,8 @@
 
 `python -m tools.eval.regions --set tune` tries candidates: all of them on a third of the layouts, the best on all.
 `--set report` measures the methods that were chosen, on other layouts. Writes output/eval/regions/<set>.json.
-Resumable: every method's rows are kept, by the weights and its settings.
+Resumable: every method's rows are kept, by the weights and its settings. Pictures are made one at a time, so several
+processes with one thread each are faster than one with several: `--processes`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -127,13 +130,38 @@ def weights() -> str:
     return hashlib.sha256(told).hexdigest()[:12]
 
 
-def finalists(studio: Studio, methods: dict[str, Method], count: int) -> dict[str, Method]:
-    """The methods with the largest iou in a first round."""
-    found = {
-        name: np.mean([np.mean(row["iou"]) for row in studio.run(name, method, "tune", count)])
-        for name, method in methods.items()
-    }
-    return {name: methods[name] for name in sorted(found, key=lambda name: -found[name])[:FINALISTS]}
+def best_of(rows: dict[str, list[dict]]) -> list[str]:
+    """The methods with the largest iou."""
+    return sorted(rows, key=lambda name: -np.mean([np.mean(row["iou"]) for row in rows[name]]))[:FINALISTS]
+
+
+def work(folder: Path, demo: Path, which: str, names: list[str], count: int) -> None:
+    """What a process does: the rows of some methods."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    load_packages()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    studio, known = Studio(folder, demo), {**METHODS, **candidates()}
+    for name in names:
+        studio.run(name, known[name], which, count)
+
+
+def rows_of(
+    studio: Studio, demo: Path, which: str, methods: dict[str, Method], count: int, processes: int
+) -> dict[str, list[dict]]:
+    """Every method's rows, missing ones made by several processes."""
+    if processes > 1:
+        context = multiprocessing.get_context("spawn")
+        # Slow methods are spread evenly enough by taking every n-th.
+        shares = [list(methods)[i::processes] for i in range(processes)]
+        started = [
+            context.Process(target=work, args=(studio.folder, demo, which, share, count)) for share in shares if share
+        ]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+    return {name: studio.run(name, method, which, count) for name, method in methods.items()}
 
 
 def main() -> None:
@@ -141,6 +169,7 @@ def main() -> None:
     parser.add_argument("--set", choices=list(LAYOUTS), default="report")
     parser.add_argument("--layouts", type=int, help="fewer than the whole set")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of methods")
+    parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1)))
     parser.add_argument("--demo", type=Path, default=ROOT / "demo")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
@@ -149,21 +178,18 @@ def main() -> None:
     studio = Studio(args.out / weights(), args.demo)
     count = args.layouts or LAYOUTS[args.set]
     wanted = lambda name: not args.only or any(part in name for part in args.only)  # noqa: E731
-    chosen = {name: method for name, method in METHODS.items() if wanted(name)}
-    table: dict[str, Any] = {}
+    chosen = {name: method for name, method in METHODS.items() if wanted(name) or name == "none"}
     if args.set == "tune":
-        tried = {**chosen, **{name: method for name, method in candidates().items() if wanted(name)}}
-        short = min(FIRST_ROUND, count)
-        chosen = finalists(studio, tried, short)
-        plain = studio.run("none", METHODS["none"], "tune", count)
-        for name, method in tried.items():
-            rows = studio.run(name, method, "tune", count if name in chosen else short)
-            table[name] = {"settings": settings(method), **summary(rows, studio.real("tune"), plain)}
+        chosen.update((name, method) for name, method in candidates().items() if wanted(name))
+        rows = rows_of(studio, args.demo, "tune", chosen, min(FIRST_ROUND, count), args.processes)
+        finalists = {name: chosen[name] for name in ["none", *best_of(rows)]}
+        rows.update(rows_of(studio, args.demo, "tune", finalists, count, args.processes))
     else:
-        plain = studio.run("none", METHODS["none"], "report", count)
-        for name, method in chosen.items():
-            rows = studio.run(name, method, "report", count)
-            table[name] = {"settings": settings(method), **summary(rows, studio.real("report"), plain)}
+        rows = rows_of(studio, args.demo, "report", chosen, count, args.processes)
+    real = studio.real(args.set)
+    table = {
+        name: {"settings": settings(chosen[name]), **summary(found, real, rows["none"])} for name, found in rows.items()
+    }
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     report = {
         "commit": commit, "set": args.set, "layouts": count, "steps": STEPS, "cfg": CFG, "painted": PAINTED,

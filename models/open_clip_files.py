@@ -1,0 +1,117 @@
+"""CLIP scorers from local weight files in open_clip's format: which architecture a file is, and the scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.utils
+import open_clip
+import torch
+from torch import Tensor
+
+from .scorers import patched
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, used by all of these
+
+
+class UnknownScorer(ValueError):
+    """A file that is no CLIP of a kind we know; the text says what was found and what is expected."""
+
+
+class Shape(NamedTuple):
+    """What tells one architecture from another: the picture tower's width, layers, patch and grid; the text's width."""
+
+    width: int
+    layers: int
+    patch: int
+    grid: int
+    text: int
+
+
+ARCHITECTURES = {
+    Shape(768, 12, 32, 7, 512): "ViT-B-32",
+    Shape(768, 12, 16, 14, 512): "ViT-B-16",
+    Shape(1024, 24, 14, 16, 768): "ViT-L-14",
+    Shape(1024, 24, 14, 24, 768): "ViT-L-14-336",
+    Shape(1280, 32, 14, 16, 1024): "ViT-H-14",
+    Shape(1408, 40, 14, 16, 1024): "ViT-g-14",
+    Shape(1664, 48, 14, 16, 1280): "ViT-bigG-14",
+}
+QUICK = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336")  # trained by OpenAI too, with another activation
+ACTIVATIONS = ("auto", "gelu", "quick gelu")
+
+
+@dataclass(frozen=True, eq=False)
+class OpenClipScorer:
+    """A CLIP of open_clip. context: how many tokens of a text it reads."""
+
+    name: str
+    size: int
+    context: int
+    patcher: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+
+    def image(self, squares: Tensor) -> Tensor:
+        mean, std = (squares.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+        return self.patcher.model.encode_image((squares - mean) / std)
+
+    def text(self, texts: Sequence[str]) -> Tensor:
+        device = next(self.patcher.model.parameters()).device
+        with torch.no_grad():
+            return self.patcher.model.encode_text(self.tokenizer(list(texts)).to(device))
+
+    def unread(self, text: str) -> int:
+        """How many tokens of a text are beyond the context."""
+        return max(0, len(self.tokenizer.encode(text)) + 2 - self.context)
+
+
+def load(path: Path, activation: str = "auto") -> OpenClipScorer:
+    """A scorer from a weight file (weights only, never code). activation: "auto" takes OpenAI's for files that look
+    like theirs. Raises UnknownScorer."""
+    try:
+        state = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except Exception as why:
+        raise UnknownScorer(
+            f"{path.name} cannot be read as weights ({why}). It may be damaged or hold code instead of weights "
+            "(TorchScript): take the file that open_clip or the model's page offers as state dict or safetensors."
+        ) from why
+    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    name = architecture(state, path.name)
+    if activation == "quick gelu" or (activation == "auto" and name in QUICK and from_openai(state, path.name)):
+        name += "-quickgelu"
+    model = open_clip.create_model(name, pretrained=None, precision="fp32")
+    kept = {key: value for key, value in state.items() if key in model.state_dict()}
+    missing = set(model.state_dict()) - set(kept) - {"attn_mask"}
+    if missing:
+        raise UnknownScorer(f"{path.name} looks like {name}, but lacks {len(missing)} weights, {min(missing)} first.")
+    model.load_state_dict(kept, strict=False)
+    size = model.visual.image_size
+    size = size if isinstance(size, int) else size[0]
+    title, tokenizer = f"{path.stem} ({name})", open_clip.get_tokenizer(name)
+    return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer)
+
+
+def architecture(state: dict[str, Tensor], file: str) -> str:
+    """open_clip's name for a state dict."""
+    try:
+        width, _, patch, _ = state["visual.conv1.weight"].shape
+        tokens = state["visual.positional_embedding"].shape[0] - 1
+        layers = len({key.split(".")[3] for key in state if key.startswith("visual.transformer.resblocks.")})
+        text = state["token_embedding.weight"].shape[1]
+    except (KeyError, ValueError) as why:
+        raise UnknownScorer(
+            f"{file} is no CLIP in open_clip's format (no {why}). Known: {', '.join(ARCHITECTURES.values())}, and HPS "
+            "v2 and v2.1, which are ViT-H-14."
+        ) from None
+    shape = Shape(width, layers, patch, round(tokens**0.5), text)
+    if shape not in ARCHITECTURES:
+        raise UnknownScorer(f"{file} has an unknown shape, {shape}. Known: {', '.join(ARCHITECTURES.values())}.")
+    return ARCHITECTURES[shape]
+
+
+def from_openai(state: dict[str, Tensor], file: str) -> bool:
+    """Whether a file looks like OpenAI's training (or, as HPS v1, like trained on from it)."""
+    return "input_resolution" in state or any(hint in file.lower() for hint in ("openai", "hpc", "hps_v1"))

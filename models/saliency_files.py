@@ -1,0 +1,60 @@
+"""Saliency models from local weight files, as the host's memory management wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.utils
+import torch
+from torch import Tensor
+
+from .transalnet import TranSalNet, kind_of
+
+
+class UnknownSaliencyModel(ValueError):
+    """A file that is no saliency model we know; the text says what is expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class SaliencyModel:
+    """A network that says where people look."""
+
+    name: str
+    patcher: Any = field(repr=False)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Pictures [n, 3, height, width] in 0..1 -> maps [n, height, width] in 0..1, on the same device."""
+        mm.load_models_gpu([self.patcher])
+        device = self.patcher.load_device
+        with torch.no_grad():
+            maps = [self.patcher.model.saliency(picture[None].float().to(device)) for picture in pictures]
+        return torch.cat(maps).to(pictures.device)
+
+
+def load(path: Path) -> SaliencyModel:
+    """TranSalNet_Res or TranSalNet_Dense as published (weights only, never code). Raises UnknownSaliencyModel."""
+    try:
+        state = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except Exception as why:
+        raise UnknownSaliencyModel(
+            f"{path.name} cannot be read as weights ({why}). It may be damaged: download it again."
+        ) from why
+    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    kind = kind_of(state)
+    if kind is None:
+        raise UnknownSaliencyModel(
+            f"{path.name} is no saliency model that is known here. Known are TranSalNet_Res.pth and "
+            "TranSalNet_Dense.pth as their authors publish them."
+        )
+    network = TranSalNet(kind)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as why:
+        raise UnknownSaliencyModel(f"{path.name} is an incomplete TranSalNet_{kind.title()}: {why}") from None
+    network = network.float().eval().requires_grad_(False)
+    patcher = comfy.model_patcher.ModelPatcher(network, mm.get_torch_device(), mm.unet_offload_device())
+    return SaliencyModel(path.stem, patcher)

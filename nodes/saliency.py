@@ -1,0 +1,100 @@
+"""Where people look: loading saliency models, and their maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..guidance import heat
+from ..guidance.spectral import spectral_residual
+from ..models import saliency_files
+
+FOLDER = "saliency"  # under ComfyUI's models folder
+WITHOUT_WEIGHTS = "spectral residual (no weights)"
+SaliencyType = io.Custom("FOVEA_SALIENCY")
+ALIASES = ["saliency", "attention of people", "TranSalNet", "where people look", "eye tracking"]
+
+if FOLDER not in folder_paths.folder_names_and_paths:
+    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+
+
+class FoveaLoadSaliencyModel(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaLoadSaliencyModel",
+            display_name="Load Saliency Model",
+            category="Fovea/latent",
+            description=(
+                "Loads a model that says where people look in a picture, from the folder models/saliency: TranSalNet "
+                "as its authors publish it. Or the spectral residual, which needs no file."
+            ),
+            search_aliases=ALIASES,
+            inputs=[
+                io.Combo.Input(
+                    "file", options=[WITHOUT_WEIGHTS, *folder_paths.get_filename_list(FOLDER)],
+                    tooltip="TranSalNet_Res.pth or TranSalNet_Dense.pth in models/saliency, or the spectral residual, "
+                    "which finds what stands out and needs no weights.",
+                )
+            ],
+            outputs=[SaliencyType.Output(display_name="saliency_model", tooltip="For Saliency Map.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        if file == WITHOUT_WEIGHTS:
+            return io.NodeOutput(spectral_residual)
+        with torch.inference_mode(False):
+            return io.NodeOutput(saliency_files.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file))))
+
+
+class FoveaSaliencyMap(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaSaliencyMap",
+            display_name="Saliency Map",
+            category="Fovea/latent",
+            description="Where people look in a picture, as a mask and as a heat map over the picture.",
+            search_aliases=ALIASES,
+            inputs=[
+                io.Image.Input("image", tooltip="Pictures of any size, each looked at by itself."),
+                io.Float.Input(
+                    "strength", default=0.65, min=0.0, max=1.0, step=0.05,
+                    tooltip="How much the heat map covers the picture in the overlay.",
+                ),
+                io.Boolean.Input(
+                    "spread", default=True,
+                    tooltip="Stretch every map from 0 to 1. Off: as the model gives it.",
+                ),
+                SaliencyType.Input(
+                    "saliency_model", optional=True,
+                    tooltip="From Load Saliency Model. Without one: the spectral residual.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="One map per picture, white where people look."),
+                io.Image.Output(display_name="overlay", tooltip="The maps as colours over the pictures."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, strength: float, spread: bool, saliency_model: Callable[[Tensor], Tensor] | None = None
+    ) -> io.NodeOutput:
+        maps = (saliency_model or spectral_residual)(image[..., :3].movedim(-1, 1))
+        maps = heat.spread(maps) if spread else maps.clamp(0, 1)
+        seen = [heat.overlay(found, picture[..., :3], strength) for found, picture in zip(maps, image)]
+        return io.NodeOutput(maps, torch.stack(seen))
+
+
+NODES = [FoveaLoadSaliencyModel, FoveaSaliencyMap]

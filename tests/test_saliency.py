@@ -1,0 +1,115 @@
+"""Saliency: TranSalNet against one built from torchvision, its letterbox, and the spectral residual."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import transalnet as reference
+from torch import Tensor, nn
+
+from fovea.guidance.spectral import spectral_residual
+from fovea.models import transalnet
+from fovea.models.transalnet import TranSalNet
+
+KEYS = {"res": 473, "dense": 1115}
+
+
+def lively(network: nn.Module) -> None:
+    """Weights and running statistics with which the output depends on the picture."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fan = module.weight[0].numel()
+            module.weight.data.normal_(0, math.sqrt(2 / fan), generator=generator)
+            if module.bias is not None:
+                module.bias.data.normal_(0, 0.1, generator=generator)
+    for name, parameter in network.named_parameters():
+        if name.endswith("position_embeddings"):
+            parameter.data.normal_(0, 0.5, generator=generator)
+
+
+@torch.no_grad()
+def settle(network: nn.Module, kind: str, pictures: Tensor) -> None:
+    """Take the norms' statistics from pictures, as training does."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    network.train()
+    reference.forward(network, kind, pictures)
+    network.eval()
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_published_state_dicts_load_and_mean_the_same(kind: str) -> None:
+    published, ours = reference.network(kind), TranSalNet(kind).eval()
+    lively(published)
+    pictures = torch.rand(2, 3, 288, 384, generator=torch.Generator().manual_seed(1))
+    settle(published, kind, pictures)
+    state = published.state_dict()
+    assert len(state) == KEYS[kind]
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in ours.state_dict().items()}
+    assert transalnet.kind_of(state) == kind
+    ours.load_state_dict(state)
+    with torch.no_grad():
+        for got, wanted in zip(ours.encoder(pictures), reference.features(published, kind, pictures)):
+            assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        got, wanted = ours(pictures), reference.forward(published, kind, pictures)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert got.shape == (2, 1, 288, 384) and 0 <= got.min() < got.max() <= 1
+    assert (got[0] - got[1]).abs().max() > 1e-3, "it depends on the picture"
+
+
+def test_other_state_dicts_are_none_of_both() -> None:
+    assert transalnet.kind_of({"conv1.weight": torch.zeros(1)}) is None
+
+
+class TestLetterbox:
+    def test_published_geometry(self) -> None:
+        """480 x 640 fills it; a wide picture has bars above and below, a tall one left and right."""
+        for height, width, rows, columns in ((480, 640, 288, 384), (100, 400, 96, 384), (512, 256, 288, 144)):
+            boxed = transalnet.letterbox(torch.ones(1, 3, height, width))
+            inside = boxed[0, 0] == 1
+            assert (inside.any(1).sum(), inside.any(0).sum()) == (rows, columns)
+            assert float(boxed.min()) == (1.0 if rows * columns == 288 * 384 else pytest.approx(1 / 255))
+            top, left = int(inside.any(1).int().argmax()), int(inside.any(0).int().argmax())
+            assert (top, left) == ((288 - rows) // 2, (384 - columns) // 2)
+
+    @settings(max_examples=60, deadline=None)
+    @given(height=st.integers(1, 700), width=st.integers(1, 700))
+    def test_any_size_comes_back(self, height: int, width: int) -> None:
+        boxed = transalnet.letterbox(torch.ones(1, 3, height, width))
+        assert boxed.shape == (1, 3, 288, 384)
+        assert transalnet.unboxed(boxed[:, :1], height, width).shape == (1, height, width)
+
+    @pytest.mark.parametrize("size", [(144, 192), (96, 384), (288, 144), (400, 300)])
+    def test_what_is_where_stays_there(self, size: tuple[int, int]) -> None:
+        """A smooth picture through letterbox and back, with no border in it."""
+        y, x = (torch.linspace(0, 1, n) for n in size)
+        picture = (0.2 + 0.5 * y[:, None] + 0.3 * x[None]).expand(1, 3, -1, -1)
+        back = transalnet.unboxed(transalnet.letterbox(picture)[:, :1], *size)
+        inner = (slice(None), slice(4, -4), slice(4, -4))
+        torch.testing.assert_close(back[inner], picture[:, 0][inner], rtol=0, atol=0.01)
+
+
+class TestSpectralResidual:
+    @staticmethod
+    def field(spot: tuple[int, int]) -> Tensor:
+        picture = 0.5 + 0.1 * torch.sin(torch.arange(128) * 0.8).expand(1, 3, 128, 128).clone()
+        picture[..., spot[0] - 6 : spot[0] + 6, spot[1] - 6 : spot[1] + 6] = 1.0
+        return picture
+
+    @pytest.mark.parametrize("spot", [(30, 40), (90, 64), (64, 100)])
+    def test_finds_what_stands_out(self, spot: tuple[int, int]) -> None:
+        found = spectral_residual(self.field(spot))[0]
+        at = found.argmax().item()
+        assert math.dist((at // 128, at % 128), spot) < 14
+        assert found[spot] > 4 * found.median()
+
+    def test_flat_pictures_have_none_and_sizes_are_kept(self) -> None:
+        assert spectral_residual(torch.full((2, 3, 40, 90), 0.3)).eq(0).all()
+        found = spectral_residual(torch.rand(2, 3, 33, 70))
+        assert found.shape == (2, 33, 70) and found.min() >= 0 and found.max() <= 1.0001
