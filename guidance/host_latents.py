@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -22,11 +22,17 @@ from .host_gradient import (
     resident,
     with_backward,
 )
-from .latent_rules import Rule
+from .latent_rules import Rule, unit_noise
 from .latent_search import Best, Evaluation, Limits, search
+from .latent_search import best_of as draw
 from .reversible import Denoise, Pair, Schedule
 
 MODES = ("checkpoint", "invertible")
+Watch = Callable[[int, Best], None]
+
+
+def _nobody(_iteration: int, _best: Best) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -45,47 +51,93 @@ class Task:
     mix: float = reversible.MIX
 
 
-def optimise(
-    model: Any, vae: Any, positive: list, negative: list, cfg: float, noise: Tensor, latent: Tensor, sigmas: Tensor,
-    task: Task, seed: int, watch: Callable[[int, Best], None] = lambda _i, _best: None,
-    tick: Callable[[], None] = lambda: None, noise_mask: Tensor | None = None,
-) -> Best:  # fmt: skip
-    """Search the starting noise [n, ...] whose picture fits the text best; other arguments as the host's samplers take.
+class Outcome(NamedTuple):
+    """best: its `start` is unit noise, its `sampled` as the host's samplers give it. started: what the sampler began
+    with, as the host has latents; samplers that add no noise go on from it (diffusion models, not flow models)."""
 
-    tick: called at every evaluation of the model. Everything is put back at the end, also after an error or a cancel.
-    Raises NoGradient where gradients would be wrong or impossible.
+    best: Best
+    started: Tensor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a sampler of the host is given, for starting latents to be tried in. noise: unit noise [n, ...]."""
+
+    model: Any
+    vae: Any
+    positive: list
+    negative: list
+    cfg: float
+    noise: Tensor
+    latent: Tensor
+    sigmas: Tensor
+    seed: int
+    noise_mask: Tensor | None = None
+
+
+def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callable[[], None] = lambda: None) -> Outcome:
+    """Search the starting noise whose picture fits the text best.
+
+    watch: told after every evaluation of a starting latent, tick: at every evaluation of the model. Everything is put
+    back at the end, also after an error or a cancel. Raises NoGradient where gradients would be wrong or impossible.
     """
-    refuse_what_loses_gradient(model)
+    refuse_what_loses_gradient(setting.model)
+
+    def look(evaluate: Callable[[Tensor, bool], Evaluation], noise: Tensor) -> Best:
+        return search(noise, evaluate, task.rule, task.limits, _generators(noise, setting.seed + 1), watch)
+
+    return _tried(setting, task, look, tick)
+
+
+def best_of(
+    setting: Setting, task: Task, count: int, watch: Watch = _nobody, tick: Callable[[], None] = lambda: None
+) -> Outcome:
+    """The best of `count` draws of starting noise, the setting's own first. Needs no gradient."""
+
+    def look(evaluate: Callable[[Tensor, bool], Evaluation], noise: Tensor) -> Best:
+        generators = _generators(noise, setting.seed + 1)
+        draws = itertools.chain([noise], (unit_noise(noise, generators) for _ in range(count - 1)))
+        return draw(draws, evaluate, task.limits.seconds, watch)
+
+    return _tried(setting, task, look, tick)
+
+
+def _tried(
+    setting: Setting, task: Task, look: Callable[[Callable[[Tensor, bool], Evaluation], Tensor], Best],
+    tick: Callable[[], None],
+) -> Outcome:  # fmt: skip
+    """Let `look` try starting latents inside of one run of the host."""
     with outside_inference_mode():
-        patcher, decoder = resident(model), resident(vae.patcher)
+        patcher, decoder = resident(setting.model), resident(setting.vae.patcher)
         with_backward(patcher)
-        more = [decoder, *(found for found in (getattr(task.scorer, "patcher", None),) if found is not None)]
+        scorer = getattr(task.scorer, "patcher", None)
         guider = comfy.samplers.CFGGuider(patcher)
-        guider.set_conds(_bringing(ordinary(positive), more), ordinary(negative))
-        guider.set_cfg(cfg)
-        found: list[Best] = []
+        positive = _bringing(ordinary(setting.positive), [decoder] if scorer is None else [decoder, scorer])
+        guider.set_conds(positive, ordinary(setting.negative))
+        guider.set_cfg(setting.cfg)
+        wanted = task.scorer.text([task.text])
+        found: list[tuple[Best, Tensor]] = []
 
         def work(denoise: Denoise, schedule: Schedule, start_of: Callable[[Tensor], Tensor]) -> Tensor:
             def counted(x: Tensor, sigma: float) -> Tensor:
                 tick()
                 return denoise(x, sigma)
 
-            decode = _decoder(vae, decoder.model, guider.inner_model.process_latent_out)
-            wanted = task.scorer.text([task.text])
-            trial = _Trial(task, counted, schedule, start_of, decode, wanted, _generators(noise, seed))
-            device = start_of(noise.to(patcher.load_device)).device
-            best = search(
-                ordinary(noise).to(device), trial.evaluate, task.rule, task.limits, _generators(noise, seed + 1), watch
-            )
-            found.append(best)
+            process_out = guider.inner_model.process_latent_out
+            decode = _decoder(setting.vae, decoder.model, process_out)
+            noise = ordinary(setting.noise).to(patcher.load_device, torch.float32)
+            trial = _Trial(task, counted, schedule, start_of, decode, wanted, _generators(noise, setting.seed))
+            best = look(trial.evaluate, noise)
+            found.append((best, process_out(start_of(best.start))))
             return best.sampled
 
-        sampler = GradientSampler(work)
-        found[0].sampled = guider.sample(
-            ordinary(noise), ordinary(latent), sampler, sigmas, denoise_mask=ordinary(noise_mask), disable_pbar=True,
-            seed=seed,
+        best_sampled = guider.sample(
+            ordinary(setting.noise), ordinary(setting.latent), GradientSampler(work), setting.sigmas,
+            denoise_mask=ordinary(setting.noise_mask), disable_pbar=True, seed=setting.seed,
         )  # fmt: skip
-        return found[0]
+        best, started = found[0]
+        best.sampled = best_sampled
+        return Outcome(best, started)
 
 
 def evaluations(mode: str, steps: int, updates: int) -> int:
@@ -182,8 +234,3 @@ def _bringing(conditioning: list, models: list) -> list:
 
 def _generators(noise: Tensor, seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + 1000 * i) for i in range(len(noise))]
-
-
-def interrupted() -> None:
-    """Raise the host's exception if the user has cancelled."""
-    comfy.model_management.throw_exception_if_processing_interrupted()

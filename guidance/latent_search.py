@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -78,8 +78,7 @@ def search(
         last = iteration == limits.updates
         found = evaluate(z, not last)
         if best is None:
-            lost = torch.full_like(found.losses, float("inf"))
-            best = Best(lost, start.clone(), found.sampled.clone(), found.pictures.clone())
+            best = _nothing(start, found)
         idle = 0 if best.consider(z, found).any() else idle + 1
         best.iterations.append(found.losses.tolist())
         watch(iteration, best)
@@ -105,6 +104,37 @@ def search(
     if not torch.isfinite(best.losses).any():
         raise ValueError("No starting latent gave a finite loss.")
     return best
+
+
+def best_of(
+    draws: Iterable[Tensor],
+    evaluate: Callable[[Tensor, bool], Evaluation],
+    seconds: float = 0.0,
+    watch: Callable[[int, Best], None] = lambda _iteration, _best: None,
+) -> Best:
+    """Try fresh starting latents and keep the best of each place: the search without gradients to compare with.
+
+    Raises ValueError if nothing finite was found.
+    """
+    began, best = time.monotonic(), None
+    for number, z in enumerate(draws):
+        if best is not None and seconds and time.monotonic() - began >= seconds:
+            best.stopped = f"time is up after {number} draws"
+            break
+        found = evaluate(z, False)
+        if best is None:
+            best = _nothing(z, found)
+        best.consider(z, found)
+        best.iterations.append(found.losses.tolist())
+        watch(number, best)
+    if best is None or not torch.isfinite(best.losses).any():
+        raise ValueError("No starting latent gave a finite loss.")
+    return best
+
+
+def _nothing(z: Tensor, found: Evaluation) -> Best:
+    lost = torch.full_like(found.losses, float("inf"))
+    return Best(lost, z.clone(), found.sampled.clone(), found.pictures.clone())
 
 
 def _back(

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from reference import transalnet as reference
 from torch import Tensor, nn
 
+from fovea.guidance.blur import gaussian_blur
 from fovea.guidance.spectral import spectral_residual
 from fovea.models import transalnet
 from fovea.models.transalnet import TranSalNet
+from tools.shapesworld import sets
+from tools.shapesworld.world import N_OBJECT_CLASSES, render
 
 KEYS = {"res": 473, "dense": 1115}
 
@@ -96,18 +99,25 @@ class TestLetterbox:
 
 
 class TestSpectralResidual:
-    @staticmethod
-    def field(spot: tuple[int, int]) -> Tensor:
-        picture = 0.5 + 0.1 * torch.sin(torch.arange(128) * 0.8).expand(1, 3, 128, 128).clone()
-        picture[..., spot[0] - 6 : spot[0] + 6, spot[1] - 6 : spot[1] + 6] = 1.0
-        return picture
-
     @pytest.mark.parametrize("spot", [(30, 40), (90, 64), (64, 100)])
-    def test_finds_what_stands_out(self, spot: tuple[int, int]) -> None:
-        found = spectral_residual(self.field(spot))[0]
+    def test_finds_what_stands_out_of_a_texture(self, spot: tuple[int, int]) -> None:
+        texture = gaussian_blur(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)), 2.0)
+        texture = 0.45 + 2 * (texture - texture.mean())
+        texture[..., spot[0] - 6 : spot[0] + 6, spot[1] - 6 : spot[1] + 6] = 1
+        found = spectral_residual(texture.clamp(0, 1))[0]
         at = found.argmax().item()
-        assert math.dist((at // 128, at % 128), spot) < 14
-        assert found[spot] > 4 * found.median()
+        assert math.dist((at // 128, at % 128), spot) < 10 and found[spot] > 10 * found.median()
+
+    def test_finds_the_objects_of_painted_pictures(self) -> None:
+        hits = 0
+        for i in range(12):
+            picture, labels = render(sets.scene("tune", 300 + i, 1 + i % 4))[:2]
+            found = spectral_residual(torch.from_numpy(picture)[None].movedim(-1, 1).float() / 255)[0]
+            objects = torch.from_numpy(labels) < N_OBJECT_CLASSES
+            objects = nn.functional.interpolate(objects[None, None].float(), size=found.shape)[0, 0] > 0.5
+            hits += bool(objects.flatten()[found.argmax()])
+            assert found[objects].mean() > 2 * found[~objects].mean()
+        assert hits >= 10
 
     def test_flat_pictures_have_none_and_sizes_are_kept(self) -> None:
         assert spectral_residual(torch.full((2, 3, 40, 90), 0.3)).eq(0).all()

@@ -1,0 +1,325 @@
+"""Optimising the starting latent: scorers, the search by gradients, and the search without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..guidance import charts, latent_rules
+from ..guidance.clip_loss import PARTS, SalientLoss, Scorer
+from ..guidance.host_latents import MODES, Outcome, Setting, Task, best_of, evaluations, optimise
+from ..guidance.latent_search import Best, Limits
+from ..guidance.spectral import spectral_residual
+from ..models import demo, open_clip_files, scorers
+from .saliency import SaliencyType
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import VAE
+
+FOLDER = "scorers"  # under ComfyUI's models folder
+CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
+ScorerType = io.Custom("FOVEA_SCORER")
+LOADER, OPTIMISE, BEST_OF_N = "Load Scorer", "Optimize Latent (Fovea)", "Best of N (Fovea)"
+ALIASES = ["SGOOL", "DOODL", "ReNO", "latent optimization", "noise optimization", "CLIP score"]
+
+if FOLDER not in folder_paths.folder_names_and_paths:
+    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+
+
+class FoveaLoadScorer(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaLoadScorer",
+            display_name=LOADER,
+            category="Fovea/latent",
+            description=(
+                "Loads a CLIP that tells how well a picture fits a text, from the folder models/scorers: open_clip's "
+                "ViT-B/32 to bigG, HPS v2 and v2.1. Or ShapesWorld's own, which ships with Fovea."
+            ),
+            search_aliases=[*ALIASES, "HPS", "open_clip"],
+            inputs=[
+                io.Combo.Input(
+                    "file", options=[CLIP_A, *folder_paths.get_filename_list(FOLDER)],
+                    tooltip="A weight file in open_clip's format in models/scorers, or the demo model's scorer, which "
+                    "knows ShapesWorld's words and pictures only.",
+                ),
+                io.Combo.Input(
+                    "activation", options=list(open_clip_files.ACTIVATIONS), default="auto", advanced=True,
+                    tooltip="OpenAI's own weights and those trained on from them need quick gelu. auto goes by the "
+                    "file's name.",
+                ),
+            ],
+            outputs=[ScorerType.Output(display_name="scorer", tooltip="For Optimize Latent, Best of N, Score Images.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, file: str, activation: str) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            if file == CLIP_A:
+                tower = scorers.patched(demo.load_clip_a_image())
+                return io.NodeOutput(scorers.HostClipScorer("ShapesWorld CLIP A", 128, tower, demo.load_clip()))
+            return io.NodeOutput(
+                open_clip_files.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file)), activation)
+            )
+
+
+class FoveaScoreImages(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaScoreImages",
+            display_name="Score Images",
+            category="Fovea/latent",
+            description="How well pictures fit a text: sorted, in words and as a chart.",
+            search_aliases=[*ALIASES, "rank images", "HPS"],
+            inputs=[
+                io.Image.Input("image", tooltip="Pictures of one batch, of any size."),
+                ScorerType.Input("scorer", tooltip="From Load Scorer."),
+                io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sorted", tooltip="The pictures, best first."),
+                io.Image.Output(display_name="chart", tooltip="A bar per picture, and the box of all."),
+                io.String.Output(display_name="report", tooltip="Scores in words: cosines times 100, best first."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, scorer: Scorer, text: str) -> io.NodeOutput:
+        pictures = image[..., :3].movedim(-1, 1).float()
+        with torch.no_grad():
+            wanted = scorer.text([text])
+            whole = SalientLoss(weight=0.0)
+            generators = [torch.Generator()] * len(pictures)
+            distances = whole(scorer, wanted.expand(len(pictures), -1), pictures, None, generators)
+        values = (100 * torch.cos((2 * distances).sqrt())).tolist()  # back from half the squared angle
+        order = sorted(range(len(values)), key=lambda i: -values[i])
+        told = [f"{values[i]:.2f}  picture {i + 1}" for i in order]
+        chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"100 x cosine: {text[:60]}")
+        return io.NodeOutput(image[order], chart[None], "\n".join([*_unread(scorer, text), *told]))
+
+
+def _sampling_inputs() -> list[io.Input]:
+    """What a sampler needs, and what to look for."""
+    return [
+        io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
+        io.Vae.Input("vae", tooltip="Decodes what is scored. A tiny autoencoder saves time and memory."),
+        io.Conditioning.Input("positive", tooltip="The prompt, as for a sampler."),
+        io.Conditioning.Input("negative", tooltip="The negative prompt, as for a sampler."),
+        io.Latent.Input("latent_image", tooltip="Empty latents, or pictures to start from. Each of a batch by itself."),
+        ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
+        io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show, for the scorer."),
+        io.Int.Input("seed", default=0, min=0, max=2**63, control_after_generate=True,
+                     tooltip="Of the first starting noise: the same that a KSampler would begin with."),
+        io.Int.Input("sampler_steps", default=20, min=1, max=1000,
+                     tooltip="Steps of every trial. Fewer are faster: time is steps times trials."),
+        io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="normal",
+                       tooltip="Noise levels of the steps. The sampler is Euler, which is DDIM without noise."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As for a sampler."),
+    ]  # fmt: skip
+
+
+def _result_outputs() -> list[io.Output]:
+    return [
+        io.Latent.Output(
+            display_name="start", tooltip="The best starting latent, noise included: for KSampler (Advanced) with "
+            "add_noise off, or SamplerCustom without noise. Not for flow models: use noise."
+        ),
+        io.Latent.Output(display_name="samples", tooltip="The best sample."),
+        io.Image.Output(display_name="image", tooltip="The best pictures."),
+        io.Image.Output(display_name="curve", tooltip="The losses of all trials."),
+        io.String.Output(display_name="report", tooltip="What was done and found, in words."),
+        io.Noise.Output(display_name="noise", tooltip="The best starting noise, for SamplerCustomAdvanced."),
+    ]  # fmt: skip
+
+
+class FoveaOptimizeLatent(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaOptimizeLatent",
+            display_name=OPTIMISE,
+            category="Fovea/latent",
+            description=(
+                "Changes the starting noise step by step until the finished picture, and above all the parts that "
+                "people look at, fits the text (SGOOL, DOODL). Gradients go through scorer, decoder and the whole "
+                "sampling."
+            ),
+            search_aliases=ALIASES,
+            inputs=[
+                *_sampling_inputs(),
+                io.Int.Input("updates", default=20, min=0, max=1000,
+                             tooltip="How often the noise is changed. The papers' is 50. 0 only samples and scores."),
+                io.Float.Input("rate", default=1.0, min=0.0, max=1000.0, step=0.1,
+                               tooltip="How far each change goes, in the rule's own unit. 0 is off."),
+                io.Combo.Input("rule", options=list(latent_rules.RULES), default="doodl",
+                               tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
+                               "norm, for models of one to four steps."),
+                io.Float.Input("salient_weight", default=0.5, min=0.0, max=1.0, step=0.05,
+                               tooltip="Share of the salient parts in the loss. 0 is DOODL: the whole picture only."),
+                io.Combo.Input("parts", options=list(PARTS), default="crops",
+                               tooltip="crops: around the map's bright parts (SGOOL). cutouts: random squares, drawn "
+                               "where the map is bright."),
+                io.Int.Input("refresh", default=1, min=1, max=100,
+                             tooltip="Look for the salient parts anew every so many trials."),
+                io.Int.Input("cutouts", default=0, min=0, max=64, advanced=True,
+                             tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
+                io.Combo.Input("mode", options=list(MODES), default="checkpoint", advanced=True,
+                               tooltip="checkpoint keeps a latent per step. invertible is EDICT: keeps none, at twice "
+                               "the time."),
+                io.Int.Input("patience", default=0, min=0, max=1000, advanced=True,
+                             tooltip="Stop after so many trials without a better one. 0: never."),
+                io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
+                               tooltip="Stop after so much time. 0: never."),
+                SaliencyType.Input("saliency_model", optional=True,
+                                   tooltip="From Load Saliency Model. Without one: the spectral residual."),
+                io.Mask.Input("mask", optional=True,
+                              tooltip="Where the picture matters, instead of a saliency model."),
+            ],
+            outputs=_result_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
+        text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, updates: int, rate: float, rule: str,
+        salient_weight: float, parts: str, refresh: int, cutouts: int, mode: str, patience: int, seconds: float,
+        saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
+        chosen = latent_rules.RULES[rule]()
+        updates = updates if rate > 0 else 0
+        task = Task(
+            scorer, text, SalientLoss(salient_weight, cutouts, parts),
+            type(chosen)(rate=chosen.rate * rate), Limits(updates, seconds, patience),
+            mask if mask is not None else (saliency_model or spectral_residual), refresh, mode,
+        )  # fmt: skip
+        progress = _Progress(evaluations(mode, sampler_steps, updates))
+        found = optimise(setting, task, progress.watch, progress.tick)
+        return _result(found, setting, latent_image, scorer, text, "update")
+
+
+class FoveaBestOfN(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaBestOfN",
+            display_name=BEST_OF_N,
+            category="Fovea/latent",
+            description=(
+                "Samples several starting noises and keeps the picture that fits the text best. What Optimize Latent "
+                "should be compared with, at equal time."
+            ),
+            search_aliases=[*ALIASES, "best of n", "seed search", "rejection sampling"],
+            inputs=[
+                *_sampling_inputs(),
+                io.Int.Input("count", default=8, min=1, max=10000, tooltip="How many noises are tried."),
+                io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
+                               tooltip="Stop after so much time. 0: never."),
+            ],
+            outputs=_result_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
+        text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, count: int, seconds: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
+        task = Task(scorer, text, SalientLoss(weight=0.0), latent_rules.Doodl(), Limits(0, seconds))
+        progress = _Progress(sampler_steps * count)
+        found = best_of(setting, task, count, progress.watch, progress.tick)
+        return _result(found, setting, latent_image, scorer, text, "draw")
+
+
+def _setting(
+    model: ModelPatcher, vae: VAE, positive: list, negative: list, latent: dict, seed: int, steps: int, scheduler: str,
+    cfg: float,
+) -> Setting:  # fmt: skip
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+    return Setting(model, vae, positive, negative, cfg, noise, samples, sigmas, seed, latent.get("noise_mask"))
+
+
+class _Progress:
+    """The node's progress bar over all evaluations of the model, with the best picture so far."""
+
+    def __init__(self, total: int) -> None:
+        self.bar, self.done, self.total = comfy.utils.ProgressBar(total), 0, total
+
+    def tick(self) -> None:
+        self.done = min(self.done + 1, self.total)
+        self.bar.update_absolute(self.done, self.total)
+
+    def watch(self, _iteration: int, best: Best) -> None:
+        shown = (best.pictures[0].movedim(0, -1).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        preview = Image.fromarray(np.asarray(shown))
+        self.bar.update_absolute(self.done, self.total, ("JPEG", preview, 512))
+
+
+class FixedNoise:
+    """A NOISE that is given, for SamplerCustomAdvanced."""
+
+    def __init__(self, noise: Tensor, seed: int) -> None:
+        self.noise, self.seed = noise, seed
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        wanted = tuple(input_latent["samples"].shape)
+        if wanted != tuple(self.noise.shape):
+            raise ValueError(
+                f"The optimised noise is for latents of shape {tuple(self.noise.shape)}, not {wanted}: connect the "
+                "latent that it was optimised for."
+            )
+        return self.noise.clone()
+
+
+def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text: str, trial: str) -> io.NodeOutput:
+    best = found.best
+    kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
+    curve = charts.curves(list(zip(*best.iterations)), "loss (half the squared angle)", trial)
+    told = [
+        *_unread(scorer, text),
+        *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"
+          for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
+        f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),
+        *([f"{best.rejected} steps led to NaN and were taken back"] if best.rejected else []),
+    ]  # fmt: skip
+    return io.NodeOutput(
+        {**kept, "samples": found.started.cpu().float()},
+        {**kept, "samples": best.sampled.cpu().float()},
+        best.pictures.movedim(1, -1).cpu().float(),
+        curve[None],
+        "\n".join(told),
+        FixedNoise(best.start.cpu().float(), setting.seed),
+    )
+
+
+def _unread(scorer: Scorer, text: str) -> list[str]:
+    """A line if the scorer reads only a part of the text."""
+    count = getattr(scorer, "unread", lambda _: 0)(text)
+    return [f"The scorer does not read the last {count} tokens of the text."] if count else []
+
+
+NODES: list[Any] = [FoveaLoadScorer, FoveaScoreImages, FoveaOptimizeLatent, FoveaBestOfN]

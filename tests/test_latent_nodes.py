@@ -1,0 +1,154 @@
+"""The latent nodes on the demo model: what they find is what the host's own samplers draw from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from torch import Tensor
+
+from fovea.guidance import captions, charts
+from fovea.guidance.host_gradient import NoGradient
+from fovea.models import demo
+from fovea.nodes.guidance import FoveaSelfAttentionGuidance
+from fovea.nodes.latent import CLIP_A, FoveaBestOfN, FoveaLoadScorer, FoveaOptimizeLatent, FoveaScoreImages
+
+TEXT = "a plain red star and a striped blue circle on a white background"
+STEPS, CFG = 4, 4.0
+OPTIONS = {"updates": 2, "rate": 30.0, "rule": "doodl", "salient_weight": 0.5, "parts": "crops", "refresh": 1,
+           "cutouts": 0, "mode": "checkpoint", "patience": 0, "seconds": 0.0}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given() -> dict[str, Any]:
+    """Everything a latent node takes, made as the server makes it."""
+    with torch.inference_mode():
+        model, clip, vae = demo.load_model(), demo.load_clip(), demo.load_vae()
+        (scorer,) = FoveaLoadScorer.execute(CLIP_A, "auto").result
+        return {
+            "model": model, "vae": vae, "positive": captions.encode(clip, TEXT), "negative": captions.encode(clip, ""),
+            "latent_image": {"samples": torch.zeros(2, 4, 32, 32)}, "scorer": scorer, "text": TEXT, "seed": 5,
+            "sampler_steps": STEPS, "scheduler": "normal", "cfg": CFG,
+        }  # fmt: skip
+
+
+def optimised(given: dict[str, Any], **changes: Any) -> tuple:
+    with torch.inference_mode():
+        return FoveaOptimizeLatent.execute(**{**given, **OPTIONS, **changes}).result
+
+
+def sampled(given: dict[str, Any], noise: Tensor, latent: Tensor, **extra: Any) -> Tensor:
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            given["model"], noise, STEPS, CFG, "euler", "normal", given["positive"], given["negative"], latent,
+            disable_pbar=True, seed=5, **extra,
+        )  # fmt: skip
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
+    return bool((a - b).norm() < tolerance * b.norm())
+
+
+def test_without_updates_it_is_the_euler_sampler(given: dict[str, Any]) -> None:
+    latent = given["latent_image"]["samples"]
+    wanted = sampled(given, comfy.sample.prepare_noise(latent, 5), latent)
+    for off in ({"updates": 0}, {"rate": 0.0}):
+        _, samples, image, curve, report, _ = optimised(given, **off)
+        assert close(samples["samples"], wanted) and "1 trials" in report
+    with torch.inference_mode():
+        assert close(image, given["vae"].decode(wanted))
+    assert curve.ndim == 4 and curve.shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"mode": "invertible"}, {"rule": "reno", "rate": 1.0}, {"parts": "cutouts", "cutouts": 3},
+     {"mask": torch.ones(1, 256, 256)}, {"salient_weight": 0.0}],
+    ids=str,
+)  # fmt: skip
+def test_losses_fall_and_the_best_is_what_samplers_draw(given: dict[str, Any], changes: dict[str, Any]) -> None:
+    start, samples, image, _, report, noise = optimised(given, **changes)
+    losses = [[float(word) for word in line.split() if "." in word] for line in report.splitlines()[:2]]
+    assert all(best <= first for first, best in losses) and any(best < first - 1e-3 for first, best in losses)
+    assert image.shape == (2, 256, 256, 3) and "3 trials" in report
+    if changes.get("mode") != "invertible":  # EDICT's own steps are not Euler's
+        zeros = torch.zeros_like(start["samples"])
+        assert close(sampled(given, zeros, start["samples"], disable_noise=True), samples["samples"], 1e-3)
+        guider = comfy.samplers.CFGGuider(given["model"])
+        guider.set_conds(given["positive"], given["negative"])
+        guider.set_cfg(CFG)
+        sigmas = comfy.samplers.calculate_sigmas(given["model"].get_model_object("model_sampling"), "normal", STEPS)
+        with torch.inference_mode():
+            again = SamplerCustomAdvanced.execute(
+                noise, guider, comfy.samplers.sampler_object("euler"), sigmas, given["latent_image"]
+            ).result[0]
+        assert close(again["samples"], samples["samples"], 1e-3)
+
+
+def test_the_same_seed_finds_the_same_and_plain_runs_stay_the_same(given: dict[str, Any]) -> None:
+    latent = given["latent_image"]["samples"]
+    noise = comfy.sample.prepare_noise(latent, 1)
+    before = sampled(given, noise, latent)
+    first, second = optimised(given), optimised(given)
+    assert torch.equal(first[1]["samples"], second[1]["samples"])
+    assert torch.equal(sampled(given, noise, latent), before)
+    assert not any(p.requires_grad for p in given["model"].model.parameters())
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(given: dict[str, Any]) -> None:
+    both = optimised(given)[1]["samples"]
+    alone = optimised(given, latent_image={"samples": torch.zeros(1, 4, 32, 32)})[1]["samples"]
+    assert close(both[:1], alone, 1e-2)
+
+
+def test_cancel(given: dict[str, Any]) -> None:
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        optimised(given)
+    assert not comfy.model_management.in_training
+    optimised(given, updates=0)
+
+
+def test_what_loses_gradient_is_refused(given: dict[str, Any]) -> None:
+    guided = FoveaSelfAttentionGuidance.execute(
+        given["model"], scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", branch="auto", blocks="auto",
+        start_percent=0.0, end_percent=1.0, every=2, rescale=0.0, kernel="auto",
+    ).result[0]  # fmt: skip
+    with pytest.raises(NoGradient, match="every"):
+        optimised(given, model=guided)
+
+
+def test_best_of_n(given: dict[str, Any]) -> None:
+    with torch.inference_mode():
+        _, one, *_ = FoveaBestOfN.execute(**given, count=1, seconds=0.0).result
+        *_, image, _, report, _ = FoveaBestOfN.execute(**given, count=4, seconds=0.0).result
+        order = FoveaScoreImages.execute(image, given["scorer"], TEXT).result[2]
+    latent = given["latent_image"]["samples"]
+    assert close(one["samples"], sampled(given, comfy.sample.prepare_noise(latent, 5), latent))
+    firsts, bests = zip(*[[float(word) for word in line.split() if "." in word] for line in report.splitlines()[:2]])
+    assert "4 trials" in report and sum(bests) < sum(firsts) and image.shape == (2, 256, 256, 3)
+    best = max(float(line.split()[0]) for line in order.splitlines())
+    assert best == pytest.approx(100 * torch.cos(torch.tensor(2 * min(bests)).sqrt()).item(), abs=0.1)
+
+
+def test_scores_are_sorted(given: dict[str, Any]) -> None:
+    pictures = torch.rand(5, 64, 100, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ordered, chart, report = FoveaScoreImages.execute(pictures, given["scorer"], TEXT).result
+    values = [float(line.split()[0]) for line in report.splitlines()]
+    places = [int(line.split()[-1]) - 1 for line in report.splitlines()]
+    assert values == sorted(values, reverse=True) and sorted(places) == list(range(5))
+    assert torch.equal(ordered, pictures[places]) and chart.shape[0] == 1
+
+
+def test_charts_draw_anything() -> None:
+    for series in ([], [[]], [[1.0]], [[1.0, float("nan"), 0.5], [2.0, 2.0]], [[0.0] * 200]):
+        assert torch.isfinite(charts.curves(series, "t", "x")).all()
+    for values in ([], [1.0], [float("nan")], [-1.0, 2.0], [3.0] * 60):
+        drawn = charts.bars(values, [str(i) for i in range(len(values))], "t")
+        assert drawn.shape == (charts.HEIGHT, charts.WIDTH, 3)
