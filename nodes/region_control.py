@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfy_api.latest import io
 
@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP
 
 DENSE, PAINT = "Dense Diffusion (Fovea)", "Paint with Words (Fovea)"
-# Operators, and how each lets its strength depend on noise.
-OPERATORS: dict[str, tuple[Operator, str]] = {
-    "fovea": (Operator(temperature=0.0, background=False), "power"),
-    "paper": (Operator(), "power"),
-    "hard": (Operator(measure="hard", temperature=0.0, area=0.0, background=False), "constant"),
+class Preset(NamedTuple):
+    """An operator of the node. law: how it depends on noise. text, image: what the node's strengths 1 and 1 mean."""
+
+    operator: Operator
+    law: str = "power"
+    text: float = 1.0
+    image: float = 1.0
+
+
+# "fovea" was found on ShapesWorld, with the window and the time exponent that are the node's defaults: docs/results.md.
+OPERATORS = {
+    "fovea": Preset(Operator(temperature=0.0, area=0.0, background=False, against=1.0), text=4.0, image=10 / 3),
+    "paper": Preset(Operator()),
+    "hard": Preset(Operator(measure="hard", temperature=0.0, area=0.0, background=False), "constant"),
 }
 
 
@@ -105,21 +114,24 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "area_strength", default=1.0, min=0.0, max=1.0, step=0.05,
-                    tooltip="How much gentler large regions are treated than small ones. 0: all alike.",
+                    tooltip="How much gentler large regions are treated than small ones, in operator paper. 0: all "
+                    "alike.",
                 ),
                 io.Float.Input(
-                    "time_exponent", default=5.0, min=0.0, max=20.0, step=0.1,
+                    "time_exponent", default=2.0, min=0.0, max=20.0, step=0.1,
                     tooltip="How fast the effect fades from the first step on: (what is left of the schedule) to this "
-                    "power. 0: not at all.",
+                    "power. 0: not at all. DenseDiffusion has 5.",
                 ),
                 io.Float.Input(
-                    "end_percent", default=0.3, min=0.0, max=1.0, step=0.001,
-                    tooltip="Where in the schedule steering ends. Steps outside the window cost nothing.",
+                    "end_percent", default=0.5, min=0.0, max=1.0, step=0.001,
+                    tooltip="Where in the schedule steering ends. Steps outside the window cost nothing. The paper "
+                    "of DenseDiffusion has 0.3.",
                 ),
                 io.Combo.Input(
                     "operator", options=list(OPERATORS), default="fovea",
-                    tooltip="fovea: words are only ever pulled up in their place. paper: DenseDiffusion as published, "
-                    "which also pushes everything else down. hard: places see nothing but their own words.",
+                    tooltip="fovea: words are pulled up in their place and pushed down in all others. paper: "
+                    "DenseDiffusion as published, which pushes everything else down, style words included. hard: "
+                    "places see nothing but their own words.",
                 ),
                 *last,
                 io.Int.Input(
@@ -137,11 +149,11 @@ class FoveaDenseDiffusion(io.ComfyNode):
         self_strength: float, area_strength: float, time_exponent: float, end_percent: float, operator: str,
         start_percent: float, mode: str, blocks: str, encode_phrases: bool, sampled: int,
     ) -> io.NodeOutput:  # fmt: skip
-        chosen, law = OPERATORS[operator]
-        chosen = replace(chosen, area=area_strength if chosen.area else 0.0, sampled=sampled)
+        preset = OPERATORS[operator]
+        chosen = replace(preset.operator, area=area_strength if preset.operator.area else 0.0, sampled=sampled)
         control = RegionControl(
-            chosen, cross_strength, self_strength, start_percent, end_percent, law, time_exponent,
-            _blocks(model, blocks, DENSE),
+            chosen, preset.text * cross_strength, preset.image * self_strength, start_percent, end_percent, preset.law,
+            time_exponent, _blocks(model, blocks, DENSE),
         )  # fmt: skip
         return _steered(DENSE, model, clip, regions, caption, negative, mode, encode_phrases, control)
 

@@ -10,8 +10,11 @@ import pytest
 import scipy.linalg
 import torch
 
+from fovea.attention.operators import Operator
 from fovea.models import demo
+from fovea.nodes.region_control import OPERATORS, FoveaDenseDiffusion
 from tools.eval import layouts, metrics, region_plots, sag
+from tools.eval.region_methods import METHODS, Steered
 from tools.shapesworld.world import render
 
 
@@ -112,6 +115,18 @@ class TestLayouts:
         found = [layouts.layout("report", i) for i in range(18)]
         assert {(one.form, len(one.masks)) for one in found} == {(f, n) for f in layouts.FORMS for n in (2, 3, 4)}
         assert all(one.masks.any(axis=(1, 2)).all() for one in found)
+
+    def test_what_is_reported_as_fovea_is_what_the_node_does_by_default(self) -> None:
+        widgets = {i.id: i.default for i in FoveaDenseDiffusion.define_schema().inputs if hasattr(i, "default")}
+        preset = OPERATORS[widgets["operator"]]
+        measured = METHODS["fovea"]
+        assert isinstance(measured, Steered) and widgets["operator"] == "fovea"
+        assert measured.text == pytest.approx(preset.text * widgets["cross_strength"])
+        assert measured.image == pytest.approx(preset.image * widgets["self_strength"])
+        assert (measured.law, measured.exponent, measured.end) == (
+            preset.law, widgets["time_exponent"], widgets["end_percent"]
+        )  # fmt: skip
+        assert Operator(**measured.operator) == preset.operator and widgets["start_percent"] == 0
 
     def test_described_scores(self) -> None:
         scores = torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(0))

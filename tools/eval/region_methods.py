@@ -113,21 +113,22 @@ CONTRAST: dict[str, Any] = {**UP, "area": 0.0, "against": 1.0}
 METHODS: dict[str, Method] = {
     "none": plain,
     "ConditioningSetMask": masked,
-    "attention couple": Couple(0.5),
+    "attention couple": Couple(1.0),
     "paint with words 0.4": Steered(0.4, 0, "log", end=1.0, **WORDS),
-    "paint with words 1.0": Steered(1.0, 0, "log", end=1.0, **WORDS),
+    "paint with words 4": Steered(4.0, 0, "log", end=1.0, **WORDS),
     "paper": Steered(1.0, 0.3),
     "paper, no cross": Steered(0.0, 0.3),
     "paper, no self": Steered(1.0, 0.0),
     "paper, no value range": Steered(1.0, 0.3, measure="std"),
     "paper, no area": Steered(1.0, 0.3, area=0.0),
+    "fovea": Steered(4.0, 1.0, exponent=2.0, end=0.5, **CONTRAST),
 }
 
 
 def candidates() -> dict[str, Method]:
     """What is tried on the tuning set, beside METHODS: the baselines' own knobs, and the family; at most 40 in all."""
-    found: dict[str, Method] = {"attention couple 1": Couple(1.0), "paper x2 end 0.5": Steered(2.0, 0.6, end=0.5)}
-    for text in (2.0, 4.0):
+    found: dict[str, Method] = {"attention couple 0.5": Couple(0.5), "paper x2 end 0.5": Steered(2.0, 0.6, end=0.5)}
+    for text in (1.0, 2.0):
         found[f"paint with words {text:g}"] = Steered(text, 0, "log", end=1.0, **WORDS)
     for end, exponent in ((0.3, 1.0), (0.5, 2.0), (1.0, 2.0)):
         for text, image in ((1.0, 0.3), (2.0, 0.6), (4.0, 1.0)):

@@ -27,7 +27,7 @@ from .region_methods import METHODS, Steered
 from .regions import FIRST_SEED, FOLDER, SHOWN, Studio, weights
 
 IMAGES = ROOT / "docs" / "images"
-COMPARED = ("none", "ConditioningSetMask", "attention couple", "paint with words 1.0", "paper", "fovea")
+COMPARED = ("none", "ConditioningSetMask", "attention couple", "paint with words 4", "paper", "fovea")
 SWAPPED = 1  # a layout of three boxes
 ANALYSED = 12  # layouts
 CURVES = ("matched, largest", "matched, mean", "others, largest", "others, mean")
