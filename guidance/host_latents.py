@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -108,12 +108,13 @@ def _tried(
 ) -> Outcome:  # fmt: skip
     """Let `look` try starting latents inside of one run of the host."""
     with outside_inference_mode():
-        patcher, decoder = resident(setting.model), resident(setting.vae.patcher)
+        patcher, vae = resident(setting.model), resident(setting.vae.patcher)
         with_backward(patcher)
         scorer = getattr(task.scorer, "patcher", None)
         guider = comfy.samplers.CFGGuider(patcher)
-        positive = _bringing(ordinary(setting.positive), [decoder] if scorer is None else [decoder, scorer])
-        guider.set_conds(positive, ordinary(setting.negative))
+        (tensor, options), *others = ordinary(setting.positive)
+        first = [tensor, bringing(options, [vae] if scorer is None else [vae, scorer])]
+        guider.set_conds([first, *others], ordinary(setting.negative))
         guider.set_cfg(setting.cfg)
         wanted = task.scorer.text([task.text])
         found: list[tuple[Best, Tensor]] = []
@@ -124,7 +125,7 @@ def _tried(
                 return denoise(x, sigma)
 
             process_out = guider.inner_model.process_latent_out
-            decode = _decoder(setting.vae, decoder.model, process_out)
+            decode = decoder(setting.vae, vae.model, process_out)
             noise = ordinary(setting.noise).to(patcher.load_device, torch.float32)
             trial = _Trial(task, counted, schedule, start_of, decode, wanted, _generators(noise, setting.seed))
             best = look(trial.evaluate, noise)
@@ -210,26 +211,27 @@ class _Trial:
         return self.map
 
 
-def _decoder(vae: Any, network: Any, process_out: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The model's latents to pictures [n, 3, height, width] in 0..1, as the host decodes, differentiable."""
+def decoder(vae: Any, network: Any, process_out: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The model's latents to pictures [n, 3, height, width] in 0..1, as the host decodes, differentiable.
+
+    network: the VAE's network, resident; process_out: from the model's scaling of latents to the VAE's.
+    """
 
     def decode(latents: Tensor) -> Tensor:
         latents = process_out(latents)
         if latents.ndim != 4:
             raise NoGradient("Starting latents of videos cannot be optimised: use a model of pictures.")
         dtype = getattr(vae, "vae_dtype", torch.float32)
-        pictures = network.decode(latents.to(dtype)).float()
-        return vae.process_output(pictures)
+        return vae.process_output(network.decode(latents.to(dtype)).float())
 
     return decode
 
 
-def _bringing(conditioning: list, models: list) -> list:
-    """A conditioning that has the host load further models along with the sampled one."""
-    (tensor, options), *others = conditioning
+def bringing(options: Mapping[str, Any], models: list) -> dict[str, Any]:
+    """A prompt's options, so that the host loads further models along with the sampled one."""
     already = options.get("additional_models", [])
     already = already if isinstance(already, list) else [already]
-    return [[tensor, {**options, "additional_models": [*already, *models]}], *others]
+    return {**options, "additional_models": [*already, *models]}
 
 
 def _generators(noise: Tensor, seed: int) -> list[torch.Generator]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..guidance import charts, latent_rules
 from ..guidance.clip_loss import PARTS, SalientLoss, Scorer
+from ..guidance.host_clip_guidance import ClipGuidance
 from ..guidance.host_latents import MODES, Outcome, Setting, Task, best_of, evaluations, optimise
 from ..guidance.latent_search import Best, Limits
 from ..guidance.spectral import spectral_residual
@@ -32,6 +33,7 @@ FOLDER = "scorers"  # under ComfyUI's models folder
 CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
 ScorerType = io.Custom("FOVEA_SCORER")
 LOADER, OPTIMISE, BEST_OF_N = "Load Scorer", "Optimize Latent (Fovea)", "Best of N (Fovea)"
+CLIP_GUIDANCE = "CLIP Guidance (Fovea)"
 ALIASES = ["SGOOL", "DOODL", "ReNO", "latent optimization", "noise optimization", "CLIP score"]
 
 if FOLDER not in folder_paths.folder_names_and_paths:
@@ -253,6 +255,46 @@ class FoveaBestOfN(io.ComfyNode):
         return _result(found, setting, latent_image, scorer, text, "draw")
 
 
+class FoveaCLIPGuidance(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaCLIPGuidance",
+            display_name=CLIP_GUIDANCE,
+            category="Fovea/latent",
+            description=(
+                "Pushes every sampling step to where a scorer likes the picture: the baseline of DOODL and SGOOL. "
+                "Works with every sampler; costs one more model evaluation per step, and its gradient."
+            ),
+            search_aliases=[*ALIASES, "CLIP guidance", "classifier guidance"],
+            inputs=[
+                io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
+                io.Vae.Input("vae", tooltip="Decodes what is scored, at every step: a tiny autoencoder saves time."),
+                ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
+                io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show."),
+                io.Float.Input("scale", default=20.0, min=0.0, max=100000.0, step=1.0,
+                               tooltip="How strongly to push. 0 is off: the same picture bit for bit, at no cost."),
+                io.Int.Input("cutouts", default=0, min=0, max=64, advanced=True,
+                             tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
+                               tooltip="Where in the schedule guidance begins: 0.0 is the first step."),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
+                               tooltip="Where in the schedule guidance ends. Steps outside the window cost nothing."),
+            ],
+            outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, vae: VAE, scorer: Scorer, text: str, scale: float, cutouts: int,
+        start_percent: float, end_percent: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        guidance = ClipGuidance(scorer, vae, text, scale, cutouts, start_percent, end_percent)
+        return io.NodeOutput(guidance.patched(model))
+
+
 def _setting(
     model: ModelPatcher, vae: VAE, positive: list, negative: list, latent: dict, seed: int, steps: int, scheduler: str,
     cfg: float,
@@ -322,4 +364,4 @@ def _unread(scorer: Scorer, text: str) -> list[str]:
     return [f"The scorer does not read the last {count} tokens of the text."] if count else []
 
 
-NODES: list[Any] = [FoveaLoadScorer, FoveaScoreImages, FoveaOptimizeLatent, FoveaBestOfN]
+NODES: list[Any] = [FoveaLoadScorer, FoveaScoreImages, FoveaOptimizeLatent, FoveaBestOfN, FoveaCLIPGuidance]

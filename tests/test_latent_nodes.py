@@ -16,7 +16,14 @@ from fovea.guidance import captions, charts
 from fovea.guidance.host_gradient import NoGradient
 from fovea.models import demo
 from fovea.nodes.guidance import FoveaSelfAttentionGuidance
-from fovea.nodes.latent import CLIP_A, FoveaBestOfN, FoveaLoadScorer, FoveaOptimizeLatent, FoveaScoreImages
+from fovea.nodes.latent import (
+    CLIP_A,
+    FoveaBestOfN,
+    FoveaCLIPGuidance,
+    FoveaLoadScorer,
+    FoveaOptimizeLatent,
+    FoveaScoreImages,
+)
 
 TEXT = "a plain red star and a striped blue circle on a white background"
 STEPS, CFG = 4, 4.0
@@ -134,6 +141,90 @@ def test_best_of_n(given: dict[str, Any]) -> None:
     assert "4 trials" in report and sum(bests) < sum(firsts) and image.shape == (2, 256, 256, 3)
     best = max(float(line.split()[0]) for line in order.splitlines())
     assert best == pytest.approx(100 * torch.cos(torch.tensor(2 * min(bests)).sqrt()).item(), abs=0.1)
+
+
+class TestClipGuidance:
+    @staticmethod
+    def guided(given: dict[str, Any], scale: float, **changes: Any) -> Any:
+        window = {"cutouts": 0, "start_percent": 0.0, "end_percent": 1.0, **changes}
+        with torch.inference_mode():
+            return FoveaCLIPGuidance.execute(
+                given["model"], given["vae"], given["scorer"], TEXT, scale=scale, **window
+            ).result[0]  # fmt: skip
+
+    @staticmethod
+    def score(given: dict[str, Any], samples: Tensor) -> float:
+        with torch.inference_mode():
+            report = FoveaScoreImages.execute(given["vae"].decode(samples), given["scorer"], TEXT).result[2]
+        return sum(float(line.split()[0]) for line in report.splitlines()) / len(report.splitlines())
+
+    def test_neutral_settings_are_the_model_itself(self, given: dict[str, Any]) -> None:
+        assert self.guided(given, 0.0) is given["model"]
+        assert self.guided(given, 50.0, start_percent=0.5, end_percent=0.5) is given["model"]
+
+    def test_pictures_fit_better_with_any_sampler(self, given: dict[str, Any]) -> None:
+        latent = given["latent_image"]["samples"]
+        noise = comfy.sample.prepare_noise(latent, 5)
+        guided = self.guided(given, 20.0)
+        for sampler in ("euler", "dpmpp_2m", "heun"):
+            runs = []
+            for model in (given["model"], guided):
+                with torch.inference_mode():
+                    runs.append(comfy.sample.sample(
+                        model, noise, STEPS, CFG, sampler, "normal", given["positive"], given["negative"], latent,
+                        disable_pbar=True, seed=5,
+                    ))  # fmt: skip
+            assert self.score(given, runs[1]) > self.score(given, runs[0]) + 1
+        assert not any(p.requires_grad for p in given["model"].model.parameters())
+
+    def test_the_push_is_the_gradient_of_the_loss(self, given: dict[str, Any]) -> None:
+        """At one step, against finite differences of the loss that the formula names."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(args: dict[str, Any]) -> Tensor:
+            seen.update(x=args["input"].clone(), sigma=args["sigma"].clone(), denoised=args["denoised"].clone())
+            return args["denoised"]
+
+        latent = torch.zeros(1, 4, 32, 32)
+        one = {**given, "latent_image": {"samples": latent}}
+        for scale in (0.0, 100.0):
+            model = self.guided(one, scale).clone()
+            model.set_model_sampler_post_cfg_function(keep)
+            with torch.inference_mode():
+                comfy.sample.sample(
+                    model, comfy.sample.prepare_noise(latent, 5), 1, CFG, "euler", "normal", given["positive"],
+                    given["negative"], latent, disable_pbar=True, seed=5,
+                )  # fmt: skip
+            seen[f"at {scale:g}"] = seen["denoised"]
+        push = seen["at 0"] - seen["at 100"]
+        sigma = float(seen["sigma"])
+        root = (1 + sigma**2) ** -0.5
+
+        def loss(x: Tensor) -> float:
+            with torch.inference_mode():
+                guider = comfy.samplers.CFGGuider(given["model"])
+                guider.set_conds(given["positive"], given["positive"])
+                guider.set_cfg(1.0)
+
+                class Once(comfy.samplers.Sampler):
+                    def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict, *_: Any, **__: Any) -> Tensor:
+                        return model_wrap(x, sigmas[:1], **extra_args)
+
+                levels = torch.tensor([sigma, 0.0])
+                x0 = guider.sample(torch.zeros_like(x), latent, Once(), levels, disable_pbar=True, seed=5)
+                x0 = given["model"].model.process_latent_in(x0)
+                noisy = sigma * root
+                mixed = given["model"].model.process_latent_out(noisy * x0 + (1 - noisy) * root * x)
+                picture = given["vae"].decode(mixed).movedim(-1, 1)
+                small = torch.nn.functional.interpolate(picture, size=(128, 128), mode="bilinear", antialias=True)
+                vectors = given["scorer"].image(small), given["scorer"].text([TEXT])
+                return float(torch.arccos(torch.nn.functional.cosine_similarity(*vectors).double()) ** 2 / 2)
+
+        gradient = push / (100.0 * sigma**2)  # at the network's input, whose x is root times ours
+        step = 5e-4 * sigma * push / push.norm() * push.numel() ** 0.5
+        slope = (loss(seen["x"] + step) - loss(seen["x"] - step)) / 2
+        predicted = float((gradient * step).sum())
+        assert slope == pytest.approx(predicted, rel=0.1) and predicted > 0
 
 
 def test_scores_are_sorted(given: dict[str, Any]) -> None:

@@ -98,18 +98,22 @@ class TestPrompts:
         assert chunks(calls) == [[0]] * 3 and torch.equal(result, tiny.sample(model, x, cfg=1.0))
         assert [r.message.count("negative prompt") for r in caplog.records] == [1]
 
-    def test_context_windows(self, model: Any) -> None:
+    @pytest.mark.parametrize("ours_first", [False, True])
+    def test_context_windows(self, model: Any, ours_first: bool) -> None:
         """Windows over a batch of independent pictures change nothing, so guidance must not either."""
         x = tiny.noise(16, 16, batch=6)
         order = comfy.context_windows.ContextSchedules.STATIC_STANDARD
         fuse = comfy.context_windows.ContextFuseMethods.PYRAMID
         shape = {"context_length": 4, "context_overlap": 2, "context_stride": 1, "closed_loop": False, "dim": 0}
-        windows = ContextWindowsManualNode.execute(
-            model, context_schedule=order, fuse_method=fuse, freenoise=False, **shape
-        ).result[0]
+
+        def windowed(model: Any) -> Any:
+            return ContextWindowsManualNode.execute(
+                model, context_schedule=order, fuse_method=fuse, freenoise=False, **shape
+            ).result[0]
+
         expected = tiny.sample(guided(model), x)
         with tiny.watching(model) as calls:
-            result = tiny.sample(guided(windows), x)
+            result = tiny.sample(windowed(guided(model)) if ours_first else guided(windowed(model)), x)
         assert {call["x"].shape[0] // len(call["chunks"]) for call in calls} <= {4, 5}
         torch.testing.assert_close(result, expected, **CLOSE)
 
@@ -234,17 +238,22 @@ class TestBesideOtherNodes:
         both = tiny.sample(guided(core, scale=0.25, kernel="taps"), x)
         assert relative(both, tiny.sample(CoreSag.execute(model, 0.75, 2.0).result[0], x)) < 1e-4
 
-    def test_easycache(self, model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("ours_first", [False, True])
+    def test_easycache(self, model: Any, caplog: pytest.LogCaptureFixture, ours_first: bool) -> None:
         """Where the cache skips the network, the last map stands in; its entries for the prompts stay their own."""
-        cached = EasyCacheNode.execute(model, 100.0, 0.0, 1.0, False).result[0]
+
+        def cached(model: Any) -> Any:
+            return EasyCacheNode.execute(model, 100.0, 0.0, 1.0, False).result[0]
+
         x, attention = tiny.noise(16, 16), []
         block = model.model.diffusion_model.get_submodule("middle_block.1.transformer_blocks.0")
         handle = block.register_forward_hook(lambda *_: attention.append(1))
         try:
             with caplog.at_level(logging.WARNING):
-                plain = tiny.sample(cached, x, steps=6)
+                plain = tiny.sample(cached(model), x, steps=6)
                 run = len(attention)
-                result = tiny.sample(guided(cached), x, steps=6)
+                both = cached(guided(model)) if ours_first else guided(cached(model))
+                result = tiny.sample(both, x, steps=6)
         finally:
             handle.remove()
         assert run < 6 and len(attention) - run == run + 6  # steps are skipped; each of ours is evaluated

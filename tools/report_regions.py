@@ -16,12 +16,11 @@ def regions_section(report: dict, tuning: dict) -> str:
     order = sorted(found, key=lambda name: -found[name]["iou"][0])
     rows = [
         (name, interval(r["iou"], 100), interval(r["iou_gain"], 100), interval(r["there"], 100),
-         interval(r["global"], 1, 3), interval(r["local"], 1, 3), f"{r['frechet']:.0f}", f"{1000 * r['kid']:.1f}",
-         f"{r['seconds'] / found['none']['seconds']:.2f}")
+         interval(r["global"], 1, 3), interval(r["local"], 1, 3), f"{r['frechet']:.0f}", f"{1000 * r['kid']:.1f}")
         for name, r in ((name, found[name]) for name in order)
     ]  # fmt: skip
     head = ("method", "IoU %", "IoU, more than none", "objects there %", "CLIP B, whole", "CLIP B, regions", "Frechet",
-            "KID x 1000", "time")  # fmt: skip
+            "KID x 1000")  # fmt: skip
     kinds = [key for key in found["none"] if key.startswith("iou, ")]
     parts = [(name, *(f"{100 * found[name][key]:.1f}" for key in kinds)) for name in order]
     tried = sorted(tuning["table"].items(), key=lambda item: -item[1]["iou"][0])
@@ -33,8 +32,8 @@ def regions_section(report: dict, tuning: dict) -> str:
             f"{report['cfg']:g}, on {report['device']}; judged by the reader. IoU: of a region with all pixels of its "
             "object's colour and shape. There: the object covers at least 15 % of its region. CLIP B: cosine of the "
             "picture and the caption, and of each region's surroundings and a caption of its object alone. Frechet "
-            f"distance and KID on CLIP B's features against {report['painted']} painted pictures. Time: of a picture, "
-            "to none. In brackets: 95 % bootstrap interval over layouts.",
+            f"distance and KID on CLIP B's features against {report['painted']} painted pictures. In brackets: 95 % "
+            "bootstrap interval over layouts.",
             table(head, rows),
             "![Methods](images/regions_bars.png)",
             "IoU in percent, by kind of region and by number of regions:",
