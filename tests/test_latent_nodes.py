@@ -171,7 +171,7 @@ class TestClipGuidance:
             for model in (given["model"], guided):
                 with torch.inference_mode():
                     runs.append(comfy.sample.sample(
-                        model, noise, STEPS, CFG, sampler, "normal", given["positive"], given["negative"], latent,
+                        model, noise, 8, CFG, sampler, "normal", given["positive"], given["negative"], latent,
                         disable_pbar=True, seed=5,
                     ))  # fmt: skip
             assert self.score(given, runs[1]) > self.score(given, runs[0]) + 1
