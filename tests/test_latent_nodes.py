@@ -163,6 +163,7 @@ class TestClipGuidance:
         assert self.guided(given, 50.0, start_percent=0.5, end_percent=0.5) is given["model"]
 
     def test_pictures_fit_better_with_any_sampler(self, given: dict[str, Any]) -> None:
+        """Without a prompt, so that nothing else tells what to draw."""
         latent = given["latent_image"]["samples"]
         noise = comfy.sample.prepare_noise(latent, 5)
         guided = self.guided(given, 20.0)
@@ -171,10 +172,10 @@ class TestClipGuidance:
             for model in (given["model"], guided):
                 with torch.inference_mode():
                     runs.append(comfy.sample.sample(
-                        model, noise, 8, CFG, sampler, "normal", given["positive"], given["negative"], latent,
+                        model, noise, 8, 1.0, sampler, "normal", given["negative"], given["negative"], latent,
                         disable_pbar=True, seed=5,
                     ))  # fmt: skip
-            assert self.score(given, runs[1]) > self.score(given, runs[0]) + 1
+            assert self.score(given, runs[1]) > self.score(given, runs[0]) + 3, sampler
         assert not any(p.requires_grad for p in given["model"].model.parameters())
 
     def test_the_push_is_the_gradient_of_the_loss(self, given: dict[str, Any]) -> None:
