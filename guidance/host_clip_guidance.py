@@ -18,7 +18,14 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .clip_loss import SalientLoss, Scorer
-from .host_gradient import make_ordinary, ordinary, outside_inference_mode, refuse_what_loses_gradient, resident
+from .host_gradient import (
+    make_companions_ordinary,
+    make_ordinary,
+    ordinary,
+    outside_inference_mode,
+    refuse_what_loses_gradient,
+    resident,
+)
 from .host_gradient import with_backward as attending_with_backward
 from .host_latents import bringing, decoder
 from .schedule import inside
@@ -72,6 +79,9 @@ class _Guide:
         more = [self.vae, *filter(None, [getattr(self.settings.scorer, "patcher", None)])]
         with outside_inference_mode():
             make_ordinary(guider.model_patcher.model)
+            every = [cond for found in guider.conds.values() for cond in found]
+            refuse_what_loses_gradient(guider.model_patcher, every)
+            make_companions_ordinary(guider.model_patcher, every)
             conds = {name: ordinary(conds) for name, conds in guider.conds.items()}
             guider.conds = {name: [bringing(cond, more) for cond in found] for name, found in conds.items()}
             rest, named = ordinary(tuple(rest)), ordinary(dict(named))

@@ -9,7 +9,7 @@ refused.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -17,20 +17,17 @@ import comfy.samplers
 import comfy.utils
 import torch
 from comfy.ldm.modules import attention as host_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
 from ..attention import hooks
-from .reversible import Denoise, Schedule
+from .reversible import Denoise, NoGradient, Schedule
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 OVERRIDE = hooks.OVERRIDE
 STEP_CACHES = ("easycache", "lazycache")  # wrappers that skip evaluations by what they saw in steps before
-
-
-class NoGradient(RuntimeError):
-    """Gradients through this model would be wrong or impossible; the text names what and the cure."""
 
 
 @contextlib.contextmanager
@@ -59,21 +56,56 @@ def resident(patcher: ModelPatcher) -> ModelPatcher:
                 "gradients could be wrong. Load it with ComfyUI's own loader, or start ComfyUI with "
                 "--disable-dynamic-vram."
             ) from why
+        _in_working_precision(clone.model)
     else:
         clone = patcher.clone()
     make_ordinary(clone.model)
     return clone
 
 
+def _in_working_precision(module: nn.Module) -> None:
+    """Streamed weights are kept as in their file and cast when used; weights that stay must be cast once."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            wanted = getattr(part, f"{name}_comfy_model_dtype", None)
+            if wanted is not None and type(parameter.data) is Tensor and parameter.is_floating_point():
+                comfy.utils.set_attr_param(part, name, parameter.data.to(wanted))
+
+
 def make_ordinary(module: nn.Module) -> None:
-    """Replace tensors made in inference mode, which autograd refuses, by copies. Their values stay."""
-    for name, parameter in list(module.named_parameters()):
+    """Replace tensors made in inference mode, which autograd refuses, by copies. Their values and ties stay."""
+    copies: dict[int, nn.Parameter] = {}
+    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         if parameter.is_inference():
-            comfy.utils.set_attr_param(module, name, parameter.data)
-    for name, buffer in list(module.named_buffers()):
+            if id(parameter) not in copies:
+                copies[id(parameter)] = nn.Parameter(parameter.data.clone(), requires_grad=False)
+            comfy.utils.set_attr(module, name, copies[id(parameter)])
+    for name, buffer in list(module.named_buffers(remove_duplicate=False)):
         if buffer.is_inference():
             comfy.utils.set_attr(module, name, buffer.clone())
     module.requires_grad_(False)
+
+
+def companions(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> list[ModelPatcher]:
+    """Patchers of the models that take part beside the sampled one: ControlNets and the like."""
+    found = list(patcher.get_nested_additional_models())
+    for cond in conds:
+        if cond.get("control") is not None:
+            found += cond["control"].get_models()
+        if cond.get("gligen") is not None:
+            found.append(cond["gligen"][1])
+    return found
+
+
+def make_companions_ordinary(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> None:
+    """As `make_ordinary`, for all models that take part. Raises NoGradient for those whose weights are streamed."""
+    for companion in companions(patcher, conds):
+        if companion.is_dynamic():
+            raise NoGradient(
+                f"The weights of {type(companion.model).__name__}, which takes part in sampling, are streamed (dynamic "
+                "VRAM), so gradients could be wrong. Start ComfyUI with --disable-dynamic-vram, or remove it."
+            )
+        make_ordinary(companion.model)
 
 
 def ordinary(value: Any) -> Any:
@@ -87,8 +119,12 @@ def ordinary(value: Any) -> Any:
     return value
 
 
-def refuse_what_loses_gradient(patcher: ModelPatcher) -> None:
+def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]] = ()) -> None:
     """Raise NoGradient for a model whose steps depend on each other or run where gradients are lost."""
+    if any(cond.get("hooks") is not None for cond in conds):
+        raise NoGradient(
+            "A prompt has hooks that change the model's weights while it is sampled. Load their LoRA for the whole run."
+        )
     options = patcher.model_options
     if patcher.get_additional_models_with_key("multigpu"):
         raise NoGradient("The model runs on several GPUs, where no gradients are taken. Remove the multi-GPU node.")
@@ -118,9 +154,19 @@ def with_backward(patcher: ModelPatcher) -> None:
 
     def override(func: Callable, *args: Any, **kwargs: Any) -> Tensor:
         func = host_attention.attention_pytorch
-        return func(*args, **kwargs) if previous is None else previous(func, *args, **kwargs)
+        found = func(*args, **kwargs) if previous is None else previous(func, *args, **kwargs)
+        if not found.requires_grad and any(isinstance(t, Tensor) and t.requires_grad for t in args):
+            raise NoGradient("An attention node in the model has no gradient (Sage and the like). Remove it.")
+        return found
 
     options[OVERRIDE] = override
+
+
+def make_ordinary_values(owner: Any) -> None:
+    """As `make_ordinary`, for tensors that are plain attributes."""
+    for name, value in vars(owner).items():
+        if isinstance(value, Tensor) and value.is_inference():
+            setattr(owner, name, value.clone())
 
 
 class GradientSampler(comfy.samplers.Sampler):
@@ -131,12 +177,24 @@ class GradientSampler(comfy.samplers.Sampler):
 
     def __init__(self, work: Callable[[Denoise, Schedule, Callable[[Tensor], Tensor]], Tensor]) -> None:
         self.work = work
+        self.mask: Tensor | None = None
+
+    def settled(self, z: Tensor, noise: Tensor) -> Tensor:
+        """Starting noise that differs from the run's own only where the mask of an inpainting lets it."""
+        return z if self.mask is None else z * self.mask + noise.to(z) * (1 - self.mask)
 
     def sample(
         self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
         latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
+        if getattr(model_wrap.inner_model, "model_lowvram", False):
+            raise NoGradient(
+                "The model does not fit into the GPU's memory as a whole, which gradients need. Use a smaller model, "
+                "or one in half precision or fp8."
+            )
         sampling = model_wrap.inner_model.model_sampling
+        self.mask = denoise_mask
+        make_ordinary_values(model_wrap.inner_model.latent_format)
         inner = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         inner.latent_image, inner.noise = latent_image, noise
         most = self.max_denoise(model_wrap, sigmas)
@@ -147,9 +205,29 @@ class GradientSampler(comfy.samplers.Sampler):
             return inner(x, level, denoise_mask, **extra_args).to(x.dtype)
 
         def start_of(z: Tensor) -> Tensor:
-            return sampling.noise_scaling(sigmas[0], z, latent_image, most)
+            return sampling.noise_scaling(sigmas[0], self.settled(z, noise), latent_image, most)
 
         levels = tuple(float(sigma) for sigma in sigmas)
         one = torch.ones(1, device=noise.device)
         scales = tuple(float(sampling.calculate_input(one * level, one)) for level in levels)
-        return sampling.inverse_noise_scaling(sigmas[-1], self.work(denoise, Schedule(levels, scales), start_of))
+        with _kept_apart(model_wrap):
+            found = self.work(denoise, Schedule(levels, scales), start_of)
+        return sampling.inverse_noise_scaling(sigmas[-1], found)
+
+
+def _kept_apart(guider: Any) -> contextlib.AbstractContextManager:
+    """Where the host's networks overwrite what autograd has kept (all but plain UNets do somewhere), keep copies.
+
+    Not torch's allow_mutation_on_saved_tensors: it tells tensors apart by address and version, which come again.
+    """
+    conds = [cond for found in guider.conds.values() for cond in found or ()]
+    network = guider.inner_model.diffusion_model
+    if isinstance(network, UNetModel) and not any(cond.get("control") is not None for cond in conds):
+        return contextlib.nullcontext()
+    networks = [network, *(patcher.model for patcher in companions(guider.model_patcher, conds))]
+    weights = {p.untyped_storage().data_ptr() for module in networks for p in module.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor if tensor.untyped_storage().data_ptr() in weights else tensor.clone()
+
+    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)

@@ -15,7 +15,7 @@ from . import reversible
 from .clip_loss import Saliency, SalientLoss, Scorer
 from .host_gradient import (
     GradientSampler,
-    NoGradient,
+    make_companions_ordinary,
     ordinary,
     outside_inference_mode,
     refuse_what_loses_gradient,
@@ -25,9 +25,10 @@ from .host_gradient import (
 from .latent_rules import Rule, unit_noise
 from .latent_search import Best, Evaluation, Limits, search
 from .latent_search import best_of as draw
-from .reversible import Denoise, Pair, Schedule
+from .reversible import Denoise, NoGradient, Pair, Schedule
 
 MODES = ("checkpoint", "invertible")
+LOSS_SCALE = 2.0**12
 Watch = Callable[[int, Best], None]
 
 
@@ -81,7 +82,9 @@ def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callabl
     watch: told after every evaluation of a starting latent, tick: at every evaluation of the model. Everything is put
     back at the end, also after an error or a cancel. Raises NoGradient where gradients would be wrong or impossible.
     """
-    refuse_what_loses_gradient(setting.model)
+    refuse_what_loses_gradient(setting.model, [options for _, options in (*setting.positive, *setting.negative)])
+    if setting.noise_mask is not None and task.mode == "invertible":
+        raise NoGradient("Mode invertible does not keep what an inpainting mask protects. Use mode checkpoint.")
 
     def look(evaluate: Callable[[Tensor, bool], Evaluation], noise: Tensor) -> Best:
         return search(noise, evaluate, task.rule, task.limits, _generators(noise, setting.seed + 1), watch)
@@ -107,14 +110,17 @@ def _tried(
     tick: Callable[[], None],
 ) -> Outcome:  # fmt: skip
     """Let `look` try starting latents inside of one run of the host."""
+    if setting.latent.ndim != 4:
+        raise NoGradient("Starting latents of videos cannot be optimised: use a model of pictures.")
     with outside_inference_mode():
         patcher, vae = resident(setting.model), resident(setting.vae.patcher)
         with_backward(patcher)
-        scorer = getattr(task.scorer, "patcher", None)
+        more = [vae, *(m.patcher for m in (task.scorer, task.saliency) if hasattr(m, "patcher"))]
         guider = comfy.samplers.CFGGuider(patcher)
         (tensor, options), *others = ordinary(setting.positive)
-        first = [tensor, bringing(options, [vae] if scorer is None else [vae, scorer])]
-        guider.set_conds([first, *others], ordinary(setting.negative))
+        positive, negative = [[tensor, bringing(options, more)], *others], ordinary(setting.negative)
+        make_companions_ordinary(patcher, [cond for _, cond in (*positive, *negative)])
+        guider.set_conds(positive, negative)
         guider.set_cfg(setting.cfg)
         wanted = task.scorer.text([task.text])
         found: list[tuple[Best, Tensor]] = []
@@ -129,11 +135,13 @@ def _tried(
             noise = ordinary(setting.noise).to(patcher.load_device, torch.float32)
             trial = _Trial(task, counted, schedule, start_of, decode, wanted, _generators(noise, setting.seed))
             best = look(trial.evaluate, noise)
+            best.start = sampler.settled(best.start, noise)
             found.append((best, process_out(start_of(best.start))))
             return best.sampled
 
+        sampler = GradientSampler(work)
         best_sampled = guider.sample(
-            ordinary(setting.noise), ordinary(setting.latent), GradientSampler(work), setting.sigmas,
+            ordinary(setting.noise), ordinary(setting.latent), sampler, ordinary(setting.sigmas),
             denoise_mask=ordinary(setting.noise_mask), disable_pbar=True, seed=setting.seed,
         )  # fmt: skip
         best, started = found[0]
@@ -172,7 +180,11 @@ class _Trial:
         gradient = None
         if gradient_wanted:
             if self.task.mode == "invertible":
-                _, pair = reversible.edict_gradient(self.denoise, self.schedule, end, Pair(*at_ends), self.task.mix)
+                began, pair = reversible.edict_gradient(
+                    self.denoise, self.schedule, end, Pair(*at_ends), self.task.mix
+                )
+                for again in began:
+                    reversible.same(again, first.detach())
                 at_first = pair.x + pair.y
             else:
                 at_first = reversible.euler_gradient(self.denoise, self.schedule, states, at_ends[0])
@@ -190,9 +202,10 @@ class _Trial:
                 saliency = self._saliency(pictures.detach()) if shown is None else self.map
                 wanted = self.wanted.to(pictures.device).expand(len(pictures), -1)
                 losses = self.task.loss(self.task.scorer, wanted, pictures, saliency, self.generators) / len(ends)
-                if gradient_wanted:
-                    gradients.append(torch.autograd.grad(losses.sum(), leaf)[0])
-            total = losses.detach() if total is None else total + losses.detach()
+                if gradient_wanted:  # scaled, so that a decoder in half precision does not lose it
+                    gradients.append(torch.autograd.grad(LOSS_SCALE * losses.sum(), leaf)[0] / LOSS_SCALE)
+            losses = losses.detach().to(end.device)
+            total = losses if total is None else total + losses
             shown = pictures.detach() if shown is None else shown
         assert total is not None and shown is not None
         return total, shown, gradients
@@ -202,7 +215,8 @@ class _Trial:
         if given is None or self.task.loss.weight == 0:
             return None
         if self.map is None or (callable(given) and self.iteration % self.task.refresh == 0):
-            found = given(pictures) if callable(given) else given
+            look = getattr(given, "maps", given)  # a model that the run has loaded
+            found = look(pictures) if callable(look) else look
             size = pictures.shape[-2:]
             found = found.to(pictures.device, torch.float32)
             if found.shape[-2:] != size:
@@ -218,11 +232,8 @@ def decoder(vae: Any, network: Any, process_out: Callable[[Tensor], Tensor]) -> 
     """
 
     def decode(latents: Tensor) -> Tensor:
-        latents = process_out(latents)
-        if latents.ndim != 4:
-            raise NoGradient("Starting latents of videos cannot be optimised: use a model of pictures.")
-        dtype = getattr(vae, "vae_dtype", torch.float32)
-        return vae.process_output(network.decode(latents.to(dtype)).float())
+        latents = process_out(latents).to(vae.device, vae.vae_dtype)
+        return vae.process_output(network.decode(latents).float())
 
     return decode
 
@@ -235,4 +246,4 @@ def bringing(options: Mapping[str, Any], models: list) -> dict[str, Any]:
 
 
 def _generators(noise: Tensor, seed: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed + 1000 * i) for i in range(len(noise))]
+    return [torch.Generator().manual_seed((seed + 1000 * i) % 2**63) for i in range(len(noise))]

@@ -96,7 +96,7 @@ def search(
             z, motion, rate = _back(z, best, motion, rate, sound)
             found = found._replace(gradient=torch.where(_each(sound, z), found.gradient, torch.zeros_like(z)))
             if (rate < LEAST_RATE).all():
-                best.stopped = "losses stayed NaN"
+                best.stopped = "losses or gradients stayed NaN"
                 break
         assert found.gradient is not None
         z, motion = rule.update(z, found.gradient, motion, latent_rules.unit_noise(z, generators), rate)

@@ -16,6 +16,7 @@ ratio of that root after and before the step. `Schedule.scales` are those roots,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,11 @@ from torch import Tensor
 
 Denoise = Callable[[Tensor, float], Tensor]  # (x at sigma, sigma) -> the picture's latent, shaped like x
 MIX = 0.93  # EDICT's p
+REPLAY = 0.02  # by how much, in the mean, a step evaluated again may differ: more than rounding in half precision
+
+
+class NoGradient(RuntimeError):
+    """Gradients through this model would be wrong or impossible; the text names what and the cure."""
 
 
 class Schedule(NamedTuple):
@@ -59,22 +65,48 @@ def euler(denoise: Denoise, schedule: Schedule, start: Tensor) -> list[Tensor]:
 
 
 def euler_gradient(denoise: Denoise, schedule: Schedule, states: Sequence[Tensor], gradient: Tensor) -> Tensor:
-    """From the gradient at the last of `euler`'s states to that at the first."""
+    """From the gradient at the last of `euler`'s states to that at the first. Raises NoGradient if the model answers
+    otherwise than on the way there."""
     for i in reversed(range(schedule.steps)):
         step = schedule.sigmas[i + 1] - schedule.sigmas[i]
-        gradient = gradient + pull_back(denoise, states[i], schedule.sigmas[i], step * gradient)[1]
+        direction, pulled = pull_back(denoise, states[i], schedule.sigmas[i], step * gradient)
+        same(states[i] + step * direction, states[i + 1])
+        gradient = gradient + pulled
     return gradient
+
+
+def same(again: Tensor, before: Tensor) -> None:
+    """Raise NoGradient if something of the run was not repeated: its gradient would be another function's."""
+    if torch.isfinite(before).all() and not (again - before).norm() <= REPLAY * before.norm():
+        raise NoGradient(
+            "The model did not give the same result when a step was evaluated again, so gradients would be wrong. "
+            "Remove nodes that draw random numbers or remember earlier steps (HyperTile, ToMe, APG with momentum)."
+        )
 
 
 def pull_back(
     denoise: Denoise, x: Tensor, sigma: float, gradient: Tensor, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """eps at scale * x, and the gradient at x that belongs to this one at eps."""
+    size = _power_of_two(gradient)  # so that what half precision carries neither vanishes nor overflows
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        direction = eps(denoise, scale * x, sigma)
-        (pulled,) = torch.autograd.grad(direction, x, gradient)
-    return direction.detach(), pulled
+        seen = scale * x
+        picture = denoise(seen, sigma)
+        if not picture.requires_grad:
+            raise NoGradient(
+                "The model's result has no gradient: a node or a kernel in it works without one. Use PyTorch's "
+                "attention, and remove compiled engines (TensorRT)."
+            )
+        direction = (seen - picture) / sigma
+        (pulled,) = torch.autograd.grad(direction, x, gradient * size)
+    return direction.detach(), pulled / size
+
+
+def _power_of_two(gradient: Tensor) -> float:
+    """The factor, exact in every precision, that brings the largest element near 64."""
+    largest = float(gradient.abs().amax())
+    return 2.0 ** (6 - math.frexp(largest)[1]) if 0 < largest < math.inf else 1.0
 
 
 def edict(denoise: Denoise, schedule: Schedule, start: Pair, mix: float = MIX) -> Pair:
@@ -109,6 +141,7 @@ def edict_gradient(
     denoise: Denoise, schedule: Schedule, end: Pair, gradient: Pair, mix: float = MIX
 ) -> tuple[Pair, Pair]:
     """From the end of `edict` and the gradient there to its start and the gradient there. Nothing else is needed.
+    Compare the start with the true one: it shows what rounding, or a model that answers otherwise, has done.
 
     The evaluations that undo a step are those whose gradients are wanted, so it takes two per step, not four.
     """

@@ -44,10 +44,10 @@ def cutouts(height: int, width: int, count: int, least: int, generator: torch.Ge
 def salient_cutouts(saliency: Tensor, count: int, least: int, generator: torch.Generator) -> list[View]:
     """Random squares whose centres are drawn from a saliency map [height, width]; none where all of it is zero."""
     height, width = saliency.shape
-    density = _density(saliency).flatten()
+    density = _density(saliency).flatten().cpu().double()  # where the generator is
     if not density.sum() > 0:
         return []
-    centres = torch.multinomial(density.double(), count, replacement=True, generator=generator).tolist()
+    centres = torch.multinomial(density, count, replacement=True, generator=generator).tolist()
     sides = torch.rand(count, generator=generator).tolist()
     return [
         _around(at // width, at % width, _side(w, height, width, least), height, width, 1 / count)

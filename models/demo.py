@@ -52,8 +52,8 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     return state
 
 
-def load_model(folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
-    """The generator as a MODEL."""
+def load_model(folder: Path = FOLDER, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """The generator as a MODEL. disable_dynamic: weights stay where they are loaded, for gradients."""
     facts = manifest(folder)["latents"]
     state = load_part("unet", folder)
     latent = shapesworld.ShapesWorldLatent(facts["scale_factor"], facts["rgb_factors"], facts["rgb_bias"])
@@ -62,10 +62,10 @@ def load_model(folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
     dtype = mm.unet_dtype(model_params=sum(v.numel() for v in state.values()), supported_dtypes=dtypes)
     config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, load_device, dtypes))
     model = config.get_model(state, "")
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        model, load_device=load_device, offload_device=mm.unet_offload_device()
-    )
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(model, load_device=load_device, offload_device=mm.unet_offload_device())
     model.load_model_weights(state, "", assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (load_model, (folder,))  # the host's way to load it anew
     return patcher
 
 
@@ -96,7 +96,13 @@ def load_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
 
 def load_vae(folder: Path = FOLDER) -> comfy.sd.VAE:
     """The autoencoder as a VAE."""
-    return comfy.sd.VAE(sd=load_part("vae", folder), config={"params": shapesworld.VAE_CONFIG})
+    vae = comfy.sd.VAE(sd=load_part("vae", folder), config={"params": shapesworld.VAE_CONFIG})
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, (folder,))
+    return vae
+
+
+def _load_vae_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return load_vae(folder).patcher
 
 
 def _judge(part: str, prefix: str, build, folder: Path) -> torch.nn.Module:

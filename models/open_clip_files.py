@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comfy.model_management as mm
 import comfy.utils
 import open_clip
 import torch
@@ -40,7 +41,6 @@ ARCHITECTURES = {
     Shape(1408, 40, 14, 16, 1024): "ViT-g-14",
     Shape(1664, 48, 14, 16, 1280): "ViT-bigG-14",
 }
-QUICK = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336")  # trained by OpenAI too, with another activation
 ACTIVATIONS = ("auto", "gelu", "quick gelu")
 
 
@@ -55,13 +55,14 @@ class OpenClipScorer:
     tokenizer: Any = field(repr=False)
 
     def image(self, squares: Tensor) -> Tensor:
+        squares = squares.to(self.patcher.load_device)
         mean, std = (squares.new_tensor(values)[:, None, None] for values in (MEAN, STD))
         return self.patcher.model.encode_image((squares - mean) / std)
 
     def text(self, texts: Sequence[str]) -> Tensor:
-        device = next(self.patcher.model.parameters()).device
+        mm.load_models_gpu([self.patcher])
         with torch.no_grad():
-            return self.patcher.model.encode_text(self.tokenizer(list(texts)).to(device))
+            return self.patcher.model.encode_text(self.tokenizer(list(texts)).to(self.patcher.load_device))
 
     def unread(self, text: str) -> int:
         """How many tokens of a text are beyond the context."""
@@ -80,8 +81,11 @@ def load(path: Path, activation: str = "auto") -> OpenClipScorer:
         ) from why
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     name = architecture(state, path.name)
-    if activation == "quick gelu" or (activation == "auto" and name in QUICK and from_openai(state, path.name)):
-        name += "-quickgelu"
+    quick = f"{name}-quickgelu"
+    if activation == "quick gelu" or (activation == "auto" and wants_quick_gelu(state, path.name)):
+        if quick not in open_clip.list_models():
+            raise UnknownScorer(f"{path.name} is {name}, which exists with gelu only: set activation to gelu.")
+        name = quick
     model = open_clip.create_model(name, pretrained=None, precision="fp32")
     kept = {key: value for key, value in state.items() if key in model.state_dict()}
     missing = set(model.state_dict()) - set(kept) - {"attn_mask"}
@@ -112,6 +116,7 @@ def architecture(state: dict[str, Tensor], file: str) -> str:
     return ARCHITECTURES[shape]
 
 
-def from_openai(state: dict[str, Tensor], file: str) -> bool:
-    """Whether a file looks like OpenAI's training (or, as HPS v1, like trained on from it)."""
-    return "input_resolution" in state or any(hint in file.lower() for hint in ("openai", "hpc", "hps_v1"))
+def wants_quick_gelu(state: dict[str, Tensor], file: str) -> bool:
+    """Whether a file looks like weights of OpenAI, MetaCLIP or DFN, or like HPS v1, trained on from OpenAI's."""
+    hints = ("openai", "hpc", "hps_v1", "metaclip", "dfn")
+    return "input_resolution" in state or any(hint in file.lower() for hint in hints)

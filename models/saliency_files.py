@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.model_patcher
 import comfy.utils
 import torch
 from torch import Tensor
 
+from .scorers import patched
 from .transalnet import TranSalNet, kind_of
 
 
@@ -27,8 +27,12 @@ class SaliencyModel:
     patcher: Any = field(repr=False)
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Pictures [n, 3, height, width] in 0..1 -> maps [n, height, width] in 0..1, on the same device."""
+        """As `maps`; the network is loaded first."""
         mm.load_models_gpu([self.patcher])
+        return self.maps(pictures)
+
+    def maps(self, pictures: Tensor) -> Tensor:
+        """Pictures [n, 3, height, width] in 0..1 -> maps [n, height, width] in 0..1, on the same device."""
         device = self.patcher.load_device
         with torch.no_grad():
             maps = [self.patcher.model.saliency(picture[None].float().to(device)) for picture in pictures]
@@ -55,6 +59,4 @@ def load(path: Path) -> SaliencyModel:
         network.load_state_dict(state)
     except RuntimeError as why:
         raise UnknownSaliencyModel(f"{path.name} is an incomplete TranSalNet_{kind.title()}: {why}") from None
-    network = network.float().eval().requires_grad_(False)
-    patcher = comfy.model_patcher.ModelPatcher(network, mm.get_torch_device(), mm.unet_offload_device())
-    return SaliencyModel(path.stem, patcher)
+    return SaliencyModel(path.stem, patched(network.float()))

@@ -26,7 +26,7 @@ class HostClipScorer:
     clip: Any = field(repr=False)
 
     def image(self, squares: Tensor) -> Tensor:
-        return self.patcher.model(squares)[0]
+        return self.patcher.model(squares.to(self.patcher.load_device))[0]
 
     def text(self, texts: Sequence[str]) -> Tensor:
         project = self.clip.cond_stage_model.clip_l.transformer.text_projection

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management as mm
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -106,6 +108,8 @@ class FoveaScoreImages(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, scorer: Scorer, text: str) -> io.NodeOutput:
         pictures = image[..., :3].movedim(-1, 1).float()
+        if hasattr(scorer, "patcher"):
+            mm.load_models_gpu([scorer.patcher])
         with torch.no_grad():
             wanted = scorer.text([text])
             whole = SalientLoss(weight=0.0)
@@ -128,7 +132,7 @@ def _sampling_inputs() -> list[io.Input]:
         io.Latent.Input("latent_image", tooltip="Empty latents, or pictures to start from. Each of a batch by itself."),
         ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
         io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show, for the scorer."),
-        io.Int.Input("seed", default=0, min=0, max=2**63, control_after_generate=True,
+        io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
                      tooltip="Of the first starting noise: the same that a KSampler would begin with."),
         io.Int.Input("sampler_steps", default=20, min=1, max=1000,
                      tooltip="Steps of every trial. Fewer are faster: time is steps times trials."),
@@ -216,7 +220,8 @@ class FoveaOptimizeLatent(io.ComfyNode):
             mask if mask is not None else (saliency_model or spectral_residual), refresh, mode,
         )  # fmt: skip
         progress = _Progress(evaluations(mode, sampler_steps, updates))
-        found = optimise(setting, task, progress.watch, progress.tick)
+        with _advice(setting):
+            found = optimise(setting, task, progress.watch, progress.tick)
         return _result(found, setting, latent_image, scorer, text, "update")
 
 
@@ -251,7 +256,8 @@ class FoveaBestOfN(io.ComfyNode):
         setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
         task = Task(scorer, text, SalientLoss(weight=0.0), latent_rules.Doodl(), Limits(0, seconds))
         progress = _Progress(sampler_steps * count)
-        found = best_of(setting, task, count, progress.watch, progress.tick)
+        with _advice(setting):
+            found = best_of(setting, task, count, progress.watch, progress.tick)
         return _result(found, setting, latent_image, scorer, text, "draw")
 
 
@@ -305,6 +311,20 @@ def _setting(
     return Setting(model, vae, positive, negative, cfg, noise, samples, sigmas, seed, latent.get("noise_mask"))
 
 
+@contextlib.contextmanager
+def _advice(setting: Setting) -> Iterator[None]:
+    """Say what to do where memory does not suffice."""
+    try:
+        yield
+    except mm.OOM_EXCEPTION as why:
+        batch, _, height, width = setting.latent.shape
+        raise RuntimeError(
+            f"Out of memory with {batch} picture(s), latents of {width} x {height}. Gradients need several times the "
+            "memory of plain sampling, whatever the number of steps: use a smaller picture, a batch of one, or a tiny "
+            "autoencoder (TAESD) as vae."
+        ) from why
+
+
 class _Progress:
     """The node's progress bar over all evaluations of the model, with the best picture so far."""
 
@@ -349,7 +369,7 @@ def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text
         *([f"{best.rejected} steps led to NaN and were taken back"] if best.rejected else []),
     ]  # fmt: skip
     return io.NodeOutput(
-        {**kept, "samples": found.started.cpu().float()},
+        {**{k: v for k, v in kept.items() if k != "noise_mask"}, "samples": found.started.cpu().float()},
         {**kept, "samples": best.sampled.cpu().float()},
         best.pictures.movedim(1, -1).cpu().float(),
         curve[None],

@@ -9,6 +9,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import tiny_models as tiny
+import tiny_transformers as dit
 import torch
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
@@ -19,6 +20,7 @@ from torch import Tensor
 from fovea.guidance import host_gradient as host
 from fovea.guidance import reversible
 from fovea.guidance.reversible import Denoise, Pair, Schedule
+from fovea.models import demo
 from tools.bench import meter
 
 STEPS = 6
@@ -39,17 +41,21 @@ def model() -> Any:
 
 
 def inside(model: Any, work: Callable[[Denoise, Schedule, Callable], Tensor], steps: int = STEPS, batch: int = 2,
-           cfg: float = 5.0) -> Tensor:  # fmt: skip
+           cfg: float = 5.0, conds: tuple[list, list] | None = None, start: Tensor | None = None,
+           scheduler: str = "normal") -> Tensor:  # fmt: skip
     """Run `work` in a guided run of the host."""
     with torch.inference_mode():
-        positive, negative, start = marked(tiny.prompt(1), two_regions()), tiny.prompt(2), tiny.noise(16, 16, batch)
+        positive, negative = conds or (marked(tiny.prompt(1), two_regions()), tiny.prompt(2))
+        start = tiny.noise(16, 16, batch) if start is None else start.clone()
     with host.outside_inference_mode():
         patcher = host.resident(model)
         host.with_backward(patcher)
         guider = comfy.samplers.CFGGuider(patcher)
-        guider.set_conds(host.ordinary(positive), host.ordinary(negative))
+        positive, negative = host.ordinary(positive), host.ordinary(negative)
+        host.make_companions_ordinary(patcher, [options for _, options in (*positive, *negative)])
+        guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
-        sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "normal", steps)
+        sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), scheduler, steps)
         latent = torch.zeros_like(host.ordinary(start))
         sampler = host.GradientSampler(work)
         return guider.sample(host.ordinary(start), latent, sampler, sigmas, disable_pbar=True, seed=0)
@@ -59,12 +65,12 @@ def loss_gradient(end: Tensor) -> Tensor:
     return torch.randn(end.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float32).to(end.dtype)
 
 
-def whole(mode: str, found: list, dtype: torch.dtype) -> Callable:
+def whole(mode: str, found: list, dtype: torch.dtype, start: Tensor | None = None) -> Callable:
     """Autograd through the whole run at once."""
 
     def work(denoise: Denoise, schedule: Schedule, start_of: Callable) -> Tensor:
         with torch.enable_grad():
-            leaf = tiny.noise(16, 16, 2).to(dtype).requires_grad_()
+            leaf = (tiny.noise(16, 16, 2) if start is None else start.clone()).to(dtype).requires_grad_()
             x = y = start_of(leaf)
             for i in range(schedule.steps):
                 sigma, after = schedule.sigmas[i : i + 2]
@@ -85,12 +91,12 @@ def whole(mode: str, found: list, dtype: torch.dtype) -> Callable:
     return work
 
 
-def stepwise(mode: str, found: list, dtype: torch.dtype, batch: int = 2) -> Callable:
+def stepwise(mode: str, found: list, dtype: torch.dtype, batch: int = 2, start: Tensor | None = None) -> Callable:
     """The pack's way."""
 
     def work(denoise: Denoise, schedule: Schedule, start_of: Callable) -> Tensor:
         with torch.enable_grad():
-            leaf = tiny.noise(16, 16, batch).to(dtype).requires_grad_()
+            leaf = (tiny.noise(16, 16, batch) if start is None else start.clone()).to(dtype).requires_grad_()
             first = start_of(leaf)
         if mode == "checkpoint":
             states = reversible.euler(denoise, schedule, first.detach())
@@ -116,6 +122,45 @@ def test_gradient_is_that_of_the_whole_run(mode: str, dtype: torch.dtype, tolera
     ends = inside(model, whole(mode, wanted, dtype)), inside(model, stepwise(mode, got, dtype))
     assert relative(ends[1], ends[0]) < tolerance and relative(got[0], wanted[0]) < tolerance
     assert float(wanted[0].norm()) > 1
+
+
+def test_controlnet() -> None:
+    """Made and used before in inference mode, as in a server."""
+    model = patched(torch.float32, with_sag=False)
+    with torch.inference_mode():
+        _, control = tiny.controlnet()
+        hint = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2))
+        extra = {"control": control.copy().set_cond_hint(hint, 1.0), "control_apply_to_uncond": False}
+        conds = marked(tiny.prompt(1, **extra), two_regions()), tiny.prompt(2, **extra)
+        tiny.sample(model, tiny.noise(16, 16), 5.0, 2, *conds)
+    wanted: list[Tensor] = []
+    got: list[Tensor] = []
+    inside(model, whole("checkpoint", wanted, torch.float32), conds=conds)
+    inside(model, stepwise("checkpoint", got, torch.float32), conds=conds)
+    without: list[Tensor] = []
+    inside(model, stepwise("checkpoint", without, torch.float32))
+    assert relative(got[0], wanted[0]) < 1e-4 and relative(without[0], wanted[0]) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3"])
+@pytest.mark.parametrize("mode", ["checkpoint", "invertible"])
+def test_flow_models(name: str, mode: str) -> None:
+    with torch.inference_mode():
+        model, start = dit.build(name), dit.noise(name, 8, 8, batch=2)
+        conds = dit.prompt(1), dit.prompt(2)
+    wanted: list[Tensor] = []
+    got: list[Tensor] = []
+    settings = {"conds": conds, "start": start, "scheduler": "simple", "cfg": 3.0}
+    inside(model, whole(mode, wanted, torch.float32, start), **settings)
+    inside(model, stepwise(mode, got, torch.float32, start=start), **settings)
+    assert relative(got[0], wanted[0]) < 1e-4 and float(wanted[0].norm()) > 0.1
+
+
+def test_ddim_uniform(model: Any) -> None:
+    """Its first noise level is not the model's last one, which takes another way through the host."""
+    got: list[Tensor] = []
+    inside(model, stepwise("checkpoint", got, torch.float32), scheduler="ddim_uniform")
+    assert torch.isfinite(got[0]).all()
 
 
 def test_gradient_says_where_the_loss_goes() -> None:
@@ -199,8 +244,52 @@ def test_what_would_lose_gradient_is_refused_by_name(change: Callable[[Any], Any
         host.refuse_what_loses_gradient(change(tiny.unet("sd15")))
 
 
+def test_weight_hooks_are_refused() -> None:
+    with pytest.raises(host.NoGradient, match="hooks"):
+        host.refuse_what_loses_gradient(tiny.unet("sd15"), [{"hooks": object()}])
+
+
+def test_a_model_that_answers_otherwise_is_refused(model: Any) -> None:
+    """As one does that draws random numbers, or that lost its gradient on the way."""
+
+    def noisy(denoise: Denoise, schedule: Schedule, start_of: Callable) -> Tensor:
+        def other(x: Tensor, sigma: float) -> Tensor:
+            return denoise(x, sigma) + torch.randn_like(x)
+
+        return stepwise("checkpoint", [], torch.float32)(other, schedule, start_of)
+
+    def cut(denoise: Denoise, schedule: Schedule, start_of: Callable) -> Tensor:
+        return stepwise("checkpoint", [], torch.float32)(lambda x, s: denoise(x, s).detach(), schedule, start_of)
+
+    for work, said in ((noisy, "evaluated again"), (cut, "no gradient")):
+        with pytest.raises(host.NoGradient, match=said):
+            inside(model, work)
+
+
 def test_several_gpus_are_refused() -> None:
     patcher = tiny.unet("sd15")
     patcher.set_additional_models("multigpu", [patcher.clone()])
     with pytest.raises(host.NoGradient, match="several GPUs"):
         host.refuse_what_loses_gradient(patcher)
+
+
+@pytest.mark.parametrize("load", [demo.load_model, lambda: demo.load_vae().patcher], ids=["model", "vae"])
+def test_streamed_weights_are_loaded_anew(load: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patcher with dynamic VRAM, which only GPUs have: its clone has weights of its own that stay."""
+    with torch.inference_mode():
+        patcher = load()
+        monkeypatch.setattr(type(patcher), "is_dynamic", lambda self: self is patcher)
+    with host.outside_inference_mode():
+        clone = host.resident(patcher)
+    theirs, ours = dict(patcher.model.named_parameters()), dict(clone.model.named_parameters())
+    assert clone.model is not patcher.model and theirs.keys() == ours.keys()
+    for name, parameter in ours.items():
+        assert not parameter.is_inference() and torch.equal(parameter, theirs[name])
+        assert parameter.data_ptr() != theirs[name].data_ptr()
+
+
+def test_streamed_weights_without_a_way_to_load_them_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    patcher = tiny.unet("sd15")
+    monkeypatch.setattr(type(patcher), "is_dynamic", lambda self: self is patcher)
+    with pytest.raises(host.NoGradient, match="disable-dynamic-vram"):
+        host.resident(patcher)

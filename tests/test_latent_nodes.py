@@ -113,6 +113,26 @@ def test_a_picture_does_not_depend_on_its_neighbours(given: dict[str, Any]) -> N
     assert close(both[:1], alone, 1e-2)
 
 
+def test_inpainting(given: dict[str, Any]) -> None:
+    """What the mask protects stays; the noise found gives the same picture again; EDICT is refused."""
+    picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+    mask = torch.zeros(1, 1, 256, 256)
+    mask[..., :128] = 1
+    latent = {"samples": picture, "noise_mask": mask}
+    _, samples, _, _, report, noise = optimised(given, latent_image=latent)
+    assert close(samples["samples"][..., 16:], picture[..., 16:]) and "3 trials" in report
+    with torch.inference_mode():
+        again = sampled(given, noise.generate_noise(latent), picture, noise_mask=mask)
+    assert close(again, samples["samples"], 1e-3)
+    with pytest.raises(NoGradient, match="checkpoint"):
+        optimised(given, latent_image=latent, mode="invertible")
+
+
+def test_video_latents_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(NoGradient, match="pictures"):
+        optimised(given, latent_image={"samples": torch.zeros(1, 4, 2, 32, 32)})
+
+
 def test_cancel(given: dict[str, Any]) -> None:
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
