@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,11 +71,11 @@ class RegionControl:
 
 class Unattended(list):
     """Of further models that a prompt brings along: none. The host collects them when sampling begins, which tells
-    whether the model that is sampled knows the prompt's regions."""
+    whether the model that is sampled knows the prompt's regions. Others may look into it too (caches do)."""
 
     def __iter__(self) -> Iterator[Any]:
-        run = hooks.current_run()
-        if run is None or not any(isinstance(technique, RegionControl) for technique in run.techniques):
+        run, sampling = hooks.current_run(), sys._getframe(1).f_code.co_name == "get_models_from_cond"
+        if sampling and (run is None or not any(isinstance(t, RegionControl) for t in run.techniques)):
             logger.warning(
                 "A prompt with regions is sampled with a model that does not come from the same node, so its regions "
                 "do nothing. Connect the model output of Dense Diffusion or Paint with Words to the sampler."

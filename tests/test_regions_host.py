@@ -412,6 +412,7 @@ class TestNodes:
         ).result  # fmt: skip
         start = tiny.noise(32, 32)
         tiny.sample(model, start, 4.0, 1, positive, negative)
+        assert list(positive[0][1]["additional_models"]) == []  # as a cache of the host looks into it
         assert not caplog.records
         tiny.sample(guided(shapesworld["model"]), start, 4.0, 1, positive, negative)
         assert ["Connect the model output" in record.message for record in caplog.records] == [True]
