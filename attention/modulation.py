@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .run import Attention, split_heads
+from .run import Attention, precision, split_heads
 
 # Size of the one buffer of scores that is alive at a time. Small enough for a call to need less than 1.2 times plain
 # attention's memory on a CPU; a GPU has more to share and needs larger pieces to be busy.
@@ -60,7 +60,7 @@ def score_range(
     bias = None if bias is None else bias[..., ::every]
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
         return Range(*(_scores_at(q, k, scale, bias, keys) for keys in _extreme_keys(q, k, scale, bias, chunk_bytes)))
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dtype = precision(q)
     largest, smallest = (q.new_empty(q.shape[:3], dtype=dtype) for _ in range(2))
     with torch.no_grad():
         for at, scores in _score_chunks(q, k, scale, bias, chunk_bytes):
@@ -77,7 +77,7 @@ def _score_chunks(
 ) -> Iterator[tuple[tuple, Tensor]]:
     """All scores, a few heads or rows of one sample at a time: where they belong, and [heads, rows, keys]."""
     batch, heads, queries, _ = q.shape
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dtype = precision(q)
     row_bytes = k.shape[2] * torch.finfo(dtype).bits // 8
     rows = max(1, min(queries, chunk_bytes // row_bytes))
     together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
@@ -107,7 +107,7 @@ def _extreme_keys(
 
 def _scores_at(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, keys: Tensor) -> Tensor:
     """The score of every query with one key. keys: [batch, heads, queries]."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dtype = precision(q)
     chosen = k.gather(2, keys[..., None].expand(-1, -1, -1, k.shape[-1]))
     scores = (q.to(dtype) * chosen.to(dtype)).sum(dim=-1) * scale
     if bias is None:
@@ -126,7 +126,7 @@ def augment(q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None) ->
     width = -(-(dim + columns) // 8) * 8
     plain = dim**-0.5 if scale is None else scale
     backend = width**-0.5 if scale is None else scale
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dtype = precision(q)
     copies = (width - dim) // columns
     left = pull.queries.to(dtype) / (backend * copies)
     # The size of a column on both sides. It cancels out, so gradients need not know how it was found.

@@ -343,6 +343,11 @@ def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
     return tensor.reshape(*tensor.shape[:2], heads, -1).transpose(1, 2)
 
 
+def precision(q: Tensor) -> torch.dtype:
+    """What scores are computed in: double for double, else single."""
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
 def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """An attention mask (bool: True keeps; else added) as a bias [batch or 1, heads or 1, queries or 1, keys]."""
     if mask.dtype == torch.bool:

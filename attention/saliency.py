@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .run import Attention, AttentionCall, BlockId, Record, Row, Run, as_bias, split_heads
+from .run import Attention, AttentionCall, BlockId, Record, Row, Run, as_bias, precision, split_heads
 
 CHUNK_BYTES = 3 * 2**20  # largest size of the one buffer of attention scores that is alive at a time
 LEAST_BYTES = 2**18  # smaller ones cost time and save nothing worth having
@@ -30,7 +30,7 @@ def column_sums(
     [batch, heads, queries, keys]. scale defaults to dim^-0.5. Returns [batch, keys in `columns`]; over all keys its
     mean is queries / keys. The softmax is over all keys always. Computed in float32 (float64 for float64 input).
     """
-    sums = q.new_zeros(q.shape[0], len(range(k.shape[2])[columns]), dtype=_precision(q))
+    sums = q.new_zeros(q.shape[0], len(range(k.shape[2])[columns]), dtype=precision(q))
     for part in _softmax(q, k, scale, bias, chunk_bytes):
         sums[part.sample] += torch.bmm(part.inverse.transpose(1, 2), part.exponentials[..., columns]).sum(dim=(0, 1))
     return sums / q.shape[1]
@@ -49,7 +49,7 @@ def row_shares(
 
     Arguments as for `column_sums`; columns: indices of keys. Returns [batch, queries], 0..1.
     """
-    shares = q.new_zeros(q.shape[:1] + q.shape[2:3], dtype=_precision(q))
+    shares = q.new_zeros(q.shape[:1] + q.shape[2:3], dtype=precision(q))
     for part in _softmax(q, k, scale, bias, chunk_bytes):
         given = part.exponentials[..., columns].sum(dim=-1, keepdim=True) * part.inverse
         shares[part.sample, part.rows] += given.sum(dim=(0, 2))
@@ -65,10 +65,6 @@ class _Part(NamedTuple):
     inverse: Tensor
 
 
-def _precision(q: Tensor) -> torch.dtype:
-    return torch.float64 if q.dtype == torch.float64 else torch.float32
-
-
 def _softmax(
     q: Tensor, k: Tensor, scale: float | None, bias: Tensor | None, chunk_bytes: int | None
 ) -> Iterator[_Part]:
@@ -78,7 +74,7 @@ def _softmax(
     percent of a sample's map, within bounds.
     """
     batch, heads, queries, dim = q.shape
-    keys, dtype = k.shape[2], _precision(q)
+    keys, dtype = k.shape[2], precision(q)
     scale = dim**-0.5 if scale is None else scale
     row_bytes = keys * torch.finfo(dtype).bits // 8
     if chunk_bytes is None:

@@ -25,9 +25,10 @@ from .host_gradient import (
     outside_inference_mode,
     refuse_what_loses_gradient,
     resident,
+    with_backward,
 )
-from .host_gradient import with_backward as attending_with_backward
-from .host_latents import bringing, decoder
+from .host_latents import bringing, decoder, patchers_of
+from .latent_rules import each
 from .schedule import inside
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class ClipGuidance:
         with outside_inference_mode():
             clone = resident(model)
             guide = _Guide(self, resident(self.vae.patcher), self.scorer.text([self.text]))
-        attending_with_backward(clone)
+        with_backward(clone)
         clone.set_model_sampler_post_cfg_function(guide)
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guide.run)
         return clone
@@ -76,7 +77,7 @@ class _Guide:
             **named: Any) -> Tensor:  # fmt: skip
         """A run of the host outside of inference mode, with decoder and scorer loaded along."""
         guider = executor.class_obj
-        more = [self.vae, *filter(None, [getattr(self.settings.scorer, "patcher", None)])]
+        more = [self.vae, *patchers_of(self.settings.scorer)]
         with outside_inference_mode():
             make_ordinary(guider.model_patcher.model)
             every = [cond for found in guider.conds.values() for cond in found]
@@ -109,7 +110,7 @@ class _Guide:
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         # eps moves by noise * scale * gradient at the network's input; x0 = x - sigma * eps.
         push = self.settings.scale * level * noise * gradient / scale
-        sound = torch.isfinite(push.flatten(1)).all(dim=1).reshape(-1, *[1] * (push.ndim - 1))
+        sound = each(torch.isfinite(push.flatten(1)).all(dim=1), push)
         if not sound.all():
             logger.warning("CLIP guidance: the gradient at sigma %.4g is not finite; the step is not guided.", level)
         return args["denoised"] - torch.where(sound, push, torch.zeros_like(push))

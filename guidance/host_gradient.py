@@ -187,6 +187,7 @@ class GradientSampler(comfy.samplers.Sampler):
         self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
         latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
+        """Called by the host in its run, as for every sampler. Raises NoGradient where the weights do not fit."""
         if getattr(model_wrap.inner_model, "model_lowvram", False):
             raise NoGradient(
                 "The model does not fit into the GPU's memory as a whole, which gradients need. Use a smaller model, "

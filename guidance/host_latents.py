@@ -115,7 +115,7 @@ def _tried(
     with outside_inference_mode():
         patcher, vae = resident(setting.model), resident(setting.vae.patcher)
         with_backward(patcher)
-        more = [vae, *(m.patcher for m in (task.scorer, task.saliency) if hasattr(m, "patcher"))]
+        more = [vae, *patchers_of(task.scorer, task.saliency)]
         guider = comfy.samplers.CFGGuider(patcher)
         (tensor, options), *others = ordinary(setting.positive)
         positive, negative = [[tensor, bringing(options, more)], *others], ordinary(setting.negative)
@@ -167,6 +167,7 @@ class _Trial:
         self.iteration, self.map = 0, None
 
     def evaluate(self, z: Tensor, gradient_wanted: bool) -> Evaluation:
+        """Try starting noise z [n, ...] out. Raises NoGradient if the way back does not lead to where it began."""
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             first = self.start_of(leaf)
@@ -236,6 +237,11 @@ def decoder(vae: Any, network: Any, process_out: Callable[[Tensor], Tensor]) -> 
         return vae.process_output(network.decode(latents).float())
 
     return decode
+
+
+def patchers_of(*owners: Any) -> list:
+    """The patchers of those scorers and saliency models that have networks."""
+    return [owner.patcher for owner in owners if hasattr(owner, "patcher")]
 
 
 def bringing(options: Mapping[str, Any], models: list) -> dict[str, Any]:

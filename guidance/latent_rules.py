@@ -30,10 +30,11 @@ def at_rest(z: Tensor) -> Motion:
 
 def norms(z: Tensor) -> Tensor:
     """Every latent's length, [n, 1, ...]."""
-    return z.flatten(1).norm(dim=1).reshape(-1, *[1] * (z.ndim - 1))
+    return each(z.flatten(1).norm(dim=1), z)
 
 
-def _each(values: Tensor, like: Tensor) -> Tensor:
+def each(values: Tensor, like: Tensor) -> Tensor:
+    """One value per latent [n], to be used with latents like these: [n, 1, ...]."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -51,7 +52,7 @@ class Doodl:
         self, z: Tensor, gradient: Tensor, motion: Motion, noise: Tensor, rate: Tensor
     ) -> tuple[Tensor, Motion]:  # fmt: skip
         velocity = self.momentum * motion.velocity + gradient.clamp(-self.clamp, self.clamp)
-        z = z - self.rate * _each(rate, z) * velocity
+        z = z - self.rate * each(rate, z) * velocity
         if self.keep_norm:
             z = z * (motion.norm / norms(z))
         return z + self.perturb * noise, motion._replace(velocity=velocity)
@@ -73,7 +74,7 @@ class Reno:
         gradient = gradient * (self.clip / norms(gradient).clamp_min(1e-12)).clamp(max=1)
         velocity = self.momentum * motion.velocity + gradient
         step = gradient + self.momentum * velocity
-        return z - self.rate * _each(rate, z) * step, motion._replace(velocity=velocity)
+        return z - self.rate * each(rate, z) * step, motion._replace(velocity=velocity)
 
     @staticmethod
     def regulariser_gradient(z: Tensor) -> Tensor:

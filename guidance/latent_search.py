@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import latent_rules
-from .latent_rules import Rule
+from .latent_rules import Rule, each
 
 LEAST_RATE = 1 / 64  # a latent whose steps keep failing is left alone below this
 
@@ -94,7 +94,7 @@ def search(
         if not sound.all():
             best.rejected += int((~sound).sum())
             z, motion, rate = _back(z, best, motion, rate, sound)
-            found = found._replace(gradient=torch.where(_each(sound, z), found.gradient, torch.zeros_like(z)))
+            found = found._replace(gradient=torch.where(each(sound, z), found.gradient, torch.zeros_like(z)))
             if (rate < LEAST_RATE).all():
                 best.stopped = "losses or gradients stayed NaN"
                 break
@@ -141,10 +141,6 @@ def _back(
     z: Tensor, best: Best, motion: latent_rules.Motion, rate: Tensor, sound: Tensor
 ) -> tuple[Tensor, latent_rules.Motion, Tensor]:
     """Latents that failed at their best place, at rest, with half the step."""
-    velocity = torch.where(_each(sound, z), motion.velocity, torch.zeros_like(z))
-    z = torch.where(_each(sound, z), z, best.start)
+    velocity = torch.where(each(sound, z), motion.velocity, torch.zeros_like(z))
+    z = torch.where(each(sound, z), z, best.start)
     return z, motion._replace(velocity=velocity), torch.where(sound, rate, rate / 2)
-
-
-def _each(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))

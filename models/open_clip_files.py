@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.model_management as mm
-import comfy.utils
 import open_clip
 import torch
 from torch import Tensor
 
+from . import weight_files
 from .scorers import patched
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, used by all of these
@@ -72,14 +72,10 @@ class OpenClipScorer:
 def load(path: Path, activation: str = "auto") -> OpenClipScorer:
     """A scorer from a weight file (weights only, never code). activation: "auto" takes OpenAI's for files that look
     like theirs. Raises UnknownScorer."""
-    try:
-        state = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except Exception as why:
-        raise UnknownScorer(
-            f"{path.name} cannot be read as weights ({why}). It may be damaged or hold code instead of weights "
-            "(TorchScript): take the file that open_clip or the model's page offers as state dict or safetensors."
-        ) from why
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    state = weight_files.read(
+        path, UnknownScorer, "It may be damaged or hold code instead of weights (TorchScript): take the file that "
+        "open_clip or the model's page offers as state dict or safetensors.",
+    )  # fmt: skip
     name = architecture(state, path.name)
     quick = f"{name}-quickgelu"
     if activation == "quick gelu" or (activation == "auto" and wants_quick_gelu(state, path.name)):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.utils
 import torch
 from torch import Tensor
 
+from . import weight_files
 from .scorers import patched
 from .transalnet import TranSalNet, kind_of
 
@@ -41,13 +41,7 @@ class SaliencyModel:
 
 def load(path: Path) -> SaliencyModel:
     """TranSalNet_Res or TranSalNet_Dense as published (weights only, never code). Raises UnknownSaliencyModel."""
-    try:
-        state = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except Exception as why:
-        raise UnknownSaliencyModel(
-            f"{path.name} cannot be read as weights ({why}). It may be damaged: download it again."
-        ) from why
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    state = weight_files.read(path, UnknownSaliencyModel, "It may be damaged: download it again.")
     kind = kind_of(state)
     if kind is None:
         raise UnknownSaliencyModel(
