@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from . import views
+from .saved_tensors import kept_apart
 from .views import View
 
 PARTS = ("crops", "cutouts")
 
 
-class Scorer(Protocol):
+class Embedder(Protocol):
     """Embeds pictures and texts in one space. size: the side of the squares that it looks at, in pixels."""
 
     size: int
@@ -27,6 +29,45 @@ class Scorer(Protocol):
     def text(self, texts: Sequence[str]) -> Tensor:
         """-> [n, width]."""
         ...
+
+
+class Judge(Protocol):
+    """Rates how well a picture fits a text, in one go. unit: what its ratings are called; weight: what they are
+    multiplied with to be a loss beside others."""
+
+    size: int
+    unit: str
+    weight: float
+
+    def rate(self, squares: Tensor, text: str) -> Tensor:
+        """[n, 3, size, size] in 0..1 -> [n], higher is better, differentiable."""
+        ...
+
+
+Scorer = Embedder | Judge
+COSINE = "100 x cosine"
+
+
+def wanted_by(scorer: Scorer, text: str) -> Any:
+    """What `distances` takes for a text."""
+    return text if hasattr(scorer, "rate") else scorer.text([text])[0]
+
+
+def distances(scorer: Scorer, squares: Tensor, wanted: Any) -> Tensor:
+    """How far squares are from a text, [n]; differentiable."""
+    if hasattr(scorer, "rate"):
+        return -scorer.weight * scorer.rate(squares, wanted)
+    overwrites = getattr(scorer, "overwrites", False)  # the host's towers do
+    with kept_apart([scorer.patcher.model]) if overwrites else contextlib.nullcontext():
+        vectors = scorer.image(squares)
+    return spherical(vectors, wanted.to(vectors))
+
+
+def ratings(scorer: Scorer, found: Tensor) -> tuple[Tensor, str]:
+    """`distances` of whole pictures as people know them, higher is better, and what they are called."""
+    if hasattr(scorer, "rate"):
+        return -found / scorer.weight, scorer.unit
+    return 100 * torch.cos((2 * found).sqrt()), COSINE  # back from half the squared angle
 
 
 def spherical(a: Tensor, b: Tensor) -> Tensor:
@@ -55,10 +96,10 @@ class SalientLoss:
     least: float = 0.25
 
     def __call__(
-        self, scorer: Scorer, wanted: Tensor, pictures: Tensor, saliency: Tensor | None,
+        self, scorer: Scorer, wanted: Any, pictures: Tensor, saliency: Tensor | None,
         generators: Sequence[torch.Generator],
     ) -> Tensor:  # fmt: skip
-        """Losses [n] of pictures [n, 3, height, width] for text vectors [n, width].
+        """Losses [n] of pictures [n, 3, height, width] for what is `wanted_by` the scorer for the text.
 
         saliency: [n, height, width], a constant; without any, or where it is zero, the whole picture is all there is.
         generators: one per picture, so that a picture's squares do not depend on its neighbours.
@@ -68,11 +109,11 @@ class SalientLoss:
             everywhere = self._everywhere(pictures[i], generator)
             salient = [] if saliency is None or self.weight == 0 else self._salient(saliency[i], generator)
             squares = views.look(pictures[i], [*everywhere, *salient], scorer.size)
-            distances = spherical(scorer.image(squares), wanted[i])
-            loss = self._of_everywhere(distances[: len(everywhere)], everywhere)
+            found = distances(scorer, squares, wanted)
+            loss = self._of_everywhere(found[: len(everywhere)], everywhere)
             if salient:
-                shares = distances.new_tensor([view.weight for view in salient])
-                loss = (1 - self.weight) * loss + self.weight * (shares * distances[len(everywhere) :]).sum()
+                shares = found.new_tensor([view.weight for view in salient])
+                loss = (1 - self.weight) * loss + self.weight * (shares * found[len(everywhere) :]).sum()
             losses.append(loss)
         return torch.stack(losses)
 
@@ -82,10 +123,10 @@ class SalientLoss:
             return views.whole(height, width)
         return views.cutouts(height, width, self.cutouts, self._least(height, width), generator)
 
-    def _of_everywhere(self, distances: Tensor, seen: list[View]) -> Tensor:
+    def _of_everywhere(self, found: Tensor, seen: list[View]) -> Tensor:
         if self.cutouts:
-            return distances.min()
-        return (distances * distances.new_tensor([view.weight for view in seen])).sum()
+            return found.min()
+        return (found * found.new_tensor([view.weight for view in seen])).sum()
 
     def _salient(self, saliency: Tensor, generator: torch.Generator) -> list[View]:
         least = self._least(*saliency.shape)

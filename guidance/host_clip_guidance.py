@@ -17,7 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .clip_loss import SalientLoss, Scorer
+from .clip_loss import SalientLoss, Scorer, wanted_by
 from .host_gradient import (
     make_companions_ordinary,
     make_ordinary,
@@ -58,7 +58,7 @@ class ClipGuidance:
         refuse_what_loses_gradient(model)
         with outside_inference_mode():
             clone = resident(model)
-            guide = _Guide(self, resident(self.vae.patcher), self.scorer.text([self.text]))
+            guide = _Guide(self, resident(self.vae.patcher), wanted_by(self.scorer, self.text))
         with_backward(clone)
         clone.set_model_sampler_post_cfg_function(guide)
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guide.run)
@@ -71,7 +71,7 @@ class _Guide:
 
     settings: ClipGuidance
     vae: ModelPatcher
-    wanted: Tensor
+    wanted: Any
 
     def run(self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *rest: Any,
             **named: Any) -> Tensor:  # fmt: skip
@@ -104,7 +104,7 @@ class _Guide:
                 noise * x0 + (1 - noise) * scale * leaf
             )
             losses = SalientLoss(weight=0.0, cutouts=self.settings.cutouts)(
-                self.settings.scorer, self.wanted.to(pictures.device).expand(len(pictures), -1), pictures, None,
+                self.settings.scorer, self.wanted, pictures, None,
                 [torch.Generator().manual_seed(round(1e4 * level) + i) for i in range(len(pictures))],
             )  # fmt: skip
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..attention import hooks
 from .reversible import Denoise, NoGradient, Schedule
+from .saved_tensors import kept_apart
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -211,24 +212,15 @@ class GradientSampler(comfy.samplers.Sampler):
         levels = tuple(float(sigma) for sigma in sigmas)
         one = torch.ones(1, device=noise.device)
         scales = tuple(float(sampling.calculate_input(one * level, one)) for level in levels)
-        with _kept_apart(model_wrap):
+        with _safe(model_wrap):
             found = self.work(denoise, Schedule(levels, scales), start_of)
         return sampling.inverse_noise_scaling(sigmas[-1], found)
 
 
-def _kept_apart(guider: Any) -> contextlib.AbstractContextManager:
-    """Where the host's networks overwrite what autograd has kept (all but plain UNets do somewhere), keep copies.
-
-    Not torch's allow_mutation_on_saved_tensors: it tells tensors apart by address and version, which come again.
-    """
+def _safe(guider: Any) -> contextlib.AbstractContextManager:
+    """The host's networks overwrite what autograd has kept, all but plain UNets do somewhere."""
     conds = [cond for found in guider.conds.values() for cond in found or ()]
     network = guider.inner_model.diffusion_model
     if isinstance(network, UNetModel) and not any(cond.get("control") is not None for cond in conds):
         return contextlib.nullcontext()
-    networks = [network, *(patcher.model for patcher in companions(guider.model_patcher, conds))]
-    weights = {p.untyped_storage().data_ptr() for module in networks for p in module.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        return tensor if tensor.untyped_storage().data_ptr() in weights else tensor.clone()
-
-    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    return kept_apart([network, *(patcher.model for patcher in companions(guider.model_patcher, conds))])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reversible
-from .clip_loss import Saliency, SalientLoss, Scorer
+from .clip_loss import Saliency, SalientLoss, Scorer, wanted_by
 from .host_gradient import (
     GradientSampler,
     make_companions_ordinary,
@@ -122,7 +122,7 @@ def _tried(
         make_companions_ordinary(patcher, [cond for _, cond in (*positive, *negative)])
         guider.set_conds(positive, negative)
         guider.set_cfg(setting.cfg)
-        wanted = task.scorer.text([task.text])
+        wanted = wanted_by(task.scorer, task.text)
         found: list[tuple[Best, Tensor]] = []
 
         def work(denoise: Denoise, schedule: Schedule, start_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -160,7 +160,7 @@ class _Trial:
 
     def __init__(
         self, task: Task, denoise: Denoise, schedule: Schedule, start_of: Callable[[Tensor], Tensor],
-        decode: Callable[[Tensor], Tensor], wanted: Tensor, generators: Sequence[torch.Generator],
+        decode: Callable[[Tensor], Tensor], wanted: Any, generators: Sequence[torch.Generator],
     ) -> None:  # fmt: skip
         self.task, self.denoise, self.schedule, self.start_of = task, denoise, schedule, start_of
         self.decode, self.wanted, self.generators = decode, wanted, generators
@@ -201,8 +201,7 @@ class _Trial:
                 leaf = end.detach().requires_grad_(gradient_wanted)
                 pictures = self.decode(leaf)
                 saliency = self._saliency(pictures.detach()) if shown is None else self.map
-                wanted = self.wanted.to(pictures.device).expand(len(pictures), -1)
-                losses = self.task.loss(self.task.scorer, wanted, pictures, saliency, self.generators) / len(ends)
+                losses = self.task.loss(self.task.scorer, self.wanted, pictures, saliency, self.generators) / len(ends)
                 if gradient_wanted:  # scaled, so that a decoder in half precision does not lose it
                     gradients.append(torch.autograd.grad(LOSS_SCALE * losses.sum(), leaf)[0] / LOSS_SCALE)
             losses = losses.detach().to(end.device)

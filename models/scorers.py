@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.model_management as mm
 import comfy.model_patcher
+import comfy.ops
 import torch
 from torch import Tensor, nn
 
@@ -40,3 +41,72 @@ def patched(network: nn.Module) -> Any:
     """A network of ours as the host's memory management wants it: on its devices, in float32."""
     network = network.eval().requires_grad_(False)
     return comfy.model_patcher.ModelPatcher(network, mm.get_torch_device(), mm.unet_offload_device())
+
+
+TOWERS = ("clip_g", "clip_h")  # text towers whose projection is in every file
+
+
+class NoPair(ValueError):
+    """A CLIP_VISION and a CLIP that were not trained together; the text says what is expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class HostPairScorer:
+    """The host's CLIP_VISION with the text tower of its CLIP that was trained along with it. width: of their vectors.
+
+    The host's own preprocessing rounds to 8 bit, through which no gradient passes, so `image` does its own.
+    """
+
+    name: str
+    size: int
+    width: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    patcher: Any = field(repr=False)
+    clip: Any = field(repr=False)
+    overwrites: ClassVar[bool] = True  # what autograd keeps
+
+    def image(self, squares: Tensor) -> Tensor:
+        squares = squares.to(self.patcher.load_device)
+        mean, std = (squares.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return self.patcher.model(pixel_values=(squares - mean) / std)[2]
+
+    def text(self, texts: Sequence[str]) -> Tensor:
+        """The host joins several towers' vectors; the one that is wanted comes last."""
+        with torch.no_grad():
+            encode = self.clip.encode_from_tokens
+            pooled = torch.cat([encode(self.clip.tokenize(text), return_pooled=True)[1] for text in texts])
+        return pooled[:, -self.width :].float()
+
+    def unread(self, text: str) -> int:
+        """How many tokens of a text are beyond the first 75, which make the vector."""
+        counts = (sum(len(chunk) for chunk in chunks[1:]) for chunks in self.clip.tokenize(text).values())
+        return max(counts, default=0)
+
+
+def host_pair(vision: Any, clip: Any) -> HostPairScorer:
+    """A scorer from what the host's loaders give. The image tower's weights are copied. Raises NoPair."""
+    towers = [name for name in TOWERS if hasattr(clip.cond_stage_model, name)]
+    wide = vision.config.get("projection_dim")
+    if vision.model_type != "clip_vision_model" or not towers:
+        raise NoPair(
+            "A score needs OpenCLIP's bigG (SDXL's CLIP with clip_vision_g) or H (SD2's CLIP with clip_vision_h). "
+            "CLIP-L's text projection is missing in many checkpoints: take open_clip's ViT-L-14 in Load Scorer instead."
+        )
+    if wide not in [width_of(clip, tower) for tower in towers]:
+        raise NoPair(
+            f"This CLIP_VISION gives vectors of {wide}, the text encoder of "
+            f"{' or '.join(str(width_of(clip, tower)) for tower in towers)}: they were not trained together. SDXL's "
+            "CLIP goes with clip_vision_g, SD2's with clip_vision_h."
+        )
+    model, config = vision.model, vision.config
+    copy = type(model)(config, torch.float32, mm.unet_offload_device(), comfy.ops.disable_weight_init)
+    copy.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
+    return HostPairScorer(
+        "CLIP_VISION and CLIP", vision.image_size, wide, vision.image_mean, vision.image_std,
+        patched(copy), clip,
+    )  # fmt: skip
+
+
+def width_of(clip: Any, tower: str) -> int:
+    return int(getattr(clip.cond_stage_model, tower).transformer.text_projection.weight.shape[0])

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..guidance import charts, latent_rules
-from ..guidance.clip_loss import PARTS, SalientLoss, Scorer
+from ..guidance.clip_loss import PARTS, SalientLoss, Scorer, ratings, wanted_by
 from ..guidance.host_clip_guidance import ClipGuidance
 from ..guidance.host_latents import MODES, Outcome, Setting, Task, best_of, evaluations, optimise
 from ..guidance.latent_search import Best, Limits
 from ..guidance.spectral import spectral_residual
-from ..models import demo, open_clip_files, scorers
+from ..models import demo, imscore_scorers, open_clip_files, scorers
 from .saliency import SaliencyType
 
 if TYPE_CHECKING:
@@ -58,28 +58,61 @@ class FoveaLoadScorer(io.ComfyNode):
             search_aliases=[*ALIASES, "HPS", "open_clip"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=[CLIP_A, *folder_paths.get_filename_list(FOLDER)],
+                    "file", options=[CLIP_A, *folder_paths.get_filename_list(FOLDER), *imscore_scorers.names()],
                     tooltip="A weight file in open_clip's format in models/scorers, or the demo model's scorer, which "
-                    "knows ShapesWorld's words and pictures only.",
+                    "knows ShapesWorld's words and pictures only. With the package imscore installed also PickScore, "
+                    "ImageReward and others.",
                 ),
                 io.Combo.Input(
                     "activation", options=list(open_clip_files.ACTIVATIONS), default="auto", advanced=True,
                     tooltip="OpenAI's own weights and those trained on from them need quick gelu. auto goes by the "
                     "file's name.",
                 ),
+                io.Boolean.Input(
+                    "allow_download", default=False, advanced=True,
+                    tooltip="imscore's scorers only: fetch weights that are not in this machine's hub cache.",
+                ),
             ],
             outputs=[ScorerType.Output(display_name="scorer", tooltip="For Optimize Latent, Best of N, Score Images.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, file: str, activation: str) -> io.NodeOutput:
+    def execute(cls, file: str, activation: str, allow_download: bool = False) -> io.NodeOutput:
         with torch.inference_mode(False):
+            if file.startswith(imscore_scorers.PREFIX):
+                return io.NodeOutput(imscore_scorers.load(file, allow_download))
             if file == CLIP_A:
                 tower = scorers.patched(demo.load_clip_a_image())
                 return io.NodeOutput(scorers.HostClipScorer("ShapesWorld CLIP A", 128, tower, demo.load_clip()))
             return io.NodeOutput(
                 open_clip_files.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file)), activation)
             )
+
+
+class FoveaScorerFromCLIP(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaScorerFromCLIP",
+            display_name="Scorer from CLIP",
+            category="Fovea/latent",
+            description=(
+                "Makes a scorer of what is loaded already: SDXL's CLIP with clip_vision_g, or SD2's with clip_vision_h."
+            ),
+            search_aliases=[*ALIASES, "CLIP_VISION"],
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip="From Load CLIP Vision: bigG for SDXL's CLIP, H for SD2's."),
+                io.Clip.Input("clip", tooltip="The checkpoint's CLIP. Its text tower has to be the picture tower's."),
+            ],
+            outputs=[ScorerType.Output(display_name="scorer", tooltip="For Optimize Latent, Best of N, Score Images.")],
+        )
+
+    @classmethod
+    def execute(cls, clip_vision: Any, clip: Any) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            return io.NodeOutput(scorers.host_pair(clip_vision, clip))
 
 
 class FoveaScoreImages(io.ComfyNode):
@@ -101,7 +134,7 @@ class FoveaScoreImages(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="sorted", tooltip="The pictures, best first."),
                 io.Image.Output(display_name="chart", tooltip="A bar per picture, and the box of all."),
-                io.String.Output(display_name="report", tooltip="Scores in words: cosines times 100, best first."),
+                io.String.Output(display_name="report", tooltip="Scores, best first; of a CLIP cosines times 100."),
             ],
         )
 
@@ -111,14 +144,13 @@ class FoveaScoreImages(io.ComfyNode):
         if hasattr(scorer, "patcher"):
             mm.load_models_gpu([scorer.patcher])
         with torch.no_grad():
-            wanted = scorer.text([text])
             whole = SalientLoss(weight=0.0)
-            generators = [torch.Generator()] * len(pictures)
-            distances = whole(scorer, wanted.expand(len(pictures), -1), pictures, None, generators)
-        values = (100 * torch.cos((2 * distances).sqrt())).tolist()  # back from half the squared angle
+            found = whole(scorer, wanted_by(scorer, text), pictures, None, [torch.Generator()] * len(pictures))
+        scores, unit = ratings(scorer, found)
+        values = scores.tolist()
         order = sorted(range(len(values)), key=lambda i: -values[i])
         told = [f"{values[i]:.2f}  picture {i + 1}" for i in order]
-        chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"100 x cosine: {text[:60]}")
+        chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{unit}: {text[:60]}")
         return io.NodeOutput(image[order], chart[None], "\n".join([*_unread(scorer, text), *told]))
 
 
@@ -384,4 +416,6 @@ def _unread(scorer: Scorer, text: str) -> list[str]:
     return [f"The scorer does not read the last {count} tokens of the text."] if count else []
 
 
-NODES: list[Any] = [FoveaLoadScorer, FoveaScoreImages, FoveaOptimizeLatent, FoveaBestOfN, FoveaCLIPGuidance]
+NODES: list[Any] = [
+    FoveaLoadScorer, FoveaScorerFromCLIP, FoveaScoreImages, FoveaOptimizeLatent, FoveaBestOfN, FoveaCLIPGuidance,
+]  # fmt: skip

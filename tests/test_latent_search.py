@@ -94,7 +94,7 @@ class Linear:
 
 class TestLoss:
     pictures = torch.rand(2, 3, 32, 32, generator=generator(2), dtype=torch.float64)
-    wanted = torch.randn(2, 5, generator=generator(3), dtype=torch.float64)
+    wanted = torch.randn(5, generator=generator(3), dtype=torch.float64)
 
     def loss(self, saliency: Tensor | None, **changes: object) -> Tensor:
         made = SalientLoss(**changes)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ class TestLoss:
 
     def test_of_several_cutouts_the_best_counts(self) -> None:
         (seen,) = [views.cutouts(32, 32, 6, 8, generator(4))]
-        each = spherical(Linear().image(views.look(self.pictures[0], seen, 8)), self.wanted[0])
+        each = spherical(Linear().image(views.look(self.pictures[0], seen, 8)), self.wanted)
         assert float(self.loss(None, weight=0.0, cutouts=6)[0]) == pytest.approx(float(each.min()))
 
     @pytest.mark.parametrize("parts", ["crops", "cutouts"])
@@ -125,7 +125,7 @@ class TestLoss:
         saliency = torch.rand(2, 32, 32, generator=generator(7))
         together = self.loss(saliency, parts="cutouts")
         alone = SalientLoss(parts="cutouts")(
-            Linear(), self.wanted[1:], self.pictures[1:], saliency[1:], [generator(5)]
+            Linear(), self.wanted, self.pictures[1:], saliency[1:], [generator(5)]
         )  # fmt: skip
         torch.testing.assert_close(together[1:], alone)
 
