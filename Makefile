@@ -37,7 +37,9 @@ train:  ## train ShapesWorld from nothing (ARGS="--device auto --minutes 60")
 eval:  ## the quality tables on ShapesWorld: output/eval/ (PROFILE=full for more pictures; resumable)
 	$(RUN) -m tools.eval.sag
 	$(RUN) -m tools.eval.regions
+	$(RUN) -m tools.eval.latents
 
 bench:  ## speed and memory against the host's own nodes: output/bench/
 	$(RUN) -m tools.bench.sag
 	$(RUN) -m tools.bench.regions
+	$(RUN) -m tools.bench.latents

@@ -173,11 +173,14 @@ def make_ordinary_values(owner: Any) -> None:
 class GradientSampler(comfy.samplers.Sampler):
     """A sampler of the host that, instead of sampling, lets `work` use the guided model.
 
-    work: (denoise, schedule, start_of) -> latent; start_of makes the first latent from noise, linearly.
+    work: (denoise, schedule, start_of) -> latent; start_of makes the first latent from noise, linearly and element by
+    element. through_model: whether gradients are taken through the model, not only through what comes after it.
     """
 
-    def __init__(self, work: Callable[[Denoise, Schedule, Callable[[Tensor], Tensor]], Tensor]) -> None:
-        self.work = work
+    def __init__(
+        self, work: Callable[[Denoise, Schedule, Callable[[Tensor], Tensor]], Tensor], through_model: bool = True
+    ) -> None:
+        self.work, self.through_model = work, through_model
         self.mask: Tensor | None = None
 
     def settled(self, z: Tensor, noise: Tensor) -> Tensor:
@@ -189,14 +192,15 @@ class GradientSampler(comfy.samplers.Sampler):
         latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
         """Called by the host in its run, as for every sampler. Raises NoGradient where the weights do not fit."""
-        if getattr(model_wrap.inner_model, "model_lowvram", False):
+        if self.through_model and getattr(model_wrap.inner_model, "model_lowvram", False):
             raise NoGradient(
                 "The model does not fit into the GPU's memory as a whole, which gradients need. Use a smaller model, "
-                "or one in half precision or fp8."
+                "or one in half precision or fp8, or set through to 0."
             )
         sampling = model_wrap.inner_model.model_sampling
         self.mask = denoise_mask
-        make_ordinary_values(model_wrap.inner_model.latent_format)
+        with outside_inference_mode():
+            make_ordinary_values(model_wrap.inner_model.latent_format)
         inner = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         inner.latent_image, inner.noise = latent_image, noise
         most = self.max_denoise(model_wrap, sigmas)
@@ -212,7 +216,7 @@ class GradientSampler(comfy.samplers.Sampler):
         levels = tuple(float(sigma) for sigma in sigmas)
         one = torch.ones(1, device=noise.device)
         scales = tuple(float(sampling.calculate_input(one * level, one)) for level in levels)
-        with _safe(model_wrap):
+        with _safe(model_wrap) if self.through_model else contextlib.nullcontext():
             found = self.work(denoise, Schedule(levels, scales), start_of)
         return sampling.inverse_noise_scaling(sigmas[-1], found)
 

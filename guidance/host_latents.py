@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import comfy.samplers
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from . import reversible
 from .clip_loss import Saliency, SalientLoss, Scorer, wanted_by
+from .computed_again import blocks_computed_again
 from .host_gradient import (
     GradientSampler,
     make_companions_ordinary,
@@ -30,6 +33,7 @@ from .reversible import Denoise, NoGradient, Pair, Schedule
 MODES = ("checkpoint", "invertible")
 LOSS_SCALE = 2.0**12
 Watch = Callable[[int, Best], None]
+Evaluate = Callable[[Tensor, bool], Evaluation]
 
 
 def _nobody(_iteration: int, _best: Best) -> None:
@@ -39,7 +43,11 @@ def _nobody(_iteration: int, _best: Best) -> None:
 @dataclass(frozen=True)
 class Task:
     """What to look for. text: one for all latents. saliency: None (the whole picture only), a fixed map [1 or n,
-    height, width], or a function of pictures, asked anew every `refresh` iterations."""
+    height, width], or a function of pictures, asked anew every `refresh` iterations.
+
+    draws: fresh starting noises tried first, of which the best is moved. through: None takes exact gradients; n goes
+    back through the model in the last n steps only, 0 not at all, which works with any model.
+    """
 
     scorer: Scorer
     text: str
@@ -50,14 +58,18 @@ class Task:
     refresh: int = 1
     mode: str = "checkpoint"
     mix: float = reversible.MIX
+    draws: int = 1
+    through: int | None = None
 
 
 class Outcome(NamedTuple):
     """best: its `start` is unit noise, its `sampled` as the host's samplers give it. started: what the sampler began
-    with, as the host has latents; samplers that add no noise go on from it (diffusion models, not flow models)."""
+    with, as the host has latents; samplers that add no noise go on from it (diffusion models, not flow models).
+    nowhere: per picture, how often nothing of it was salient, so that the whole picture counted alone."""
 
     best: Best
     started: Tensor
+    nowhere: list[int]
 
 
 @dataclass(frozen=True)
@@ -82,14 +94,24 @@ def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callabl
     watch: told after every evaluation of a starting latent, tick: at every evaluation of the model. Everything is put
     back at the end, also after an error or a cancel. Raises NoGradient where gradients would be wrong or impossible.
     """
-    refuse_what_loses_gradient(setting.model, [options for _, options in (*setting.positive, *setting.negative)])
-    if setting.noise_mask is not None and task.mode == "invertible":
-        raise NoGradient("Mode invertible does not keep what an inpainting mask protects. Use mode checkpoint.")
+    if task.through != 0:
+        refuse_what_loses_gradient(setting.model, [options for _, options in (*setting.positive, *setting.negative)])
+    if task.mode == "invertible":
+        if setting.noise_mask is not None:
+            raise NoGradient("Mode invertible does not keep what an inpainting mask protects. Use mode checkpoint.")
+        if task.through is not None:
+            raise NoGradient("Mode invertible goes back through all steps: set through to -1, or use mode checkpoint.")
 
-    def look(evaluate: Callable[[Tensor, bool], Evaluation], noise: Tensor) -> Best:
-        return search(noise, evaluate, task.rule, task.limits, _generators(noise, setting.seed + 1), watch)
+    def look(evaluate: Evaluate, noise: Tensor) -> Best:
+        limits, began, first = task.limits, time.monotonic(), None
+        if task.draws > 1:
+            first = draw(_draws(noise, setting.seed, task.draws), evaluate, limits.seconds, watch)
+        if limits.seconds:
+            limits = replace(limits, seconds=max(1e-9, limits.seconds - (time.monotonic() - began)))
+        start = noise if first is None else first.start.clone()
+        return search(start, evaluate, task.rule, limits, _generators(noise, setting.seed + 1), watch, first)
 
-    return _tried(setting, task, look, tick)
+    return _tried(setting, task, look, tick, RUN if task.through != 0 else PICTURES)
 
 
 def best_of(
@@ -97,33 +119,41 @@ def best_of(
 ) -> Outcome:
     """The best of `count` draws of starting noise, the setting's own first. Needs no gradient."""
 
-    def look(evaluate: Callable[[Tensor, bool], Evaluation], noise: Tensor) -> Best:
-        generators = _generators(noise, setting.seed + 1)
-        draws = itertools.chain([noise], (unit_noise(noise, generators) for _ in range(count - 1)))
-        return draw(draws, evaluate, task.limits.seconds, watch)
+    def look(evaluate: Evaluate, noise: Tensor) -> Best:
+        return draw(_draws(noise, setting.seed, count), evaluate, task.limits.seconds, watch)
 
-    return _tried(setting, task, look, tick)
+    return _tried(setting, task, look, tick, NOTHING)
+
+
+NOTHING, PICTURES, RUN = range(3)  # what gradients are taken of: nothing, decoder and scorer, the whole run
 
 
 def _tried(
-    setting: Setting, task: Task, look: Callable[[Callable[[Tensor, bool], Evaluation], Tensor], Best],
-    tick: Callable[[], None],
-) -> Outcome:  # fmt: skip
-    """Let `look` try starting latents inside of one run of the host."""
+    setting: Setting, task: Task, look: Callable[[Evaluate, Tensor], Best], tick: Callable[[], None], gradient: int
+) -> Outcome:
+    """Let `look` try starting latents inside of one run of the host, which differs from a plain one as little as the
+    gradients that are wanted allow."""
     if setting.latent.ndim != 4:
         raise NoGradient("Starting latents of videos cannot be optimised: use a model of pictures.")
-    with outside_inference_mode():
-        patcher, vae = resident(setting.model), resident(setting.vae.patcher)
-        with_backward(patcher)
+    with outside_inference_mode() if gradient == RUN else contextlib.nullcontext():
+        patcher, vae = setting.model.clone(), setting.vae.patcher
+        if gradient >= PICTURES:
+            with outside_inference_mode():
+                vae = resident(vae)
+        if gradient == RUN:
+            patcher = resident(setting.model)
+            with_backward(patcher)
         more = [vae, *patchers_of(task.scorer, task.saliency)]
         guider = comfy.samplers.CFGGuider(patcher)
         (tensor, options), *others = ordinary(setting.positive)
         positive, negative = [[tensor, bringing(options, more)], *others], ordinary(setting.negative)
-        make_companions_ordinary(patcher, [cond for _, cond in (*positive, *negative)])
+        if gradient == RUN:
+            make_companions_ordinary(patcher, [cond for _, cond in (*positive, *negative)])
         guider.set_conds(positive, negative)
         guider.set_cfg(setting.cfg)
-        wanted = wanted_by(task.scorer, task.text)
-        found: list[tuple[Best, Tensor]] = []
+        with outside_inference_mode():
+            wanted = wanted_by(task.scorer, task.text)
+        found: list[Outcome] = []
 
         def work(denoise: Denoise, schedule: Schedule, start_of: Callable[[Tensor], Tensor]) -> Tensor:
             def counted(x: Tensor, sigma: float) -> Tensor:
@@ -136,23 +166,24 @@ def _tried(
             trial = _Trial(task, counted, schedule, start_of, decode, wanted, _generators(noise, setting.seed))
             best = look(trial.evaluate, noise)
             best.start = sampler.settled(best.start, noise)
-            found.append((best, process_out(start_of(best.start))))
+            found.append(Outcome(best, process_out(start_of(best.start)), trial.nowhere))
             return best.sampled
 
-        sampler = GradientSampler(work)
+        sampler = GradientSampler(work, gradient == RUN)
         best_sampled = guider.sample(
             ordinary(setting.noise), ordinary(setting.latent), sampler, ordinary(setting.sigmas),
             denoise_mask=ordinary(setting.noise_mask), disable_pbar=True, seed=setting.seed,
         )  # fmt: skip
-        best, started = found[0]
-        best.sampled = best_sampled
-        return Outcome(best, started)
+        found[0].best.sampled = best_sampled
+        return found[0]
 
 
-def evaluations(mode: str, steps: int, updates: int) -> int:
-    """How often the model is evaluated: forth and back for every update, forth once more at the end."""
+def evaluations(mode: str, steps: int, updates: int, draws: int = 1, through: int | None = None) -> int:
+    """How often the model is evaluated: for every draw, forth and back for every update, forth once more at the end."""
+    back = steps if through is None else min(through, steps)
+    alone = draws if draws > 1 else 0
     latents = 2 if mode == "invertible" else 1
-    return latents * steps * (2 * updates + 1)
+    return latents * (steps * (alone + updates + 1) + back * updates)
 
 
 class _Trial:
@@ -165,17 +196,16 @@ class _Trial:
         self.task, self.denoise, self.schedule, self.start_of = task, denoise, schedule, start_of
         self.decode, self.wanted, self.generators = decode, wanted, generators
         self.iteration, self.map = 0, None
+        self.nowhere = [0] * len(generators)
 
     def evaluate(self, z: Tensor, gradient_wanted: bool) -> Evaluation:
         """Try starting noise z [n, ...] out. Raises NoGradient if the way back does not lead to where it began."""
-        with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
-            first = self.start_of(leaf)
+        first, through = self.start_of(z.detach()), self.task.through
         if self.task.mode == "invertible":
-            end = reversible.edict(self.denoise, self.schedule, Pair(first.detach(), first.detach()), self.task.mix)
+            end = reversible.edict(self.denoise, self.schedule, Pair(first, first), self.task.mix)
             ends = list(end)
         else:
-            states = reversible.euler(self.denoise, self.schedule, first.detach())
+            states = reversible.euler(self.denoise, self.schedule, first)
             ends = [states[-1]]
         losses, pictures, at_ends = self._scored(ends, gradient_wanted)
         gradient = None
@@ -185,28 +215,31 @@ class _Trial:
                     self.denoise, self.schedule, end, Pair(*at_ends), self.task.mix
                 )
                 for again in began:
-                    reversible.same(again, first.detach())
+                    reversible.same(again, first)
                 at_first = pair.x + pair.y
             else:
-                at_first = reversible.euler_gradient(self.denoise, self.schedule, states, at_ends[0])
-            (gradient,) = torch.autograd.grad(first, leaf, at_first)
+                at_first = reversible.euler_gradient(self.denoise, self.schedule, states, at_ends[0], through)
+            slope = self.start_of(torch.ones_like(z)) - self.start_of(torch.zeros_like(z))
+            gradient = (slope * at_first).to(z)
         self.iteration += 1
-        return Evaluation(losses.detach(), gradient, ends[0], pictures)
+        return Evaluation(losses, gradient, ends[0], pictures)
 
     def _scored(self, ends: list[Tensor], gradient_wanted: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Mean losses over the ends, the first end's pictures, and the gradient at every end."""
         total, shown, gradients = None, None, []
         for end in ends:
-            with torch.enable_grad() if gradient_wanted else torch.no_grad():
-                leaf = end.detach().requires_grad_(gradient_wanted)
-                pictures = self.decode(leaf)
-                saliency = self._saliency(pictures.detach()) if shown is None else self.map
-                losses = self.task.loss(self.task.scorer, self.wanted, pictures, saliency, self.generators) / len(ends)
-                if gradient_wanted:  # scaled, so that a decoder in half precision does not lose it
-                    gradients.append(torch.autograd.grad(LOSS_SCALE * losses.sum(), leaf)[0] / LOSS_SCALE)
-            losses = losses.detach().to(end.device)
+            with outside_inference_mode() if gradient_wanted else torch.no_grad():
+                leaf = ordinary(end).detach().requires_grad_() if gradient_wanted else end
+                with torch.set_grad_enabled(gradient_wanted):
+                    pictures = self.decode(leaf)
+                    saliency = self._saliency(pictures.detach()) if shown is None else self.map
+                    found = self.task.loss(self.task.scorer, self.wanted, pictures, saliency, self.generators)
+                    losses = found / len(ends)
+                    if gradient_wanted:  # scaled, so that a decoder in half precision does not lose it
+                        gradients.append(torch.autograd.grad(LOSS_SCALE * losses.sum(), leaf)[0] / LOSS_SCALE)
+                losses, pictures = losses.detach().to(end.device), pictures.detach()
             total = losses if total is None else total + losses
-            shown = pictures.detach() if shown is None else shown
+            shown = pictures if shown is None else shown
         assert total is not None and shown is not None
         return total, shown, gradients
 
@@ -222,6 +255,8 @@ class _Trial:
             if found.shape[-2:] != size:
                 found = torch.nn.functional.interpolate(found[:, None], size=size, mode="bilinear")[:, 0]
             self.map = found[torch.arange(len(pictures)) % len(found)]
+        for i, salient in enumerate((self.map > 0).flatten(1).any(dim=1).tolist()):
+            self.nowhere[i] += not salient
         return self.map
 
 
@@ -233,7 +268,9 @@ def decoder(vae: Any, network: Any, process_out: Callable[[Tensor], Tensor]) -> 
 
     def decode(latents: Tensor) -> Tensor:
         latents = process_out(latents).to(vae.device, vae.vae_dtype)
-        return vae.process_output(network.decode(latents).float())
+        with blocks_computed_again(network):
+            decoded = network.decode(latents)
+        return vae.process_output(decoded.float())
 
     return decode
 
@@ -248,6 +285,12 @@ def bringing(options: Mapping[str, Any], models: list) -> dict[str, Any]:
     already = options.get("additional_models", [])
     already = already if isinstance(already, list) else [already]
     return {**options, "additional_models": [*already, *models]}
+
+
+def _draws(noise: Tensor, seed: int, count: int) -> Iterator[Tensor]:
+    """Starting noises to try: this one, then fresh ones."""
+    generators = _generators(noise, seed + 1)
+    return itertools.chain([noise], (unit_noise(noise, generators) for _ in range(count - 1)))
 
 
 def _generators(noise: Tensor, seed: int) -> list[torch.Generator]:

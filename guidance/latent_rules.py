@@ -1,4 +1,5 @@
-"""How a starting latent moves down a loss: DOODL's rule and ReNO's. Latents are unit noise [n, ...], each by itself."""
+"""How a starting latent moves down a loss: DOODL's rule, ReNO's, a plain turn. Latents are unit noise [n, ...], each by
+itself."""
 
 from __future__ import annotations
 
@@ -83,7 +84,25 @@ class Reno:
         return z * (1 - (z[0].numel() - 1) / square)
 
 
-RULES: dict[str, type] = {"doodl": Doodl, "reno": Reno}
+@dataclass(frozen=True)
+class Turn:
+    """Straight down, always equally far: the latent is turned by `rate` of its length, which it keeps.
+
+    For gradients whose length says nothing: those of a long run are large where the picture is about to become another
+    one, and those that leave the model out have another unit.
+    """
+
+    rate: float = 0.03
+
+    def update(
+        self, z: Tensor, gradient: Tensor, motion: Motion, noise: Tensor, rate: Tensor
+    ) -> tuple[Tensor, Motion]:  # fmt: skip
+        step = self.rate * each(rate, z) * motion.norm * gradient / norms(gradient).clamp_min(1e-30)
+        z = z - step
+        return z * (motion.norm / norms(z)), motion
+
+
+RULES: dict[str, type] = {"doodl": Doodl, "reno": Reno, "turn": Turn}
 
 
 def unit_noise(z: Tensor, generators: list[torch.Generator]) -> Tensor:

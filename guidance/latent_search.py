@@ -63,16 +63,16 @@ def search(
     limits: Limits,
     generators: list[torch.Generator],
     watch: Callable[[int, Best], None] = lambda _iteration, _best: None,
+    best: Best | None = None,
 ) -> Best:
     """Move the starting latents [n, ...] (unit noise) to where their losses are lower.
 
     evaluate: (latents, whether the gradient is wanted). generators: one per latent, for the rule's noise. watch: told
-    after every evaluation. A latent whose loss or gradient is not finite goes back to its best and on with half the
-    step. Raises ValueError if nothing finite was found at all.
+    after every evaluation. best: what was found before, which is added to. A latent whose loss or gradient is not
+    finite goes back to its best and on with half the step. Raises ValueError if nothing finite was found at all.
     """
     began, z = time.monotonic(), start
     motion, rate = latent_rules.at_rest(start), torch.ones(len(start), device=start.device)
-    best: Best | None = None
     idle = 0
     for iteration in range(limits.updates + 1):
         last = iteration == limits.updates

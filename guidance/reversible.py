@@ -64,10 +64,17 @@ def euler(denoise: Denoise, schedule: Schedule, start: Tensor) -> list[Tensor]:
     return states
 
 
-def euler_gradient(denoise: Denoise, schedule: Schedule, states: Sequence[Tensor], gradient: Tensor) -> Tensor:
+def euler_gradient(
+    denoise: Denoise, schedule: Schedule, states: Sequence[Tensor], gradient: Tensor, through: int | None = None
+) -> Tensor:
     """From the gradient at the last of `euler`'s states to that at the first. Raises NoGradient if the model answers
-    otherwise than on the way there."""
-    for i in reversed(range(schedule.steps)):
+    otherwise than on the way there.
+
+    through: None is exact. A number goes back through the model in that many of the last steps only; before them, the
+    direction eps that a step took counts as given, whatever the latent (as DRTune does in training, arXiv 2405.00760).
+    """
+    first = 0 if through is None else max(0, schedule.steps - through)
+    for i in reversed(range(first, schedule.steps)):
         step = schedule.sigmas[i + 1] - schedule.sigmas[i]
         direction, pulled = pull_back(denoise, states[i], schedule.sigmas[i], step * gradient)
         same(states[i] + step * direction, states[i + 1])

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import weight_files
 from .scorers import patched
 from .transalnet import TranSalNet, kind_of
+from .unisal import Unisal, is_unisal
 
 
 class UnknownSaliencyModel(ValueError):
@@ -40,17 +41,20 @@ class SaliencyModel:
 
 
 def load(path: Path) -> SaliencyModel:
-    """TranSalNet_Res or TranSalNet_Dense as published (weights only, never code). Raises UnknownSaliencyModel."""
+    """TranSalNet_Res, TranSalNet_Dense or UNISAL as published (weights only). Raises UnknownSaliencyModel."""
     state = weight_files.read(path, UnknownSaliencyModel, "It may be damaged: download it again.")
     kind = kind_of(state)
-    if kind is None:
+    if kind is None and not is_unisal(state):
         raise UnknownSaliencyModel(
-            f"{path.name} is no saliency model that is known here. Known are TranSalNet_Res.pth and "
-            "TranSalNet_Dense.pth as their authors publish them."
+            f"{path.name} is no saliency model that is known here. Known are TranSalNet_Res.pth, TranSalNet_Dense.pth "
+            "and UNISAL's weights_best.pth as their authors publish them."
         )
-    network = TranSalNet(kind)
+    network = Unisal() if kind is None else TranSalNet(kind)
+    name = "UNISAL" if kind is None else f"TranSalNet_{kind.title()}"
+    ours = network.state_dict()
     try:
-        network.load_state_dict(state)
+        # UNISAL's file also has what videos need.
+        network.load_state_dict(state if kind else {key: value for key, value in state.items() if key in ours})
     except RuntimeError as why:
-        raise UnknownSaliencyModel(f"{path.name} is an incomplete TranSalNet_{kind.title()}: {why}") from None
+        raise UnknownSaliencyModel(f"{path.name} is an incomplete {name}: {why}") from None
     return SaliencyModel(path.stem, patched(network.float()))

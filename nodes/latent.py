@@ -24,22 +24,19 @@ from ..guidance.host_clip_guidance import ClipGuidance
 from ..guidance.host_latents import MODES, Outcome, Setting, Task, best_of, evaluations, optimise
 from ..guidance.latent_search import Best, Limits
 from ..guidance.spectral import spectral_residual
-from ..models import demo, imscore_scorers, open_clip_files, scorers
+from ..models import demo, folders, imscore_scorers, open_clip_files, scorers
 from .saliency import SaliencyType
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
-FOLDER = "scorers"  # under ComfyUI's models folder
+FOLDER = folders.register("scorers")
 CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
 ScorerType = io.Custom("FOVEA_SCORER")
 LOADER, OPTIMISE, BEST_OF_N = "Load Scorer", "Optimize Latent (Fovea)", "Best of N (Fovea)"
 CLIP_GUIDANCE = "CLIP Guidance (Fovea)"
 ALIASES = ["SGOOL", "DOODL", "ReNO", "latent optimization", "noise optimization", "CLIP score"]
-
-if FOLDER not in folder_paths.folder_names_and_paths:
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 
 
 class FoveaLoadScorer(io.ComfyNode):
@@ -232,6 +229,11 @@ class FoveaOptimizeLatent(io.ComfyNode):
                                    tooltip="From Load Saliency Model. Without one: the spectral residual."),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Where the picture matters, instead of a saliency model."),
+                io.Int.Input("draws", default=1, min=1, max=1000, optional=True,
+                             tooltip="Try so many noises first, and go on with the best."),
+                io.Int.Input("through", default=-1, min=-1, max=1000, optional=True,
+                             tooltip="-1 takes the exact gradient, through all sampler steps. n: through the last n "
+                             "steps only. 0: past the model, faster and with any model, only a direction."),
             ],
             outputs=_result_outputs(),
         )  # fmt: skip
@@ -241,7 +243,8 @@ class FoveaOptimizeLatent(io.ComfyNode):
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
         text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, updates: int, rate: float, rule: str,
         salient_weight: float, parts: str, refresh: int, cutouts: int, mode: str, patience: int, seconds: float,
-        saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None,
+        saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None, draws: int = 1,
+        through: int = -1,
     ) -> io.NodeOutput:  # fmt: skip
         setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
         chosen = latent_rules.RULES[rule]()
@@ -249,9 +252,10 @@ class FoveaOptimizeLatent(io.ComfyNode):
         task = Task(
             scorer, text, SalientLoss(salient_weight, cutouts, parts),
             type(chosen)(rate=chosen.rate * rate), Limits(updates, seconds, patience),
-            mask if mask is not None else (saliency_model or spectral_residual), refresh, mode,
+            mask if mask is not None else (saliency_model or spectral_residual), refresh, mode, draws=draws,
+            through=None if through < 0 else through,
         )  # fmt: skip
-        progress = _Progress(evaluations(mode, sampler_steps, updates))
+        progress = _Progress(evaluations(mode, sampler_steps, updates, draws, task.through))
         with _advice(setting):
             found = optimise(setting, task, progress.watch, progress.tick)
         return _result(found, setting, latent_image, scorer, text, "update")
@@ -398,6 +402,8 @@ def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text
         *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"
           for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
         f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),
+        *(f"picture {i + 1}: nothing salient in {count} trials, where the whole picture counted alone"
+          for i, count in enumerate(found.nowhere) if count),
         *([f"{best.rejected} steps led to NaN and were taken back"] if best.rejected else []),
     ]  # fmt: skip
     return io.NodeOutput(

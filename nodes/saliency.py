@@ -12,15 +12,12 @@ from torch import Tensor
 
 from ..guidance import heat
 from ..guidance.spectral import spectral_residual
-from ..models import saliency_files
+from ..models import folders, saliency_files
 
-FOLDER = "saliency"  # under ComfyUI's models folder
+FOLDER = folders.register("saliency")
 WITHOUT_WEIGHTS = "spectral residual (no weights)"
 SaliencyType = io.Custom("FOVEA_SALIENCY")
 ALIASES = ["saliency", "attention of people", "TranSalNet", "where people look", "eye tracking"]
-
-if FOLDER not in folder_paths.folder_names_and_paths:
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 
 
 class FoveaLoadSaliencyModel(io.ComfyNode):
@@ -34,14 +31,14 @@ class FoveaLoadSaliencyModel(io.ComfyNode):
             category="Fovea/latent",
             description=(
                 "Loads a model that says where people look in a picture, from the folder models/saliency: TranSalNet "
-                "as its authors publish it. Or the spectral residual, which needs no file."
+                "or UNISAL, as their authors publish them. Or the spectral residual, which needs no file."
             ),
             search_aliases=ALIASES,
             inputs=[
                 io.Combo.Input(
                     "file", options=[WITHOUT_WEIGHTS, *folder_paths.get_filename_list(FOLDER)],
-                    tooltip="TranSalNet_Res.pth or TranSalNet_Dense.pth in models/saliency, or the spectral residual, "
-                    "which finds what stands out and needs no weights.",
+                    tooltip="TranSalNet_Res.pth, TranSalNet_Dense.pth or UNISAL's weights_best.pth in models/saliency. "
+                    "Or the spectral residual, which finds what stands out and needs no weights.",
                 )
             ],
             outputs=[SaliencyType.Output(display_name="saliency_model", tooltip="For Saliency Map.")],

@@ -75,7 +75,8 @@ def test_without_updates_it_is_the_euler_sampler(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [{}, {"mode": "invertible"}, {"rule": "reno", "rate": 1.0}, {"parts": "cutouts", "cutouts": 3},
-     {"mask": torch.ones(1, 256, 256)}, {"salient_weight": 0.0}],
+     {"mask": torch.ones(1, 256, 256)}, {"salient_weight": 0.0}, {"rule": "turn", "rate": 1.0, "through": 2},
+     {"rule": "turn", "rate": 1.0, "through": 0}],
     ids=str,
 )  # fmt: skip
 def test_losses_fall_and_the_best_is_what_samplers_draw(given: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -126,6 +127,48 @@ def test_inpainting(given: dict[str, Any]) -> None:
     assert close(again, samples["samples"], 1e-3)
     with pytest.raises(NoGradient, match="checkpoint"):
         optimised(given, latent_image=latent, mode="invertible")
+
+
+def test_draws_come_first(given: dict[str, Any]) -> None:
+    """The best of the draws is what Best of N finds with the same seed, and updates only add to it."""
+    with torch.inference_mode():
+        *_, best_report, _ = FoveaBestOfN.execute(**given, count=3, seconds=0.0).result
+    report = optimised(given, draws=3, updates=0, salient_weight=0.0)[4]
+    assert report.splitlines()[:2] == best_report.splitlines()[:2] and "4 trials" in report
+    bests = [float(line.split()[-3]) for line in best_report.splitlines()[:2]]
+    more = optimised(given, draws=3, updates=2, salient_weight=0.0, rule="turn", rate=1.0, through=0)[4]
+    assert all(float(line.split()[-3]) <= best for line, best in zip(more.splitlines(), bests)) and "6 trials" in more
+
+
+def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is refused otherwise; one whose weights are streamed; an inpainting mask."""
+    settings = {"through": 0, "rule": "turn", "rate": 1.0}
+    guided = FoveaSelfAttentionGuidance.execute(
+        given["model"], scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", branch="auto", blocks="auto",
+        start_percent=0.0, end_percent=1.0, every=2, rescale=0.0, kernel="auto",
+    ).result[0]  # fmt: skip
+    assert "3 trials" in optimised(given, model=guided, **settings)[4]
+    mask = torch.zeros(1, 1, 256, 256)
+    mask[..., :128] = 1
+    picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+    samples = optimised(given, latent_image={"samples": picture, "noise_mask": mask}, **settings)[1]["samples"]
+    assert close(samples[..., 16:], picture[..., 16:])
+    streamed = given["model"].clone()
+    streamed.cached_patcher_init = None
+    monkeypatch.setattr(type(streamed), "is_dynamic", lambda self: self.model is streamed.model)
+    with pytest.raises(NoGradient, match="streamed"):
+        optimised(given, model=streamed)
+    monkeypatch.undo()
+    assert not comfy.model_management.in_training
+    with pytest.raises(NoGradient, match="through"):
+        optimised(given, mode="invertible", through=0)
+
+
+def test_nothing_salient_is_said(given: dict[str, Any]) -> None:
+    mask = torch.zeros(2, 256, 256)
+    mask[1, 50:90, 50:90] = 1
+    report = optimised(given, mask=mask)[4]
+    assert "picture 1: nothing salient in 3 trials" in report and "picture 2: nothing" not in report
 
 
 def test_video_latents_are_refused(given: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fovea.guidance import latent_rules, views
 from fovea.guidance.clip_loss import SalientLoss, spherical
-from fovea.guidance.latent_rules import Doodl, Motion, Reno
-from fovea.guidance.latent_search import Evaluation, Limits, search
+from fovea.guidance.latent_rules import Doodl, Motion, Reno, Turn
+from fovea.guidance.latent_search import Evaluation, Limits, best_of, search
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -166,7 +166,20 @@ class TestRules:
             z, motion = rule.update(z, 2 * (z - target), motion, torch.zeros_like(z), torch.ones(1))
             torch.testing.assert_close(z, leaf.detach(), rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.parametrize("rule", [Doodl(), Reno()])
+    def test_turn_goes_equally_far_and_keeps_the_length(self) -> None:
+        rule, z = Turn(rate=0.05), torch.randn(2, 3, 4, 4, generator=generator())
+        down = torch.randn(2, 3, 4, 4, generator=generator(1))
+        down = down - z * (down * z).flatten(1).sum(1).reshape(2, 1, 1, 1) / z.flatten(1).norm(dim=1).reshape(
+            2, 1, 1, 1) ** 2  # fmt: skip
+        motion = latent_rules.at_rest(z)
+        for scale in (1e-20, 1.0, 1e9):
+            moved, _ = rule.update(z, scale * down, motion, z, torch.tensor([1.0, 0.5]))
+            torch.testing.assert_close(moved.flatten(1).norm(dim=1), z.flatten(1).norm(dim=1))
+            angle = torch.arccos(torch.nn.functional.cosine_similarity(moved.flatten(1), z.flatten(1)))
+            torch.testing.assert_close(angle.tan(), torch.tensor([0.05, 0.025]), rtol=1e-2, atol=0)
+            assert ((moved - z) * down).flatten(1).sum(1).max() < 0
+
+    @pytest.mark.parametrize("rule", [Doodl(), Reno(), Turn()])
     def test_latents_do_not_depend_on_their_neighbours(self, rule: latent_rules.Rule) -> None:
         z, gradient, noise = torch.randn(3, 2, 4, 5, 5, generator=generator())
         both, _ = rule.update(z, gradient, latent_rules.at_rest(z), noise, torch.ones(2))
@@ -193,6 +206,11 @@ class TestSearch:
         assert (curve[-1] > best.losses).any(), "the last was not the best"
         torch.testing.assert_close(self.bowl(best.start, False).losses, best.losses)
         torch.testing.assert_close(best.sampled, best.start * 2)
+
+    def test_what_was_found_before_is_kept(self) -> None:
+        before = best_of([self.start, self.start * 0 + 1.01], self.bowl)
+        best = search(self.start, self.bowl, Doodl(), Limits(3), [generator()] * 2, best=before)
+        assert len(best.iterations) == 6 and float(best.losses.max()) == pytest.approx(1e-4, rel=0.1)
 
     def test_no_updates_evaluates_once(self) -> None:
         asked: list[bool] = []

@@ -70,6 +70,20 @@ def start(seed: int = 0, dtype: torch.dtype = torch.float64, sigma: float = 14.6
     return (torch.randn(3, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * sigma).to(dtype)
 
 
+@pytest.mark.parametrize("through", [0, 1, 3, 7, 9])
+def test_gradient_through_the_last_steps_only(through: int) -> None:
+    """Autograd through a run whose earlier steps take their directions as given."""
+    denoise, times, weight = network(), schedule(7), start(9)
+    leaf = x = start().requires_grad_()
+    for i, (sigma, after) in enumerate(zip(times.sigmas, times.sigmas[1:])):
+        direction = (x - denoise(x, sigma)) / sigma
+        x = x + (after - sigma) * (direction if i >= times.steps - through else direction.detach())
+    (wanted,) = torch.autograd.grad((x**2 * weight).sum(), leaf)
+    states = reversible.euler(denoise, times, start())
+    got = reversible.euler_gradient(denoise, times, states, 2 * states[-1] * weight, through)
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7, 20])
 def test_euler_gradient_is_the_whole_graphs(steps: int) -> None:
     denoise, times, weight = network(), schedule(steps), start(9)

@@ -1,20 +1,23 @@
-"""Saliency: TranSalNet against one built from torchvision, its letterbox, and the spectral residual."""
+"""Saliency: TranSalNet and UNISAL against ones built from torchvision, letterbox, spectral residual."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import transalnet as reference
+from reference import unisal as unisal_reference
 from torch import Tensor, nn
 
 from fovea.guidance.blur import gaussian_blur
 from fovea.guidance.spectral import spectral_residual
-from fovea.models import transalnet
+from fovea.models import saliency_files, transalnet, unisal
 from fovea.models.transalnet import TranSalNet
+from fovea.models.unisal import Unisal
 from tools.shapesworld import sets
 from tools.shapesworld.world import N_OBJECT_CLASSES, render
 
@@ -68,6 +71,56 @@ def test_published_state_dicts_load_and_mean_the_same(kind: str) -> None:
 
 def test_other_state_dicts_are_none_of_both() -> None:
     assert transalnet.kind_of({"conv1.weight": torch.zeros(1)}) is None
+
+
+class TestUnisal:
+    """Its published file is not at hand: names and shapes are checked by their count (835 in all, 390 for pictures)
+    and by torchvision's MobileNet V2, with whose layers the reference runs."""
+
+    @pytest.fixture(scope="class")
+    def ours(self) -> Unisal:
+        network = Unisal().eval()
+        lively(network)
+        generator = torch.Generator().manual_seed(2)
+        network.coarse_gaussians_salicon.data.uniform_(-1, 1, generator=generator)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.3, generator=generator)
+                module.running_var.uniform_(0.5, 2, generator=generator)
+                module.weight.data.uniform_(0.5, 1.5, generator=generator)
+                module.bias.data.normal_(0, 0.3, generator=generator)
+        return network
+
+    def test_is_the_reference(self, ours: Unisal) -> None:
+        state = ours.state_dict()
+        assert len(state) == 390 and unisal.is_unisal(state)
+        picture = torch.randn(1, 3, 224, 288, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            assert (ours.cnn(picture)[0] - unisal_reference.encoder(state)(picture)).abs().max() < 1e-3
+            got = ours(picture)[0]
+        wanted = unisal_reference.forward(state, picture)
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+        assert got.exp().sum() == pytest.approx(1, rel=1e-3) and got.std() > 0.01
+
+    def test_sizes(self, ours: Unisal) -> None:
+        assert unisal.working_size(480, 640) == (288, 384) and unisal.working_size(512, 512) == (320, 320)
+        for size in ((100, 37), (288, 384)):
+            with torch.no_grad():
+                found = ours.saliency(torch.rand(2, 3, *size))
+            assert found.shape == (2, *size) and found.amax((1, 2)).tolist() == [1, 1] and found.min() > 0
+
+    def test_file(self, ours: Unisal, tmp_path: Path) -> None:
+        """With the parts for videos in it, as published; and one that lacks something."""
+        state = {**ours.state_dict(), "rnn.x.weight": torch.zeros(3), "adaptation_dhf1k.0.bias": torch.zeros(1)}
+        torch.save(state, tmp_path / "weights_best.pth")
+        model = saliency_files.load(tmp_path / "weights_best.pth")
+        pictures = torch.rand(1, 3, 288, 384)
+        with torch.no_grad():
+            torch.testing.assert_close(model(pictures), ours.saliency(pictures))
+        state.pop("cnn.features.3.conv.0.weight")
+        torch.save(state, tmp_path / "part.pth")
+        with pytest.raises(saliency_files.UnknownSaliencyModel, match="incomplete UNISAL"):
+            saliency_files.load(tmp_path / "part.pth")
 
 
 class TestLetterbox:

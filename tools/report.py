@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .host import ROOT
 from .pack import load_packages
+from .report_latents import latents_bench_section, latents_section
 from .report_regions import regions_bench_section, regions_section
 from .report_tables import percent, table
 
@@ -69,6 +70,10 @@ def page(facts: dict) -> str:
         sections.append(regions_section(facts["regions"], facts["regions_tuning"]))
     if "regions_bench" in facts:
         sections.append(regions_bench_section(facts["regions_bench"]))
+    if "latents" in facts:
+        sections.append(latents_section(facts["latents"]))
+    if "latents_bench" in facts:
+        sections.append(latents_bench_section(facts["latents_bench"]))
     return "\n\n".join([*sections, training_section(facts)]) + "\n"
 
 
@@ -208,6 +213,8 @@ def main() -> None:
             "regions": args.eval.parent / "regions" / "report.json",
             "regions_tuning": args.eval.parent / "regions" / "tune.json",
             "regions_bench": args.bench / "regions.json",
+            "latents": args.eval.parent / "latents" / "report.json",
+            "latents_bench": args.bench / "latents.json",
         }
         for name, file in files.items():
             if file.exists():

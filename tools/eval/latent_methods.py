@@ -1,6 +1,6 @@
 """The ways of finding a better starting latent that the evaluation compares, each with the same prompt, seed and time.
 
-A method draws or moves starting noise and keeps what CLIP A likes best; nobody of them sees the judges.
+A method draws or moves starting noise and keeps what CLIP A likes best; none of them sees the judges.
 """
 
 from __future__ import annotations
@@ -13,28 +13,34 @@ import torch
 from torch import Tensor
 
 STEPS, CFG, UPDATES = 8, 4.0, 12
-REFERENCE = "SGOOL, crops"  # what takes the time that all others get
 
 
 @dataclass(frozen=True)
 class Method:
-    """kind: "draw" (the best of `trials` draws) or "move" (`trials` - 1 updates by gradient).
+    """draws: fresh noises tried, updates: changes of the best of them by gradient; -1: as many as there is time for.
 
-    trials: 0 as many as fit into the reference's time. source: of saliency. rate: in the rule's own unit. guidance:
-    scale of CLIP guidance on top, 0 is none. steps: of the sampler.
+    source: of saliency. rate: None is the rule's own. guidance: scale of CLIP guidance on top, 0 is none. through: as
+    the node has it, None is exact.
     """
 
-    kind: str
-    trials: int = 0
+    draws: int = 1
+    updates: int = 0
     rule: str = "doodl"
-    rate: float = 30.0
+    rate: float | None = None
     weight: float = 0.0
     parts: str = "crops"
     source: str = "spectral"
-    cutouts: int = 0
     mode: str = "checkpoint"
+    through: int | None = None
     guidance: float = 0.0
-    steps: int = STEPS
+
+    @property
+    def timed(self) -> bool:
+        """Whether the time says how much it may try."""
+        return -1 in (self.draws, self.updates)
+
+    def filled(self, trials: int) -> Method:
+        return replace(self, draws=trials) if self.draws == -1 else replace(self, updates=trials)
 
 
 def uniform(pictures: Tensor) -> Tensor:
@@ -43,7 +49,7 @@ def uniform(pictures: Tensor) -> Tensor:
 
 
 def centre(pictures: Tensor) -> Tensor:
-    """What people do without knowing the picture: they look at its centre. A Gaussian of a quarter of the side."""
+    """Where people look without knowing the picture: a Gaussian at its centre, a quarter of the side wide."""
     height, width = pictures.shape[-2:]
     y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
     return torch.exp(-(x**2 + y**2) / (2 * 0.5**2)).expand(len(pictures), -1, -1)
@@ -55,8 +61,8 @@ def saliency_source(name: str) -> Callable[[Tensor], Tensor]:
     return {"spectral": spectral_residual, "uniform": uniform, "centre": centre}[name]
 
 
-def run(method: Method, tools: Any, text: str, seed: int, watch: Callable[..., None] = lambda *_: None) -> Any:
-    """What the method finds for a prompt: an Outcome of guidance.host_latents. tools: model, clip, vae, scorer."""
+def run(method: Method, tools: Any, text: str, seed: int) -> Any:
+    """The Best of guidance.latent_search that a method finds. tools: has model, clip, vae, scorer."""
     import comfy.sample
     import comfy.samplers
 
@@ -66,35 +72,40 @@ def run(method: Method, tools: Any, text: str, seed: int, watch: Callable[..., N
     from fovea.guidance.host_latents import Setting, Task, best_of, optimise
     from fovea.guidance.latent_search import Limits
 
-    latent = torch.zeros(1, 4, 32, 32)
-    model = tools.model
+    latent, model = torch.zeros(1, 4, 32, 32), tools.model
     if method.guidance:
-        model = ClipGuidance(tools.scorer, tools.vae, text, method.guidance, method.cutouts).patched(model)
+        model = ClipGuidance(tools.scorer, tools.vae, text, method.guidance).patched(model)
     encode = lambda words: tools.clip.encode_from_tokens_scheduled(tools.clip.tokenize(words))  # noqa: E731
     sampling = model.get_model_object("model_sampling")
     setting = Setting(
         model, tools.vae, encode(text), encode(""), CFG, comfy.sample.prepare_noise(latent, seed), latent,
-        comfy.samplers.calculate_sigmas(sampling, "normal", method.steps), seed,
+        comfy.samplers.calculate_sigmas(sampling, "normal", STEPS), seed,
     )  # fmt: skip
+    rule = latent_rules.RULES[method.rule]
     task = Task(
-        tools.scorer, text, SalientLoss(method.weight, method.cutouts if not method.guidance else 0, method.parts),
-        latent_rules.RULES[method.rule](rate=method.rate), Limits(method.trials - 1),
-        saliency_source(method.source) if method.weight else None, mode=method.mode,
+        tools.scorer, text, SalientLoss(method.weight, 0, method.parts), rule(rate=method.rate or rule().rate),
+        Limits(method.updates), saliency_source(method.source) if method.weight else None, mode=method.mode,
+        draws=method.draws, through=method.through,
     )  # fmt: skip
-    if method.kind == "draw":
-        return best_of(setting, task, method.trials, watch)
-    return optimise(setting, task, watch)
+    if method.updates == 0:
+        return best_of(setting, task, method.draws).best
+    return optimise(setting, task).best
 
 
-SGOOL = Method("move", UPDATES + 1, weight=0.5)
+REFERENCE = "SGOOL, crops"  # takes UPDATES updates; what they take is everybody's time
+SGOOL = Method(updates=UPDATES, rate=3.0, weight=0.5)
+STRAIGHT = Method(draws=12, updates=-1, rule="turn", rate=0.03, through=0)  # past the model
 METHODS = {
-    "none": Method("draw", 1),
-    "CLIP guidance": Method("draw", 1, guidance=20.0),
-    "best of n": Method("draw"),
-    "CLIP guidance, best of n": Method("draw", guidance=20.0),
-    "DOODL": Method("move"),
-    "DOODL, 16 cutouts": Method("move", cutouts=16),
-    "ReNO": Method("move", rule="reno", rate=5.0),
+    "none": Method(),
+    "CLIP guidance": Method(guidance=20.0),
+    "CLIP guidance, best of n": Method(draws=-1, guidance=20.0),
+    "best of n": Method(draws=-1),
+    "DOODL": replace(SGOOL, updates=-1, weight=0.0),
     REFERENCE: SGOOL,
-    "SGOOL, cutouts": replace(SGOOL, trials=0, parts="cutouts"),
+    "SGOOL, cutouts": replace(SGOOL, updates=-1, parts="cutouts"),
+    "last two steps, whole": replace(STRAIGHT, through=2),
+    "past the model, whole": STRAIGHT,
+    "past the model, crops": replace(STRAIGHT, weight=0.5),
+    "past the model, cutouts": replace(STRAIGHT, weight=0.5, parts="cutouts"),
+    "past the model, cutouts anywhere": replace(STRAIGHT, weight=0.5, parts="cutouts", source="uniform"),
 }

@@ -1,0 +1,14 @@
+"""Folders of ours under ComfyUI's models folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+
+def register(name: str) -> str:
+    """Make a folder known to the host, unless a user's extra_model_paths.yaml has done so. Returns its name."""
+    if name not in folder_paths.folder_names_and_paths:
+        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+    return name
