@@ -1,8 +1,8 @@
 """What an update of a starting latent costs: exact by replay, exact by EDICT's inverse, past the model; with the whole
 decoder and with a tiny one.
 
-`python -m tools.bench.latents` writes output/bench/latents.json. Models as in tools.bench.sag, with random weights but for
-ShapesWorld; decoders of Stable Diffusion's shape; the scorer is a ViT-B/32. Cases take turns.
+`python -m tools.bench.latents` writes output/bench/latents.json. Models as in tools.bench.sag, with random weights but
+for ShapesWorld; decoders of Stable Diffusion's shape; the scorer is a ViT-B/32. Cases take turns.
 """
 
 from __future__ import annotations

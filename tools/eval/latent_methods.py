@@ -103,9 +103,7 @@ METHODS = {
     "DOODL": replace(SGOOL, updates=-1, weight=0.0),
     REFERENCE: SGOOL,
     "SGOOL, cutouts": replace(SGOOL, updates=-1, parts="cutouts"),
-    "last two steps, whole": replace(STRAIGHT, through=2),
     "past the model, whole": STRAIGHT,
-    "past the model, crops": replace(STRAIGHT, weight=0.5),
     "past the model, cutouts": replace(STRAIGHT, weight=0.5, parts="cutouts"),
     "past the model, cutouts anywhere": replace(STRAIGHT, weight=0.5, parts="cutouts", source="uniform"),
 }
