@@ -124,6 +124,28 @@ def test_gradient_is_that_of_the_whole_run(mode: str, dtype: torch.dtype, tolera
     assert float(wanted[0].norm()) > 1
 
 
+@pytest.mark.parametrize("dtype, least", [(torch.float16, 0.9999), (torch.bfloat16, 0.97)])
+def test_half_precision_keeps_the_direction(dtype: torch.dtype, least: float) -> None:
+    """Of a model whose weights are halves, with a loss so small that its gradient would vanish in them."""
+    found: dict[torch.dtype, Tensor] = {}
+    models = {kind: patched(kind, with_sag=False) for kind in (torch.float32, dtype)}
+    with torch.inference_mode():
+        for exact, half in zip(*(model.model.parameters() for model in models.values())):
+            exact.copy_(half)
+    for kind, model in models.items():
+        got: list[Tensor] = []
+
+        def work(denoise: Denoise, schedule: Schedule, start_of: Callable, got: list = got) -> Tensor:
+            states = reversible.euler(denoise, schedule, start_of(tiny.noise(16, 16)))
+            got.append(reversible.euler_gradient(denoise, schedule, states, 1e-9 * loss_gradient(states[0])))
+            return states[-1]
+
+        inside(model, work, steps=3, batch=1)
+        found[kind] = got[0].double()
+    a, b = found.values()
+    assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > least
+
+
 def test_controlnet() -> None:
     """Made and used before in inference mode, as in a server."""
     model = patched(torch.float32, with_sag=False)
