@@ -26,7 +26,8 @@ check:  ## lint, types, import rules, workflow files
 	$(RUN) -m tools.check
 
 browser-test:  ## the real browser against the real frontend
-	$(RUN) -m pytest -c tests/pytest.ini --rootdir tests tests/browser
+	@$(PYTHON3) -m tools.browser
+	@FOVEA_NEEDS_BROWSER=1 $(PYTHON3) -m tools.host -m pytest -c tests/pytest.ini --rootdir tests tests/browser
 
 thumbnails:  ## draw the pictures of the templates anew (workflows/*.jpg)
 	$(RUN) -m tools.thumbnails

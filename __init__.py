@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import attention_map, demo, guidance, latent, region_control, regions, saliency
+from .nodes import attention_map, demo, guidance, latent, painter, region_control, regions, saliency
 
 WEB_DIRECTORY = "./web"
 
@@ -20,6 +20,7 @@ class FoveaExtension(ComfyExtension):
             *guidance.NODES,
             *attention_map.NODES,
             *regions.NODES,
+            *painter.NODES,
             *region_control.NODES,
             *saliency.NODES,
             *latent.NODES,

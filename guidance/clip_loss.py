@@ -58,7 +58,7 @@ def distances(scorer: Scorer, squares: Tensor, wanted: Any) -> Tensor:
     if hasattr(scorer, "rate"):
         return -scorer.weight * scorer.rate(squares, wanted)
     overwrites = getattr(scorer, "overwrites", False)  # the host's towers do
-    with kept_apart([scorer.patcher.model]) if overwrites else contextlib.nullcontext():
+    with kept_apart([scorer.patcher.model])() if overwrites else contextlib.nullcontext():
         vectors = scorer.image(squares)
     return spherical(vectors, wanted.to(vectors))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .clip_loss import SalientLoss, Scorer, wanted_by
 from .host_gradient import (
+    GUIDANCE,
     make_companions_ordinary,
     make_ordinary,
     ordinary,
@@ -27,7 +28,7 @@ from .host_gradient import (
     resident,
     with_backward,
 )
-from .host_latents import bringing, decoder, patchers_of
+from .host_latents import bringing, decoder, make_loaded_ordinary, patchers_of
 from .latent_rules import each
 from .schedule import inside
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 logger = logging.getLogger(__name__)
-KEY = "fovea_clip_guidance"
+KEY = GUIDANCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,7 @@ class _Guide:
         sampling, level = model.model_sampling, float(sigma.flatten()[0])
         if not inside(sampling, level, self.settings.start, self.settings.end) or level <= 0 or not conds:
             return args["denoised"]
+        make_loaded_ordinary([self.vae, *patchers_of(self.settings.scorer)])
         one = torch.ones(1, device=x.device)
         scale = float(sampling.calculate_input(one * level, one))  # of the network's input: the root of alpha
         noise = float(sampling.noise_scaling(one * level, one, torch.zeros_like(one))) * scale  # the root of 1 - alpha

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OVERRIDE = hooks.OVERRIDE
 STEP_CACHES = ("easycache", "lazycache")  # wrappers that skip evaluations by what they saw in steps before
+GUIDANCE = "fovea_clip_guidance"  # the wrapper of host_clip_guidance
 
 
 @contextlib.contextmanager
@@ -131,10 +132,7 @@ def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[st
         raise NoGradient("The model runs on several GPUs, where no gradients are taken. Remove the multi-GPU node.")
     if options.get("context_handler") is not None:
         raise NoGradient("The model has context windows, through which no gradient is taken. Remove that node.")
-    names = {str(key).lower() for kinds in patcher.wrappers.values() for key in kinds}
-    for cache in STEP_CACHES:
-        if cache in names:
-            raise NoGradient(f"The model has {cache}: what it skips has no gradient. Remove that node.")
+    refuse_step_caches(patcher)
     for technique in options.get("transformer_options", {}).get(hooks.TECHNIQUES, ()):
         if getattr(technique, "every", 1) > 1:
             raise NoGradient(
@@ -146,6 +144,23 @@ def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[st
                 "Self-Attention Guidance's soft mask depends on the attention in a way that is not followed back. Use "
                 "mask_mode threshold or global."
             )
+
+
+def refuse_step_caches(patcher: ModelPatcher) -> None:
+    """Raise NoGradient for wrappers that remember earlier steps: they would remember those of an earlier trial."""
+    for cache in STEP_CACHES:
+        if cache in _wrappers(patcher):
+            raise NoGradient(f"The model has {cache}, which skips steps by what it saw before. Remove that node.")
+
+
+def refuse_clip_guidance(patcher: ModelPatcher) -> None:
+    """Raise NoGradient for CLIP guidance, whose push is a gradient itself and is not followed back."""
+    if GUIDANCE in _wrappers(patcher):
+        raise NoGradient("The model has CLIP Guidance, whose push has no gradient. Remove it, or set through to 0.")
+
+
+def _wrappers(patcher: ModelPatcher) -> set[str]:
+    return {str(key).lower() for kinds in patcher.wrappers.values() for key in kinds}
 
 
 def with_backward(patcher: ModelPatcher) -> None:
@@ -204,11 +219,13 @@ class GradientSampler(comfy.samplers.Sampler):
         inner = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         inner.latent_image, inner.noise = latent_image, noise
         most = self.max_denoise(model_wrap, sigmas)
+        safe = _safe(model_wrap) if self.through_model else contextlib.nullcontext
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
             level = torch.full((x.shape[0],), sigma, device=x.device, dtype=torch.float32)
-            return inner(x, level, denoise_mask, **extra_args).to(x.dtype)
+            with safe():
+                return inner(x, level, denoise_mask, **extra_args).to(x.dtype)
 
         def start_of(z: Tensor) -> Tensor:
             return sampling.noise_scaling(sigmas[0], self.settled(z, noise), latent_image, most)
@@ -216,15 +233,15 @@ class GradientSampler(comfy.samplers.Sampler):
         levels = tuple(float(sigma) for sigma in sigmas)
         one = torch.ones(1, device=noise.device)
         scales = tuple(float(sampling.calculate_input(one * level, one)) for level in levels)
-        with _safe(model_wrap) if self.through_model else contextlib.nullcontext():
-            found = self.work(denoise, Schedule(levels, scales), start_of)
+        found = self.work(denoise, Schedule(levels, scales), start_of)
         return sampling.inverse_noise_scaling(sigmas[-1], found)
 
 
-def _safe(guider: Any) -> contextlib.AbstractContextManager:
-    """The host's networks overwrite what autograd has kept, all but plain UNets do somewhere."""
+def _safe(guider: Any) -> Callable[[], contextlib.AbstractContextManager]:
+    """The host's networks overwrite what autograd has kept, all but plain UNets do somewhere: a context for each
+    evaluation."""
     conds = [cond for found in guider.conds.values() for cond in found or ()]
     network = guider.inner_model.diffusion_model
     if isinstance(network, UNetModel) and not any(cond.get("control") is not None for cond in conds):
-        return contextlib.nullcontext()
+        return contextlib.nullcontext
     return kept_apart([network, *(patcher.model for patcher in companions(guider.model_patcher, conds))])

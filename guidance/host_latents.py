@@ -19,8 +19,11 @@ from .computed_again import blocks_computed_again
 from .host_gradient import (
     GradientSampler,
     make_companions_ordinary,
+    make_ordinary,
     ordinary,
     outside_inference_mode,
+    refuse_clip_guidance,
+    refuse_step_caches,
     refuse_what_loses_gradient,
     resident,
     with_backward,
@@ -95,6 +98,7 @@ def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callabl
     back at the end, also after an error or a cancel. Raises NoGradient where gradients would be wrong or impossible.
     """
     if task.through != 0:
+        refuse_clip_guidance(setting.model)
         refuse_what_loses_gradient(setting.model, [options for _, options in (*setting.positive, *setting.negative)])
     if task.mode == "invertible":
         if setting.noise_mask is not None:
@@ -107,7 +111,10 @@ def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callabl
         if task.draws > 1:
             first = draw(_draws(noise, setting.seed, task.draws), evaluate, limits.seconds, watch)
         if limits.seconds:
-            limits = replace(limits, seconds=max(1e-9, limits.seconds - (time.monotonic() - began)))
+            left = limits.seconds - (time.monotonic() - began)
+            if first is not None and left <= 0:
+                return first
+            limits = replace(limits, seconds=max(1e-9, left))
         start = noise if first is None else first.start.clone()
         return search(start, evaluate, task.rule, limits, _generators(noise, setting.seed + 1), watch, first)
 
@@ -133,6 +140,7 @@ def _tried(
 ) -> Outcome:
     """Let `look` try starting latents inside of one run of the host, which differs from a plain one as little as the
     gradients that are wanted allow."""
+    refuse_step_caches(setting.model)
     if setting.latent.ndim != 4:
         raise NoGradient("Starting latents of videos cannot be optimised: use a model of pictures.")
     with outside_inference_mode() if gradient == RUN else contextlib.nullcontext():
@@ -160,6 +168,8 @@ def _tried(
                 tick()
                 return denoise(x, sigma)
 
+            if gradient >= PICTURES:
+                make_loaded_ordinary([vae, *patchers_of(task.scorer)])
             process_out = guider.inner_model.process_latent_out
             decode = decoder(setting.vae, vae.model, process_out)
             noise = ordinary(setting.noise).to(patcher.load_device, torch.float32)
@@ -195,7 +205,7 @@ class _Trial:
     ) -> None:  # fmt: skip
         self.task, self.denoise, self.schedule, self.start_of = task, denoise, schedule, start_of
         self.decode, self.wanted, self.generators = decode, wanted, generators
-        self.iteration, self.map = 0, None
+        self.moved, self.map = 0, None
         self.nowhere = [0] * len(generators)
 
     def evaluate(self, z: Tensor, gradient_wanted: bool) -> Evaluation:
@@ -221,7 +231,7 @@ class _Trial:
                 at_first = reversible.euler_gradient(self.denoise, self.schedule, states, at_ends[0], through)
             slope = self.start_of(torch.ones_like(z)) - self.start_of(torch.zeros_like(z))
             gradient = (slope * at_first).to(z)
-        self.iteration += 1
+        self.moved += gradient_wanted
         return Evaluation(losses, gradient, ends[0], pictures)
 
     def _scored(self, ends: list[Tensor], gradient_wanted: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -232,7 +242,8 @@ class _Trial:
                 leaf = ordinary(end).detach().requires_grad_() if gradient_wanted else end
                 with torch.set_grad_enabled(gradient_wanted):
                     pictures = self.decode(leaf)
-                    saliency = self._saliency(pictures.detach()) if shown is None else self.map
+                    again = not gradient_wanted or self.moved % self.task.refresh == 0  # draws are other pictures
+                    saliency = self._saliency(pictures.detach(), again) if shown is None else self.map
                     found = self.task.loss(self.task.scorer, self.wanted, pictures, saliency, self.generators)
                     losses = found / len(ends)
                     if gradient_wanted:  # scaled, so that a decoder in half precision does not lose it
@@ -243,11 +254,11 @@ class _Trial:
         assert total is not None and shown is not None
         return total, shown, gradients
 
-    def _saliency(self, pictures: Tensor) -> Tensor | None:
+    def _saliency(self, pictures: Tensor, again: bool) -> Tensor | None:
         given = self.task.saliency
         if given is None or self.task.loss.weight == 0:
             return None
-        if self.map is None or (callable(given) and self.iteration % self.task.refresh == 0):
+        if self.map is None or (callable(given) and again):
             look = getattr(given, "maps", given)  # a model that the run has loaded
             found = look(pictures) if callable(look) else look
             size = pictures.shape[-2:]
@@ -273,6 +284,19 @@ def decoder(vae: Any, network: Any, process_out: Callable[[Tensor], Tensor]) -> 
         return vae.process_output(decoded.float())
 
     return decode
+
+
+def make_loaded_ordinary(patchers: list) -> None:
+    """Models that gradients go through, after the host has loaded them: moving them to a GPU in inference mode makes
+    tensors that autograd refuses. Raises NoGradient for what is loaded in part only, whose weights come and go."""
+    with outside_inference_mode():
+        for patcher in patchers:
+            if getattr(patcher.model, "model_lowvram", False):
+                raise NoGradient(
+                    f"{type(patcher.model).__name__} does not fit into the GPU's memory as a whole, which gradients "
+                    "need: take a tiny autoencoder as vae, a smaller scorer, or a smaller picture."
+                )
+            make_ordinary(patcher.model)
 
 
 def patchers_of(*owners: Any) -> list:

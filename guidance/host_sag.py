@@ -35,13 +35,16 @@ Conds = Sequence[Mapping[str, Any]]
 class SagState:
     """What one guidance remembers during a run. due: compute now (True), reuse the last term (False), off (None).
 
-    begun, guided: steps inside the window that began and that reached us with their result.
+    begun, guided: steps inside the window that began and that reached us with their result. last, top: the noise level
+    of the step before, and the highest so far.
     """
 
     due: bool | None = None
     begun: int = 0
     guided: int = 0
     term: Tensor | None = None
+    last: float = 0.0
+    top: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,9 @@ class SelfAttentionGuidance:
         if not inside(sampling, run.sigma, self.start, self.end):
             state.due = None
             return ()
+        if run.sigma > state.last and run.sigma >= state.top:  # sampling begins once more inside of this run
+            state.guided, state.term = 0, None
+        state.top, state.last = max(state.top, run.sigma), run.sigma
         # Counted are steps whose result was seen: a cache may skip some after they began.
         state.due = state.guided % self.every == 0 or state.term is None
         state.begun += 1

@@ -43,7 +43,8 @@ class Best:
         better = found.losses < self.losses  # false for NaN
         for kept, new in ((self.losses, found.losses), (self.start, start), (self.sampled, found.sampled),
                           (self.pictures, found.pictures)):  # fmt: skip
-            kept[better] = new[better].to(kept)
+            at = better.to(kept.device)
+            kept[at] = new[at.to(new.device)].to(kept)
         return better
 
 
@@ -79,7 +80,8 @@ def search(
         found = evaluate(z, not last)
         if best is None:
             best = _nothing(start, found)
-        idle = 0 if best.consider(z, found).any() else idle + 1
+        again = iteration == 0 and bool(best.iterations)  # what was found before is evaluated once more
+        idle = 0 if best.consider(z, found).any() or again else idle + 1
         best.iterations.append(found.losses.tolist())
         watch(iteration, best)
         if last or found.gradient is None:

@@ -122,7 +122,7 @@ def box_mask(box: Box, width: int, height: int) -> Tensor:
 def region_picture(regions: Regions) -> Tensor:
     """What is whose in colours: [n, height, width, 3]; grey where nothing is."""
     canvas = regions.canvas()
-    return _coloured(canvas.movedim(1, -1))
+    return coloured(canvas.movedim(1, -1))
 
 
 def grid_picture(regions: Regions, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -131,12 +131,13 @@ def grid_picture(regions: Regions, grid: tuple[int, int], size: tuple[int, int])
     shares = token_shares(canvas, grid, size, size)[0].reshape(*grid, -1)
     rows = torch.arange(size[0]) * grid[0] // size[0]
     columns = torch.arange(size[1]) * grid[1] // size[1]
-    return _coloured(shares[rows][:, columns])
+    return coloured(shares[rows][:, columns])
 
 
-def _coloured(shares: Tensor) -> Tensor:
-    """Shares [..., regions] as colours [..., 3]."""
-    colours = torch.tensor([rgb(PALETTE[i % len(PALETTE)]) for i in range(shares.shape[-1])]).reshape(-1, 3)
+def coloured(shares: Tensor, colours: Tensor | None = None) -> Tensor:
+    """Shares [..., regions] as colours [..., 3]; grey where nobody is. colours: [regions, 3], else the palette's."""
+    if colours is None:
+        colours = torch.tensor([rgb(PALETTE[i % len(PALETTE)]) for i in range(shares.shape[-1])]).reshape(-1, 3)
     return shares @ colours + (1 - shares.sum(dim=-1, keepdim=True)).clamp(0, 1) * 0.85
 
 

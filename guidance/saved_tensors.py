@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 
-def kept_apart(networks: Iterable[nn.Module]) -> contextlib.AbstractContextManager:
-    """Inside, autograd keeps copies of all but the networks' weights.
+def kept_apart(networks: Iterable[nn.Module]) -> Callable[[], contextlib.AbstractContextManager]:
+    """What makes a context, inside of which autograd keeps copies of all but these networks' weights.
 
     Not torch's allow_mutation_on_saved_tensors: it tells tensors apart by address and version, which come again.
     """
@@ -19,4 +19,4 @@ def kept_apart(networks: Iterable[nn.Module]) -> contextlib.AbstractContextManag
     def keep(tensor: Tensor) -> Tensor:
         return tensor if tensor.untyped_storage().data_ptr() in weights else tensor.clone()
 
-    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    return lambda: torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)

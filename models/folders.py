@@ -8,7 +8,6 @@ import folder_paths
 
 
 def register(name: str) -> str:
-    """Make a folder known to the host, unless a user's extra_model_paths.yaml has done so. Returns its name."""
-    if name not in folder_paths.folder_names_and_paths:
-        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+    """Make a folder known to the host, beside those of a user's extra_model_paths.yaml. Returns its name."""
+    folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
     return name

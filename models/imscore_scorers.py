@@ -7,8 +7,10 @@ unless asked for.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -60,9 +62,15 @@ class ImscoreScorer:
         return self.patcher.model.score(squares, [text] * len(squares)).reshape(-1)
 
 
+OLD_TRANSFORMERS = ("PickScore", "ImageReward", "MPS")  # imscore 0.0.11 uses in them what transformers 5 has not
+
+
 def names() -> list[str]:
     """What the installed package offers, nothing without it."""
-    return [PREFIX + name for name in KINDS] if importlib.util.find_spec("imscore") else []
+    if not importlib.util.find_spec("imscore"):
+        return []
+    new = int(importlib.metadata.version("transformers").split(".")[0]) >= 5
+    return [PREFIX + name for name in KINDS if not (new and name in OLD_TRANSFORMERS)]
 
 
 def load(name: str, allow_download: bool) -> ImscoreScorer:
@@ -75,7 +83,10 @@ def load(name: str, allow_download: bool) -> ImscoreScorer:
             f"{name} needs {', '.join(missing)}, which is not in this machine's hub cache. Switch allow_download on, "
             f"or fetch it by hand: {'; '.join(f'hf download {repo}' for repo in missing)}."
         )
-    return wrap(name, class_of(kind).from_pretrained(kind.repo))
+    try:
+        return wrap(name, class_of(kind).from_pretrained(kind.repo, strict=True))
+    except Exception as why:
+        raise ImscoreMissing(f"imscore cannot load {name} ({type(why).__name__}: {str(why)[:200]}).") from why
 
 
 def class_of(kind: Kind) -> Any:
@@ -86,13 +97,13 @@ def class_of(kind: Kind) -> Any:
         raise ImscoreMissing(f"The package imscore cannot be used ({why}). Install it: pip install imscore.") from why
 
 
-def not_here(kind: Kind) -> list[str]:
-    """Which of a kind's repositories the hub's cache does not have."""
+def not_here(kind: Kind, cache: Path | None = None) -> list[str]:
+    """Which of a kind's repositories the hub's cache (this folder; else the hub's own) does not have."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        here = {repo.repo_id for repo in scan_cache_dir().repos}
+        here = {repo.repo_id for repo in scan_cache_dir(cache).repos}
     except CacheNotFound:
         here = set()
     return [repo for repo in (kind.repo, *kind.needs) if repo not in here]

@@ -64,6 +64,7 @@ class HostPairScorer:
     std: Sequence[float]
     patcher: Any = field(repr=False)
     clip: Any = field(repr=False)
+    key: str = "g"  # of the text tower's tokens
     overwrites: ClassVar[bool] = True  # what autograd keeps
 
     def image(self, squares: Tensor) -> Tensor:
@@ -80,13 +81,13 @@ class HostPairScorer:
 
     def unread(self, text: str) -> int:
         """How many tokens of a text are beyond the first 75, which make the vector."""
-        counts = (sum(len(chunk) for chunk in chunks[1:]) for chunks in self.clip.tokenize(text).values())
-        return max(counts, default=0)
+        chunks = self.clip.tokenize(text, return_word_ids=True)[self.key]
+        return sum(token[2] != 0 for chunk in chunks[1:] for token in chunk)  # 0 is padding, begin and end
 
 
 def host_pair(vision: Any, clip: Any) -> HostPairScorer:
     """A scorer from what the host's loaders give. The image tower's weights are copied. Raises NoPair."""
-    towers = [name for name in TOWERS if hasattr(clip.cond_stage_model, name)]
+    towers = [name for name in TOWERS if getattr(clip.cond_stage_model, name, None) is not None]
     wide = vision.config.get("projection_dim")
     if vision.model_type != "clip_vision_model" or not towers:
         raise NoPair(
@@ -104,7 +105,7 @@ def host_pair(vision: Any, clip: Any) -> HostPairScorer:
     copy.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
     return HostPairScorer(
         "CLIP_VISION and CLIP", vision.image_size, wide, vision.image_mean, vision.image_std,
-        patched(copy), clip,
+        patched(copy), clip, next(name for name in towers if width_of(clip, name) == wide).removeprefix("clip_"),
     )  # fmt: skip
 
 

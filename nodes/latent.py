@@ -208,7 +208,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
                                tooltip="How far each change goes, in the rule's own unit. 0 is off."),
                 io.Combo.Input("rule", options=list(latent_rules.RULES), default="doodl",
                                tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
-                               "norm, for models of one to four steps."),
+                               "norm, for models of one to four steps. turn: always equally far."),
                 io.Float.Input("salient_weight", default=0.5, min=0.0, max=1.0, step=0.05,
                                tooltip="Share of the salient parts in the loss. 0 is DOODL: the whole picture only."),
                 io.Combo.Input("parts", options=list(PARTS), default="crops",
@@ -356,8 +356,8 @@ def _advice(setting: Setting) -> Iterator[None]:
         batch, _, height, width = setting.latent.shape
         raise RuntimeError(
             f"Out of memory with {batch} picture(s), latents of {width} x {height}. Gradients need several times the "
-            "memory of plain sampling, whatever the number of steps: use a smaller picture, a batch of one, or a tiny "
-            "autoencoder (TAESD) as vae."
+            "memory of plain sampling, whatever the number of steps: use a smaller picture, a batch of one, a tiny "
+            "autoencoder (TAESD) as vae, or through 0, which takes none of the model's."
         ) from why
 
 
@@ -396,7 +396,7 @@ class FixedNoise:
 def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text: str, trial: str) -> io.NodeOutput:
     best = found.best
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
-    curve = charts.curves(list(zip(*best.iterations)), "loss (half the squared angle)", trial)
+    curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
     told = [
         *_unread(scorer, text),
         *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"

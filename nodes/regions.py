@@ -19,7 +19,8 @@ REGIONS_OUT = "The regions so far, for Dense Diffusion, Paint with Words, or one
 LEVELS = (8, 16, 32, 64)  # latent pixels are 8 image pixels: the layers of SD1.5 and SDXL have tokens of 8 to 64
 
 
-def _extended(previous: Regions | None, added: list[Any], overlap: str | None, name: str) -> Regions:
+def extended(previous: Regions | None, added: list[Any], overlap: str | None, name: str) -> Regions:
+    """More regions on top of the previous ones. name: of the node, for the error."""
     items = (*(previous.items if previous is not None else ()), *added)
     if len(items) > MOST:
         raise ValueError(f"{name}: {len(items)} regions are too many, {MOST} at most.")
@@ -76,7 +77,7 @@ class FoveaRegion(io.ComfyNode):
         conditioning: list | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         added = paintings.region(mask, phrase, strength, negative, conditioning)
-        return io.NodeOutput(_extended(regions, [added], None, "Region"))
+        return io.NodeOutput(extended(regions, [added], None, "Region"))
 
 
 class FoveaRegionsFromColors(io.ComfyNode):
@@ -123,7 +124,7 @@ class FoveaRegionsFromColors(io.ComfyNode):
             raise ValueError(f"Regions from Colors: colors: {why}") from None
         masks = paintings.colour_masks(image, listed, tolerance)
         added = [paintings.region(mask, colour.phrase, strength) for mask, colour in zip(masks, listed)]
-        return io.NodeOutput(_extended(regions, added, None, "Regions from Colors"))
+        return io.NodeOutput(extended(regions, added, None, "Regions from Colors"))
 
 
 class FoveaRegionsFromBoxes(io.ComfyNode):
@@ -173,7 +174,7 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
         for i, box in enumerate(found):
             phrase = lines[i].strip() if i < len(lines) and lines[i].strip() else box.phrase
             added.append(paintings.region(paintings.box_mask(box, width, height), phrase, strength))
-        return io.NodeOutput(_extended(regions, added, None, "Regions from Boxes"))
+        return io.NodeOutput(extended(regions, added, None, "Regions from Boxes"))
 
 
 class FoveaRegionPreview(io.ComfyNode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ import torch
 from fovea.attention.operators import Operator
 from fovea.models import demo
 from fovea.nodes.region_control import OPERATORS, FoveaDenseDiffusion
-from tools.eval import layouts, metrics, region_plots, sag
+from tools import report_latents
+from tools.eval import latent_methods, latent_plots, latents, layouts, metrics, region_plots, sag
 from tools.eval.region_methods import METHODS, Steered
 from tools.shapesworld.world import render
 
@@ -141,3 +142,32 @@ class TestLayouts:
                     found[curve].append(value)
         expected = [np.mean(values) for values in found.values()]
         assert region_plots.describe(scores, matched) == pytest.approx(expected, abs=1e-5)
+
+
+def test_latent_reports_name_methods_that_exist() -> None:
+    """Plots and page for made-up rows of every method."""
+    methods = latents.settled({name: 3 for name, method in latent_methods.METHODS.items() if method.timed})
+    assert {*latent_plots.PICTURED, *latent_plots.CURVED, *latents.BASELINES} <= set(methods)
+    assert not any(methods[name].weight for name in latent_plots.CURVED), "only the whole picture's loss is comparable"
+    rng = np.random.default_rng(0)
+    rows = {
+        name: [{**{key: float(rng.random()) for key in latents.MEASURED}, "seconds": 1.0, "norm": 64.0} for _ in "1234"]
+        for name in methods
+    }
+    baselines = {name: rows[name] for name in latents.BASELINES}
+    table = {name: {"settings": asdict(methods[name]), **latents.summary(rows[name], baselines)} for name in methods}
+    assert table["DOODL"]["against"]["DOODL"]["clip_b"] == [0, 0, 0]
+    page = report_latents.latents_section(
+        {"prompts": 4, "steps": 8, "cfg": 4.0, "updates": 12, "device": "cpu", "table": table}
+    )
+    assert all(f"| {name} |" in page for name in methods) and "3" in page
+    costs = latent_plots.costs_of(methods["past the model, whole"], 16, 2.0, 1.0)
+    assert costs == [1.0] * 12 + [2.0] * 3 + [1.0] and len(costs) == 16
+
+
+def test_counts_fill_the_time() -> None:
+    method = latent_methods.Method(draws=-1)
+    assert method.timed and method.filled(7).draws == 7 and latent_methods.Method(updates=-1).filled(5).updates == 5
+    for name in ("uniform", "centre", "spectral"):
+        found = latent_methods.saliency_source(name)(torch.rand(2, 3, 32, 32))
+        assert found.shape == (2, 32, 32) and found.min() >= 0

@@ -10,10 +10,11 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from comfy_extras.nodes_easycache import EasyCacheNode
 from torch import Tensor
 
-from fovea.guidance import captions, charts
-from fovea.guidance.host_gradient import NoGradient
+from fovea.guidance import captions, charts, host_latents
+from fovea.guidance.host_gradient import NoGradient, resident
 from fovea.models import demo
 from fovea.nodes.guidance import FoveaSelfAttentionGuidance
 from fovea.nodes.latent import (
@@ -140,28 +141,62 @@ def test_draws_come_first(given: dict[str, Any]) -> None:
     assert all(float(line.split()[-3]) <= best for line, best in zip(more.splitlines(), bests)) and "6 trials" in more
 
 
-def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is refused otherwise; one whose weights are streamed; an inpainting mask."""
-    settings = {"through": 0, "rule": "turn", "rate": 1.0}
-    guided = FoveaSelfAttentionGuidance.execute(
+def guided_every_second_step(given: dict[str, Any]) -> Any:
+    return FoveaSelfAttentionGuidance.execute(
         given["model"], scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", branch="auto", blocks="auto",
         start_percent=0.0, end_percent=1.0, every=2, rescale=0.0, kernel="auto",
     ).result[0]  # fmt: skip
-    assert "3 trials" in optimised(given, model=guided, **settings)[4]
+
+
+def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is refused otherwise, with a state that lives through a run: every trial begins without it. An
+    inpainting mask. The sampled model is the one given, only the decoder has to stay where it is."""
+    settings = {"through": 0, "rule": "turn", "rate": 1.0, "sampler_steps": 3}
+    guided = guided_every_second_step(given)
+    _, samples, _, _, report, noise = optimised(given, model=guided, **settings)
+    assert "3 trials" in report
+    again = noise.generate_noise(given["latent_image"])
+    with torch.inference_mode():
+        plain = comfy.sample.sample(
+            guided, again, 3, CFG, "euler", "normal", given["positive"], given["negative"],
+            given["latent_image"]["samples"], disable_pbar=True, seed=5,
+        )  # fmt: skip
+    assert close(samples["samples"], plain, 1e-3)
     mask = torch.zeros(1, 1, 256, 256)
     mask[..., :128] = 1
     picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
-    samples = optimised(given, latent_image={"samples": picture, "noise_mask": mask}, **settings)[1]["samples"]
-    assert close(samples[..., 16:], picture[..., 16:])
-    streamed = given["model"].clone()
-    streamed.cached_patcher_init = None
-    monkeypatch.setattr(type(streamed), "is_dynamic", lambda self: self.model is streamed.model)
-    with pytest.raises(NoGradient, match="streamed"):
-        optimised(given, model=streamed)
-    monkeypatch.undo()
-    assert not comfy.model_management.in_training
+    kept = optimised(given, latent_image={"samples": picture, "noise_mask": mask}, **settings)[1]["samples"]
+    assert close(kept[..., 16:], picture[..., 16:])
+    stayed: list[Any] = []
+    monkeypatch.setattr(host_latents, "resident", lambda patcher: stayed.append(patcher) or resident(patcher))
+    optimised(given, **settings)
+    assert stayed == [given["vae"].patcher]
+    optimised(given, updates=1)
+    assert stayed[1:] == [given["vae"].patcher, given["model"]]
     with pytest.raises(NoGradient, match="through"):
         optimised(given, mode="invertible", through=0)
+    assert not comfy.model_management.in_training
+
+
+def test_what_remembers_earlier_steps_is_refused_everywhere(given: dict[str, Any]) -> None:
+    cached = EasyCacheNode.execute(given["model"], 0.2, 0.15, 0.95, False).result[0]
+    for changes in ({}, {"through": 0}):
+        with pytest.raises(NoGradient, match="easycache"):
+            optimised(given, model=cached, **changes)
+    with pytest.raises(NoGradient, match="easycache"), torch.inference_mode():
+        FoveaBestOfN.execute(**{**given, "model": cached}, count=2, seconds=0.0)
+
+
+def test_clip_guidance_has_no_gradient(given: dict[str, Any]) -> None:
+    guided = TestClipGuidance.guided(given, 20.0)
+    with pytest.raises(NoGradient, match="CLIP Guidance"):
+        optimised(given, model=guided)
+    assert "3 trials" in optimised(given, model=guided, through=0, rule="turn", rate=1.0)[4]
+
+
+def test_time_is_up_while_drawing(given: dict[str, Any]) -> None:
+    report = optimised(given, draws=50, updates=5, seconds=0.01)[4]
+    assert "time is up after 1 draws" in report and "1 trials" in report
 
 
 def test_nothing_salient_is_said(given: dict[str, Any]) -> None:
@@ -185,12 +220,8 @@ def test_cancel(given: dict[str, Any]) -> None:
 
 
 def test_what_loses_gradient_is_refused(given: dict[str, Any]) -> None:
-    guided = FoveaSelfAttentionGuidance.execute(
-        given["model"], scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", branch="auto", blocks="auto",
-        start_percent=0.0, end_percent=1.0, every=2, rescale=0.0, kernel="auto",
-    ).result[0]  # fmt: skip
     with pytest.raises(NoGradient, match="every"):
-        optimised(given, model=guided)
+        optimised(given, model=guided_every_second_step(given))
 
 
 def test_best_of_n(given: dict[str, Any]) -> None:

@@ -252,6 +252,9 @@ class TestSearch:
         flat = lambda z, wanted: self.bowl(z * 0, wanted)  # noqa: E731
         best = search(self.start, flat, Doodl(), Limits(50, patience=3), [generator()] * 2)
         assert len(best.iterations) == 4 and "nothing better" in best.stopped
+        before = best_of([self.start * 0], flat)
+        best = search(self.start * 0, flat, Doodl(), Limits(50, patience=3), [generator()] * 2, best=before)
+        assert len(best.iterations) == 5, "what was found before does not count as a trial without progress"
         best = search(self.start, self.bowl, Doodl(), Limits(50, seconds=1e-9), [generator()] * 2)
         assert len(best.iterations) == 1 and "time is up" in best.stopped
 

@@ -126,12 +126,19 @@ def test_imscore_rates(preference: tuple[Any, Any]) -> None:
 
 
 def test_imscore_downloads_nothing_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert "imscore: PickScore" in imscore_scorers.names()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
+    """With an empty cache, and with one that has a scorer's own weights but not what its constructor needs."""
+    assert "imscore: CLIP score L/14" in imscore_scorers.names()
+    kind = imscore_scorers.KINDS["CLIP score L/14"]
+    assert imscore_scorers.not_here(kind, tmp_path / "none") == [kind.repo, *kind.needs]
+    folder = tmp_path / f"models--{kind.repo.replace('/', '--')}" / "snapshots" / ("0" * 40)
+    (folder / "x").mkdir(parents=True)
+    assert imscore_scorers.not_here(kind, tmp_path) == list(kind.needs)
+    asked: list[str] = []
     for name, kind in imscore_scorers.KINDS.items():
-        assert imscore_scorers.class_of(kind).from_pretrained
+        monkeypatch.setattr(imscore_scorers.class_of(kind), "from_pretrained", lambda repo, **_: asked.append(repo))
         with pytest.raises(imscore_scorers.ImscoreMissing, match=f"hf download {kind.repo}"):
             imscore_scorers.load(imscore_scorers.PREFIX + name, allow_download=False)
+    assert asked == []
 
 
 def test_without_the_package_nothing_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:

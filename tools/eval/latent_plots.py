@@ -18,7 +18,7 @@ from .region_plots import IMAGES, pyplot, save
 
 SHOWN = 8
 PICTURED = ("none", "CLIP guidance", "best of n", "DOODL", "SGOOL, crops", "past the model, whole")
-CURVED = ("best of n", "DOODL", "SGOOL, crops", "last two steps, whole", "past the model, whole")
+CURVED = ("best of n", "DOODL", "past the model, whole")
 
 
 def scores(report: dict, path: Path) -> None:

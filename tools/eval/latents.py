@@ -33,6 +33,7 @@ from .latent_methods import CFG, METHODS, REFERENCE, STEPS, UPDATES, Method
 FOLDER = ROOT / "output" / "eval" / "latents"
 FIRST_SEED = {"tune": 10_000_000, "report": 11_000_000}
 PROMPTS, TIMED = 32, 3  # of the report; of the timing, on tuning prompts
+BASELINES, COMPARED = ("none", "best of n", "DOODL"), ("clip_b", "share_right")
 MEASURED = ("clip_b", "clip_a", "share_right", "all_right", "exact")
 
 
@@ -135,14 +136,17 @@ def work(folder: Path, which: str, trials: dict[str, int], indices: list[int]) -
             studio.row(method, which, index)
 
 
-def summary(rows: list[dict], plain: list[dict]) -> dict[str, Any]:
-    """Means with 95 % bootstrap intervals over prompts; CLIP B also against no optimisation, paired."""
+def summary(rows: list[dict], baselines: dict[str, list[dict]]) -> dict[str, Any]:
+    """Means with 95 % bootstrap intervals over prompts; also against the baselines, paired."""
 
     def mean(values: np.ndarray) -> list[float]:
         return metrics.rounded((values.mean(), *metrics.bootstrap(lambda i: float(values[i].mean()), len(values))))
 
     found: dict[str, Any] = {key: mean(np.array([row[key] for row in rows])) for key in MEASURED}
-    found["clip_b_gain"] = mean(np.array([row["clip_b"] - other["clip_b"] for row, other in zip(rows, plain)]))
+    found["against"] = {
+        name: {key: mean(np.array([row[key] - other[key] for row, other in zip(rows, others)])) for key in COMPARED}
+        for name, others in baselines.items()
+    }
     found["seconds"] = round(float(np.median([row["seconds"] for row in rows])), 2)
     found["norm"] = round(float(np.mean([row["norm"] for row in rows])), 2)
     found["clip_b_all"] = [round(row["clip_b"], 4) for row in rows]
@@ -176,11 +180,12 @@ def main() -> None:
     report = {
         "commit": commit, "set": args.set, "prompts": args.prompts, "steps": STEPS, "cfg": CFG, "updates": UPDATES,
         "device": str(studio.tools.model.load_device), **time_given,
-        "table": {name: {"settings": asdict(methods[name]), **summary(rows[name], rows["none"])} for name in rows},
+        "table": {name: {"settings": asdict(methods[name]), **summary(rows[name], {n: rows[n] for n in BASELINES})}
+                  for name in rows},
     }  # fmt: skip
     (args.out / f"{args.set}.json").write_text(json.dumps(report, indent=1) + "\n")
     for name, found in sorted(report["table"].items(), key=lambda item: -item[1]["clip_b"][0]):
-        print(f"{name:<34}", *(f"{key} {found[key]}" for key in (*MEASURED, "clip_b_gain", "seconds")))
+        print(f"{name:<34}", *(f"{key} {found[key]}" for key in (*MEASURED, "against", "seconds")))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""A browser on the live server, as a person has it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tools import browser
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+SHOTS = Path(__file__).resolve().parent.parent.parent / "output" / "browser"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+MISSING = "no Chromium is installed (apt-get install chromium)"
+
+
+@pytest.fixture
+def page(live) -> Iterator:
+    """A fresh browser profile on the live server's address; console errors are collected in page.complaints."""
+    chromium = browser.find()
+    if chromium is None:
+        if os.environ.get("FOVEA_NEEDS_BROWSER"):
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with playwright.sync_playwright() as driver:
+        window = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        try:
+            page = window.new_page(viewport={"width": 1900, "height": 1080})
+            page.set_default_timeout(120_000)
+            page.complaints = []
+            page.on("pageerror", lambda error: page.complaints.append(str(error)))
+            page.on("console", lambda line: page.complaints.append(line.text) if line.type == "error" else None)
+            yield page
+        finally:
+            window.close()
+
+
+@pytest.fixture
+def settings(client) -> Callable[..., None]:
+    """The editor's settings live on the server; without the first flag it opens with a tour."""
+
+    def change(**values: object) -> None:
+        wished = {"Comfy.TutorialCompleted": True, **{name.replace("__", "."): value for name, value in values.items()}}
+        for name, value in wished.items():
+            reply = client.session.post(f"{client.address}/settings/{name}", data=json.dumps(value), timeout=60)
+            reply.raise_for_status()
+
+    return change

@@ -1,0 +1,266 @@
+"""The region painter as people use it, in both renderers: painted with a real pointer, kept, undone, copied, queued."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SHOTS = ROOT / "output" / "browser"
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+both_renderers = pytest.mark.parametrize("renderer", ["classic", "vue"])
+NODE = "window.app.graph.nodes.find(node => node.type === 'FoveaRegionPainter')"
+SIDE = 256
+
+
+class Painter:
+    """The painter on the page."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+
+    def text(self, node: str = NODE) -> str:
+        return self.page.evaluate(f"{node}.widgets.find(widget => widget.name === 'painting').value")
+
+    def value(self, node: str = NODE) -> dict:
+        return json.loads(self.text(node) or "{}")
+
+    def map(self, node: str = NODE) -> np.ndarray:
+        value = self.value(node)
+        if not value.get("map"):
+            return np.zeros((SIDE, SIDE), np.uint8)
+        data = base64.b64decode(value["map"].split(",")[1])
+        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))[..., 0]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        box = self.page.locator(".fovea-paper").first.bounding_box()
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def drag(self, *points: tuple[float, float], button: str = "left") -> None:
+        self.page.mouse.move(*self.at(*points[0]))
+        self.page.mouse.down(button=button)
+        for point in points[1:]:
+            self.page.mouse.move(*self.at(*point), steps=10)
+        self.page.mouse.up(button=button)
+
+    def tool(self, name: str) -> None:
+        self.page.locator(f"[data-tool={name}]").first.click()
+
+    def button(self, name: str) -> None:
+        self.page.get_by_role("button", name=name).first.click()
+
+    def phrases(self) -> Any:
+        return self.page.locator(".fovea-phrase")
+
+    def settled(self, wanted: np.ndarray) -> None:
+        """Wait until the widget holds this map."""
+        for _ in range(50):
+            if np.array_equal(self.map(), wanted):
+                return
+            self.page.wait_for_timeout(100)
+        assert np.array_equal(self.map(), wanted)
+
+
+def opened(page: Any, client: Any, settings: Callable, renderer: str) -> None:
+    settings(Comfy__VueNodes__Enabled=renderer == "vue", Comfy__Workflow__Persist=True)
+    page.goto(client.address)
+    page.get_by_role("button", name="Templates").wait_for()
+    page.wait_for_function("window.app?.graph && window.app.canvas")
+
+
+def loaded(page: Any, client: Any, settings: Callable, renderer: str) -> Painter:
+    """The template's graph, without its drawing."""
+    opened(page, client, settings, renderer)
+    graph = json.loads((ROOT / "workflows" / "painter_demo.json").read_text(encoding="utf-8"))
+    node = next(node for node in graph["nodes"] if node["type"] == "FoveaRegionPainter")
+    node["widgets_values"] = [SIDE, SIDE, ""]
+    page.evaluate("graph => window.app.loadGraphData(graph)", graph)
+    page.locator(".fovea-stage").first.wait_for()
+    return Painter(page)
+
+
+def paint_two(painter: Painter) -> None:
+    """A star at the left, a circle at the right, typed and painted."""
+    painter.button("Add a region")
+    painter.phrases().nth(0).fill("a plain red star")
+    painter.tool("ellipse")
+    painter.drag((0.06, 0.25), (0.46, 0.7))
+    painter.button("Add a region")
+    painter.phrases().nth(1).fill("a plain blue circle")
+    painter.tool("rectangle")
+    painter.drag((0.56, 0.3), (0.94, 0.7))
+    painter.button("Compose")
+
+
+@both_renderers
+def test_found_by_search_painted_kept_and_undone(page, client, settings, renderer: str) -> None:
+    opened(page, client, settings, renderer)
+    page.evaluate("window.app.graph.clear()")
+    page.locator("#graph-canvas").dblclick(position={"x": 500, "y": 200})
+    page.keyboard.type("paint with words", delay=30)
+    page.get_by_text("Region Painter", exact=True).first.wait_for()
+    page.get_by_text("Region Painter", exact=True).first.click()
+    page.locator(".fovea-stage").first.wait_for()
+    painter = Painter(page)
+    place = page.evaluate(f"[...{NODE}.pos]")
+    painter.drag((0.2, 0.3), (0.4, 0.5))
+    first = painter.map()
+    assert (first == 1).sum() > 1000 and first[int(0.4 * 512), int(0.3 * 512)] == 1, "where the pointer was"
+    painter.phrases().nth(0).fill("a red star")
+    painter.button("Add a region")
+    painter.drag((0.7, 0.3), (0.8, 0.6))
+    second = painter.map()
+    assert (second == 2).sum() > 1000 and page.evaluate(f"[...{NODE}.pos]") == place, "the node stays where it is"
+    page.locator(".fovea-stage").first.focus()
+    page.keyboard.press("Control+z")
+    painter.settled(first)
+    page.keyboard.press("Control+y")
+    painter.settled(second)
+    painter.drag((0.7, 0.3), (0.8, 0.6), button="right")
+    assert (painter.map() == 2).sum() < (second == 2).sum() / 2, "the right button rubs out"
+    page.keyboard.press("Control+z")
+    text = painter.text()
+    assert len(text) < 20_000 and [row["phrase"] for row in painter.value()["regions"]] == ["a red star", ""]
+    page.wait_for_timeout(2500)  # the editor keeps drafts with a delay
+    page.reload()
+    page.locator(".fovea-stage").first.wait_for()
+    page.wait_for_timeout(500)
+    assert painter.text() == text and painter.phrases().nth(0).input_value() == "a red star"
+    assert not [line for line in page.complaints if "fovea" in line.lower()]
+
+
+@both_renderers
+def test_copied_and_in_a_subgraph(page, client, settings, renderer: str) -> None:
+    """A copy is a drawing of its own; in a subgraph it is the same."""
+    painter = loaded(page, client, settings, renderer)
+    paint_two(painter)
+    text = painter.text()
+    copy = "window.app.graph.nodes.filter(node => node.type === 'FoveaRegionPainter')[1]"
+    page.evaluate(f"() => {{ const c = window.app.canvas; c.selectItems([{NODE}]); c.copyToClipboard(); "
+                  "c.pasteFromClipboard(); }")  # fmt: skip
+    page.wait_for_function(f"{copy}?.widgets?.some(widget => widget.name === 'painting' && widget.value)")
+    assert painter.text(copy) == text
+    painter.tool("bucket")
+    page.mouse.click(*painter.at(0.5, 0.05))
+    assert painter.text() != text or painter.text(copy) != text
+    assert painter.text() != painter.text(copy)
+    page.evaluate(f"window.app.graph.remove({copy})")
+    text = painter.text()
+    page.evaluate(f"window.app.graph.convertToSubgraph(new Set([{NODE}]))")
+    inside = "[...window.app.graph.subgraphs.values()][0].nodes.find(node => node.type === 'FoveaRegionPainter')"
+    page.wait_for_function(f"{inside}?.widgets?.some(widget => widget.name === 'painting')")
+    assert painter.text(inside) == text
+    queued = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    (inputs,) = [node["inputs"] for node in queued.values() if node["class_type"] == "FoveaRegionPainter"]
+    assert inputs["painting"] == text
+
+
+@both_renderers
+def test_what_is_painted_appears(page, client, settings, renderer: str, demo_model: Path) -> None:
+    """Queued on ShapesWorld, the reader finds the objects inside of what was painted, in most of four seeds."""
+    from fovea.models import demo
+    from tools.shapesworld import judge
+    from tools.shapesworld.world import COLOUR_NAMES, SHAPES
+
+    painter = loaded(page, client, settings, renderer)
+    paint_two(painter)
+    page.screenshot(path=SHOTS / f"painter_{renderer}.png")
+    for kind, name, number in (("KSampler", "steps", 20), ("EmptyLatentImage", "batch_size", 4)):
+        page.evaluate(f"window.app.graph.nodes.find(node => node.type === '{kind}').widgets"
+                      f".find(widget => widget.name === '{name}').value = {number}")  # fmt: skip
+    places = painter.map()
+    graph = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    run = client.run(graph)
+    assert run.status == "success", run.explain()
+    pictures = [np.array(Image.open(io.BytesIO(client.image(image))).convert("RGB"))
+                for node_id in run.outputs for image in run.images(node_id)]  # fmt: skip
+    assert len(pictures) == 4
+    reader, hits = demo.load_reader(), 0
+    for picture in pictures:
+        small = np.array(Image.fromarray(picture).resize((128, 128), Image.Resampling.BOX))
+        classes = reader(torch.from_numpy(small).movedim(-1, 0)[None].float() / 255)[0].argmax(1)[0].numpy()
+        for row, colour, shape in ((1, "red", "star"), (2, "blue", "circle")):
+            label = COLOUR_NAMES.index(colour) * len(SHAPES) + SHAPES.index(shape)
+            found = classes == label
+            inside = places[::2, ::2] == row
+            hits += found.sum() >= judge.LEAST_PIXELS and (found & inside).sum() > 0.6 * found.sum()
+    assert hits >= 4, f"{hits} of 8 objects are where they were painted"
+
+
+@both_renderers
+def test_size_and_tab(page, client, settings, renderer: str) -> None:
+    """Another size stretches the drawing and back gives the same; another tab and back loses nothing."""
+    painter = loaded(page, client, settings, renderer)
+    paint_two(painter)
+    before = painter.map()
+    change = (f"value => {{ const w = {NODE}.widgets.find(w => w.name === 'width'); "
+              "w.value = value; w.callback?.(value); }")  # fmt: skip
+    page.evaluate(change, 512)
+    wide = painter.map()
+    assert wide.shape == (SIDE, 512) and np.array_equal(wide[:, ::2], before)
+    page.evaluate(change, 16)
+    assert painter.map().shape == (SIDE, 16)
+    page.evaluate(change, SIDE)
+    assert np.array_equal(painter.map(), before), "small sizes in between lose nothing"
+    text = painter.text()
+    page.get_by_role("button", name="Create a new blank workflow").first.click()
+    page.wait_for_function(f"!{NODE}")
+    page.locator(".workflow-tab, [data-pc-name='togglebutton']").first.click()
+    page.wait_for_function(f"{NODE}?.widgets?.find(w => w.name === 'painting')?.value")
+    assert painter.text() == text
+
+
+def test_nothing_typed_becomes_markup(page, client, settings) -> None:
+    painter = loaded(page, client, settings, "classic")
+    phrase = "<img src=x onerror='window.hurt=1'>"
+    text = json.dumps({"version": 1, "width": SIDE, "height": SIDE, "caption": f"so {phrase}", "map": "",
+                       "regions": [{"id": 1, "color": "\"><b>", "phrase": phrase, "strength": 1e9}]})  # fmt: skip
+    page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", text)
+    page.wait_for_function("document.querySelector('.fovea-phrase')?.value.includes('onerror')")
+    assert painter.phrases().nth(0).input_value() == phrase
+    assert page.evaluate("window.hurt === undefined && !document.querySelector('.fovea-panel img[src=x]')")
+    for broken in ("{", "[]", '{"map": "data:image/png;base64,AAAA", "width": 99999}'):
+        page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", broken)
+        page.wait_for_function("document.querySelector('.fovea-said')?.textContent.includes('cannot be read')")
+
+
+def test_shapes_against_slow_ones(page, client, settings) -> None:
+    """Fill, polygon, ellipse and stroke pixel by pixel, by the page's own modules."""
+    opened(page, client, settings, "classic")
+    slow = Path(__file__).with_name("slow_shapes.js").read_text(encoding="utf-8")
+    wrong = page.evaluate(slow[slow.index("async") :])
+    assert wrong == []
+
+
+def test_the_brush_keeps_up(page, client, settings) -> None:
+    """1024 x 1024 with twelve regions: from pointer event to drawn canvas well under a frame, in the median."""
+    painter = loaded(page, client, settings, "classic")
+    regions = [{"id": i + 1, "color": f"#{i * 20:02x}80ff", "phrase": f"thing {i}", "strength": 1} for i in range(12)]
+    index = Image.fromarray((np.add.outer(np.arange(1024) // 256, np.arange(1024) // 86) % 12 + 1).astype(np.uint8))
+    data = io.BytesIO()
+    index.save(data, format="PNG")
+    text = json.dumps({"version": 1, "width": 1024, "height": 1024, "caption": "", "regions": regions,
+                       "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()})  # fmt: skip
+    page.evaluate(f"""text => {{
+        for (const name of ['width', 'height']) {NODE}.widgets.find(w => w.name === name).value = 1024;
+        {NODE}.widgets.find(w => w.name === 'painting').value = text; }}""", text)
+    page.wait_for_function("document.querySelector('.fovea-paper canvas').width === 1024")
+    painter.page.evaluate("""() => { window.spent = [];
+        const stage = document.querySelector('.fovea-stage');
+        stage.addEventListener('pointermove', () => { window.began = performance.now(); }, true);
+        stage.addEventListener('pointermove', () => window.spent.push(performance.now() - window.began)); }""")
+    painter.tool("brush")
+    painter.drag((0.1, 0.1), (0.9, 0.2), (0.2, 0.5), (0.9, 0.9))
+    spent = sorted(page.evaluate("window.spent"))
+    median, worst = spent[len(spent) // 2], spent[-1]
+    print(f"pointer to canvas: median {median:.2f} ms, worst {worst:.2f} ms of {len(spent)}")
+    assert len(spent) > 20 and median < 16
