@@ -10,7 +10,6 @@ import base64
 import binascii
 import io
 import json
-import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from .paintings import PALETTE
 VERSION = 1
 LONGEST_TEXT, LONGEST_PHRASE, LONGEST_CAPTION = 8_000_000, 1000, 20_000  # letters
 LEAST_SIDE, MOST_SIDE = 16, 4096  # pixels
+MOST_VALUES = 2**28  # of all masks together
 _PREFIX = "data:image/png;base64,"
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -110,9 +110,7 @@ def _row(entry: Any, i: int) -> Row:
     if not isinstance(colour, str) or not _COLOUR.fullmatch(colour):
         raise BadDrawing(f"{name}.color: should look like #e6194b, not {str(colour)[:20]!r}.")
     strength = entry.get("strength", 1.0)
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength) or not (
-        0 <= strength <= 10
-    ):  # fmt: skip
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 10:  # nor NaN
         raise BadDrawing(f"{name}.strength: should be a number from 0 to 10, not {str(strength)[:20]!r}.")
     hidden = entry.get("hidden", False)
     if not isinstance(hidden, bool):
@@ -143,18 +141,19 @@ def _index(url: str, width: int, height: int) -> Tensor:
         data = base64.b64decode(url[len(_PREFIX) :], validate=True)
     except (binascii.Error, ValueError):
         raise BadDrawing("map: its base64 is damaged.") from None
-    if len(data) < 24 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
+    if len(data) < 26 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
         raise BadDrawing("map: holds no PNG.")
+    if data[24] != 8 or data[25] == 3:  # bits, and the kind that has a palette
+        raise BadDrawing("map: should be a PNG of 8-bit grey or colours, without a palette.")
     found = struct.unpack(">II", data[16:24])
     if found != (width, height):
         raise BadDrawing(f"map: is {found[0]} x {found[1]} pixels, width and height say {width} x {height}.")
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            # Grey values and palette places are ids; of colours the red channel is.
-            values = np.array(picture if picture.mode in ("L", "P") else picture.convert("RGB").getchannel("R"))
+            values = np.array(picture.convert("RGBA"))  # grey values are ids; of colours red is; clear is nobody's
     except Exception as why:  # whatever a damaged file makes the decoder say
         raise BadDrawing(f"map: the PNG is damaged ({type(why).__name__}).") from None
-    return torch.from_numpy(values.astype(np.uint8))
+    return torch.from_numpy(np.where(values[..., 3] < 128, 0, values[..., 0]).astype(np.uint8))
 
 
 def _kind(value: Any) -> str:
@@ -164,7 +163,11 @@ def _kind(value: Any) -> str:
 
 
 def masks(drawing: Drawing, width: int, height: int) -> Tensor:
-    """A mask per shown row, [rows, height, width], 0 or 1; the map is stretched where sizes differ."""
+    """A mask per shown row, [rows, height, width], 0 or 1; the map is stretched where sizes differ. Raises BadDrawing
+    where they would not fit into memory."""
+    if len(drawing.shown) * width * height > MOST_VALUES:
+        count = f"{len(drawing.shown)} of {width} x {height} pixels"
+        raise BadDrawing(f"regions: {count} are too many: use a smaller size.")
     if drawing.index is None:
         return torch.zeros(len(drawing.shown), height, width)
     index = drawing.index[None, None].float()

@@ -46,8 +46,7 @@ class FoveaRegionPainter(io.ComfyNode):
                              tooltip="Height of the picture. What is painted is stretched."),
                 io.String.Input(
                     "painting", default="", optional=True, socketless=True, extra_dict={"widgetType": WIDGET},
-                    tooltip="The drawing as JSON: rows, caption and map. The editor shows a canvas instead; over the "
-                    "API write it by hand, docs/painting.schema.json tells how.",
+                    tooltip="The drawing. Over the API: JSON, as docs/painting.schema.json tells.",
                 ),
             ],
             outputs=[
@@ -76,9 +75,9 @@ class FoveaRegionPainter(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         try:
             drawn = drawing.parse(painting or "")
+            places = drawing.masks(drawn, width, height) if masks is None else _given(masks, drawn)
         except drawing.BadDrawing as why:
             raise ValueError(f"{NAME}: painting: {why}") from None
-        places = drawing.masks(drawn, width, height) if masks is None else _given(masks, drawn)
         added = [
             paintings.region(place, row.phrase, row.strength) for place, row in zip(places, drawn.shown) if place.any()
         ]
@@ -91,14 +90,14 @@ class FoveaRegionPainter(io.ComfyNode):
 
 
 def _given(masks: Tensor, drawn: Drawing) -> Tensor:
-    """Masks [n, height, width] as the places of the rows."""
+    """Masks [n, height, width], one per row, as the places of the rows that are not left out."""
     masks = masks.reshape(-1, *masks.shape[-2:]).float().clamp(0, 1)
-    if len(masks) != len(drawn.shown):
+    if len(masks) != len(drawn.rows):
         raise ValueError(
-            f"{NAME}: {len(masks)} masks are given for {len(drawn.shown)} rows: connect one mask per row, or "
-            "disconnect masks to use what is painted."
+            f"{NAME}: {len(masks)} masks are given for {len(drawn.rows)} rows: connect one mask per row, or disconnect "
+            "masks to use what is painted."
         )
-    return masks
+    return masks[[i for i, row in enumerate(drawn.rows) if not row.hidden]]
 
 
 NODES = [FoveaRegionPainter]

@@ -11,7 +11,10 @@ import pytest
 
 from tools import browser
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+if os.environ.get("FOVEA_NEEDS_BROWSER"):
+    import playwright.sync_api as playwright
+else:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 SHOTS = Path(__file__).resolve().parent.parent.parent / "output" / "browser"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -34,8 +37,10 @@ def page(live) -> Iterator:
             page = window.new_page(viewport={"width": 1900, "height": 1080})
             page.set_default_timeout(120_000)
             page.complaints = []
-            page.on("pageerror", lambda error: page.complaints.append(str(error)))
-            page.on("console", lambda line: page.complaints.append(line.text) if line.type == "error" else None)
+            page.on("pageerror", lambda error: page.complaints.append(f"{error} {error.stack}"))
+            page.on("console", lambda line: page.complaints.append(f"{line.text} {line.location.get('url', '')}")
+                    if line.type == "error" else None)  # fmt: skip
+            page.ours = lambda: [text for text in page.complaints if "fovea" in text.lower()]
             yield page
         finally:
             window.close()

@@ -71,7 +71,8 @@ class Painter:
 
 
 def opened(page: Any, client: Any, settings: Callable, renderer: str) -> None:
-    settings(Comfy__VueNodes__Enabled=renderer == "vue", Comfy__Workflow__Persist=True)
+    settings(Comfy__VueNodes__Enabled=renderer == "vue", Comfy__Workflow__Persist=True,
+             Comfy__NodeSearchBoxImpl__FollowCursor=False)  # fmt: skip
     page.goto(client.address)
     page.get_by_role("button", name="Templates").wait_for()
     page.wait_for_function("window.app?.graph && window.app.canvas")
@@ -111,6 +112,8 @@ def test_found_by_search_painted_kept_and_undone(page, client, settings, rendere
     page.get_by_text("Region Painter", exact=True).first.click()
     page.locator(".fovea-stage").first.wait_for()
     painter = Painter(page)
+    page.wait_for_timeout(1000)  # the new node finds its place
+    page.screenshot(path=SHOTS / f"painter_new_{renderer}.png")
     place = page.evaluate(f"[...{NODE}.pos]")
     painter.drag((0.2, 0.3), (0.4, 0.5))
     first = painter.map()
@@ -135,7 +138,7 @@ def test_found_by_search_painted_kept_and_undone(page, client, settings, rendere
     page.locator(".fovea-stage").first.wait_for()
     page.wait_for_timeout(500)
     assert painter.text() == text and painter.phrases().nth(0).input_value() == "a red star"
-    assert not [line for line in page.complaints if "fovea" in line.lower()]
+    assert not page.ours()
 
 
 @both_renderers
@@ -155,7 +158,7 @@ def test_copied_and_in_a_subgraph(page, client, settings, renderer: str) -> None
     assert painter.text() != painter.text(copy)
     page.evaluate(f"window.app.graph.remove({copy})")
     text = painter.text()
-    page.evaluate(f"window.app.graph.convertToSubgraph(new Set([{NODE}]))")
+    page.evaluate(f"() => {{ window.app.graph.convertToSubgraph(new Set([{NODE}])); }}")
     inside = "[...window.app.graph.subgraphs.values()][0].nodes.find(node => node.type === 'FoveaRegionPainter')"
     page.wait_for_function(f"{inside}?.widgets?.some(widget => widget.name === 'painting')")
     assert painter.text(inside) == text
@@ -214,7 +217,7 @@ def test_size_and_tab(page, client, settings, renderer: str) -> None:
     text = painter.text()
     page.get_by_role("button", name="Create a new blank workflow").first.click()
     page.wait_for_function(f"!{NODE}")
-    page.locator(".workflow-tab, [data-pc-name='togglebutton']").first.click()
+    page.locator(".workflow-tab").nth(1).click()
     page.wait_for_function(f"{NODE}?.widgets?.find(w => w.name === 'painting')?.value")
     assert painter.text() == text
 

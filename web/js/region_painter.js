@@ -7,6 +7,7 @@ import { install } from "./painter/style.js";
 
 const WIDGET = "FOVEA_PAINTER"; // no name of the host's own, which would take its place in Nodes 2.0
 const LEAST_HEIGHT = 440;
+const SETTLE = 300; // ms without another stroke
 
 const view = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`);
 
@@ -25,27 +26,44 @@ function backgrounds(node) {
   return found;
 }
 
+/** One step of the graph's undo, and what "Run (On Change)" waits for. Strokes in quick succession are one. */
+function takeStock() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+}
+
+// Nodes that are cloned and thrown away are never told so: panels are only held as long as somebody else does.
+const panels = new Set();
+api.addEventListener("executed", () => {
+  for (const held of panels) {
+    const panel = held.deref();
+    if (panel) panel.listBackgrounds();
+    else panels.delete(held);
+  }
+});
+
 function painter(node, name) {
   install();
   const of = (widget) => node.widgets?.find((other) => other.name === widget);
   const size = () => [of("width")?.value, of("height")?.value].map((value) => Math.min(Math.max(Math.round(Number(value)) || 512, 16), 4096));
   const [width, height] = size();
-  let widget = null;
+  let widget = null, waiting = 0;
   const panel = new Panel({
     width, height,
     backgrounds: () => backgrounds(node),
-    onChange(text) {
-      widget?.callback?.(text);
-      node.graph?.setDirtyCanvas?.(true, false);
-      const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker; // one step of the graph's undo
-      (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+    onChange(settled) {
+      widget?.callback?.(panel.text);
+      clearTimeout(waiting);
+      if (settled) waiting = setTimeout(takeStock, SETTLE);
     },
   });
+  panels.add(new WeakRef(panel));
   widget = node.addDOMWidget(name, WIDGET, panel.root, {
     getValue: () => panel.text,
     setValue: (text) => panel.setText(text, ...size()),
     getMinHeight: () => LEAST_HEIGHT,
     hideOnZoom: false,
+    socketless: true,
   });
   for (const other of [of("width"), of("height")]) {
     if (!other) continue;
@@ -56,16 +74,13 @@ function painter(node, name) {
       return result;
     };
   }
-  const executed = () => panel.listBackgrounds();
-  api.addEventListener("executed", executed);
   const removed = widget.onRemove;
   widget.onRemove = function (...given) {
-    api.removeEventListener("executed", executed);
+    clearTimeout(waiting);
     panel.dispose();
     return removed?.apply(this, given);
   };
-  if (node.size[1] < LEAST_HEIGHT + 220) node.setSize([Math.max(node.size[0], 400), LEAST_HEIGHT + 220]);
-  return { widget };
+  return { widget, minWidth: 400, minHeight: LEAST_HEIGHT + 220 };
 }
 
 app.registerExtension({

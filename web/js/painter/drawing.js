@@ -3,6 +3,7 @@
 
 export const VERSION = 1;
 export const MOST_ROWS = 64;
+export const LONGEST_PHRASE = 1000, LONGEST_CAPTION = 20_000; // as guidance/drawing.py has them
 // The pack's palette (guidance/paintings.py); rows beyond take its colours again, a little darker.
 const PALETTE = ["#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000"];
 
@@ -39,7 +40,7 @@ export function freshRow(rows) {
 export function composed(rows) {
   const phrases = rows.filter((row) => !row.hidden && row.phrase.trim()).map((row) => row.phrase.trim());
   const last = phrases.pop();
-  return phrases.length ? `${phrases.join(", ")} and ${last}` : last ?? "";
+  return (phrases.length ? `${phrases.join(", ")} and ${last}` : last ?? "").slice(0, LONGEST_CAPTION);
 }
 
 /** Where phrases stand in a caption: [{start, end, row}], not overlapping, longer phrases first. */
@@ -64,8 +65,15 @@ function canvas(width, height) {
   return Object.assign(document.createElement("canvas"), { width, height });
 }
 
+const packedMaps = new WeakMap(); // a map is never changed after it was packed
+
 /** The index map as a PNG's data URL: grey values are ids. */
 function packed(drawing) {
+  if (!packedMaps.has(drawing.map)) packedMaps.set(drawing.map, pack(drawing));
+  return packedMaps.get(drawing.map);
+}
+
+function pack(drawing) {
   const { width, height, map } = drawing;
   if (!map.some((id) => id)) return "";
   const surface = canvas(width, height), context = surface.getContext("2d", { willReadFrequently: true });
@@ -88,21 +96,25 @@ export async function fromText(text, width, height) {
   if (!text?.trim()) return blank(width, height);
   const given = JSON.parse(text);
   if (typeof given !== "object" || given === null || Array.isArray(given)) throw new Error("A drawing is a JSON object.");
+  if ((given.version ?? VERSION) !== VERSION) throw new Error(`Version ${given.version} is not known here: update Fovea.`);
   const drawing = blank(number(Math.round(given.width), 16, 4096, width), number(Math.round(given.height), 16, 4096, height));
-  drawing.caption = typeof given.caption === "string" ? given.caption : "";
-  for (const row of Array.isArray(given.regions) ? given.regions.slice(0, MOST_ROWS) : []) {
+  drawing.caption = typeof given.caption === "string" ? given.caption.slice(0, LONGEST_CAPTION) : "";
+  for (const [at, row] of (Array.isArray(given.regions) ? given.regions.slice(0, MOST_ROWS) : []).entries()) {
     const fresh = freshRow(drawing.rows);
-    const id = Number.isInteger(row?.id) && row.id > 0 && row.id < 256 ? row.id : fresh.id;
+    const id = Number.isInteger(row?.id) && row.id > 0 && row.id < 256 ? row.id : at + 1;
     if (drawing.rows.some((other) => other.id === id)) continue;
     drawing.rows.push({
       id,
       color: /^#[0-9a-f]{6}$/i.test(row?.color) ? row.color.toLowerCase() : fresh.color,
-      phrase: typeof row?.phrase === "string" ? row.phrase : "",
+      phrase: typeof row?.phrase === "string" ? row.phrase.slice(0, LONGEST_PHRASE) : "",
       strength: number(row?.strength, 0, 10, 1),
       hidden: row?.hidden === true,
     });
   }
-  if (typeof given.map === "string" && given.map) drawing.map = await unpacked(given.map, drawing.width, drawing.height);
+  if (typeof given.map === "string" && given.map) {
+    const known = new Set(drawing.rows.map((row) => row.id));
+    drawing.map = (await unpacked(given.map, drawing.width, drawing.height)).map((id) => (known.has(id) ? id : 0));
+  }
   return drawing;
 }
 
@@ -112,7 +124,8 @@ async function unpacked(url, width, height) {
   if (!match) throw new Error("The map is no PNG data URL.");
   const bytes = Uint8Array.from(atob(match[1]), (letter) => letter.charCodeAt(0));
   const view = new DataView(bytes.buffer); // its header tells the size before anything is decoded
-  if (bytes.length < 24 || view.getUint32(16) !== width || view.getUint32(20) !== height) {
+  const isPng = bytes.length > 26 && view.getUint32(0) === 0x89504e47 && view.getUint32(12) === 0x49484452;
+  if (!isPng || view.getUint32(16) !== width || view.getUint32(20) !== height) {
     throw new Error("The map is not as large as the drawing.");
   }
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };

@@ -1,8 +1,10 @@
 /** The painter's panel: tools, the stage, the rows, the caption. It knows nothing of the host but what it is given:
- *  onChange(text) after every finished change, backgrounds() -> [{key, label, url}]. */
+ *  onChange(settled) when the text has changed (settled: not while somebody types), backgrounds() -> [{key, label, url}]. */
 
 import * as shapes from "./shapes.js";
-import { colorTable, composed, freshRow, fromPicture, fromText, blank, phrasesIn, toPicture, toText } from "./drawing.js";
+import {
+  LONGEST_CAPTION, LONGEST_PHRASE, blank, colorTable, composed, freshRow, fromPicture, fromText, phrasesIn, toPicture, toText,
+} from "./drawing.js";
 import { element, iconButton, svg } from "./elements.js";
 import { History } from "./history.js";
 
@@ -24,6 +26,7 @@ export class Panel {
     this.texts = new WeakMap(); // of drawings, so that undo gives back the very same text
     this.history = new History();
     this.pointers = new Map();
+    this.lineOf = new Map(); // elements of rows, by id
     this.source = null; // what is resized again and again, so that no step loses anything
     this.build();
     this.refresh();
@@ -34,8 +37,10 @@ export class Panel {
   /** Show another drawing: a loaded workflow, an undo of the graph. */
   async setText(text, width, height) {
     const wanted = text ?? "";
-    if (wanted === this.text) return;
+    if (wanted === this.text && (wanted || (width === this.drawing.width && height === this.drawing.height))) return;
+    this.cancel();
     this.text = wanted;
+    this.loading = { width, height };
     try {
       const drawing = await fromText(wanted, width, height);
       if (this.text !== wanted) return; // a later one came meanwhile
@@ -46,20 +51,26 @@ export class Panel {
       if (this.text !== wanted) return;
       this.say(`The drawing cannot be read: ${error.message}`, true);
       this.drawing = blank(width, height);
+      this.texts.set(this.drawing, wanted); // it stays in the workflow until somebody paints
     }
+    const size = this.loading;
+    this.loading = null;
     this.source = null;
     this.history.clear();
     this.chosen = this.drawing.rows.some((row) => row.id === this.chosen) ? this.chosen : this.drawing.rows[0]?.id ?? null;
     this.refresh();
+    if (this.drawing.rows.length) this.resize(size.width, size.height);
   }
 
   /** The picture's size changed: what is painted is stretched. */
   resize(width, height) {
+    if (this.loading) return void (this.loading = { width, height });
     if (width === this.drawing.width && height === this.drawing.height) return;
+    this.cancel();
     this.source ??= this.drawing;
     const kept = this.source;
     this.drawing = { ...this.drawing, ...shapes.resized(this.source, width, height) };
-    this.finish();
+    this.finish(false);
     this.source = kept;
     this.refresh();
   }
@@ -73,6 +84,7 @@ export class Panel {
 
   /** Change something: kept for undo, shown, told. */
   change(next) {
+    this.cancel();
     this.history.keep(this.drawing);
     this.drawing = { ...this.drawing, ...next };
     if (next.map) this.source = null;
@@ -80,16 +92,19 @@ export class Panel {
     this.refresh();
   }
 
-  finish() {
+  finish(settled = true) {
     if (!this.texts.has(this.drawing)) this.texts.set(this.drawing, toText(this.drawing));
     this.text = this.texts.get(this.drawing);
-    this.onChange(this.text);
+    this.onChange(settled);
   }
 
   undo(forth = false) {
+    if (this.gesture || this.corners.length) return this.cancel();
     const state = forth ? this.history.forth(this.drawing) : this.history.back(this.drawing);
     if (!state) return;
+    const { width, height } = this.drawing;
     this.drawing = state;
+    if (state.width !== width || state.height !== height) this.drawing = { ...state, ...shapes.resized(state, width, height) };
     this.source = null;
     if (!state.rows.some((row) => row.id === this.chosen)) this.chosen = state.rows[0]?.id ?? null;
     this.finish();
@@ -106,8 +121,8 @@ export class Panel {
   changeRow(id, next, again = true) {
     const rows = this.drawing.rows.map((row) => (row.id === id ? { ...row, ...next } : row));
     if (again) return this.change({ rows });
-    this.drawing = { ...this.drawing, rows }; // while typing: the field keeps its focus
-    this.finish();
+    this.drawing = { ...this.drawing, rows }; // while typing
+    this.finish(false);
     this.refreshCaption();
   }
 
@@ -221,12 +236,13 @@ export class Panel {
     this.listen();
 
     this.rows = element("div", { className: "fovea-rows", role: "list", "aria-label": "Regions" });
-    this.caption = element("textarea", { placeholder: "Caption of the whole picture", "aria-label": "Caption", spellcheck: false });
+    this.caption = element("textarea", { placeholder: "Caption of the whole picture", "aria-label": "Caption", spellcheck: false,
+                                         maxLength: LONGEST_CAPTION }); // prettier-ignore
     this.marks = element("div", { className: "fovea-marks", "aria-hidden": "true" });
     this.caption.addEventListener("focus", () => (this.typing = this.drawing));
     this.caption.addEventListener("input", () => {
       this.drawing = { ...this.drawing, caption: this.caption.value };
-      this.finish();
+      this.finish(false);
       this.refreshCaption();
     });
     this.caption.addEventListener("change", () => this.typed());
@@ -238,11 +254,15 @@ export class Panel {
     this.said = element("div", { className: "fovea-said", role: "status" });
 
     this.panel = element(
-      "div", { className: "fovea-panel" }, tools, this.stage, pictures, this.rows,
+      "div", { className: "fovea-panel", "data-capture-wheel": "true" }, tools, this.stage, pictures, this.rows,
       element("div", { className: "fovea-bar" }, add, element("span", { className: "fovea-gap" }), compose),
       element("div", { className: "fovea-caption" }, this.marks, this.caption), this.said,
     );
     this.panel.addEventListener("keydown", (event) => this.key(event));
+    this.panel.addEventListener("keyup", (event) => {
+      if (event.key === " ") this.space = false;
+    });
+    this.panel.addEventListener("wheel", (event) => event.stopPropagation()); // lists scroll, the graph stays
     this.root = element("div", { className: "fovea-painter" }, this.panel);
     this.observer = new ResizeObserver(() => this.place());
     this.observer.observe(this.stage);
@@ -251,8 +271,11 @@ export class Panel {
 
   /** A text field was left: one step of undo for all that was typed. */
   typed() {
-    if (this.typing && this.typing !== this.drawing) this.history.keep(this.typing);
-    this.typing = null;
+    if (this.typing && this.typing !== this.drawing) {
+      this.history.keep(this.typing);
+      this.onChange(true);
+    }
+    this.typing = this.drawing;
     this.refreshButtons();
   }
 
@@ -290,19 +313,28 @@ export class Panel {
     this.context.putImageData(this.image, 0, 0, rect.x, rect.y, rect.width, rect.height);
   }
 
+  /** Rows that stay keep their elements, and with them focus and half-done clicks. */
   refreshRows() {
-    this.rows.replaceChildren(...this.drawing.rows.map((row, at) => this.rowElement(row, at)));
+    const lines = this.drawing.rows.map((row, at) => {
+      const line = this.lineOf.get(row.id) ?? this.rowElement(row, at);
+      this.lineOf.set(row.id, line);
+      line.update(row, at);
+      return line;
+    });
+    const now = [...this.rows.children];
+    if (now.length !== lines.length || lines.some((line, at) => line !== now[at])) this.rows.replaceChildren(...lines);
+    const ids = new Set(this.drawing.rows.map((row) => row.id));
+    for (const id of this.lineOf.keys()) if (!ids.has(id)) this.lineOf.delete(id);
   }
 
   rowElement(row, at) {
     const color = element("input", { type: "color", value: row.color, title: "Colour", "aria-label": `Colour of region ${at + 1}` });
     color.addEventListener("change", () => this.changeRow(row.id, { color: color.value }));
     const phrase = element("input", { type: "text", className: "fovea-phrase", value: row.phrase, placeholder: "a phrase",
-                                      "aria-label": `Phrase of region ${at + 1}`, spellcheck: false }); // prettier-ignore
+                                      maxLength: LONGEST_PHRASE, "aria-label": `Phrase of region ${at + 1}`, spellcheck: false }); // prettier-ignore
     phrase.addEventListener("focus", () => {
       this.typing = this.drawing;
-      this.chosen = row.id;
-      for (const other of this.rows.children) other.dataset.chosen = other === line;
+      this.choose(row.id);
     });
     phrase.addEventListener("input", () => this.changeRow(row.id, { phrase: phrase.value }, false));
     phrase.addEventListener("change", () => this.typed());
@@ -312,11 +344,11 @@ export class Panel {
       const value = Math.min(Math.max(Number(strength.value) || 0, 0), 10);
       this.changeRow(row.id, { strength: value });
     });
+    const hidden = (now) => this.changeRow(row.id, { hidden: now });
+    const eye = iconButton("shown", "Leave this region out", () => hidden(true));
+    const shut = iconButton("hidden", "Left out: take it in again", () => hidden(false));
     const line = element(
-      "div", { className: "fovea-row", role: "listitem", "data-chosen": row.id === this.chosen, "data-hidden": row.hidden },
-      color, phrase, strength,
-      iconButton(row.hidden ? "hidden" : "shown", row.hidden ? "Left out: take it in again" : "Leave this region out",
-                 () => this.changeRow(row.id, { hidden: !row.hidden })),
+      "div", { className: "fovea-row", role: "listitem" }, color, phrase, strength, eye, shut,
       iconButton("up", "Move up", () => this.moveRow(row.id, -1)),
       iconButton("down", "Move down", () => this.moveRow(row.id, 1)),
       iconButton("clear", `Delete region ${at + 1}`, () => this.removeRow(row.id)),
@@ -329,6 +361,19 @@ export class Panel {
       event.preventDefault();
       this.choose(row.id);
     });
+    line.update = (now, place) => {
+      const chosen = now.id === this.chosen;
+      Object.assign(line.dataset, { chosen, hidden: now.hidden });
+      line.setAttribute("aria-current", chosen);
+      if (color.value !== now.color) color.value = now.color;
+      if (phrase.value !== now.phrase) phrase.value = now.phrase;
+      if (document.activeElement !== strength) strength.value = now.strength;
+      eye.hidden = now.hidden;
+      shut.hidden = !now.hidden;
+      for (const [field, label] of [[color, "Colour"], [phrase, "Phrase"], [strength, "Strength"]]) {
+        field.setAttribute("aria-label", `${label} of region ${place + 1}`);
+      }
+    };
     return line;
   }
 
@@ -386,6 +431,9 @@ export class Panel {
   toggleFull() {
     if (this.dialog) return this.dialog.close();
     this.dialog = element("dialog", { className: "fovea-full", "aria-label": "Region painter" }, this.panel);
+    this.dialog.addEventListener("keydown", (event) => {
+      if (event.target === this.dialog) this.key(event);
+    });
     this.dialog.addEventListener("close", () => {
       this.root.append(this.panel);
       this.dialog.remove();
@@ -408,7 +456,11 @@ export class Panel {
     on("pointercancel", (event) => this.up(event, true));
     on("pointerleave", () => this.outline(this.corners.length ? this.cornerLine() : null));
     on("dblclick", () => this.closePolygon());
-    on("contextmenu", (event) => event.preventDefault());
+    on("contextmenu", (event) => {
+      event.preventDefault();
+      event.stopPropagation(); // the node's menu
+    });
+    on("mouseup", (event) => event.stopPropagation()); // the graph would take stock at once; onChange says when
     on("wheel", (event) => this.wheel(event));
     on("dragover", (event) => event.preventDefault());
     on("drop", (event) => {
@@ -444,7 +496,7 @@ export class Panel {
     }
     if (this.pointers.size > 1) return;
     if (event.button === 1 || this.space) {
-      this.panning = { x: event.clientX - this.pan.x, y: event.clientY - this.pan.y };
+      this.panning = { x: event.clientX, y: event.clientY };
       return;
     }
     if (event.button !== 0 && event.button !== 5) {
@@ -474,11 +526,12 @@ export class Panel {
       this.drawing = { ...this.drawing, rows: [row] };
       this.table = colorTable(this.drawing.rows, OPACITY);
     }
-    const before = this.gesture?.before ?? this.drawing;
+    const before = this.gesture?.before ?? this.drawing, tool = rub ? "brush" : this.tool;
     this.drawing = { ...this.drawing, map: this.drawing.map.slice() };
-    this.gesture = { before, start: point, last: point, line: [point], id: rub ? 0 : this.chosen, rub };
-    if (rub || this.tool === "brush") this.paint(this.brush(point, event));
-    if (this.tool === "bucket" && !rub) this.paint(shapes.fill(this.drawing, point, this.gesture.id));
+    const pointer = event.pointerId, id = rub ? 0 : this.chosen;
+    this.gesture = { before, pointer, tool, id, start: point, last: point, line: [point] };
+    if (tool === "brush") this.paint(this.brush(point, event));
+    if (tool === "bucket") this.paint(shapes.fill(this.drawing, point, this.gesture.id));
   }
 
   brush(point, event) {
@@ -493,24 +546,26 @@ export class Panel {
     if (known) this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
     if (this.pinch) return this.pinched();
     if (this.panning) {
-      this.pan = { x: event.clientX - this.panning.x, y: event.clientY - this.panning.y };
+      this.panBy(event.clientX - this.panning.x, event.clientY - this.panning.y);
+      this.panning = { x: event.clientX, y: event.clientY };
       return this.place();
     }
     const point = this.at(event);
     if (!this.gesture) return this.hover(point);
+    if (this.gesture.pointer !== event.pointerId) return;
     event.stopPropagation();
-    const { start, line, rub, before, id } = this.gesture;
-    if (rub || this.tool === "brush") {
+    const { start, line, tool, before, id } = this.gesture;
+    if (tool === "brush") {
       const events = event.getCoalescedEvents?.() ?? [];
       for (const part of events.length ? events : [event]) this.paint(this.brush(this.at(part), part));
       this.hover(point);
-    } else if (this.tool === "lasso") {
+    } else if (tool === "lasso") {
       line.push(point);
       this.outline(svg("polyline", { points: line.map((p) => `${p.x},${p.y}`).join(" ") }));
-    } else if (this.tool === "rectangle" || this.tool === "ellipse") {
+    } else if (tool === "rectangle" || tool === "ellipse") {
       this.gesture.last = event.shiftKey ? this.square(start, point) : point;
       this.outline(this.boxLine(start, this.gesture.last));
-    } else if (this.tool === "move") {
+    } else if (tool === "move") {
       this.paint(shapes.move(this.drawing, before.map, id, Math.round(point.x - start.x), Math.round(point.y - start.y)));
     }
   }
@@ -527,12 +582,12 @@ export class Panel {
       return;
     }
     this.panning = null;
-    if (!this.gesture) return;
+    if (!this.gesture || this.gesture.pointer !== event.pointerId) return;
     if (cancelled) return this.cancel();
-    const { before, start, last, line, id, rub } = this.gesture;
-    if (!rub && this.tool === "rectangle") shapes.rectangle(this.drawing, start, last, id);
-    if (!rub && this.tool === "ellipse") shapes.ellipse(this.drawing, start, last, id);
-    if (!rub && this.tool === "lasso") shapes.polygon(this.drawing, line, id);
+    const { before, start, last, line, id, tool } = this.gesture;
+    if (tool === "rectangle") shapes.rectangle(this.drawing, start, last, id);
+    if (tool === "ellipse") shapes.ellipse(this.drawing, start, last, id);
+    if (tool === "lasso") shapes.polygon(this.drawing, line, id);
     this.gesture = null;
     this.outline(null);
     this.settle(before);
@@ -552,7 +607,9 @@ export class Panel {
   }
 
   cancel() {
+    if (!this.gesture && !this.corners.length) return;
     if (this.gesture) this.drawing = this.gesture.before;
+    if (!this.drawing.rows.some((row) => row.id === this.chosen)) this.chosen = null;
     this.gesture = null;
     this.corners = [];
     this.outline(null);
@@ -611,10 +668,20 @@ export class Panel {
     this.zoomAt(event.clientX, event.clientY, Math.exp(-event.deltaY / 400));
   }
 
+  /** The stage's own pixels per pixel of the screen: the graph has a zoom, too. */
+  shrink() {
+    return this.stage.clientWidth / this.stage.getBoundingClientRect().width;
+  }
+
+  panBy(dx, dy) {
+    const shrink = this.shrink();
+    this.pan = { x: this.pan.x + dx * shrink, y: this.pan.y + dy * shrink };
+  }
+
   /** Zoom so that the point under the pointer stays there. */
   zoomAt(x, y, factor) {
     const zoom = Math.min(Math.max(this.zoom * factor, 1), 16), ratio = zoom / this.zoom;
-    const stage = this.stage.getBoundingClientRect(), shrink = this.stage.clientWidth / stage.width; // the graph's own zoom
+    const stage = this.stage.getBoundingClientRect(), shrink = this.shrink();
     const dx = (x - stage.left - stage.width / 2) * shrink - this.pan.x, dy = (y - stage.top - stage.height / 2) * shrink - this.pan.y;
     this.pan = zoom === 1 ? { x: 0, y: 0 } : { x: this.pan.x - dx * (ratio - 1), y: this.pan.y - dy * (ratio - 1) };
     this.zoom = zoom;
@@ -629,34 +696,41 @@ export class Panel {
   pinched() {
     if (this.pointers.size < 2) return;
     const now = this.spread();
-    this.pan = { x: this.pan.x + now.x - this.pinch.x, y: this.pan.y + now.y - this.pinch.y };
+    this.panBy(now.x - this.pinch.x, now.y - this.pinch.y);
     this.zoomAt(now.x, now.y, now.length / this.pinch.length);
     this.pinch = now;
   }
 
   key(event) {
     const typing = event.target.matches("input:not([type=range]):not([type=color]), textarea, select");
+    const slider = event.target.matches("input[type=range]");
     const command = event.ctrlKey || event.metaKey, key = event.key.toLowerCase();
     if (command && (key === "z" || key === "y") && !typing) {
       this.undo(key === "y" || event.shiftKey);
       // The graph hears of every key first and acts a frame later: this one is not its undo.
       Object.defineProperty(event, "key", { value: "Unidentified" });
     } else if (typing || command) {
-      if (typing) event.stopPropagation(); // the graph's own keys
+      if (typing && !command) event.stopPropagation(); // the graph's own keys
       return;
     } else if (key === "[" || key === "]") {
       this.setRadius(key === "[" ? this.radius / 1.25 : this.radius * 1.25 + 1);
     } else if (/^[1-9]$/.test(key) && this.drawing.rows[key - 1]) {
       this.choose(this.drawing.rows[key - 1].id);
-    } else if ((key === "delete" || key === "backspace") && this.chosen !== null) {
-      this.clearRegion();
+    } else if (key === "delete" || key === "backspace") {
+      this.clearRegion(); // and never the node
+    } else if (key === " " && event.target === this.stage) {
+      this.space = true;
+    } else if (["+", "=", "-", "0"].includes(key)) {
+      const { left, top, width, height } = this.stage.getBoundingClientRect();
+      if (key === "0") this.fit();
+      else this.zoomAt(left + width / 2, top + height / 2, key === "-" ? 0.8 : 1.25);
     } else if (key === "enter" && this.corners.length) {
       this.closePolygon();
     } else if (key === "escape" && (this.gesture || this.corners.length)) {
       this.cancel();
     } else if (key === "escape" && this.dialog) {
       this.toggleFull();
-    } else if (key.startsWith("arrow") && this.tool === "move" && this.chosen !== null) {
+    } else if (key.startsWith("arrow") && !slider && this.tool === "move" && this.chosen !== null) {
       this.nudge(key, event.shiftKey ? 10 : 1);
     } else {
       const tool = TOOLS.find(([, , letter]) => letter === key);
