@@ -118,7 +118,7 @@ def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callabl
         start = noise if first is None else first.start.clone()
         return search(start, evaluate, task.rule, limits, _generators(noise, setting.seed + 1), watch, first)
 
-    return _tried(setting, task, look, tick, RUN if task.through != 0 else PICTURES)
+    return tried(setting, task, look, tick, RUN if task.through != 0 else PICTURES)
 
 
 def best_of(
@@ -129,15 +129,16 @@ def best_of(
     def look(evaluate: Evaluate, noise: Tensor) -> Best:
         return draw(_draws(noise, setting.seed, count), evaluate, task.limits.seconds, watch)
 
-    return _tried(setting, task, look, tick, NOTHING)
+    return tried(setting, task, look, tick, NOTHING)
 
 
 NOTHING, PICTURES, RUN = range(3)  # what gradients are taken of: nothing, decoder and scorer, the whole run
 
 
-def _tried(
-    setting: Setting, task: Task, look: Callable[[Evaluate, Tensor], Best], tick: Callable[[], None], gradient: int
-) -> Outcome:
+def tried(
+    setting: Setting, task: Task, look: Callable[[Evaluate, Tensor], Best], tick: Callable[[], None] = lambda: None,
+    gradient: int = RUN,
+) -> Outcome:  # fmt: skip
     """Let `look` try starting latents inside of one run of the host, which differs from a plain one as little as the
     gradients that are wanted allow."""
     refuse_step_caches(setting.model)

@@ -206,12 +206,13 @@ class FoveaOptimizeLatent(io.ComfyNode):
                              tooltip="How often the noise is changed. The papers' is 50. 0 only samples and scores."),
                 io.Float.Input("rate", default=1.0, min=0.0, max=1000.0, step=0.1,
                                tooltip="How far each change goes, in the rule's own unit. 0 is off."),
-                io.Combo.Input("rule", options=list(latent_rules.RULES), default="doodl",
+                io.Combo.Input("rule", options=list(latent_rules.RULES), default="turn",
                                tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
                                "norm, for models of one to four steps. turn: always equally far."),
-                io.Float.Input("salient_weight", default=0.5, min=0.0, max=1.0, step=0.05,
-                               tooltip="Share of the salient parts in the loss. 0 is DOODL: the whole picture only."),
-                io.Combo.Input("parts", options=list(PARTS), default="crops",
+                io.Float.Input("salient_weight", default=0.0, min=0.0, max=1.0, step=0.05,
+                               tooltip="Share of the salient parts in the loss (SGOOL: above 0, such as 0.5). 0 looks "
+                               "at the whole picture only."),
+                io.Combo.Input("parts", options=list(PARTS), default="cutouts",
                                tooltip="crops: around the map's bright parts (SGOOL). cutouts: random squares, drawn "
                                "where the map is bright."),
                 io.Int.Input("refresh", default=1, min=1, max=100,
@@ -229,9 +230,9 @@ class FoveaOptimizeLatent(io.ComfyNode):
                                    tooltip="From Load Saliency Model. Without one: the spectral residual."),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Where the picture matters, instead of a saliency model."),
-                io.Int.Input("draws", default=1, min=1, max=1000, optional=True,
+                io.Int.Input("draws", default=8, min=1, max=1000, optional=True,
                              tooltip="Try so many noises first, and go on with the best."),
-                io.Int.Input("through", default=-1, min=-1, max=1000, optional=True,
+                io.Int.Input("through", default=0, min=-1, max=1000, optional=True,
                              tooltip="-1 takes the exact gradient, through all sampler steps. n: through the last n "
                              "steps only. 0: past the model, faster and with any model, only a direction."),
             ],
@@ -243,8 +244,8 @@ class FoveaOptimizeLatent(io.ComfyNode):
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
         text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, updates: int, rate: float, rule: str,
         salient_weight: float, parts: str, refresh: int, cutouts: int, mode: str, patience: int, seconds: float,
-        saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None, draws: int = 1,
-        through: int = -1,
+        saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None, draws: int = 8,
+        through: int = 0,
     ) -> io.NodeOutput:  # fmt: skip
         setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
         chosen = latent_rules.RULES[rule]()

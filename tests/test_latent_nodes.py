@@ -29,7 +29,7 @@ from fovea.nodes.latent import (
 TEXT = "a plain red star and a striped blue circle on a white background"
 STEPS, CFG = 4, 4.0
 OPTIONS = {"updates": 2, "rate": 30.0, "rule": "doodl", "salient_weight": 0.5, "parts": "crops", "refresh": 1,
-           "cutouts": 0, "mode": "checkpoint", "patience": 0, "seconds": 0.0}  # fmt: skip
+           "cutouts": 0, "mode": "checkpoint", "patience": 0, "seconds": 0.0, "draws": 1, "through": -1}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

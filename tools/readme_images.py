@@ -65,10 +65,23 @@ def shapesworld(evaluation: Path) -> Image.Image:
     return grid([tiles[:4], tiles[4:]], [], captions)
 
 
+NODE = (596, 56, 964, 748)  # where the template's painter lies on the browser tests' screenshots
+
+
+def painter(shots: Path) -> Image.Image:
+    """The Region Painter in Nodes 2.0 and in the classic editor, side by side."""
+    parts = [Image.open(shots / f"painter_{renderer}.png").convert("RGB").crop(NODE) for renderer in ("vue", "classic")]
+    sheet = Image.new("RGB", (2 * parts[0].width + GAP, parts[0].height), (20, 20, 20))
+    for i, part in enumerate(parts):
+        sheet.paste(part, (i * (part.width + GAP), 0))
+    return sheet
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     sag(ROOT / "output" / "demo").save(FOLDER / "sag.jpg", quality=88)
     regions(ROOT / "output" / "demo").save(FOLDER / "regions.jpg", quality=88)
+    painter(ROOT / "output" / "browser").save(FOLDER / "painter.jpg", quality=90)
     shapesworld(ROOT / "output" / "eval").save(FOLDER / "shapesworld.jpg", quality=88)
 
 

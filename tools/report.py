@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .host import ROOT
 from .pack import load_packages
-from .report_latents import latents_bench_section, latents_section
+from .report_latents import latents_bench_section, latents_section, lines_section
 from .report_regions import regions_bench_section, regions_section
 from .report_tables import percent, table
 
@@ -72,6 +72,8 @@ def page(facts: dict) -> str:
         sections.append(regions_bench_section(facts["regions_bench"]))
     if "latents" in facts:
         sections.append(latents_section(facts["latents"]))
+    if "latents_lines" in facts:
+        sections.append(lines_section(facts["latents_lines"]))
     if "latents_bench" in facts:
         sections.append(latents_bench_section(facts["latents_bench"]))
     return "\n\n".join([*sections, training_section(facts)]) + "\n"
@@ -214,6 +216,7 @@ def main() -> None:
             "regions_tuning": args.eval.parent / "regions" / "tune.json",
             "regions_bench": args.bench / "regions.json",
             "latents": args.eval.parent / "latents" / "report.json",
+            "latents_lines": args.eval.parent / "latents" / "lines.json",
             "latents_bench": args.bench / "latents.json",
         }
         for name, file in files.items():

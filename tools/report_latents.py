@@ -44,6 +44,23 @@ def latents_section(report: dict) -> str:
     )  # fmt: skip
 
 
+def lines_section(report: dict) -> str:
+    """How far the directions hold."""
+    head = ("direction", *(f"{100 * step:g} %" for step in report["steps"]))
+    rows = [
+        (name, *(f"{middle:.3f} ({100 * better:.0f} %)" for middle, better in zip(found["median"], found["better"])))
+        for name, found in report["table"].items()
+    ]
+    return "\n\n".join(
+        [
+            "### How far a gradient of the starting noise holds",
+            f"CLIP A's loss after one step over that before: the median of {report['prompts']} prompts of the tuning "
+            "set, and in brackets for how many of them it fell. A step turns the noise by this share of its length.",
+            table(head, rows),
+        ]
+    )
+
+
 def tries(settings: dict) -> str:
     return f"{settings['draws']} + {settings['updates']}"
 

@@ -61,15 +61,16 @@ def saliency_source(name: str) -> Callable[[Tensor], Tensor]:
     return {"spectral": spectral_residual, "uniform": uniform, "centre": centre}[name]
 
 
-def run(method: Method, tools: Any, text: str, seed: int) -> Any:
-    """The Best of guidance.latent_search that a method finds. tools: has model, clip, vae, scorer."""
+def run(method: Method, tools: Any, text: str, seed: int, look: Callable[..., Any] | None = None) -> Any:
+    """The Best of guidance.latent_search that a method finds. tools: has model, clip, vae, scorer. look: what to do
+    with the evaluation in place of the search (as its first arguments)."""
     import comfy.sample
     import comfy.samplers
 
     from fovea.guidance import latent_rules
     from fovea.guidance.clip_loss import SalientLoss
     from fovea.guidance.host_clip_guidance import ClipGuidance
-    from fovea.guidance.host_latents import Setting, Task, best_of, optimise
+    from fovea.guidance.host_latents import Setting, Task, best_of, optimise, tried
     from fovea.guidance.latent_search import Limits
 
     latent, model = torch.zeros(1, 4, 32, 32), tools.model
@@ -89,6 +90,8 @@ def run(method: Method, tools: Any, text: str, seed: int) -> Any:
     )  # fmt: skip
     if method.updates == 0:
         return best_of(setting, task, method.draws).best
+    if look is not None:
+        return tried(setting, task, lambda evaluate, noise: look(noise, evaluate)).best
     return optimise(setting, task).best
 
 
