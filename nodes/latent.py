@@ -66,7 +66,7 @@ class FoveaLoadScorer(io.ComfyNode):
                     "file's name.",
                 ),
                 io.Boolean.Input(
-                    "allow_download", default=False, advanced=True,
+                    "allow_download", default=False, optional=True, advanced=True,
                     tooltip="imscore's scorers only: fetch weights that are not in this machine's hub cache.",
                 ),
             ],
