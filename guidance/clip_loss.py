@@ -48,24 +48,28 @@ Scorer = Embedder | Judge
 COSINE = "100 x cosine"
 
 
-def wanted_by(scorer: Scorer, text: str) -> Any:
+def is_judge(scorer: Any) -> bool:
+    return hasattr(scorer, "rate")
+
+
+def wanted_by(scorer: Any, text: str) -> Any:
     """What `distances` takes for a text."""
-    return text if hasattr(scorer, "rate") else scorer.text([text])[0]
+    return text if is_judge(scorer) else scorer.text([text])[0]
 
 
-def distances(scorer: Scorer, squares: Tensor, wanted: Any) -> Tensor:
+def distances(scorer: Any, squares: Tensor, wanted: Any) -> Tensor:
     """How far squares are from a text, [n]; differentiable."""
-    if hasattr(scorer, "rate"):
+    if is_judge(scorer):
         return -scorer.weight * scorer.rate(squares, wanted)
-    overwrites = getattr(scorer, "overwrites", False)  # the host's towers do
-    with kept_apart([scorer.patcher.model])() if overwrites else contextlib.nullcontext():
+    network = scorer.patcher.model if getattr(scorer, "overwrites", False) else None  # what autograd keeps
+    with contextlib.nullcontext() if network is None else kept_apart([network])():
         vectors = scorer.image(squares)
     return spherical(vectors, wanted.to(vectors))
 
 
-def ratings(scorer: Scorer, found: Tensor) -> tuple[Tensor, str]:
+def ratings(scorer: Any, found: Tensor) -> tuple[Tensor, str]:
     """`distances` of whole pictures as people know them, higher is better, and what they are called."""
-    if hasattr(scorer, "rate"):
+    if is_judge(scorer):
         return -found / scorer.weight, scorer.unit
     return 100 * torch.cos((2 * found).sqrt()), COSINE  # back from half the squared angle
 

@@ -206,7 +206,8 @@ class _Trial:
     ) -> None:  # fmt: skip
         self.task, self.denoise, self.schedule, self.start_of = task, denoise, schedule, start_of
         self.decode, self.wanted, self.generators = decode, wanted, generators
-        self.moved, self.map = 0, None
+        self.moved = 0
+        self.map: Tensor | None = None
         self.nowhere = [0] * len(generators)
 
     def evaluate(self, z: Tensor, gradient_wanted: bool) -> Evaluation:
@@ -267,7 +268,7 @@ class _Trial:
             if found.shape[-2:] != size:
                 found = torch.nn.functional.interpolate(found[:, None], size=size, mode="bilinear")[:, 0]
             self.map = found[torch.arange(len(pictures)) % len(found)]
-        for i, salient in enumerate((self.map > 0).flatten(1).any(dim=1).tolist()):
+        for i, salient in enumerate(torch.gt(self.map, 0).flatten(1).any(dim=1).tolist()):
             self.nowhere[i] += not salient
         return self.map
 

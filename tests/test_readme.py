@@ -184,7 +184,9 @@ def test_the_grammar_is_the_worlds() -> None:
         scene = world.sample_scene(np.random.default_rng(index))
         assert re.fullmatch(caption, world.caption(scene, np.random.default_rng(index)))
     for path in graph.demo_graphs(ROOT / "demo").values():
-        prompt = graph.load(path)["positive"]["inputs"]["text"]
+        nodes = graph.load(path)
+        painted = nodes.get("painter", {"inputs": {"painting": "{}"}})["inputs"]["painting"]
+        prompt = nodes["positive"]["inputs"]["text"] if "positive" in nodes else json.loads(painted)["caption"]
         assert not prompt or re.fullmatch(caption, prompt)
 
 

@@ -20,7 +20,7 @@ SIZE = 512
 
 
 def compose(results: list[list[Image.Image]]) -> Image.Image:
-    """One square: each result is a column, its first pictures are stacked in it. Charts and wide sheets are left out."""
+    """One square: each result is a column of its first pictures. Charts and wide sheets are left out."""
     results = [images for images in results if images[0].width <= 1.5 * images[0].height] or results
     columns = len(results)
     rows = max(1, min(columns, *(len(images) for images in results)))

@@ -119,7 +119,9 @@ def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]
     def moved(way: Way, updates: int) -> Any:
         return optimise(setting(way.tiny), task(way, updates))
 
-    chosen = {name: partial(moved, way) for name, way in WAYS.items() if way.tiny in vaes}
+    chosen: dict[str, Callable[[int], Any]] = {
+        name: partial(moved, way) for name, way in WAYS.items() if way.tiny in vaes
+    }
     return lambda: best_of(setting(False), task(Way(), 0), 1), chosen
 
 
