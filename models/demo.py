@@ -17,7 +17,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from . import judges, shapesworld
+from . import judges, scorers, shapesworld
 
 FOLDER = Path(__file__).resolve().parent.parent / "demo"
 MANIFEST = "shapesworld.json"
@@ -122,3 +122,8 @@ def load_clip_a_image(folder: Path = FOLDER) -> judges.ClipAImage:
 
 def load_clip_b(folder: Path = FOLDER) -> judges.ClipB:
     return _judge("clip_b", "clip_b.", partial(judges.ClipB, len(manifest(folder)["token_ids"]) + 1), folder)
+
+
+def load_scorer(clip: Any = None) -> scorers.HostClipScorer:
+    """CLIP A as a scorer, with this text encoder, which has its text tower; else with one of its own."""
+    return scorers.HostClipScorer("ShapesWorld CLIP A", 128, scorers.patched(load_clip_a_image()), clip or load_clip())

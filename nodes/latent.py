@@ -79,8 +79,7 @@ class FoveaLoadScorer(io.ComfyNode):
             if file.startswith(imscore_scorers.PREFIX):
                 return io.NodeOutput(imscore_scorers.load(file, allow_download))
             if file == CLIP_A:
-                tower = scorers.patched(demo.load_clip_a_image())
-                return io.NodeOutput(scorers.HostClipScorer("ShapesWorld CLIP A", 128, tower, demo.load_clip()))
+                return io.NodeOutput(demo.load_scorer())
             return io.NodeOutput(
                 open_clip_files.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file)), activation)
             )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fovea.models import demo, open_clip_files, scorers
+from fovea.models import demo, open_clip_files
 from fovea.models.open_clip_files import ARCHITECTURES, UnknownScorer
 from tools.shapesworld import sets
 from tools.shapesworld.world import caption, render
@@ -87,7 +87,7 @@ def test_bad_files(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_clip_a_prefers_its_own_captions() -> None:
-    scorer = scorers.HostClipScorer("CLIP A", 128, scorers.patched(demo.load_clip_a_image()), demo.load_clip())
+    scorer = demo.load_scorer()
     scenes = [sets.scene("tune", 50 + i, 2 + i % 3) for i in range(4)]
     pictures = torch.stack([torch.from_numpy(render(scene)[0]) for scene in scenes]).movedim(-1, 1).float() / 255
     images = scorer.image(torch.nn.functional.interpolate(pictures, size=(128, 128), mode="area"))

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
 import statistics
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .. import record
 from ..host import ROOT
 from ..pack import load_packages
 from . import meter
@@ -81,7 +80,7 @@ def scorer(case: Case) -> Any:
     from fovea.models import demo, open_clip_files, scorers
 
     if case.model == "shapesworld":
-        return scorers.HostClipScorer("CLIP A", 128, scorers.patched(demo.load_clip_a_image()), demo.load_clip())
+        return demo.load_scorer()
     model = open_clip.create_model("ViT-B-32", pretrained=None)
     return open_clip_files.OpenClipScorer(
         "ViT-B-32", 224, 77, scorers.patched(model), open_clip.get_tokenizer("ViT-B-32")
@@ -162,12 +161,7 @@ def main() -> None:
         if case.model in args.models:
             found += bench(case, device)
             gc.collect()
-            report = {
-                "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-                .stdout.strip(),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-                "threads": torch.get_num_threads(), "torch": torch.__version__, "cases": found,
-            }  # fmt: skip
+            report = {**record.machine(device), "cases": found}
             (args.out / "latents.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

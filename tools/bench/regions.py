@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import record
 from ..host import ROOT
 from ..pack import load_packages
 from . import meter
@@ -157,9 +156,7 @@ def main() -> None:
     device = comfy.model_management.get_torch_device()
     args.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
+        **record.machine(device),
         "calls": [bench_call(name, device, 5) for name in CALLS],
     }  # fmt: skip
     steps = 20 if device.type == "cuda" else 10

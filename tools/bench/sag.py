@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
 import statistics
-import subprocess
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .. import record
 from ..host import ROOT
 from ..pack import load_packages
 
@@ -219,12 +218,7 @@ def main() -> None:
     for case in GPU_CASES if device.type == "cuda" else CPU_CASES:
         if case.model in args.models:
             found.append(bench(case, device))
-            report = {
-                "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-                .stdout.strip(),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-                "threads": torch.get_num_threads(), "torch": torch.__version__, "cases": found,
-            }  # fmt: skip
+            report = {**record.machine(device), "cases": found}
             (args.out / "sag.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .. import record
 from ..host import ROOT
 from ..pack import load_packages
 from . import clip_scores, latent_methods, metrics
@@ -41,12 +41,11 @@ class Studio:
     """The demo model, the scorer that is optimised, and the judges."""
 
     def __init__(self, folder: Path) -> None:
-        from fovea.models import demo, scorers
+        from fovea.models import demo
 
         self.folder = folder
         self.tools = SimpleNamespace(model=demo.load_model(), clip=demo.load_clip(), vae=demo.load_vae())
-        tower = scorers.patched(demo.load_clip_a_image())
-        self.tools.scorer = scorers.HostClipScorer("CLIP A", 128, tower, self.tools.clip)
+        self.tools.scorer = demo.load_scorer(self.tools.clip)
         self.reader, self.clip_b = demo.load_reader(), demo.load_clip_b()
 
     def row(self, method: Method, which: str, index: int) -> dict[str, Any]:
@@ -82,9 +81,7 @@ def digest(method: Method) -> str:
 
 
 def weights() -> str:
-    """Results of other weights or settings must not be mixed in."""
-    told = (ROOT / "demo" / "shapesworld.json").read_bytes() + repr((STEPS, CFG)).encode()
-    return hashlib.sha256(told).hexdigest()[:12]
+    return record.weights_and((STEPS, CFG))
 
 
 def timed(studio: Studio) -> dict[str, Any]:
@@ -176,10 +173,9 @@ def main() -> None:
         process.join()
     methods = settled(time_given["trials"])
     rows = {name: [studio.row(m, args.set, i) for i in range(args.prompts)] for name, m in methods.items()}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     report = {
-        "commit": commit, "set": args.set, "prompts": args.prompts, "steps": STEPS, "cfg": CFG, "updates": UPDATES,
-        "device": str(studio.tools.model.load_device), **time_given,
+        "commit": record.commit(), "set": args.set, "prompts": args.prompts, "steps": STEPS, "cfg": CFG,
+        "updates": UPDATES, "device": str(studio.tools.model.load_device), **time_given,
         "table": {name: {"settings": asdict(methods[name]), **summary(rows[name], {n: rows[n] for n in BASELINES})}
                   for name in rows},
     }  # fmt: skip

@@ -13,7 +13,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import record
 from ..host import ROOT
 from ..pack import load_packages
 from . import layouts, metrics
@@ -125,9 +125,7 @@ def summary(rows: list[dict], real: np.ndarray, plain: list[dict]) -> dict[str, 
 
 
 def weights() -> str:
-    """Results of other weights or settings must not be mixed in."""
-    told = (ROOT / "demo" / "shapesworld.json").read_bytes() + repr((STEPS, CFG)).encode()
-    return hashlib.sha256(told).hexdigest()[:12]
+    return record.weights_and((STEPS, CFG))
 
 
 def best_of(rows: dict[str, list[dict]]) -> list[str]:
@@ -190,9 +188,8 @@ def main() -> None:
     table = {
         name: {"settings": settings(chosen[name]), **summary(found, real, rows["none"])} for name, found in rows.items()
     }
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     report = {
-        "commit": commit, "set": args.set, "layouts": count, "steps": STEPS, "cfg": CFG, "painted": PAINTED,
+        "commit": record.commit(), "set": args.set, "layouts": count, "steps": STEPS, "cfg": CFG, "painted": PAINTED,
         "device": str(studio.model.load_device), "table": table,
     }  # fmt: skip
     (args.out / f"{args.set}.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -8,10 +8,8 @@ report set, with other seeds. PROFILE=full or a GPU takes 1024 pictures per cell
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .. import record
 from ..host import ROOT
 from ..pack import load_packages
 from . import clip_scores, metrics
@@ -134,9 +133,7 @@ class Studio:
 
 
 def weights_and_settings() -> str:
-    """Name of a folder for results of these weights and settings: others must not be mixed in."""
-    told = (ROOT / "demo" / "shapesworld.json").read_bytes() + repr((BATCH, STEPS, CFG, Cell.BLUR)).encode()
-    return hashlib.sha256(told).hexdigest()[:12]
+    return record.weights_and((BATCH, STEPS, CFG, Cell.BLUR))
 
 
 def effective_cfg(studio: Studio, cell: Cell, pictures: int = 16) -> float:
@@ -237,7 +234,6 @@ def main() -> None:
     args = parser.parse_args()
     load_packages()
     torch.set_grad_enabled(False)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     studio = Studio(args.out / weights_and_settings())
     full = os.environ.get("PROFILE") == "full" or studio.model.load_device.type == "cuda"
     pictures = args.pictures or (1024 if full else 256)
@@ -252,7 +248,7 @@ def main() -> None:
                       "cfg": cell.cfg, "n": pictures, **measure(made, plain, real, cell.prompted)})  # fmt: skip
     picture_sheet(studio, rows, args.out / "pictures.png")
     report = {
-        "commit": commit, "device": str(studio.model.load_device), "pictures": pictures, "steps": STEPS,
+        "commit": record.commit(), "device": str(studio.model.load_device), "pictures": pictures, "steps": STEPS,
         "sampler": "euler / normal", "seeds": FIRST_SEED, "seconds": round(studio.seconds()),
         "tuning": {"pictures": TUNING_PICTURES, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
     }  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .. import record
 from ..host import ROOT
 from ..pack import load_packages
 from . import sets
@@ -116,7 +116,7 @@ def main() -> None:
     Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / "shapesworld.png")
     report = {
         "settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "commit": record.commit(),
         "device": str(model.load_device),
         "machine": platform.machine(),
         "torch": torch.__version__,

@@ -57,7 +57,7 @@ export class Panel {
     this.loading = null;
     this.source = null;
     this.history.clear();
-    this.chosen = this.drawing.rows.some((row) => row.id === this.chosen) ? this.chosen : this.drawing.rows[0]?.id ?? null;
+    this.keepChoice();
     this.refresh();
     if (this.drawing.rows.length) this.resize(size.width, size.height);
   }
@@ -106,7 +106,7 @@ export class Panel {
     this.drawing = state;
     if (state.width !== width || state.height !== height) this.drawing = { ...state, ...shapes.resized(state, width, height) };
     this.source = null;
-    if (!state.rows.some((row) => row.id === this.chosen)) this.chosen = state.rows[0]?.id ?? null;
+    this.keepChoice();
     this.finish();
     this.refresh();
   }
@@ -147,6 +147,11 @@ export class Panel {
     this.change({ map });
   }
 
+  /** The chosen row stays, as long as it is there. */
+  keepChoice(rows = this.drawing.rows) {
+    if (!rows.some((row) => row.id === this.chosen)) this.chosen = rows[0]?.id ?? null;
+  }
+
   choose(id) {
     this.chosen = id;
     this.refreshRows();
@@ -169,7 +174,7 @@ export class Panel {
     try {
       const bitmap = await createImageBitmap(file);
       const { rows, map } = fromPicture(this.drawing, bitmap);
-      this.chosen = rows.some((row) => row.id === this.chosen) ? this.chosen : rows[0]?.id ?? null;
+      this.keepChoice(rows);
       this.change({ rows, map });
       this.say(rows.length ? "" : "No flat colours were found in that picture.", !rows.length);
     } catch {
