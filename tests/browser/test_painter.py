@@ -76,7 +76,7 @@ def opened(page: Any, client: Any, settings: Callable, renderer: str) -> None:
     page.goto(client.address)
     page.get_by_role("button", name="Templates").wait_for()
     page.wait_for_function("window.app?.graph && window.app.canvas")
-    page.wait_for_function("window.LiteGraph?.registered_node_types?.FoveaRegionPainter")
+    page.wait_for_function("!!window.LiteGraph?.registered_node_types?.FoveaRegionPainter")
 
 
 def loaded(page: Any, client: Any, settings: Callable, renderer: str) -> Painter:
@@ -110,7 +110,6 @@ def test_found_by_search_painted_kept_and_undone(page, client, settings, rendere
     page.locator("#graph-canvas").dblclick(position={"x": 500, "y": 200})
     page.keyboard.type("paint with words", delay=30)
     page.get_by_text("Region Painter", exact=True).first.wait_for()
-    page.wait_for_timeout(1000)  # results are sorted anew while one types
     page.get_by_text("Region Painter", exact=True).first.click()
     page.locator(".fovea-stage").first.wait_for()
     painter = Painter(page)
