@@ -22,6 +22,25 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 MISSING = "no Chromium is installed (apt-get install chromium)"
 
 
+STATE = """() => ({nodes: window.app?.graph?.nodes?.map(node => node.type), focus: document.activeElement?.outerHTML
+    .slice(0, 200), open: [...document.querySelectorAll("[role=dialog], [role=listbox]")].map(one => one.innerText)})"""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator:
+    """Say what the page held when a test failed: elsewhere nobody sees its screen."""
+    report = yield
+    page = getattr(item, "funcargs", {}).get("page")
+    if call.when == "call" and report.failed and page is not None:
+        try:
+            state = json.dumps(page.evaluate(STATE))
+            page.screenshot(path=SHOTS / "failed.png")
+        except playwright.Error as error:
+            state = f"the page does not answer: {error}"
+        report.sections.append(("the page", "\n".join([state, *page.complaints])))
+    return report
+
+
 @pytest.fixture
 def page(live) -> Iterator:
     """A fresh browser profile on the live server's address; console errors are collected in page.complaints."""
