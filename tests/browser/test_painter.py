@@ -29,7 +29,8 @@ class Painter:
         self.page = page
 
     def text(self, node: str = NODE) -> str:
-        return self.page.evaluate(f"{node}.widgets.find(widget => widget.name === 'painting').value")
+        """As a prompt gets it: a stroke that ended just now is in it."""
+        return self.page.evaluate(f"{node}.widgets.find(widget => widget.name === 'painting').serializeValue()")
 
     def value(self, node: str = NODE) -> dict:
         return json.loads(self.text(node) or "{}")

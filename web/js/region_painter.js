@@ -11,16 +11,17 @@ const SETTLE = 300; // ms without another stroke
 
 const view = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`);
 
+/** The host's name for a node's results: in a subgraph its id alone is not enough. */
+const resultsOf = (node) => app.nodeOutputs?.[node.graph?.isRootGraph === false ? `${node.graph.id}:${node.id}` : node.id];
+
 /** The last pictures that nodes have shown: our own input first, then results. */
 function backgrounds(node) {
-  const outputs = app.nodeOutputs ?? {}, found = [];
-  const shown = outputs[node.id]?.fovea_background?.[0];
-  const slot = node.inputs?.find((input) => input.name === "image");
-  const source = slot?.link != null ? node.graph?.getNodeById(node.graph.links?.[slot.link]?.origin_id ?? node.graph.getLink?.(slot.link)?.origin_id) : null;
+  const found = [], shown = resultsOf(node)?.fovea_background?.[0];
+  const source = node.getInputNode?.(node.inputs?.findIndex((input) => input.name === "image")) ?? null;
   const url = source?.imgs?.[0]?.src ?? (shown ? view(shown) : null);
-  if (source && url) found.push({ key: "input", label: `Input: ${source.title}`, url });
+  if (url) found.push({ key: "input", label: source ? `Input: ${source.title}` : "Input", url });
   for (const other of node.graph?.nodes ?? []) {
-    const image = other !== node && other !== source ? outputs[other.id]?.images?.[0] : null;
+    const image = other !== node && other !== source ? resultsOf(other)?.images?.[0] : null;
     if (image) found.push({ key: `node ${other.id}`, label: `Result: ${other.title}`, url: view(image) });
   }
   return found;
@@ -42,6 +43,15 @@ api.addEventListener("executed", () => {
   }
 });
 
+// The graph's undo makes every node anew: a painter in the place of one just gone goes on with its tool and zoom.
+const gone = new Map(), SOON = 2000; // ms
+
+function resume(node, panel) {
+  const before = gone.get(node.id);
+  if (before && performance.now() - before.when < SOON) panel.manner = before.manner;
+  gone.delete(node.id);
+}
+
 function painter(node, name) {
   install();
   const of = (widget) => node.widgets?.find((other) => other.name === widget);
@@ -60,11 +70,15 @@ function painter(node, name) {
   panels.add(new WeakRef(panel));
   widget = node.addDOMWidget(name, WIDGET, panel.root, {
     getValue: () => panel.text,
-    setValue: (text) => panel.setText(text, ...size()),
+    setValue: (text) => panel.setText(text, ...size()).then(() => resume(node, panel)),
     getMinHeight: () => LEAST_HEIGHT,
     hideOnZoom: false,
     socketless: true,
   });
+  widget.serializeValue = async () => {
+    await panel.ready; // a stroke that ended just now
+    return panel.text;
+  };
   for (const other of [of("width"), of("height")]) {
     if (!other) continue;
     const previous = other.callback;
@@ -77,6 +91,7 @@ function painter(node, name) {
   const removed = widget.onRemove;
   widget.onRemove = function (...given) {
     clearTimeout(waiting);
+    gone.set(node.id, { manner: panel.manner, when: performance.now() });
     panel.dispose();
     return removed?.apply(this, given);
   };

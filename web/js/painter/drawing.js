@@ -1,6 +1,8 @@
 /** A drawing: rows with colours and phrases, a caption, and an index map. To and from the JSON text that workflows keep.
  *  Its format is docs/painting.schema.json; guidance/drawing.py reads it. */
 
+import { greyPng } from "./png.js";
+
 export const VERSION = 1;
 export const MOST_ROWS = 64;
 export const LONGEST_PHRASE = 1000, LONGEST_CAPTION = 20_000; // as guidance/drawing.py has them
@@ -67,26 +69,30 @@ function canvas(width, height) {
 
 const packedMaps = new WeakMap(); // a map is never changed after it was packed
 
-/** The index map as a PNG's data URL: grey values are ids. */
-function packed(drawing) {
-  if (!packedMaps.has(drawing.map)) packedMaps.set(drawing.map, pack(drawing));
-  return packedMaps.get(drawing.map);
+/** The index map as a PNG's data URL, grey values are ids: a promise. Nothing painted is an empty text. */
+export async function pack(drawing) {
+  const { map } = drawing;
+  if (packedMaps.has(map)) return;
+  const url = map.some((id) => id) ? await dataUrl(await greyPng(drawing)) : "";
+  packedMaps.set(map, url);
 }
 
-function pack(drawing) {
-  const { width, height, map } = drawing;
-  if (!map.some((id) => id)) return "";
-  const surface = canvas(width, height), context = surface.getContext("2d", { willReadFrequently: true });
-  const image = context.createImageData(width, height), pixels = new Uint32Array(image.data.buffer);
-  for (let at = 0; at < map.length; at++) pixels[at] = 0xff000000 | (map[at] * 0x010101);
-  context.putImageData(image, 0, 0);
-  return surface.toDataURL("image/png");
+function dataUrl(blob) {
+  return new Promise((done, failed) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.onerror = () => failed(reader.error);
+    reader.readAsDataURL(blob);
+  });
 }
 
+export const isPacked = (drawing) => packedMaps.has(drawing.map);
+
+/** The text of a drawing whose map is packed. */
 export function toText(drawing) {
-  const { width, height, caption, rows } = drawing;
-  const nothing = !rows.length && !caption;
-  return nothing ? "" : JSON.stringify({ version: VERSION, width, height, caption, regions: rows, map: packed(drawing) });
+  const { width, height, caption, rows, map } = drawing;
+  if (!rows.length && !caption) return "";
+  return JSON.stringify({ version: VERSION, width, height, caption, regions: rows, map: packedMaps.get(map) });
 }
 
 const number = (value, low, high, otherwise) => (Number.isFinite(value) ? Math.min(Math.max(value, low), high) : otherwise);

@@ -3,7 +3,8 @@
 
 import * as shapes from "./shapes.js";
 import {
-  LONGEST_CAPTION, LONGEST_PHRASE, blank, colorTable, composed, freshRow, fromPicture, fromText, phrasesIn, toPicture, toText,
+  LONGEST_CAPTION, LONGEST_PHRASE, blank, colorTable, composed, freshRow, fromPicture, fromText, isPacked, pack, phrasesIn,
+  toPicture, toText,
 } from "./drawing.js";
 import { element, iconButton, svg } from "./elements.js";
 import { History } from "./history.js";
@@ -25,6 +26,7 @@ export class Panel {
     this.text = "";
     this.texts = new WeakMap(); // of drawings, so that undo gives back the very same text
     this.history = new History();
+    this.ready = Promise.resolve(); // until the text is the drawing's
     this.pointers = new Map();
     this.lineOf = new Map(); // elements of rows, by id
     this.source = null; // what is resized again and again, so that no step loses anything
@@ -75,7 +77,26 @@ export class Panel {
     this.refresh();
   }
 
+  /** How somebody works with it: what the drawing does not tell. */
+  get manner() {
+    const { tool, radius, zoom, pan, chosen, backdrop, veil } = this;
+    return { tool, radius, zoom, pan, chosen, behind: backdrop.value, veil: veil.value };
+  }
+
+  /** Go on as with the panel that was here before. */
+  set manner({ tool, radius, zoom, pan, chosen, behind, veil }) {
+    Object.assign(this, { zoom, pan, chosen });
+    this.useTool(tool);
+    this.setRadius(radius);
+    this.veil.value = veil;
+    this.listBackgrounds(behind);
+    this.keepChoice();
+    this.refreshRows();
+    this.place();
+  }
+
   dispose() {
+    this.onChange = () => {};
     this.observer.disconnect();
     this.dialog?.remove();
   }
@@ -92,9 +113,20 @@ export class Panel {
     this.refresh();
   }
 
+  /** Tell the text. A new map is packed first, by the browser and within milliseconds; whoever cannot do with the text
+   *  before awaits `ready`. */
   finish(settled = true) {
-    if (!this.texts.has(this.drawing)) this.texts.set(this.drawing, toText(this.drawing));
-    this.text = this.texts.get(this.drawing);
+    const { drawing } = this;
+    if (this.texts.has(drawing) || isPacked(drawing)) return this.tell(drawing, settled);
+    this.ready = pack(drawing).then(
+      () => drawing === (this.gesture?.before ?? this.drawing) && this.tell(drawing, settled),
+      (error) => this.say(`The drawing cannot be kept: ${error.message}`, true),
+    );
+  }
+
+  tell(drawing, settled) {
+    if (!this.texts.has(drawing)) this.texts.set(drawing, toText(drawing));
+    this.text = this.texts.get(drawing);
     this.onChange(settled);
   }
 
@@ -398,10 +430,12 @@ export class Panel {
   }
 
   /** Offer the pictures that there are now; the chosen one may have a new version. */
-  listBackgrounds() {
-    const chosen = this.backdrop.value;
+  listBackgrounds(chosen = this.backdrop.value) {
+    const before = JSON.stringify(this.offered?.map(({ key, label }) => [key, label]));
     this.offered = [{ key: "", label: "No picture behind", url: "" }, ...this.backgrounds()];
-    this.backdrop.replaceChildren(...this.offered.map(({ key, label }) => element("option", { textContent: label, value: key })));
+    if (JSON.stringify(this.offered.map(({ key, label }) => [key, label])) !== before) { // an open list stays open
+      this.backdrop.replaceChildren(...this.offered.map(({ key, label }) => element("option", { textContent: label, value: key })));
+    }
     this.backdrop.value = this.offered.some(({ key }) => key === chosen) ? chosen : "";
     this.showBackground();
   }
