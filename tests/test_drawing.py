@@ -7,6 +7,8 @@ import importlib.util
 import io
 import json
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -179,9 +181,26 @@ def test_the_example_script_makes_a_painting(tmp_path: Path) -> None:
     for value, name in ((1, "star"), (7, "heart")):
         Image.fromarray(((value == INDEX) * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
         places.append((str(tmp_path / f"{name}.png"), f"a {name}"))
-    regions = run(painting=script.painting(places, "two things"))[0]
+    regions = run(**script.painting(places, "two things"))[0]
     assert [r.phrase for r in regions.items] == ["a star", "a heart"]
     assert torch.equal(regions.items[1].mask[0], torch.from_numpy(INDEX == 7).float())
+
+
+@pytest.mark.server
+def test_the_example_script_queues(tmp_path: Path, client, demo_model: Path) -> None:
+    """As a person calls it, on the demo's graph; a refused graph is explained."""
+    Image.fromarray(((INDEX == 1) * 255).astype(np.uint8)).resize((256, 192)).save(tmp_path / "star.png")
+    script, graph = ROOT / "docs" / "examples" / "queue_painting.py", ROOT / "demo" / "painter.json"
+    command = [sys.executable, str(script), str(graph), "--server", client.address]
+    good = subprocess.run([*command, f"{tmp_path}/star.png=a plain red star"], capture_output=True, text=True)
+    assert good.returncode == 0, good.stderr
+    done = client.history(good.stdout.split()[-1], patience=120)
+    assert done["status"]["status_str"] == "success"
+    images = [image for output in done["outputs"].values() for image in output.get("images", [])]
+    pictures = [Image.open(io.BytesIO(client.image(image))) for image in images]
+    assert {picture.size for picture in pictures} == {(256, 192)}, "as large as the mask"
+    bad = subprocess.run([*command, f"{tmp_path}/star.png={'long ' * 300}"], capture_output=True, text=True)
+    assert bad.returncode and "phrase" in bad.stderr and "Traceback" not in bad.stderr
 
 
 def test_the_schema_agrees_with_the_reader() -> None:

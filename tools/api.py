@@ -105,7 +105,7 @@ class Client:
             run.seconds = time.monotonic() - started
         finally:
             socket.close()
-        run.outputs = self._history(run.prompt_id).get("outputs", {})
+        run.outputs = self.history(run.prompt_id).get("outputs", {})
         return run
 
     def _follow(self, socket: websocket.WebSocket, run: Run, progress: Progress | None, deadline: float) -> None:
@@ -131,7 +131,7 @@ class Client:
                 run.status = "partial" if run.node_errors and FINAL[kind] == "success" else FINAL[kind]
                 run.error = data if kind == "execution_error" else None
 
-    def _history(self, prompt_id: str, patience: float = 10.0) -> dict[str, Any]:
+    def history(self, prompt_id: str, patience: float = 10.0) -> dict[str, Any]:
         """The history entry, which the server writes a moment after it reports the end."""
         deadline = time.monotonic() + patience
         while True:

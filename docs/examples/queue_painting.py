@@ -10,24 +10,40 @@ import argparse
 import base64
 import io
 import json
+import urllib.error
 import urllib.request
 
 from PIL import Image
 
 
-def painting(places: list[tuple[str, str]], caption: str = "") -> str:
-    """The text for FoveaRegionPainter's input. places: (file, phrase), later ones lie on top."""
+def painting(places: list[tuple[str, str]], caption: str = "") -> dict:
+    """FoveaRegionPainter's inputs. places: (file, phrase), later ones lie on top; the first picture's size counts."""
     masks = [Image.open(file).convert("L") for file, _ in places]
     index = Image.new("L", masks[0].size, 0)
     for number, mask in enumerate(masks, 1):
         index.paste(number, mask=mask.resize(index.size).point(lambda value: 255 if value >= 128 else 0))
     data = io.BytesIO()
     index.save(data, format="PNG", optimize=True)
-    return json.dumps({
+    text = json.dumps({
         "version": 1, "width": index.width, "height": index.height, "caption": caption,
         "regions": [{"id": number, "phrase": phrase} for number, (_, phrase) in enumerate(places, 1)],
         "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode(),
     })  # fmt: skip
+    return {"width": index.width, "height": index.height, "painting": text}
+
+
+def queue(graph: dict, server: str) -> str:
+    """The prompt's id. What the server finds wrong with the graph is said in its words."""
+    request = urllib.request.Request(
+        f"{server}/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request) as reply:
+            return json.load(reply)["prompt_id"]
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"The server refuses this graph: {error.read().decode(errors='replace')}") from None
+    except urllib.error.URLError as error:
+        raise SystemExit(f"No server answers at {server}: {error.reason}") from None
 
 
 def main() -> None:
@@ -42,11 +58,8 @@ def main() -> None:
     places = [(file, phrase) for file, _, phrase in (place.partition("=") for place in args.places)]
     for node in graph.values():
         if node["class_type"] == "FoveaRegionPainter":
-            node["inputs"]["painting"] = painting(places, args.caption)
-    body = json.dumps({"prompt": graph}).encode()
-    request = urllib.request.Request(f"{args.server}/prompt", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as reply:
-        print("queued as", json.load(reply)["prompt_id"])
+            node["inputs"].update(painting(places, args.caption))
+    print("queued as", queue(graph, args.server))
 
 
 if __name__ == "__main__":

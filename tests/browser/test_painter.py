@@ -5,104 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from painter_page import NODE, ROOT, SIDE, Painter, loaded, opened, paint_two
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SHOTS = ROOT / "output" / "browser"
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 both_renderers = pytest.mark.parametrize("renderer", ["classic", "vue"])
-NODE = "window.app.graph.nodes.find(node => node.type === 'FoveaRegionPainter')"
-SIDE = 256
-
-
-class Painter:
-    """The painter on the page."""
-
-    def __init__(self, page: Any) -> None:
-        self.page = page
-
-    def text(self, node: str = NODE) -> str:
-        """As a prompt gets it: a stroke that ended just now is in it."""
-        return self.page.evaluate(f"{node}.widgets.find(widget => widget.name === 'painting').serializeValue()")
-
-    def value(self, node: str = NODE) -> dict:
-        return json.loads(self.text(node) or "{}")
-
-    def map(self, node: str = NODE) -> np.ndarray:
-        value = self.value(node)
-        if not value.get("map"):
-            return np.zeros((SIDE, SIDE), np.uint8)
-        data = base64.b64decode(value["map"].split(",")[1])
-        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))[..., 0]
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        box = self.page.locator(".fovea-paper").first.bounding_box()
-        return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-    def drag(self, *points: tuple[float, float], button: str = "left") -> None:
-        self.page.mouse.move(*self.at(*points[0]))
-        self.page.mouse.down(button=button)
-        for point in points[1:]:
-            self.page.mouse.move(*self.at(*point), steps=10)
-        self.page.mouse.up(button=button)
-
-    def tool(self, name: str) -> None:
-        self.page.locator(f"[data-tool={name}]").first.click()
-
-    def button(self, name: str) -> None:
-        self.page.get_by_role("button", name=name).first.click()
-
-    def phrases(self) -> Any:
-        return self.page.locator(".fovea-phrase")
-
-    def settled(self, wanted: np.ndarray) -> None:
-        """Wait until the widget holds this map."""
-        for _ in range(50):
-            if np.array_equal(self.map(), wanted):
-                return
-            self.page.wait_for_timeout(100)
-        assert np.array_equal(self.map(), wanted)
-
-
-def opened(page: Any, client: Any, settings: Callable, renderer: str) -> None:
-    settings(Comfy__VueNodes__Enabled=renderer == "vue", Comfy__Workflow__Persist=True,
-             Comfy__NodeSearchBoxImpl__FollowCursor=False, Comfy__Workflow__ShowMissingModelsWarning=False)  # fmt: skip
-    page.goto(client.address)
-    page.get_by_role("button", name="Templates").wait_for()
-    page.wait_for_function("window.app?.graph && window.app.canvas")
-    page.wait_for_function("!!window.LiteGraph?.registered_node_types?.FoveaRegionPainter")
-    page.wait_for_function("!!window.app.extensionManager?.workflow?.activeWorkflow?.activeState")  # it loads one first
-
-
-def loaded(page: Any, client: Any, settings: Callable, renderer: str) -> Painter:
-    """The template's graph, without its drawing."""
-    opened(page, client, settings, renderer)
-    graph = json.loads((ROOT / "workflows" / "painter_demo.json").read_text(encoding="utf-8"))
-    node = next(node for node in graph["nodes"] if node["type"] == "FoveaRegionPainter")
-    node["widgets_values"] = [SIDE, SIDE, ""]
-    page.evaluate("graph => window.app.loadGraphData(graph)", graph)
-    page.locator(".fovea-stage").first.wait_for()
-    return Painter(page)
-
-
-def paint_two(painter: Painter) -> None:
-    """A star at the left, a circle at the right, typed and painted."""
-    painter.button("Add a region")
-    painter.phrases().nth(0).fill("a plain red star")
-    painter.tool("ellipse")
-    painter.drag((0.06, 0.25), (0.46, 0.7))
-    painter.button("Add a region")
-    painter.phrases().nth(1).fill("a plain blue circle")
-    painter.tool("rectangle")
-    painter.drag((0.56, 0.3), (0.94, 0.7))
-    painter.button("Compose")
 
 
 @both_renderers
@@ -179,7 +92,7 @@ def test_what_is_painted_appears(page, client, settings, renderer: str, demo_mod
     from tools.shapesworld import judge
     from tools.shapesworld.world import COLOUR_NAMES, SHAPES
 
-    painter = loaded(page, client, settings, renderer)
+    painter = loaded(page, client, settings, renderer, "light" if renderer == "vue" else "dark")
     paint_two(painter)
     page.screenshot(path=SHOTS / f"painter_{renderer}.png")
     for kind, name, number in (("KSampler", "steps", 20), ("EmptyLatentImage", "batch_size", 4)):

@@ -35,13 +35,13 @@ function takeStock() {
 
 // Nodes that are cloned and thrown away are never told so: panels are only held as long as somebody else does.
 const panels = new Set();
-api.addEventListener("executed", () => {
+api.addEventListener("executed", () => setTimeout(() => { // the host hears of the same event, and keeps what it brings
   for (const held of panels) {
     const panel = held.deref();
     if (panel) panel.listBackgrounds();
     else panels.delete(held);
   }
-});
+}));
 
 // The graph's undo makes every node anew: a painter in the place of one just gone goes on with its tool and zoom.
 const gone = new Map(), SOON = 2000; // ms

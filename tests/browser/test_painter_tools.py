@@ -1,0 +1,272 @@
+"""The painter's tools by finger, pen, mouse and keyboard, its files, its size, and painting while it runs."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from painter_page import NODE, SIDE, loaded, opened
+from PIL import Image
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+MODULES = """(await (await fetch('/extensions')).json()).find(path => path.endsWith('region_painter.js'))
+    .replace('region_painter.js', 'painter/')"""
+# Eight regions of wandering strokes, by the page's own brush: the length of the text.
+SCRIBBLED = f"""async ([side, strokes, radius]) => {{
+    const folder = {MODULES};
+    const shapes = await import(folder + 'shapes.js'), drawing = await import(folder + 'drawing.js');
+    let seed = 7;
+    const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647;
+    const drawn = drawing.blank(side, side);
+    for (let id = 1; id <= 8; id++) {{
+        drawn.rows.push({{...drawing.freshRow(drawn.rows), phrase: 'a striped purple triangle'}});
+        for (let stroke = 0; stroke < strokes; stroke++) {{
+            let at = {{x: random() * side, y: random() * side}}, angle = random() * 7;
+            for (let step = 0; step < 20; step++) {{
+                angle += random() - 0.5;
+                const next = {{x: at.x + side / 40 * Math.cos(angle), y: at.y + side / 40 * Math.sin(angle)}};
+                shapes.stroke(drawn, at, next, radius, id);
+                at = next;
+            }}
+        }}
+    }}
+    drawn.caption = drawing.composed(drawn.rows);
+    await drawing.pack(drawn);
+    const text = drawing.toText(drawn), read = await drawing.fromText(text, side, side);
+    return {{text, same: drawn.map.every((id, at) => id === read.map[at])}};
+}}"""
+
+
+@pytest.fixture
+def painter(page, client, settings):
+    """A drawing with one region and nothing painted."""
+    painter = loaded(page, client, settings, "classic")
+    painter.button("Add a region")
+    return painter
+
+
+@pytest.fixture
+def device(page):
+    return page.context.new_cdp_session(page)
+
+
+def share(painter, row: int = 1) -> float:
+    return float((painter.map() == row).mean())
+
+
+def test_scribbles_stay_small(page, client, settings) -> None:
+    """Eight regions of four strokes each at 512 pixels: at most 20 KB, read back as they were, here and in Python."""
+    from fovea.guidance import drawing
+
+    opened(page, client, settings, "classic")
+    for strokes, radius, most in ((2, 32, 20_000), (4, 16, 20_000), (8, 6, 32_000)):
+        given = page.evaluate(SCRIBBLED, [512, strokes, radius])
+        print(f"{strokes} strokes of radius {radius} in each of 8 regions: {len(given['text'])} bytes")
+        assert given["same"] and len(given["text"]) <= most
+        assert len(drawing.masks(drawing.parse(given["text"]), 512, 512)) == 8
+
+
+def test_a_pen_presses_and_rubs(painter, device) -> None:
+    """Pressure makes the brush wider; the pen's other end rubs out."""
+    def pen(points, force: float, **more) -> None:
+        for kind, (x, y) in zip(("mousePressed", *["mouseMoved"] * (len(points) - 2), "mouseReleased"), points):
+            x, y = painter.at(x, y)
+            device.send("Input.dispatchMouseEvent", {
+                "type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1, "force": force,
+                "pointerType": "pen", **more})  # fmt: skip
+
+    painter.tool("brush")
+    pen([(0.2, 0.2), (0.5, 0.2), (0.8, 0.2), (0.8, 0.2)], 0.1)
+    light = share(painter)
+    pen([(0.2, 0.7), (0.5, 0.7), (0.8, 0.7), (0.8, 0.7)], 1.0)
+    assert 0 < light < 0.7 * (share(painter) - light)
+
+
+def test_two_fingers_zoom_and_one_paints(painter, device) -> None:
+    device.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def touch(kind: str, *points) -> None:
+        spots = [dict(zip("xy", painter_at(*point)), id=at) for at, point in enumerate(points)]
+        device.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": spots})
+
+    box = painter.page.locator(".fovea-paper").first.bounding_box()
+
+    def painter_at(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    painter.tool("brush")
+    touch("touchStart", (0.3, 0.3))
+    for step in range(1, 5):
+        touch("touchMove", (0.3 + 0.05 * step, 0.3))
+    touch("touchEnd")
+    painted = share(painter)
+    assert painted > 0.01
+    touch("touchStart", (0.5, 0.5))
+    touch("touchStart", (0.5, 0.5), (0.6, 0.5))
+    for step in range(1, 6):
+        touch("touchMove", (0.5 - 0.05 * step, 0.5), (0.6 + 0.05 * step, 0.5))
+    touch("touchEnd")
+    wide = painter.page.locator(".fovea-paper").first.bounding_box()["width"]
+    assert wide > 2 * box["width"] and share(painter) == painted, "two fingers zoom and paint nothing"
+
+
+def test_shapes_by_mouse_and_keys(painter) -> None:
+    page = painter.page
+    page.locator(".fovea-stage").first.focus()
+    page.keyboard.press("r")
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    assert 0.03 < share(painter) < 0.05
+    page.keyboard.press("l")
+    painter.drag((0.5, 0.1), (0.9, 0.1), (0.9, 0.5), (0.5, 0.5))
+    assert 0.18 < share(painter) < 0.22
+    page.keyboard.press("p")
+    for corner in ((0.1, 0.5), (0.4, 0.5), (0.4, 0.8)):
+        page.mouse.click(*painter.at(*corner))
+    page.keyboard.press("Enter")
+    before = share(painter)
+    assert 0.22 < before < 0.27
+    page.keyboard.press("v")
+    map_before = painter.map()
+    page.keyboard.press("Shift+ArrowRight")
+    moved = painter.map()
+    assert np.array_equal(moved[:, 10:] == 1, map_before[:, :-10] == 1)
+    page.keyboard.press("g")
+    page.mouse.click(*painter.at(0.02, 0.98))
+    assert share(painter) == 1
+    page.keyboard.press("Delete")
+    assert share(painter) == 0 and page.evaluate(f"!!{NODE}"), "Delete clears the region, never the node"
+
+
+def test_typing_is_undone_field_by_field(painter) -> None:
+    page, phrase = painter.page, painter.phrases().nth(0)
+    phrase.fill("a red")
+    phrase.press("Enter")
+    phrase.press_sequentially(" star")
+    painter.button("Undo")
+    assert painter.value()["regions"][0]["phrase"] == "a red" == phrase.input_value()
+    painter.button("Undo")
+    assert painter.value()["regions"][0]["phrase"] == ""
+    painter.button("Redo")
+    painter.button("Redo")
+    assert painter.value()["regions"][0]["phrase"] == "a red star"
+    page.wait_for_timeout(400)
+
+
+def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
+    """The graph's undo takes the last stroke away and makes the node anew; whoever paints goes on as before."""
+    page = painter.page
+    painter.tool("rectangle")
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    first = painter.map()
+    page.wait_for_timeout(700)  # the graph's step of undo
+    painter.drag((0.6, 0.6), (0.9, 0.9))
+    page.mouse.move(*painter.at(0.5, 0.5))
+    page.mouse.wheel(0, -300)
+    wide = page.locator(".fovea-paper").first.bounding_box()["width"]
+    page.wait_for_timeout(700)
+    page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
+    page.keyboard.press("Control+z")
+    painter.settled(first)
+    page.wait_for_function("document.querySelector('[data-tool=rectangle]').getAttribute('aria-pressed') === 'true'")
+    assert page.locator(".fovea-paper").first.bounding_box()["width"] == pytest.approx(wide, rel=0.01)
+    page.keyboard.press("Control+y")
+    page.wait_for_function(f"!!{NODE}")
+    page.wait_for_timeout(500)
+    assert (painter.map() == 1).sum() > (first == 1).sum()
+
+
+def test_pictures_come_in_and_go_out(painter, tmp_path: Path) -> None:
+    """Import goes to the nearest row's colour, export gives the colours back."""
+    page = painter.page
+    painter.button("Add a region")
+    colours = [row["color"] for row in painter.value()["regions"]]
+    picture = Image.new("RGB", (SIDE * 2, SIDE * 2), "white")
+    nearly = tuple(min(int(colours[0][at : at + 2], 16) + 8, 255) for at in (1, 3, 5))
+    picture.paste(nearly, (0, 0, SIDE, SIDE))
+    picture.paste(colours[1], (SIDE, SIDE, 2 * SIDE, 2 * SIDE))
+    picture.save(tmp_path / "in.png")
+    page.locator(".fovea-panel input[type=file]").first.set_input_files(tmp_path / "in.png")
+    wanted = np.zeros((SIDE, SIDE), np.uint8)
+    wanted[: SIDE // 2, : SIDE // 2] = 1
+    wanted[SIDE // 2 :, SIDE // 2 :] = 2
+    painter.settled(wanted)
+    with page.expect_download() as waiting:
+        painter.button("Export as PNG")
+    out = np.array(Image.open(io.BytesIO(Path(waiting.value.path()).read_bytes())).convert("RGBA"))
+    assert "#" + bytes(out[10, 10, :3]).hex() == colours[0] and "#" + bytes(out[-10, -10, :3]).hex() == colours[1]
+    assert out[10, -10, 3] == 0
+    page.locator(".fovea-panel input[type=file]").first.set_input_files(
+        {"name": "no.png", "mimeType": "image/png", "buffer": b"no picture"}
+    )
+    page.get_by_text("That file is no picture.").wait_for()
+    assert np.array_equal(painter.map(), wanted)
+
+
+def test_results_lie_behind_inside_a_subgraph(page, client, settings) -> None:
+    """In a subgraph, too, the last result can be painted over."""
+    painter = loaded(page, client, settings, "vue")
+    painter.button("Add a region")
+    painter.tool("ellipse")
+    painter.drag((0.2, 0.2), (0.8, 0.8))
+    painter.phrases().nth(0).fill("a red star")
+    painter.button("Compose")
+    page.evaluate("() => { window.app.graph.convertToSubgraph(new Set(window.app.graph.nodes)); }")
+    page.evaluate("() => window.app.canvas.setGraph([...window.app.graph.subgraphs.values()][0])")
+    page.locator(".fovea-stage").first.wait_for()
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    behind = page.locator(".fovea-panel select").first
+    page.wait_for_function("document.querySelector('.fovea-panel select').options.length > 1", timeout=120_000)
+    behind.select_option(index=1)
+    page.wait_for_function("document.querySelector('.fovea-paper img').naturalWidth > 0")
+
+
+def test_the_picture_follows_the_brush(page, client, settings) -> None:
+    """Run (On Change): every stroke is followed by its picture, none is queued behind another, the last one wins."""
+    painter = loaded(page, client, settings, "classic")
+    painter.button("Add a region")
+    painter.phrases().nth(0).fill("a plain red star")
+    painter.button("Compose")
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Run", exact=True).first.click()  # loads the model
+    done = len(client.json("/history"))
+    while client.json("/queue")["queue_running"] or len(client.json("/history")) <= done:
+        time.sleep(0.2)
+    page.evaluate("""() => {
+        window.longest = 0; window.drawn = [];
+        window.app.api.addEventListener('status', event => {
+            window.longest = Math.max(window.longest, event.detail?.exec_info?.queue_remaining ?? 0); });
+        window.app.api.addEventListener('executed', event => {
+            if (event.detail?.output?.images) window.drawn.push(performance.now()); }); }""")
+    page.locator("[data-testid=queue-mode-menu-trigger]").click()
+    page.get_by_role("menuitem", name="Run (On Change)").click()
+    page.mouse.click(300, 950)  # the menu stays open until then
+    page.get_by_role("menuitem").first.wait_for(state="hidden")
+    page.wait_for_timeout(500)
+    painter.tool("brush")
+    spent = []
+    for at in range(4):
+        page.evaluate("window.drawn = []")
+        painter.drag((0.2 + 0.1 * at, 0.3), (0.3 + 0.1 * at, 0.6))
+        began = page.evaluate("performance.now()")
+        page.wait_for_function("window.drawn.length > 0", timeout=60_000, polling=100)
+        spent.append(page.evaluate("window.drawn.at(-1)") - began)
+    print("from the stroke's end to its picture:", ", ".join(f"{value / 1000:.2f} s" for value in spent))
+    page.evaluate("window.longest = 0")
+    for at in range(6):  # without waiting for pictures
+        painter.drag((0.2 + 0.1 * at, 0.7), (0.2 + 0.1 * at, 0.9))
+        page.wait_for_timeout(500)
+    text, deadline = painter.text(), time.monotonic() + 120
+    last = None
+    while time.monotonic() < deadline:
+        entries = sorted(client.json("/history").values(), key=lambda entry: entry["prompt"][0])
+        (last,) = [node["inputs"]["painting"] for node in entries[-1]["prompt"][2].values()
+                   if node["class_type"] == "FoveaRegionPainter"]  # fmt: skip
+        if last == text and not client.json("/queue")["queue_running"]:
+            break
+        time.sleep(0.3)
+    assert last == text, "the last stroke has its picture"
+    assert page.evaluate("window.longest") <= 2, "one runs, at most one waits"
+    assert sorted(spent)[len(spent) // 2] < 10_000
