@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import attention_map, demo, guidance, latent, painter, region_control, regions, saliency
+from .nodes import (
+    attention_map,
+    demo,
+    encoders,
+    experts,
+    guidance,
+    latent,
+    painter,
+    region_control,
+    regions,
+    saliency,
+    style,
+)
 
 WEB_DIRECTORY = "./web"
 
@@ -24,6 +36,9 @@ class FoveaExtension(ComfyExtension):
             *region_control.NODES,
             *saliency.NODES,
             *latent.NODES,
+            *experts.NODES,
+            *encoders.NODES,
+            *style.NODES,
         ]
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import experts as plan
 from .experts import BadExperts
+from .host_gradient import EXPERTS
 from .host_shadow import NODE, Expert, Shadow, Started, is_flow, name_of
 from .noise_levels import converted, half_log_snr
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 logger = logging.getLogger(__name__)
-KEY = "fovea_experts"
+KEY = EXPERTS
 MEMORY = ("auto", "keep", "unload")
 DECIDE = ("sigma", "never back")
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OVERRIDE = hooks.OVERRIDE
 STEP_CACHES = ("easycache", "lazycache")  # wrappers that skip evaluations by what they saw in steps before
 GUIDANCE = "fovea_clip_guidance"  # the wrapper of host_clip_guidance
+EXPERTS = "fovea_experts"  # those of host_experts
 
 
 @contextlib.contextmanager
@@ -133,6 +134,10 @@ def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[st
     if options.get("context_handler") is not None:
         raise NoGradient("The model has context windows, through which no gradient is taken. Remove that node.")
     refuse_step_caches(patcher)
+    if EXPERTS in _wrappers(patcher):
+        raise NoGradient(
+            "The model has an Expert Switch, whose models give no gradient. Connect one model, or set through to 0."
+        )
     for technique in options.get("transformer_options", {}).get(hooks.TECHNIQUES, ()):
         if getattr(technique, "every", 1) > 1:
             raise NoGradient(

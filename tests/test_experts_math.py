@@ -51,7 +51,8 @@ def test_one_latent_under_two_names(sigma: float, seed: int) -> None:
     level = noise_levels.half_log_snr(sigma, True)
     other = noise_levels.sigma_of(level, False)
     flowing, exploding = (1 - sigma) * x0 + sigma * noise, x0 + other * noise
-    given_x, given_sigma = noise_levels.converted(flowing, torch.tensor([sigma] * 2, dtype=torch.float64), True, False, 1e9)
+    sigmas = torch.tensor([sigma] * 2, dtype=torch.float64)
+    given_x, given_sigma = noise_levels.converted(flowing, sigmas, True, False, 1e9)
     torch.testing.assert_close(given_x, exploding)
     back, sigma_back = noise_levels.converted(given_x, given_sigma, False, True, 1.0)
     torch.testing.assert_close(back, flowing)
@@ -110,7 +111,8 @@ def test_blending_is_continuous() -> None:
 
 def test_models_that_would_never_act() -> None:
     assert experts.ordered([2.0, -1.0]) == [1, 0]
-    for wrong, cure in (([1.0, 1.0], "same noise level"), ([-math.inf], "main model would never"), ([math.inf], "Raise")):
+    cases = (([1.0, 1.0], "same noise level"), ([-math.inf], "main model would never"), ([math.inf], "Raise"))
+    for wrong, cure in cases:
         with pytest.raises(BadExperts, match=cure):
             experts.ordered(wrong)
 
@@ -153,8 +155,10 @@ def test_report_says_who_acts() -> None:
     ends = (noise_levels.half_log_snr(0.875, True), math.inf)
     steps = experts.planned(schedule, ends, (None, 1.0), 0.0)
     text = experts.table(steps, ["high", "low"], True)
-    assert text.splitlines() == ["step 1: sigma 1, high, the sampler's CFG", "step 2: sigma 0.9, high, the sampler's CFG",
-                                 "step 3: sigma 0.5, low, CFG 1 (no negative prompt)", "1 swap of models"]  # fmt: skip
+    assert text.splitlines() == [
+        "step 1: sigma 1, high, the sampler's CFG", "step 2: sigma 0.9, high, the sampler's CFG",
+        "step 3: sigma 0.5, low, CFG 1 (no negative prompt)", "1 swap of models",
+    ]  # fmt: skip
     assert "0.875 (-16.9 dB)" in experts.parts(["high", "low"], ends, (None, 1.0), True)
 
 

@@ -1,0 +1,111 @@
+"""Text encoders weighted by noise level (eDiff-I's observation: CLIP counts early, T5 to the end), on plain tensors.
+
+An encoder's weight moves the whole conditioning between the one with that encoder's prompt and the one with an empty
+prompt in its place: weight 1 is the prompt, 0 is none, and in between lies what models know from prompt weighting. So
+it is right for encoders whose tokens follow each other (SD3), lie side by side (SDXL) or only give a pooled vector
+(Flux).
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Curve = tuple[tuple[float, float], ...]  # (percent of the schedule as a fraction, weight), rising in percent
+
+# CLIP full at first and fading, T5 kept: what the paper's figure of attention shows. No ablation of it is known.
+PRESETS: dict[str, tuple[str, str]] = {
+    "eDiff-I": ("0:1, 0.3:1, 1:0", "1"),
+    "T5 first": ("0:0, 0.7:1, 1:1", "1"),
+    "CLIP only": ("1", "0"),
+    "T5 only": ("0", "1"),
+    "both": ("1", "1"),
+}
+CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g")
+MOST_POINTS, MOST_WEIGHT = 64, 10.0
+
+
+def parse_curve(text: str, name: str) -> Curve:
+    """A weight, or points such as "0:1, 0.3:1, 1:0". Raises ValueError that names the cure."""
+    points = []
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        percent, _, weight = part.rpartition(":")
+        try:
+            points.append((float(percent) if percent else 0.0, float(weight)))
+        except ValueError:
+            raise ValueError(f"{name}: {part!r} is no point. Write percent:weight, such as: 0:1, 0.3:1, 1:0") from None
+    if not points or len(points) > MOST_POINTS or (len(points) > 1 and ":" not in parts[0]):
+        raise ValueError(f"{name}: write one weight, or 2 to {MOST_POINTS} points such as: 0:1, 0.3:1, 1:0")
+    for percent, weight in points:
+        if not 0 <= percent <= 1 or not abs(weight) <= MOST_WEIGHT:
+            raise ValueError(
+                f"{name}: {percent:g}:{weight:g} is out of range; percent goes from 0 to 1, weights to {MOST_WEIGHT:g}."
+            )
+    if any(later[0] <= earlier[0] for earlier, later in zip(points, points[1:])):
+        raise ValueError(f"{name}: the points do not rise in percent.")
+    return tuple(points)
+
+
+def weight_at(curve: Curve, percent: float) -> float:
+    """The weight at a place of the schedule: straight lines between points, constant beyond them."""
+    places = [place for place, _ in curve]
+    at = bisect.bisect_right(places, percent)
+    if at == 0 or at == len(curve):
+        return curve[min(at, len(curve) - 1)][1] if at == 0 else curve[-1][1]
+    (left, low), (right, high) = curve[at - 1], curve[at]
+    return low + (high - low) * (percent - left) / (right - left)
+
+
+def pieces(curves: Sequence[Curve], count: int) -> list[tuple[float, float, tuple[float, ...]]]:
+    """The schedule in parts of constant weights: (start, end, weights). Neighbours with the same weights are one part.
+
+    Borders lie where schedules rarely have a step: in the host both parts at a border act there, and cost twice.
+    """
+    if all(len({weight for _, weight in curve}) == 1 for curve in curves):
+        return [(0.0, 1.0, tuple(curve[0][1] for curve in curves))]
+    borders = [0.0, *((at + 0.3819) / count for at in range(count)), 1.0]
+    found: list[tuple[float, float, tuple[float, ...]]] = []
+    for start, end in zip(borders, borders[1:]):
+        weights = tuple(round(weight_at(curve, (start + end) / 2), 6) for curve in curves)
+        if found and found[-1][2] == weights:
+            found[-1] = (found[-1][0], end, weights)
+        else:
+            found.append((start, end, weights))
+    return found
+
+
+def stretched(features: Tensor, tokens: int) -> Tensor:
+    """An empty prompt's features [batch, tokens, width], as long as a longer prompt's: the last token again."""
+    missing = tokens - features.shape[1]
+    if missing <= 0:
+        return features[:, :tokens]
+    return torch.cat([features, features[:, -1:].expand(-1, missing, -1)], dim=1)
+
+
+def weighed(whole: Any, without: Sequence[Any], weights: Sequence[float]) -> Any:
+    """whole - sum (1 - weight) (whole - without), for tensors; what is no tensor of numbers stays as it is.
+
+    without: the same value once for each encoder, with an empty prompt for that encoder alone.
+    """
+    if not isinstance(whole, Tensor) or not whole.is_floating_point():
+        return whole
+    out = whole
+    for other, weight in zip(without, weights):
+        if weight != 1 and isinstance(other, Tensor):
+            fitting = stretched(other, whole.shape[1]) if whole.ndim == 3 else other
+            if fitting.shape == whole.shape:
+                out = out - (1 - weight) * (whole - fitting)
+    return out
+
+
+def weighed_entry(whole: tuple[Tensor, Mapping[str, Any]], without: Sequence[tuple[Tensor, Mapping[str, Any]]],
+                  weights: Sequence[float]) -> list:  # fmt: skip
+    """One entry of a CONDITIONING: features and everything beside them."""
+    features, more = whole
+    beside = {key: weighed(value, [other[1].get(key) for other in without], weights) for key, value in more.items()}
+    return [weighed(features, [other[0] for other in without], weights), beside]

@@ -1,0 +1,102 @@
+"""Nodes that give style a scale of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..guidance.host_style import StyleGuidance
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+ALIASES = ["style transfer", "eDiff-I", "unCLIP", "Redux", "IPAdapter", "dual CFG", "style strength", "reference image"]
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.Conditioning.Input(
+            "text", tooltip="The prompt without the style: what the picture shows. Outside of the window it is alone."
+        ),
+        io.Float.Input(
+            "style_scale", default=3.0, min=-20.0, max=100.0, step=0.1,
+            tooltip="How strongly to go from the text to the text with style. 0: no style, and no third evaluation. As "
+            "large as the CFG: as if there was no node.",
+        ),
+        io.Float.Input(
+            "start_percent", default=0.3, min=0.0, max=1.0, step=0.001,
+            tooltip="Where style begins, 0 is the first step. After the layout is made (0.3 to 0.4), style changes "
+            "the looks and not the composition.",
+        ),
+        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where style ends."),
+    ]  # fmt: skip
+
+
+class FoveaStyleGuidance(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaStyleGuidance",
+            display_name="Style Guidance",
+            category="Fovea/experts",
+            description=(
+                "Text and style with a scale each: the sampler's CFG is the text's. For prompts with a picture's style "
+                "(unCLIP, Redux) and for models with IPAdapter. Style acts in a window of the schedule; the third "
+                "evaluation takes place only there."
+            ),
+            search_aliases=ALIASES,
+            inputs=[
+                io.Model.Input("model", tooltip="The model; with IPAdapter or the like, its style is what is scaled."),
+                *_inputs(),
+            ],
+            outputs=[io.Model.Output(
+                tooltip="Sample it with the styled prompt as positive (with IPAdapter: the plain prompt)."
+            )],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, text: list, style_scale: float, start_percent: float, end_percent: float
+    ) -> io.NodeOutput:
+        return io.NodeOutput(StyleGuidance(text, style_scale, start_percent, end_percent).patched(model))
+
+
+class FoveaStyleGuider(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaStyleGuider",
+            display_name="Style Guider",
+            category="Fovea/experts",
+            description="Style Guidance and CFG in one, for SamplerCustomAdvanced.",
+            search_aliases=ALIASES,
+            inputs=[
+                io.Model.Input("model", tooltip="The model; with IPAdapter or the like, its style is what is scaled."),
+                io.Conditioning.Input("styled", tooltip="The prompt with style; with IPAdapter, the plain prompt."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Float.Input("text_scale", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="The text's CFG."),
+                *_inputs(),
+            ],
+            outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, styled: list, negative: list, text_scale: float, text: list, style_scale: float,
+        start_percent: float, end_percent: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        guider = comfy.samplers.CFGGuider(
+            StyleGuidance(text, style_scale, start_percent, end_percent).patched(model)
+        )
+        guider.set_conds(styled, negative)
+        guider.set_cfg(text_scale)
+        return io.NodeOutput(guider)
+
+
+NODES = [FoveaStyleGuidance, FoveaStyleGuider]
