@@ -23,23 +23,12 @@ from .nodes import (
 )
 
 WEB_DIRECTORY = "./web"
+MODULES = (demo, guidance, attention_map, regions, painter, region_control, saliency, latent, experts, encoders, style)
 
 
 class FoveaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            *demo.NODES,
-            *guidance.NODES,
-            *attention_map.NODES,
-            *regions.NODES,
-            *painter.NODES,
-            *region_control.NODES,
-            *saliency.NODES,
-            *latent.NODES,
-            *experts.NODES,
-            *encoders.NODES,
-            *style.NODES,
-        ]
+        return [node for module in MODULES for node in module.NODES]
 
 
 async def comfy_entrypoint() -> FoveaExtension:

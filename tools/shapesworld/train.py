@@ -19,6 +19,7 @@ from ..pack import load_packages
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
 STAGES = ("data", "vae", "clip_a", "reader", "clip_b", "latents", "unet")
+LATER = ("experts",)  # on top of the shipped model, never part of "all"
 
 
 # Without these glibc gives every large tensor back to the kernel and takes it again: a third of a CPU training step.
@@ -37,7 +38,7 @@ def keep_memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("all", *STAGES), default="all")
+    parser.add_argument("--stage", choices=("all", *STAGES, *LATER), default="all")
     parser.add_argument("--minutes", type=float, default=180, help="budget of the whole run; one stage: of that stage")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--pictures", type=int, default=40_000, help="training pictures to paint")
@@ -53,7 +54,7 @@ def main() -> None:
     keep_memory()
 
     load_packages()
-    from . import data, export, stages, train_clip, train_reader, train_unet, train_vae
+    from . import data, export, stages, train_clip, train_experts, train_reader, train_unet, train_vae
 
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(found if args.device == "auto" else args.device)
@@ -67,6 +68,7 @@ def main() -> None:
         "clip_b": train_clip.train_b,
         "latents": train_unet.encode,
         "unet": train_unet.train,
+        "experts": train_experts.train,
     }
     for name in STAGES[1:] if args.stage == "all" else [args.stage]:
         if name == "data":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -116,11 +117,16 @@ def noise_levels(count: int) -> Tensor:
 
 
 def train(run: Run, data: Dataset) -> None:
+    fit(run, data, build(run.seed + 4), noise_levels, ema=0.9993)
+
+
+def fit(run: Run, data: Dataset, model: nn.Module, levels: Callable[[int], Tensor], ema: float) -> None:
+    """Train a generator on the noise levels that are drawn for it. levels: timesteps [n] for a batch of n."""
     facts = json.loads((run.work / "latents.json").read_text())
     latents = np.load(run.work / "latents.npy", mmap_mode="r")
     tower = text_tower(run)
-    model = build(run.seed + 4).to(run.device)
-    trainer = Trainer(run, nn.ModuleDict({"unet": model}), lr=8e-4, ema=0.9993, weight_decay=0.01)
+    model.to(run.device)
+    trainer = Trainer(run, nn.ModuleDict({"unet": model}), lr=8e-4, ema=ema, weight_decay=0.01)
     forward = torch.compile(model) if run.compiled else model
     abar = alphas_bar(run.device)
     rng = np.random.default_rng(run.seed + 41 + trainer.step)
@@ -131,7 +137,7 @@ def train(run: Run, data: Dataset) -> None:
         index = rng.choice(len(latents), size=BATCH, p=shares)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else caption(data.scenes[i], rng) for i in index]
         x0 = torch.from_numpy(np.stack([latents[i] for i in index])).to(run.device).float() * facts["scale_factor"]
-        t = noise_levels(BATCH).to(run.device)
+        t = levels(BATCH).to(run.device)
         a = abar[t].view(-1, 1, 1, 1)
         noise = torch.randn_like(x0)
         target = a.sqrt() * noise - (1 - a).sqrt() * x0
