@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .noise_levels import SAME, described, half_log_snr, sigma_of
+from .schedule import left_of_schedule
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def ordered(begins: Sequence[float]) -> list[int]:
 
 def acting(level: float, ends: Sequence[float]) -> int:
     """Who acts at a half-logSNR."""
-    return next(at for at, end in enumerate(ends) if level <= end + SAME)
+    return next((at for at, end in enumerate(ends) if level <= end + SAME), len(ends) - 1)
 
 
 def shares(level: float, ends: Sequence[float], window: float) -> list[tuple[int, float]]:
@@ -104,7 +105,8 @@ def piecewise(samplings: Sequence[Any], flows: Sequence[bool], ends: Sequence[fl
             )
         # A model without a level 0 of its own ends at its lowest; 0 is the step after that.
         stops = count if end == math.inf and not flow else count + 1
-        percents = torch.linspace(_percent(sampling, high), _percent(sampling, low), stops, dtype=torch.float64)
+        places = [min(1 - left_of_schedule(sampling, sigma), 1 - 1e-7) for sigma in (high, low)]  # 1 is no noise
+        percents = torch.linspace(*places, stops, dtype=torch.float64)
         inner = [float(sampling.percent_to_sigma(percent)) for percent in percents[1:].tolist()]
         if end != math.inf:
             inner[-1] = low
@@ -113,18 +115,6 @@ def piecewise(samplings: Sequence[Any], flows: Sequence[bool], ends: Sequence[fl
         levels += [sigma_of(half_log_snr(sigma, flow), flows[0]) for sigma in inner]
         begin = end
     return torch.tensor(levels)
-
-
-def _percent(sampling: Any, sigma: float) -> float:
-    """Where in a model's schedule a noise level lies, 0 to 1: the inverse of percent_to_sigma, whatever its family."""
-    below, above = 0.0, 1.0
-    for _ in range(50):
-        middle = (below + above) / 2
-        if float(sampling.percent_to_sigma(middle)) > sigma:
-            below = middle
-        else:
-            above = middle
-    return below
 
 
 @dataclass(frozen=True)

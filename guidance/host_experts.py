@@ -37,14 +37,23 @@ DECIDE = ("sigma", "never back")
 
 def check(main: ModelPatcher, experts: Sequence[Expert]) -> None:
     """Raise BadExperts for models that cannot share one latent."""
-    if KEY in main.wrappers.get(WrappersMP.PREDICT_NOISE, {}):
-        raise BadExperts("The model has an Expert Switch already. Chain all experts and use one switch.")
+    if any(KEY in model.wrappers.get(WrappersMP.PREDICT_NOISE, {}) for model in (main, *(e.model for e in experts))):
+        raise BadExperts("One of the models has an Expert Switch already. Chain all experts and use one switch.")
     if not experts:
         raise BadExperts("No expert is connected. Connect at least one Expert.")
-    is_flow(main)
+    flow = is_flow(main)
     wanted = main.model.latent_format
     for at, expert in enumerate(experts, 1):
-        is_flow(expert.model)
+        mixed = is_flow(expert.model) != flow
+        both = [model.get_model_object("model_sampling") for model in (main, expert.model)]
+        if mixed and any(getattr(sampling, "noise_scale", 1.0) != 1.0 for sampling in both):
+            raise BadExperts(f"Expert {at} and the main model mix picture and noise in ways that cannot be converted.")
+        if expert.model.load_device != main.load_device:
+            raise BadExperts(
+                f"Expert {at} runs on {expert.model.load_device}, the main model on {main.load_device}. Use one device."
+            )
+        if main.model_options.get("context_handler") and not expert.model.model_options.get("context_handler"):
+            logger.warning("%s: the main model has context windows, expert %d has none.", NODE, at)
         given = expert.model.model.latent_format
         same = type(given) is type(wanted) and given.scale_factor == wanted.scale_factor
         if not same or given.latent_channels != wanted.latent_channels:
@@ -73,6 +82,12 @@ class ExpertSwitch:
         order = plan.ordered([expert.below for expert in experts])
         switch = ExpertSwitch(tuple(experts[i] for i in order), blend, memory, decide_by)
         models = [main, *(expert.model for expert in switch.experts)]
+        gaps = [after - before for before, after in zip(switch.ends, switch.ends[1:-1])]
+        if blend > min(gaps, default=math.inf):
+            raise BadExperts(
+                f"Two borders are {min(gaps):.2g} apart in half-logSNR, less than the blending window {blend:g}. Set "
+                "blend to that or less."
+            )
         if blend > 0 and any(a.is_clone(b) for a, b in zip(models, models[1:])):
             raise BadExperts(
                 "Two neighbours are the same checkpoint with other patches, such as two LoRAs. They cannot be in "
@@ -94,7 +109,9 @@ class ExpertSwitch:
         clone = main.clone()
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._run)
         clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _begin)
-        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _predict)
+        # In front of what the main model has already (style, caches), which is to act where the main model does.
+        others = clone.wrappers.get(WrappersMP.PREDICT_NOISE, {})
+        clone.wrappers[WrappersMP.PREDICT_NOISE] = {KEY: [_predict], **others}
         return clone
 
     def _run(self, executor: Any, *given: Any, latent_shapes: Any = None, **named: Any) -> Tensor:
@@ -106,6 +123,8 @@ class ExpertSwitch:
             return run.around(executor, given, {**named, "latent_shapes": latent_shapes})
         finally:
             options.pop(KEY, None)
+            run.started = None  # it holds options that hold the run
+            run.shadows.clear()
 
 
 def _begin(
@@ -210,12 +229,15 @@ class _Run:
         gone = [at for at in self.active or () if at not in who]
         if self.switch.memory == "unload":
             for at in gone:
+                if any(self.patcher(at).is_clone(self.patcher(other)) for other in who):
+                    continue  # its weights are wanted, with other patches
                 comfy.model_management.unload_model_and_clones(self.patcher(at))
         for at in who:
             more = [self.patcher(other) for other in who if other != at]
             if self.switch.memory == "keep":
                 more += [self.patcher(other) for other in range(len(self.shadows) + 1) if other not in who]
-            self.bring(at, [other for other in more if not other.is_clone(self.patcher(at))])
+            once = {id(other.model): other for other in more if not other.is_clone(self.patcher(at))}
+            self.bring(at, list(once.values()))
         self.active = who
 
     def patcher(self, who: int) -> ModelPatcher:
@@ -230,6 +252,8 @@ class _Run:
         conds = owner.conds
         if more:
             conds = {name: [_with_models(cond, more) for cond in found] for name, found in conds.items()}
+        if who > 0:
+            owner.brought = True
         _, _, loaded = comfy.sampler_helpers.prepare_sampling(patcher, started.noise.shape, conds, options)
         patcher.model.current_patcher = patcher  # clones of one checkpoint take turns in it
         if who > 0:
@@ -248,7 +272,7 @@ def _with_added(own: dict, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     out = own.copy()
     for key, value in now.items():
         known = before.get(key)
-        if value is known or key == "transformer_options":
+        if value is known or key in ("transformer_options", "to_load_options", "multigpu_clones"):
             continue
         if isinstance(value, list):
             out[key] = [*out.get(key, ()), *(one for one in value if not any(one is old for old in known or ()))]

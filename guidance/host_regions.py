@@ -15,7 +15,7 @@ from ..attention import hooks
 from ..attention.operators import Operator
 from ..attention.run import BlockId, Run, Tap
 from ..attention.steering import Steering
-from .schedule import inside
+from .schedule import inside, left_of_schedule
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -89,18 +89,6 @@ def watched(conditioning: list) -> list:
         return conditioning
     (tensor, options), *others = conditioning
     return [[tensor, {**options, "additional_models": Unattended(options.get("additional_models", ()))}], *others]
-
-
-def left_of_schedule(sampling: Any, sigma: float) -> float:
-    """1 at the first, noisiest level, 0 at the last: t / 1000 for models with timesteps. Inverts percent_to_sigma."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        if sampling.percent_to_sigma(middle) > sigma:
-            low = middle
-        else:
-            high = middle
-    return 1 - high
 
 
 def noise_to_signal(sampling: Any, sigma: float) -> float:

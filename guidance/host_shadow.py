@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +22,9 @@ from .noise_levels import half_log_snr, sigma_of
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-logger = logging.getLogger(__name__)
 NODE = "Expert Switch"
 # Widths of text features that a network's configuration may name.
-TEXT_WIDTHS = ("context_dim", "context_in_dim", "text_dim", "cap_feat_dim", "joint_attention_dim", "caption_channels")
+TEXT_WIDTHS = ("context_dim", "context_in_dim", "text_dim", "cap_feat_dim")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +37,10 @@ class Expert:
     cfg: float | None = None
     positive: list | None = None
     negative: list | None = None
+
+    def get_models(self) -> list[ModelPatcher]:
+        """For the host, which keeps models that a prompt still needs."""
+        return [self.model]
 
 
 @dataclass
@@ -83,20 +86,19 @@ class Shadow(comfy.samplers.CFGGuider):
         self.cfg = outer.cfg if expert.cfg is None else expert.cfg
         self.inner_model: Any = None
         self.loaded: list[Any] = []
+        self.brought = False  # into memory
         own = {"positive": expert.positive, "negative": expert.negative}
         self.inner_set_conds({name: conds for name, conds in own.items() if conds is not None})
-        controls: dict[int, Any] = {}
-        for name, conds in outer.original_conds.items():
-            if name not in self.original_conds:
-                self.original_conds[name] = [_with_own_control(cond, controls) for cond in conds]
+        given, controls = {**outer.original_conds, **self.original_conds}, {}
+        self.original_conds = {name: [_with_own_control(cond, controls) for cond in conds]
+                               for name, conds in given.items()}  # fmt: skip
         hooked = any(comfy.sampler_helpers.cond_has_hooks([(None, cond) for cond in conds])
                      for conds in self.original_conds.values())  # fmt: skip
         if hooked and self.model_patcher.is_dynamic():
             self.model_patcher = self.model_patcher.get_non_dynamic_delegate()
         # A guider that predicts in its own way (two scales, say) does so for the expert, too.
         self.usual = type(outer).predict_noise is comfy.samplers.CFGGuider.predict_noise
-        if not self.usual and expert.cfg is not None:
-            logger.warning("%s: %s has its own scales; the expert's CFG is not used.", NODE, type(outer).__name__)
+        self._check()
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -113,6 +115,7 @@ class Shadow(comfy.samplers.CFGGuider):
             comfy.samplers.filter_registered_hooks_on_conds(self.plain_conds, options)
             comfy.samplers.cast_to_load_options(options, device=patcher.load_device, dtype=patcher.model_dtype())
             self.conds = self._copies()
+            self._check_width()
             yield
         finally:
             comfy.samplers.cast_to_load_options(options, device=patcher.offload_device)
@@ -120,14 +123,32 @@ class Shadow(comfy.samplers.CFGGuider):
             self.model_options, patcher.hook_mode = kept, mode
             patcher.restore_hook_patches()
 
-    def _copies(self) -> dict[str, list]:
-        return {name: [cond.copy() for cond in found] for name, found in self.plain_conds.items()}
+    def _copies(self, conds: dict | None = None) -> dict[str, list]:
+        return {name: [cond.copy() for cond in found] for name, found in (conds or self.plain_conds).items()}
+
+    def _check(self) -> None:
+        """Raise BadExperts for prompts that are missing, and for guiders with models of their own."""
+        name = name_of(self.model_patcher)
+        if type(self.outer).outer_sample is not comfy.samplers.CFGGuider.outer_sample:
+            raise BadExperts(
+                f"{type(self.outer).__name__} brings a model of its own for one of the prompts, which experts cannot "
+                "follow. Use CFGGuider or KSampler."
+            )
+        for which, conds in self.original_conds.items():
+            if not conds:
+                raise BadExperts(f"The {which} prompt of the expert {name} is empty: connect a conditioning.")
+        if self.usual and not math.isclose(self.cfg, 1.0) and "negative" not in self.original_conds:
+            raise BadExperts(
+                f"The expert {name} has CFG {self.cfg:g}, but there is no negative prompt. Connect one to its Expert "
+                "node, or set its cfg to 1."
+            )
 
     def start(self, started: Started, latent_shapes: Any, flow: bool) -> None:
         """Encode the conditioning by the expert, once it is loaded."""
         if self.inner_model is not None:
             return
-        self._check_width()
+        self.plain_conds = self._copies(self.conds)  # with what the expert's own wrappers have added
+        self.model_patcher.pre_run()
         model, device = self.model_patcher.model, self.model_patcher.load_device
         conds = comfy.samplers.process_conds(
             model, started.noise, self.conds, device, started.latent_image, started.denoise_mask, started.seed,
@@ -141,7 +162,6 @@ class Shadow(comfy.samplers.CFGGuider):
             sigmas = sigmas.new_tensor([min(level, most) for level in levels])
         self.called.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
         self.conds, self.inner_model = conds, model
-        self.model_patcher.pre_run()
 
     def _check_width(self) -> None:
         """Raise BadExperts for a prompt that another text encoder made."""
@@ -161,18 +181,21 @@ class Shadow(comfy.samplers.CFGGuider):
         if self.usual:
             return self.outer_predict_noise(x, sigma, options, seed)
         wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, self.model_options, is_model_options=True)
-        with _swapped(self.outer, inner_model=self.inner_model, conds=self.conds, model_patcher=self.model_patcher):
+        own = {name: getattr(self, name) for name in ("inner_model", "conds", "model_patcher", "cfg")}
+        with _swapped(self.outer, **own):
             return WrapperExecutor.new_class_executor(self.outer.predict_noise, self.outer, wrappers).execute(
                 x, sigma, options, seed
             )
 
     def forget(self) -> None:
         """Back to before the expert was used."""
-        if self.inner_model is None:
+        if not self.brought:
             return
+        if self.inner_model is not None:
+            comfy.sampler_helpers.cleanup_models(self.conds, [])
         self.model_patcher.cleanup()
-        comfy.sampler_helpers.cleanup_models(self.conds, self.loaded)
-        self.inner_model, self.loaded, self.conds = None, [], self._copies()
+        comfy.sampler_helpers.cleanup_additional_models(self.loaded)
+        self.inner_model, self.loaded, self.brought, self.conds = None, [], False, self._copies()
 
 
 def _with_own_control(cond: Mapping[str, Any], known: dict[int, Any]) -> dict:

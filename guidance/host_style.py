@@ -7,8 +7,7 @@ place inside the window only; outside of it there is no style.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .host_gradient import EXPERTS
 from .schedule import inside
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 KEY = "fovea_style"
 TEXT = "fovea_text"  # the guider's list of conds without style
+SLOT = "sampler_calc_cond_batch_function"
+
+
+class BadStyle(ValueError):
+    """Style cannot be guided here; the message names the cure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,18 @@ class StyleGuidance:
     end: float = 1.0
 
     def patched(self, model: ModelPatcher) -> ModelPatcher:
+        """A clone with the guidance. Raises BadStyle."""
+        before = model.wrappers.get(WrappersMP.PREDICT_NOISE, {})
+        if KEY in before:
+            raise BadStyle("The model has Style Guidance already. Use one.")
+        if EXPERTS in before:
+            raise BadStyle("The model has an Expert Switch, past which style does not reach. Put Style Guidance onto "
+                           "each model before the switch.")  # fmt: skip
+        if not self.text:
+            raise BadStyle("text is empty: connect the prompt without style.")
+        if comfy.sampler_helpers.cond_has_hooks(self.text):
+            raise BadStyle("text has hooks (a LoRA or ControlNet of its own), which do not act here. Put them onto the "
+                           "model, or onto the sampler's prompts.")  # fmt: skip
         clone = model.clone()
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._outer)
         clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self._predict)
@@ -45,53 +62,64 @@ class StyleGuidance:
     def _outer(self, executor: Any, *given: Any, **named: Any) -> Tensor:
         """OUTER_SAMPLE: the host encodes and loads for this list of conds as for its own."""
         guider = executor.class_obj
+        if type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
+            raise BadStyle(f"Style Guidance: {type(guider).__name__} combines prompts in its own way. Use KSampler, "
+                           "CFGGuider or Style Guider.")  # fmt: skip
         text = [{**cond, "prompt_type": "positive"} for cond in comfy.sampler_helpers.convert_cond(self.text)]
         guider.conds = {**guider.conds, TEXT: text}
         return executor(*given, **named)
 
     def _predict(self, executor: Any, x: Tensor, sigma: Tensor, model_options: dict | None = None,
                  seed: Any = None) -> Tensor:  # fmt: skip
-        """PREDICT_NOISE: text and style apart."""
+        """PREDICT_NOISE: the host guides by the text alone; the style is added to that."""
         guider, options = executor.class_obj, model_options or {}
-        cfg, conds = guider.cfg, guider.conds
-        model = guider.inner_model
-        within = inside(model.model_sampling, float(sigma.flatten()[0]), self.start, self.end)
+        within = inside(guider.inner_model.model_sampling, float(sigma.flatten()[0]), self.start, self.end)
         scale = self.scale if within else 0.0
-        if scale == cfg and scale != 0:
+        if scale == guider.cfg and scale != 0:
             return executor(x, sigma, options, seed)  # null + cfg (styled - null), a branch less
-        alone = math.isclose(cfg, 1.0) and not options.get("disable_cfg1_optimization")
-        null = None if alone else conds.get("negative")
-        styled, negative, text = branches(
-            model, conds["positive"] if scale else None, null, conds[TEXT], x, sigma, options
-        )
-        outs = [text, negative]
-        for function in options.get("sampler_pre_cfg_function", ()):
-            outs = function({"conds": [conds[TEXT], null], "conds_out": outs, "cond_scale": cfg, "timestep": sigma,
-                             "input": x, "sigma": sigma, "model": model, "model_options": options})  # fmt: skip
-        guided = comfy.samplers.cfg_function(model, outs[0], outs[1], cfg, x, sigma, model_options=options,
-                                             cond=conds[TEXT], uncond=null)  # fmt: skip
-        return guided + scale * (styled - text) if scale else guided
+        branches = _Branches(guider.conds["positive"] if scale else None, options.get(SLOT))
+        conds = guider.conds
+        guider.conds = {**conds, "positive": conds[TEXT]}
+        try:
+            guided = executor(x, sigma, {**options, SLOT: branches}, seed)
+        finally:
+            guider.conds = conds
+        return guided if branches.towards_style is None else guided + scale * branches.towards_style
 
 
-def branches(model: Any, styled: list | None, null: list | None, text: list, x: Tensor, sigma: Tensor,
-             options: dict) -> Sequence[Tensor]:  # fmt: skip
-    """Predictions with style, with the negative prompt, with the text alone; one that is not wanted is zeros.
+@dataclass
+class _Branches:
+    """What the host calls for its predictions of [text, null]; the styled one is evaluated along.
 
-    Patches that bring a picture into attention (IPAdapter) give it to the chunks of list 0 and nothing to list 1, and
-    know no list 2. So where there are such patches, the text alone is evaluated as list 1, by itself.
+    Patches that bring a picture into attention (IPAdapter) give it to list 0 and nothing to list 1, and know no list 2.
+    So where there are such patches, the text alone is evaluated as list 1, by itself.
     """
-    batch = comfy.samplers.calc_cond_batch
-    if not _pictures_in_attention(options):
-        if styled is None:
-            out_text, out_null = batch(model, [text, null], x, sigma, options)
-            return out_text, out_null, out_text
-        out_styled, out_null, out_text = batch(model, [styled, null, text], x, sigma, options)
-        return out_styled, out_null, out_text
-    (_, out_text) = batch(model, [None, text], x, sigma, options)
-    if styled is None and null is None:
-        return out_text, out_text, out_text
-    out_styled, out_null = batch(model, [styled, null], x, sigma, options)
-    return out_styled, out_null, out_text
+
+    styled: list | None
+    before: Callable | None  # somebody else's function in the same slot
+    towards_style: Tensor | None = None
+
+    def __call__(self, args: dict) -> Sequence[Tensor]:
+        model, x, sigma, options = (args[name] for name in ("model", "input", "sigma", "model_options"))
+
+        def batch(*conds: list | None) -> Sequence[Tensor]:
+            return comfy.samplers.calc_cond_batch(model, list(conds), x, sigma, options)
+
+        text, null = args["conds"]
+        if self.before is not None:
+            outs = list(self.before(args))
+            styled = batch(self.styled)[0] if self.styled else None
+        elif _pictures_in_attention(options):
+            (_, out_text) = batch(None, text)
+            styled, out_null = batch(self.styled, null) if self.styled or null else (None, out_text)
+            outs = [out_text, out_null]
+        elif self.styled:
+            styled, *outs = batch(self.styled, null, text)
+            outs.reverse()
+        else:
+            styled, outs = None, list(batch(text, null))
+        self.towards_style = None if self.styled is None else styled - outs[0]
+        return outs
 
 
 def _pictures_in_attention(options: dict) -> bool:

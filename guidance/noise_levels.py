@@ -41,10 +41,10 @@ def sigma_from(kind: str, value: float, sampling: Any, flow: bool) -> float:
     """A noise level given as "sigma", "timestep" (fraction, 1 the noisiest), "percent" (fraction of the schedule, 0 the
     start) or "SNR dB". Raises ValueError, naming what is wrong."""
     if kind == "sigma":
-        if value < 0 or (flow and value > 1):
+        if not value >= 0 or (flow and value > 1):
             raise ValueError(f"sigma {value:g} is not between 0 and {'1, as a flow model counts' if flow else 'more'}")
         return value
-    if kind == "SNR dB":
+    if kind == "SNR dB" and math.isfinite(value):
         return sigma_of(value / DECIBEL, flow)
     if not 0 <= value <= 1:
         raise ValueError(f"{kind} {value:g} is not between 0 and 1")
@@ -54,9 +54,7 @@ def sigma_from(kind: str, value: float, sampling: Any, flow: bool) -> float:
         raise ValueError(f"{kind!r} is no way to give a noise level")
     if flow:
         return value  # shifted already: how Wan and diffusers count
-    if getattr(sampling, "num_timesteps", None) is None:
-        raise ValueError("this model has no numbered timesteps: give sigma or percent")
-    return float(sampling.sigma(torch.tensor(value * sampling.num_timesteps))) if value > 0 else 0.0
+    return min(float(sampling.percent_to_sigma(1 - value)), float(sampling.sigma_max))
 
 
 def converted(x: Tensor, sigma: Tensor, flow: bool, wanted: bool, most: float) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..guidance.host_style import StyleGuidance
+from ..guidance.host_style import BadStyle, StyleGuidance
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -62,7 +62,7 @@ class FoveaStyleGuidance(io.ComfyNode):
     def execute(
         cls, model: ModelPatcher, text: list, style_scale: float, start_percent: float, end_percent: float
     ) -> io.NodeOutput:
-        return io.NodeOutput(StyleGuidance(text, style_scale, start_percent, end_percent).patched(model))
+        return io.NodeOutput(_patched("Style Guidance", model, text, style_scale, start_percent, end_percent))
 
 
 class FoveaStyleGuider(io.ComfyNode):
@@ -92,11 +92,18 @@ class FoveaStyleGuider(io.ComfyNode):
         start_percent: float, end_percent: float,
     ) -> io.NodeOutput:  # fmt: skip
         guider = comfy.samplers.CFGGuider(
-            StyleGuidance(text, style_scale, start_percent, end_percent).patched(model)
+            _patched("Style Guider", model, text, style_scale, start_percent, end_percent)
         )
         guider.set_conds(styled, negative)
         guider.set_cfg(text_scale)
         return io.NodeOutput(guider)
+
+
+def _patched(name: str, model: ModelPatcher, text: list, scale: float, start: float, end: float) -> ModelPatcher:
+    try:
+        return StyleGuidance(text, scale, start, end).patched(model)
+    except BadStyle as why:
+        raise ValueError(f"{name}: {why}") from None
 
 
 NODES = [FoveaStyleGuidance, FoveaStyleGuider]

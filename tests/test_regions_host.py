@@ -20,7 +20,8 @@ from fovea.attention.run import BlockId
 from fovea.attention.saliency import SaliencyRecorder
 from fovea.attention.steering import MARK
 from fovea.guidance import captions
-from fovea.guidance.host_regions import RegionControl, left_of_schedule, noise_to_signal
+from fovea.guidance.host_regions import RegionControl, noise_to_signal
+from fovea.guidance.schedule import left_of_schedule
 from fovea.models import demo
 from fovea.nodes.region_control import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
 
