@@ -25,7 +25,7 @@ PRESETS: dict[str, tuple[str, str]] = {
     "T5 only": ("0", "1"),
     "both": ("1", "1"),
 }
-CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g")
+CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g", "hydit_clip")
 MOST_POINTS, MOST_WEIGHT = 64, 10.0
 
 
@@ -34,12 +34,12 @@ def parse_curve(text: str, name: str) -> Curve:
     points = []
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
-        percent, _, weight = part.rpartition(":")
+        place, _, value = part.rpartition(":")
         try:
-            points.append((float(percent) if percent else 0.0, float(weight)))
+            points.append((float(place) if place else 0.0, float(value)))
         except ValueError:
             raise ValueError(f"{name}: {part!r} is no point. Write percent:weight, such as: 0:1, 0.3:1, 1:0") from None
-    if not points or len(points) > MOST_POINTS or (len(points) > 1 and ":" not in parts[0]):
+    if not points or len(points) > MOST_POINTS or (len(points) > 1 and not all(":" in part for part in parts)):
         raise ValueError(f"{name}: write one weight, or 2 to {MOST_POINTS} points such as: 0:1, 0.3:1, 1:0")
     for percent, weight in points:
         if not 0 <= percent <= 1 or not abs(weight) <= MOST_WEIGHT:
@@ -56,7 +56,7 @@ def weight_at(curve: Curve, percent: float) -> float:
     places = [place for place, _ in curve]
     at = bisect.bisect_right(places, percent)
     if at == 0 or at == len(curve):
-        return curve[min(at, len(curve) - 1)][1] if at == 0 else curve[-1][1]
+        return curve[0 if at == 0 else -1][1]
     (left, low), (right, high) = curve[at - 1], curve[at]
     return low + (high - low) * (percent - left) / (right - left)
 
@@ -68,7 +68,7 @@ def pieces(curves: Sequence[Curve], count: int) -> list[tuple[float, float, tupl
     """
     if all(len({weight for _, weight in curve}) == 1 for curve in curves):
         return [(0.0, 1.0, tuple(curve[0][1] for curve in curves))]
-    borders = [0.0, *((at + 0.3819) / count for at in range(count)), 1.0]
+    borders = [0.0, *((at + 0.1180) / count for at in range(1, count)), 1.0]
     found: list[tuple[float, float, tuple[float, ...]]] = []
     for start, end in zip(borders, borders[1:]):
         weights = tuple(round(weight_at(curve, (start + end) / 2), 6) for curve in curves)
@@ -80,11 +80,11 @@ def pieces(curves: Sequence[Curve], count: int) -> list[tuple[float, float, tupl
 
 
 def stretched(features: Tensor, tokens: int) -> Tensor:
-    """An empty prompt's features [batch, tokens, width], as long as a longer prompt's: the last token again."""
-    missing = tokens - features.shape[1]
+    """An empty prompt's features [..., tokens, width], as long as a longer prompt's: the last token again."""
+    missing = tokens - features.shape[-2]
     if missing <= 0:
-        return features[:, :tokens]
-    return torch.cat([features, features[:, -1:].expand(-1, missing, -1)], dim=1)
+        return features[..., :tokens, :]
+    return torch.cat([features, features[..., -1:, :].expand(*[-1] * (features.ndim - 2), missing, -1)], dim=-2)
 
 
 def weighed(whole: Any, without: Sequence[Any], weights: Sequence[float]) -> Any:
@@ -97,9 +97,8 @@ def weighed(whole: Any, without: Sequence[Any], weights: Sequence[float]) -> Any
     out = whole
     for other, weight in zip(without, weights):
         if weight != 1 and isinstance(other, Tensor):
-            fitting = stretched(other, whole.shape[1]) if whole.ndim == 3 else other
-            if fitting.shape == whole.shape:
-                out = out - (1 - weight) * (whole - fitting)
+            fitting = stretched(other, whole.shape[-2]) if whole.ndim > 2 else other
+            out = out - (1 - weight) * (whole - fitting)
     return out
 
 

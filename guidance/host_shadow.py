@@ -82,6 +82,9 @@ class Shadow(comfy.samplers.CFGGuider):
 
     def __init__(self, expert: Expert, outer: Any) -> None:
         super().__init__(expert.model)
+        self.model_patcher: ModelPatcher
+        self.model_options: dict[str, Any]
+        self.original_conds: dict[str, list]
         self.expert, self.outer, self.flow = expert, outer, is_flow(expert.model)
         self.cfg = outer.cfg if expert.cfg is None else expert.cfg
         self.inner_model: Any = None
@@ -89,7 +92,8 @@ class Shadow(comfy.samplers.CFGGuider):
         self.brought = False  # into memory
         own = {"positive": expert.positive, "negative": expert.negative}
         self.inner_set_conds({name: conds for name, conds in own.items() if conds is not None})
-        given, controls = {**outer.original_conds, **self.original_conds}, {}
+        given = {**outer.original_conds, **self.original_conds}
+        controls: dict[int, Any] = {}
         self.original_conds = {name: [_with_own_control(cond, controls) for cond in conds]
                                for name, conds in given.items()}  # fmt: skip
         hooked = any(comfy.sampler_helpers.cond_has_hooks([(None, cond) for cond in conds])

@@ -69,21 +69,24 @@ class FoveaEncoderSchedule(io.ComfyNode):
         lines = [schedule.parse_curve(line, f"{NAME}: {name}")
                  for line, name in zip(given, ("clip_curve", "t5_curve"))]  # fmt: skip
         prompts = [own if own.strip() else text for own in (clip_text, t5_text)]
-        whole, without = _encoded(clip, prompts, guidance)
+        steady = [all(weight == 1 for _, weight in line) for line in lines]
+        whole, without = _encoded(clip, prompts, steady, guidance)
         ranges = schedule.pieces(lines, parts)
         made = []
         for start, end, weights in ranges:
             features, more = schedule.weighed_entry(whole, without, weights)
-            window = {} if len(ranges) == 1 else {"start_percent": start, "end_percent": end}
-            made.append([features, {**more, **window}])
+            # No limit at the ends of the schedule: a flow's first level may be a little above percent 0.
+            window = {"start_percent": start} if start > 0 else {}
+            made.append([features, {**more, **window, **({"end_percent": end} if end < 1 else {})}])
         percents = torch.linspace(0, 1, 101).tolist()
         chart = charts.curves([[schedule.weight_at(line, percent) for percent in percents] for line in lines],
                               "weights: CLIP, T5", "percent of the schedule")[None]  # fmt: skip
         return io.NodeOutput(made, chart)
 
 
-def _encoded(clip: CLIP, prompts: list[str], guidance: float) -> tuple[Any, list[Any]]:
-    """The conditioning with both prompts, and once each with one group of encoders given nothing."""
+def _encoded(clip: CLIP, prompts: list[str], steady: list[bool], guidance: float) -> tuple[Any, list[Any]]:
+    """The conditioning with both prompts, and once each with one group of encoders given nothing. steady: groups whose
+    weight is always 1, for which nothing has to be encoded."""
     tokens = [clip.tokenize(prompt) for prompt in prompts]
     empty = clip.tokenize("")
     names = list(tokens[0])
@@ -96,25 +99,34 @@ def _encoded(clip: CLIP, prompts: list[str], guidance: float) -> tuple[Any, list
             f"{NAME}: this CLIP has one kind of text encoder only ({', '.join(names)}). Use a loader that gives two, "
             "such as DualCLIPLoader or TripleCLIPLoader for SD3 and Flux; for other models, CLIP Text Encode."
         )
+    mine = {name: group for group, own in enumerate(groups) for name in own}
+    # CLIP-L and CLIP-G lie side by side: as many chunks each, in every encoding, or tokens would be mixed up.
+    chunks = max((len(tokens[mine[name]][name]) for name in ("l", "g") if name in mine), default=0)
 
     def encode(absent: int | None) -> tuple[Any, dict]:
-        mixed = {name: (empty if group == absent else tokens[group])[name]
-                 for group, own in enumerate(groups) for name in own}  # fmt: skip
-        _even(mixed, empty)
-        ((features, more),) = clip.encode_from_tokens_scheduled(
-            {name: mixed[name] for name in names}, add_dict={"guidance": guidance}
-        )
-        return features, more
+        mixed = {name: (empty if mine[name] == absent else tokens[mine[name]])[name] for name in names}
+        for name in {"l", "g"} & set(mine):
+            mixed[name] = [*mixed[name], *empty[name] * (chunks - len(mixed[name]))]
+        made = clip.encode_from_tokens_scheduled(mixed, add_dict={"guidance": guidance})
+        if len(made) != 1:
+            raise ValueError(f"{NAME}: this CLIP has LoRA hooks on a schedule of their own. Remove them.")
+        return made[0][0], made[0][1]
 
-    return encode(None), [encode(group) for group in range(len(groups))]
+    whole, without = encode(None), []
+    for group, prompt in enumerate(prompts):
+        without.append(whole if steady[group] else encode(group))
+        if not steady[group] and prompt.strip() and _same(whole, without[group]):
+            raise ValueError(
+                f"{NAME}: the encoder {' and '.join(groups[group])} is not there, so it has no weight. Load it with "
+                "this CLIP, or set its curve to 1."
+            )
+    return whole, without
 
 
-def _even(tokens: dict[str, list], empty: dict[str, list]) -> None:
-    """CLIP-L and CLIP-G side by side need as many chunks each: empty ones are added, as the host does."""
-    if "l" in tokens and "g" in tokens:
-        longest = max(len(tokens["l"]), len(tokens["g"]))
-        for name in ("l", "g"):
-            tokens[name] = [*tokens[name], *empty[name] * (longest - len(tokens[name]))]
+def _same(a: tuple[Any, dict], b: tuple[Any, dict]) -> bool:
+    """Whether two conditionings are one."""
+    pairs = [(a[0], b[0]), *((value, b[1].get(key)) for key, value in a[1].items())]
+    return all(torch.equal(x, y) for x, y in pairs if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor))
 
 
 NODES = [FoveaEncoderSchedule]

@@ -37,7 +37,8 @@ def test_curves() -> None:
     assert [schedule.weight_at(curve, percent) for percent in (0, 0.3, 0.65, 1)] == pytest.approx([1, 1, 0.5, 0])
     assert schedule.weight_at(schedule.parse_curve("0.7", "x"), 0.2) == 0.7
     assert schedule.weight_at(schedule.parse_curve("0.4:0, 0.6:1", "x"), 0.1) == 0
-    for wrong in ("", "a:b", "0:1, 0.5", "1, 0:1", "0.5:1, 0.2:0", "0:1, 2:1", "0:99, 1:0", "0:nan, 1:0", "1, 2"):
+    wrongs = ("", "a:b", "0:1, 0.5", "1, 0:1", "0.5:1, 0.2:0", "0:1, 2:1", "0:99, 1:0", "0:nan, 1:0", "1, 2", "0:1, 2")
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="clip_curve"):
             schedule.parse_curve(wrong, "clip_curve")
     for preset in schedule.PRESETS.values():
@@ -54,6 +55,7 @@ def test_parts_tile_the_schedule(count: int) -> None:
             assert weights[0] == 1
         assert weights[1] == 1 and start < end
     assert schedule.pieces([((0.0, 0.5),), ((0.0, 1.0),)], count) == [(0.0, 1.0, (0.5, 1.0))]
+    assert len(schedule.pieces([((0.0, 1.0), (1.0, 0.0))], count)) == count
 
 
 def test_weights_where_tokens_follow_each_other() -> None:
@@ -108,6 +110,29 @@ def test_sdxls_two_clips() -> None:
     assert encode(clip, "a star " * 90, "short", curves="eDiff-I")[0][0].shape[1] == 77 * 3
 
 
+def test_sd3s_tokens_in_a_row() -> None:
+    """CLIP's tokens first, then T5's: a long prompt without CLIP is T5's alone behind as many empty CLIP tokens."""
+    import comfy.text_encoders.sd3_clip as sd3
+
+    t5 = {"d_model": 4096, "d_kv": 8, "d_ff": 16, "num_heads": 1, "num_layers": 1}  # as wide as CLIP is padded to
+    small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 64}
+    target = ClipTarget(sd3.SD3Tokenizer, functools.partial(sd3.SD3ClipModel, clip_g=False, dtype_t5=torch.float16))
+    clip = comfy.sd.CLIP(target, model_options={"t5xxl_model_config": t5, "clip_l_model_config": small})
+    tiny.initialise(clip.cond_stage_model, 3, 1.0)
+    long = "a red star " * 60
+    (whole,), (alone,) = encode(clip, long), encode(clip, long, clip_curve="0")
+    count = 77 * len(clip.tokenize(long)["l"])
+    assert count > 77 and whole[0].shape == alone[0].shape and whole[0].shape[1] > count + 77
+    assert torch.equal(alone[0][:, count:], whole[0][:, count:]), "T5's tokens stay where they are"
+    assert not torch.equal(alone[0][:, :count], whole[0][:, :count])
+    torch.testing.assert_close(alone[0][:, :77], encode(clip, "", t5_text=long)[0][0][:, :77])
+
+
+def test_an_encoder_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match=r"the encoder . and . is not there"):
+        encode(encoder("sd3"), clip_curve="0")
+
+
 def test_one_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match="one kind of text encoder only"):
         encode(single())
@@ -125,7 +150,8 @@ def test_sampling_takes_one_prompt_a_step(flux: Any) -> None:
     """At every step one part acts, its weights those of the curve; the same in every part is the plain prompt."""
     model, x = tiny.unet("shallow"), tiny.noise(16, 16)
     scheduled = encode(flux, curves="eDiff-I", parts=8)
-    assert 5 <= len(scheduled) <= 9
+    assert len(scheduled) == 7, "two of the eight parts lie where CLIP is full"
+    assert "start_percent" not in scheduled[0][1] and "end_percent" not in scheduled[-1][1]
     for entry in scheduled:  # this UNet reads features, not the pooled vector
         entry[0] = entry[0] + entry[1]["pooled_output"][:, None, : entry[0].shape[-1]]
     with tiny.watching(model, "") as calls:
@@ -137,7 +163,8 @@ def test_sampling_takes_one_prompt_a_step(flux: Any) -> None:
     wanted = plain[0] + plain[1]["pooled_output"][:, None, : plain[0].shape[-1]]
     assert float(calls[0]["sigma"]) == pytest.approx(float(sigmas[0]))
     assert (got - tiny.sample(model, x, steps=10, positive=[[wanted, dict(plain[1])]])).abs().max() > 1e-4
-    windows = [{key: entry[1][key] for key in ("start_percent", "end_percent")} for entry in scheduled]
+    keys = "start_percent", "end_percent"
+    windows = [{key: entry[1][key] for key in keys if key in entry[1]} for entry in scheduled]
     same = tiny.sample(model, x, steps=10, positive=[[wanted, {**plain[1], **window}] for window in windows])
     torch.testing.assert_close(same, tiny.sample(model, x, steps=10, positive=[[wanted, dict(plain[1])]]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from comfy.model_base import ModelType
+from comfy.model_management import InterruptProcessingException
 from comfy.samplers import SAMPLER_NAMES
 from comfy_extras.nodes_custom_sampler import CFGOverride, Guider_DualCFG
 from comfy_extras.nodes_easycache import EasyCacheNode
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from fovea.guidance import noise_levels
 from fovea.guidance.experts import BadExperts
-from fovea.guidance.host_experts import KEY, Expert, ExpertSwitch
+from fovea.guidance.host_experts import Expert, ExpertSwitch
 
 KINDS = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION, "flow": ModelType.FLOW}
 MIDDLE = {"eps": 2.0, "v": 2.0, "flow": 0.6}  # a border inside of short schedules
@@ -155,31 +157,6 @@ def test_what_is_masked_stays(models: dict, kind: str) -> None:
     assert (got[..., 8:] - latent[..., 8:]).abs().mean() > 0.1
 
 
-def test_noise_is_drawn_on_and_history_kept(models: dict) -> None:
-    """A run of an SDE sampler draws its noise once through; a multistep one knows the step before the border."""
-    high, low, _ = models["eps"]
-    drawn: list[Tensor] = []
-
-    def noisy(predict: Any, x: Tensor, sigmas: Tensor, extra_args: dict, **more: Any) -> Tensor:
-        for now, then in zip(sigmas, sigmas[1:]):
-            x0 = predict(x, now.repeat(len(x)), **extra_args)
-            drawn.append(torch.randn_like(x))
-            x = x0 + then * drawn[-1]
-        return x
-
-    guider = comfy.samplers.CFGGuider(switched(high, expert(low, 2.0, "eps")))
-    guider.set_conds(tiny.prompt(1), tiny.prompt(2))
-    x = tiny.noise(16, 16)
-    with torch.inference_mode():
-        guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(noisy), torch.tensor([9.0, 5, 3, 1, 0.5, 0]),
-                      disable_pbar=True, seed=0)  # fmt: skip
-    assert len(drawn) == 5
-    assert all((a - b).abs().max() > 0.1 for i, a in enumerate(drawn) for b in drawn[i + 1 :])
-    one = tiny.sample(switched(high, expert(low, 2.0, "eps")), x, steps=6, sampler="dpmpp_2m")
-    again = tiny.sample(switched(high, expert(low, 2.0, "eps")), x, steps=6, sampler="euler")
-    assert (one - again).abs().max() > 1e-3
-
-
 def test_cfg_of_its_own(models: dict) -> None:
     """CFG 1 leaves out the negative prompt on that expert alone."""
     high, low, _ = models["eps"]
@@ -247,22 +224,40 @@ def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return loads
 
 
-def test_errors_and_cancel_leave_nothing_behind(models: dict) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, InterruptProcessingException])
+@pytest.mark.parametrize("where", ["network", "encoding"])
+def test_errors_and_cancel_leave_nothing_behind(
+    models: dict, where: str, error: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure in the expert's network or in the encoding of its prompt, or a cancel there."""
     high, low, _ = models["eps"]
     model, x = switched(high, expert(low, 2.0, "eps")), tiny.noise(16, 16)
-    before = tiny.sample(model, x, steps=6)
-    broken = low.clone()
+    before, alone = tiny.sample(model, x, steps=6), tiny.sample(low, x)
+    with monkeypatch.context() as broken:
+        def fails(*given: Any, **named: Any) -> Any:
+            raise error
 
-    def fails(apply: Any, args: dict) -> Tensor:
-        raise RuntimeError("cancelled")
-
-    broken.set_model_unet_function_wrapper(fails)
-    with pytest.raises(RuntimeError, match="cancelled"):
-        tiny.sample(switched(high, expert(broken, 2.0, "eps")), x, steps=6)
+        target = (low.model.diffusion_model, "forward") if where == "network" else (low.model, "extra_conds")
+        broken.setattr(*target, fails)
+        with pytest.raises(error):
+            tiny.sample(model, x, steps=6)
     assert high.model.current_patcher is None and low.model.current_patcher is None
-    assert not any(KEY in patcher.model_options["transformer_options"] for patcher in (high, low, model))
-    assert torch.equal(tiny.sample(model, x, steps=6), before)
-    assert torch.equal(tiny.sample(low, x), tiny.sample(tiny.unet("shallow", seed=1), x))
+    gc.collect()
+    assert not [one for one in gc.get_objects() if type(one).__name__ == "Shadow"], "no run is kept"
+    assert torch.equal(tiny.sample(model, x, steps=6), before) and torch.equal(tiny.sample(low, x), alone)
+
+
+def test_a_run_is_not_kept(models: dict) -> None:
+    """Latents and options go when the run is over, not when the collector comes by."""
+    high, low, _ = models["eps"]
+    gc.collect()
+    gc.disable()
+    try:
+        tiny.sample(switched(high, expert(low, 2.0, "eps")), tiny.noise(16, 16), steps=4)
+        kept = [one for one in gc.get_objects() if type(one).__name__ in ("Shadow", "Started")]
+    finally:
+        gc.enable()
+    assert not kept
 
 
 def test_parts_of_a_schedule(models: dict) -> None:
@@ -290,12 +285,22 @@ def test_a_prompt_of_another_encoder(models: dict) -> None:
 
 
 def test_models_that_do_not_fit(models: dict) -> None:
-    high, low, _ = models["eps"]
+    high, low, lower = models["eps"]
     xl = tiny.unet("sdxl")
     with pytest.raises(BadExperts, match=r"latent space SDXL.*same VAE"):
         switched(high, expert(xl, 2.0, "eps"))
     with pytest.raises(BadExperts, match="one switch"):
         switched(switched(high, expert(low, 2.0, "eps")), expert(low, 1.0, "eps"))
+    with pytest.raises(BadExperts, match="one switch"):
+        switched(high, expert(switched(low, expert(high, 1.0, "eps")), 2.0, "eps"))
+    with pytest.raises(BadExperts, match="less than the blending window"):
+        switched(high, expert(low, 2.0, "eps"), expert(lower, 1.0, "eps"), blend=1.0)
+    guider = comfy.samplers.CFGGuider(switched(high, expert(low, 2.0, "eps", cfg=3.0)))
+    guider.inner_set_conds({"positive": tiny.prompt(1)})
+    with pytest.raises(BadExperts, match="no negative prompt"):
+        tiny.sample_with(guider, tiny.noise(8, 8))
+    with pytest.raises(BadExperts, match=r"positive prompt .* is empty"):
+        tiny.sample(switched(high, expert(low, 2.0, "eps", positive=[])), tiny.noise(8, 8))
     with pytest.raises(BadExperts, match="No expert"):
         switched(high)
     with pytest.raises(BadExperts, match="same noise level"):
@@ -359,6 +364,26 @@ def test_control_of_both(models: dict) -> None:
     got = tiny.sample(switched(high, expert(twin, 2.0, "eps")), x, steps=6, **prompts)
     assert torch.equal(got, tiny.sample(high, x, steps=6, **prompts))
     assert (got - tiny.sample(high, x, steps=6)).abs().max() > 1e-3
+
+
+def test_control_is_not_shared(models: dict) -> None:
+    """A ControlNet remembers the model it was prepared for: wired to the sampler and to an expert of another kind, each
+    gets its own, also where both are asked in turn."""
+    high, low = models["flow"][0], models["eps"][1]
+    _, control = tiny.controlnet()
+    hint = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+
+    def controlled() -> list:
+        (features, more), = tiny.prompt(1)  # fmt: skip
+        more["control"] = control.copy().set_cond_hint(hint, 1.0)
+        return [[features, {**more, "control_apply_to_uncond": False}]]
+
+    def sample(mine: list, its: list) -> Tensor:
+        model = switched(high, Expert(low, level(0.6, "flow"), positive=its), blend=1.0)
+        return tiny.sample(model, tiny.noise(16, 16), steps=6, positive=mine)
+
+    one = controlled()
+    assert torch.equal(sample(one, one), sample(controlled(), controlled()))
 
 
 def test_a_guider_of_another_kind(models: dict) -> None:

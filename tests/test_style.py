@@ -113,6 +113,44 @@ def test_a_picture_in_the_attention(model: Any) -> None:
     close(sample(guided(patched, 4.0 - 1e-6), positive=TEXT), sample(patched, positive=TEXT))
 
 
+def test_where_it_cannot_be(model: Any) -> None:
+    """Past a switch, twice, without a text, or under a guider of another kind: said, with the cure."""
+    both = ExpertSwitch.of(model, [Expert(tiny.unet("shallow", seed=1), noise_levels.half_log_snr(2.0, False))])
+    for wrong, cure in ((both.patched(model), "before the switch"), (guided(model, 2.0), "Use one")):
+        with pytest.raises(ValueError, match=f"Style Guidance: .*{cure}"):
+            guided(wrong, 2.0)
+    with pytest.raises(ValueError, match="connect the prompt"):
+        FoveaStyleGuidance.execute(model, [], 2.0, 0.0, 1.0)
+    guider = Guider_DualCFG(guided(model, 2.0))
+    guider.set_conds(STYLED, TEXT, NEGATIVE)
+    guider.set_cfg(3.0, 2.0)
+    with pytest.raises(ValueError, match="Use KSampler"):
+        tiny.sample_with(guider, tiny.noise(16, 16))
+
+
+def test_other_guidance_goes_on(model: Any) -> None:
+    """SAG and the host's CFG Override act on the text's part as without style, in either order."""
+    from comfy_extras.nodes_custom_sampler import CFGOverride
+    from sag_steps import guided as with_sag
+
+    for change in (with_sag, lambda m: CFGOverride.execute(m, 2.0, 0.0, 1.0).result[0]):
+        before, after = guided(change(model), 0.0), change(guided(model, 0.0))
+        wanted = sample(change(model), positive=TEXT)
+        assert torch.equal(sample(before), wanted) and torch.equal(sample(after), wanted)
+        styled = sample(guided(change(model), 2.0))
+        assert (styled - sample(guided(model, 2.0))).abs().max() > 1e-4
+        torch.testing.assert_close(sample(change(guided(model, 2.0))), styled, rtol=5e-3, atol=1e-3)
+
+
+def test_on_the_model_that_starts(model: Any) -> None:
+    """Style on the first model ends where the expert takes over."""
+    low = tiny.unet("shallow", seed=1)
+    switch = ExpertSwitch.of(guided(model, 2.0), [Expert(low, noise_levels.half_log_snr(2.0, False))])
+    with tiny.watching(model, "") as above, tiny.watching(low, "") as below:
+        sample(switch.patched(guided(model, 2.0)), steps=6)
+    assert {len(call["chunks"]) for call in above} == {3} and {len(call["chunks"]) for call in below} == {2}
+
+
 def test_on_an_expert(model: Any) -> None:
     """Style on an expert acts where the expert does."""
     twin = tiny.unet("shallow")

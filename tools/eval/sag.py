@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -64,6 +64,18 @@ class Cell:
         ).result[0]  # fmt: skip
 
 
+class Sampled(Protocol):
+    """What the studio needs of a way to sample."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def prompted(self) -> bool: ...
+    @property
+    def cfg(self) -> float: ...
+    def patch(self, model: Any) -> Any: ...
+
+
 class Studio:
     """The demo model, its judges, and what was sampled so far."""
 
@@ -78,7 +90,7 @@ class Studio:
         """CLIP B's image vectors of pictures [n, height, width, 3]."""
         return clip_scores.image_vectors(self.clip_b, pictures).double().numpy()
 
-    def run(self, cell: Cell, which: str, count: int) -> dict[str, np.ndarray]:
+    def run(self, cell: Sampled, which: str, count: int) -> dict[str, np.ndarray]:
         """Sample a cell on a set ("tune", "report") or read what is there: features [n, d], right [n], certain [n]."""
         folder = self.folder / which / cell.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +103,7 @@ class Studio:
             parts.append(dict(np.load(path)))
         return {key: np.concatenate([part[key] for part in parts]) for key in ("features", "right", "certain")}
 
-    def _batch(self, cell: Cell, patched: Any, which: str, start: int, path: Path) -> None:
+    def _batch(self, cell: Sampled, patched: Any, which: str, start: int, path: Path) -> None:
         from ..shapesworld import judge, sets
         from ..shapesworld.evaluate import sample
         from ..shapesworld.world import caption
