@@ -48,13 +48,14 @@ def sigma_from(kind: str, value: float, sampling: Any, flow: bool) -> float:
         return sigma_of(value / DECIBEL, flow)
     if not 0 <= value <= 1:
         raise ValueError(f"{kind} {value:g} is not between 0 and 1")
-    if kind == "percent":
-        return min(float(sampling.percent_to_sigma(value)), float(sampling.sigma_max))
-    if kind != "timestep":
+    if kind not in ("percent", "timestep"):
         raise ValueError(f"{kind!r} is no way to give a noise level")
-    if flow:
+    if kind == "timestep" and flow:
         return value  # shifted already: how Wan and diffusers count
-    return min(float(sampling.percent_to_sigma(1 - value)), float(sampling.sigma_max))
+    percent = value if kind == "percent" else 1 - value
+    if percent <= 0:
+        return 1.0 if flow else math.inf  # the very start
+    return float(sampling.percent_to_sigma(percent))
 
 
 def converted(x: Tensor, sigma: Tensor, flow: bool, wanted: bool, most: float) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ def test_ways_to_give_a_level() -> None:
     assert noise_levels.sigma_from("timestep", 0.875, flow(8), True) == 0.875, "Wan's t / 1000 is after its shift"
     assert noise_levels.sigma_from("timestep", 0.2, EPS, False) == pytest.approx(0.572, abs=2e-3), "SDXL's 0.8"
     assert noise_levels.sigma_from("percent", 0.5, flow(5), True) == pytest.approx(5 / 6, abs=1e-3)
-    assert noise_levels.sigma_from("percent", 0.0, EPS, False) == pytest.approx(float(EPS.sigma_max))
+    assert noise_levels.sigma_from("percent", 0.0, EPS, False) == math.inf, "the very start"
     assert noise_levels.sigma_from("SNR dB", -16.9, flow(), True) == pytest.approx(0.875, abs=1e-3)
     assert noise_levels.sigma_from("SNR dB", 0.0, EPS, False) == 1
     for kind, value, sampling, is_flow in (("sigma", 7.0, flow(), True), ("percent", 1.5, EPS, False),

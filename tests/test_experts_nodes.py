@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ import tiny_models as tiny
 import torch
 from comfy.model_base import ModelType
 from comfy_extras.nodes_custom_sampler import SplitSigmas
+from PIL import Image
 
 from fovea.guidance import noise_levels
 from fovea.guidance.host_experts import ExpertSwitch
@@ -171,3 +173,44 @@ def test_order_on_the_wire_does_not_matter(flows: list) -> None:
     two = chained((flows[1], "sigma", 0.875, -1), (flows[2], "sigma", 0.3, -1))
     first, second = (ExpertSwitch.of(flows[0], experts).experts for experts in (one, two))
     assert [expert.model for expert in first] == [expert.model for expert in second]
+
+
+@pytest.mark.server
+def test_over_the_api(client, demo_model) -> None:
+    """On the demo model, queued headless: the same weights in two models give one model's picture exactly; CFG 1
+    in the second half, a schedule of its own, and the style nodes run too; a bad graph is explained."""
+    def node(kind: str, **inputs: Any) -> dict:
+        return {"class_type": kind, "inputs": inputs}
+
+    def picture(model: list, **extra: dict) -> list:
+        graph = {
+            "a": node("FoveaLoadDemo"), "b": node("FoveaLoadDemo"), **extra,
+            "positive": node("CLIPTextEncode", clip=["a", 1], text="a plain red star on a white background"),
+            "negative": node("CLIPTextEncode", clip=["a", 1], text=""),
+            "empty": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+            "sample": node("KSampler", model=model, positive=["positive", 0], negative=["negative", 0],
+                           latent_image=["empty", 0], seed=3, steps=4, cfg=4.0, sampler_name="dpmpp_2m",
+                           scheduler="normal", denoise=1.0),
+            "decode": node("VAEDecode", samples=["sample", 0], vae=["a", 2]),
+            "show": node("PreviewImage", images=["decode", 0]),
+        }  # fmt: skip
+        run = client.run(graph)
+        assert run.status == "success", run.explain()
+        return list(Image.open(io.BytesIO(client.image(run.images("show")[0]))).getdata())
+
+    def expert(**inputs: Any) -> dict:
+        return node("FoveaExpert", **{"model": ["b", 0], "level": "percent", "below": 0.5, "cfg": -1.0, **inputs})
+
+    settings = {"blend": 0.0, "memory": "auto", "decide_by": "sigma"}
+    switch = node("FoveaExpertSwitch", model=["a", 0], experts=["expert", 0], **settings)
+    plain = picture(["a", 0])
+    assert picture(["switch", 0], expert=expert(), switch=switch) == plain
+    assert picture(["switch", 0], expert=expert(cfg=1.0), switch=switch) != plain
+    style = node("FoveaStyleGuidance", model=["a", 0], text=["negative", 0], style_scale=2.0, start_percent=0.3,
+                 end_percent=1.0)  # fmt: skip
+    assert picture(["style", 0], style=style) != plain
+    bad = client.run({
+        "a": node("FoveaLoadDemo"), "expert": expert(model=["a", 0], below=0.0), "switch": switch,
+        "text": node("PreviewAny", source=["switch", 1]),
+    })  # fmt: skip
+    assert "main model would never act" in bad.explain()

@@ -1,5 +1,5 @@
 """Experts for the generator, as eDiff-I's tree grows them: each starts from the model before it was split and is
-trained on its own share of the noise only. What ships is the change of the weights, cut to a low rank: a LoRA.
+trained on its own share of the noise only.
 
 The control sees all noise for the time of both experts together: whether experts help is measured against it.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,7 +24,6 @@ SPLIT = 660  # half of the generator's training draws lie above
 RATE = 0.3  # of the generator's learning rate
 # Timesteps that each sees, and its share of the stage's minutes.
 EXPERTS = {"expert_high": (SPLIT, STEPS, 0.25), "expert_low": (0, SPLIT, 0.25), "expert_control": (0, STEPS, 0.5)}
-RANK = 12
 
 
 def levels(low: int, high: int, count: int) -> Tensor:
@@ -50,21 +48,3 @@ def train(run: Run, data: Dataset) -> None:
         model.load_state_dict(base())
         part = replace(run, name=name, minutes=run.minutes * share, shipped=None, rate=RATE, started=time.monotonic())
         fit(part, data, model, partial(levels, low, high), ema=0.99)
-
-
-def lora(work: Path, name: str, rank: int = RANK) -> dict[str, Tensor]:
-    """The change of a trained expert under the names that the host's LoRA loader reads, fp16: matrices and convolutions
-    by their largest singular values, biases and norms as they are."""
-    trained = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]
-    before, out = base(), {}
-    for key, weight in before.items():
-        change = trained[f"unet.{key}"].float() - weight
-        layer, kind = f"diffusion_model.{key}".rsplit(".", 1)
-        if change.ndim == 1:
-            out[f"{layer}.{'diff' if kind == 'weight' else 'diff_b'}"] = change.half()
-            continue
-        u, s, v = torch.linalg.svd(change.flatten(1), full_matrices=False)
-        root = s[:rank].sqrt()
-        out[f"{layer}.lora_up.weight"] = (u[:, :rank] * root).half().contiguous()
-        out[f"{layer}.lora_down.weight"] = (root[:, None] * v[:rank]).half().contiguous()
-    return out
