@@ -182,6 +182,7 @@ class _Run:
         return [first, *(f"expert {at} ({name_of(shadow.model_patcher)})" for at, shadow in enumerate(self.shadows, 1))]
 
     def begin(self, sigmas: Tensor, extra_args: dict, noise: Tensor, latent_image: Any, denoise_mask: Any) -> None:
+        """A sampler starts, with what experts need to encode their prompts when their part comes."""
         schedule = [half_log_snr(float(sigma), self.flow) for sigma in sigmas]
         self.started = Started(schedule, sigmas, extra_args["model_options"], noise, latent_image, denoise_mask,
                                 extra_args.get("seed"))  # fmt: skip
@@ -217,9 +218,7 @@ class _Run:
     def expert(self, who: int, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
         shadow, started = self.shadows[who - 1], self.started
         assert started is not None
-        sampling = shadow.model_patcher.get_model_object("model_sampling")
-        most = float(sampling.sigma_max)
-        x, sigma = converted(x, sigma, self.flow, shadow.flow, most)
+        x, sigma = converted(x, sigma, self.flow, shadow.flow, shadow.most)
         return shadow.predicted(x, sigma, _with_added(shadow.called, started.options, options), seed)
 
     def load(self, who: tuple[int, ...]) -> None:

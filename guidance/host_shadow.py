@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from .experts import BadExperts
-from .noise_levels import half_log_snr, sigma_of
+from .noise_levels import renamed
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -86,6 +86,7 @@ class Shadow(comfy.samplers.CFGGuider):
         self.model_options: dict[str, Any]
         self.original_conds: dict[str, list]
         self.expert, self.outer, self.flow = expert, outer, is_flow(expert.model)
+        self.most = float(expert.model.get_model_object("model_sampling").sigma_max)
         self.cfg = outer.cfg if expert.cfg is None else expert.cfg
         self.inner_model: Any = None
         self.loaded: list[Any] = []
@@ -110,7 +111,7 @@ class Shadow(comfy.samplers.CFGGuider):
         patcher, options = self.model_patcher, comfy.model_patcher.create_model_options_clone(self.model_options)
         kept, mode = self.model_options, patcher.hook_mode
         self.model_options = options
-        self.plain_conds = {name: [cond.copy() for cond in found] for name, found in self.original_conds.items()}
+        self.plain_conds = _copies(self.original_conds)
         comfy.samplers.preprocess_conds_hooks(self.plain_conds)
         try:
             if comfy.samplers.get_total_hook_groups_in_conds(self.plain_conds) <= 1:
@@ -118,7 +119,7 @@ class Shadow(comfy.samplers.CFGGuider):
             comfy.sampler_helpers.prepare_model_patcher(patcher, self.plain_conds, options)
             comfy.samplers.filter_registered_hooks_on_conds(self.plain_conds, options)
             comfy.samplers.cast_to_load_options(options, device=patcher.load_device, dtype=patcher.model_dtype())
-            self.conds = self._copies()
+            self.conds = _copies(self.plain_conds)
             self._check_width()
             yield
         finally:
@@ -126,9 +127,6 @@ class Shadow(comfy.samplers.CFGGuider):
             self.forget()
             self.model_options, patcher.hook_mode = kept, mode
             patcher.restore_hook_patches()
-
-    def _copies(self, conds: dict | None = None) -> dict[str, list]:
-        return {name: [cond.copy() for cond in found] for name, found in (conds or self.plain_conds).items()}
 
     def _check(self) -> None:
         """Raise BadExperts for prompts that are missing, and for guiders with models of their own."""
@@ -151,7 +149,7 @@ class Shadow(comfy.samplers.CFGGuider):
         """Encode the conditioning by the expert, once it is loaded."""
         if self.inner_model is not None:
             return
-        self.plain_conds = self._copies(self.conds)  # with what the expert's own wrappers have added
+        self.plain_conds = _copies(self.conds)  # with what the expert's own wrappers have added
         self.model_patcher.pre_run()
         model, device = self.model_patcher.model, self.model_patcher.load_device
         conds = comfy.samplers.process_conds(
@@ -159,11 +157,7 @@ class Shadow(comfy.samplers.CFGGuider):
             latent_shapes=latent_shapes,
         )  # fmt: skip
         self.called = comfy.model_patcher.create_model_options_clone(self.model_options)
-        sigmas = started.sigmas
-        if flow != self.flow:
-            levels = [sigma_of(half_log_snr(float(sigma), flow), self.flow) for sigma in sigmas]
-            most = float(self.model_patcher.get_model_object("model_sampling").sigma_max)
-            sigmas = sigmas.new_tensor([min(level, most) for level in levels])
+        sigmas = renamed(started.sigmas, flow, self.flow, self.most)
         self.called.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
         self.conds, self.inner_model = conds, model
 
@@ -182,6 +176,7 @@ class Shadow(comfy.samplers.CFGGuider):
                     )
 
     def predicted(self, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
+        """x0 [batch, ...] of a latent at the expert's noise levels [batch], as the outer guider combines prompts."""
         if self.usual:
             return self.outer_predict_noise(x, sigma, options, seed)
         wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, self.model_options, is_model_options=True)
@@ -199,7 +194,12 @@ class Shadow(comfy.samplers.CFGGuider):
             comfy.sampler_helpers.cleanup_models(self.conds, [])
         self.model_patcher.cleanup()
         comfy.sampler_helpers.cleanup_additional_models(self.loaded)
-        self.inner_model, self.loaded, self.brought, self.conds = None, [], False, self._copies()
+        self.inner_model, self.loaded, self.brought, self.conds = None, [], False, _copies(self.plain_conds)
+
+
+def _copies(conds: Mapping[str, list]) -> dict[str, list]:
+    """Every list with conds of its own, which the host may then change."""
+    return {name: [cond.copy() for cond in found] for name, found in conds.items()}
 
 
 def _with_own_control(cond: Mapping[str, Any], known: dict[int, Any]) -> dict:

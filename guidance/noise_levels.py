@@ -58,6 +58,13 @@ def sigma_from(kind: str, value: float, sampling: Any, flow: bool) -> float:
     return float(sampling.percent_to_sigma(percent))
 
 
+def renamed(sigma: Tensor, flow: bool, wanted: bool, most: float) -> Tensor:
+    """Noise levels as a model of the other kind counts them; flow, wanted, most: as in `converted`."""
+    if flow == wanted:
+        return sigma
+    return sigma / (1 + sigma) if wanted else (sigma / (1 - sigma).clamp(min=1e-9)).clamp(max=most)
+
+
 def converted(x: Tensor, sigma: Tensor, flow: bool, wanted: bool, most: float) -> tuple[Tensor, Tensor]:
     """A noisy latent and its levels [batch] for a model of the other kind.
 
@@ -66,7 +73,7 @@ def converted(x: Tensor, sigma: Tensor, flow: bool, wanted: bool, most: float) -
     """
     if flow == wanted:
         return x, sigma
-    other = sigma / (1 + sigma) if wanted else (sigma / (1 - sigma).clamp(min=1e-9)).clamp(max=most)
+    other = renamed(sigma, flow, wanted, most)
     # The factor is other / sigma; where there is no noise, both latents are x0.
     ratio = torch.where(sigma > 0, other / sigma.clamp(min=1e-9), torch.ones_like(sigma))
     return x * ratio.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype), other

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
@@ -247,7 +246,7 @@ def report(switch: ExpertSwitch, model: ModelPatcher, sigmas: Tensor | None) -> 
     steps = plan.planned(schedule, switch.ends, switch.cfgs, switch.blend)
     silent = sorted(set(range(len(names))) - {who for step in steps for who in step.who})
     warning = [f"{names[who]} has no step in this schedule." for who in silent]
-    if schedule[0] > -math.inf and 0 in silent:
+    if 0 in silent:
         warning.append("The schedule begins below the first border: connect the expert's model directly.")
     return "\n".join([text, plan.table(steps, names, flow), *warning])
 
