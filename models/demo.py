@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.clip_vision
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sd
@@ -17,7 +18,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from . import judges, scorers, shapesworld
+from . import judges, scorers, shapesworld, shapesworld_dual
 
 FOLDER = Path(__file__).resolve().parent.parent / "demo"
 MANIFEST = "shapesworld.json"
@@ -37,7 +38,8 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
-    """State dict of one part (`unet`, `vae`, `clip_a`, `clip_b`, `reader`), all its shards checked and merged."""
+    """State dict of one part (`unet`, `vae`, `clip_a`, `clip_b`, `reader`; as changes of the first `expert_high`,
+    `expert_low`, `dual`), all its shards checked and merged."""
     state: dict[str, Tensor] = {}
     for name, expected in manifest(folder)["parts"][part].items():
         path = folder / name
@@ -54,44 +56,91 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
 
 def load_model(folder: Path = FOLDER, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The generator as a MODEL. disable_dynamic: weights stay where they are loaded, for gradients."""
-    facts = manifest(folder)["latents"]
-    state = load_part("unet", folder)
-    latent = shapesworld.ShapesWorldLatent(facts["scale_factor"], facts["rgb_factors"], facts["rgb_bias"])
-    config = shapesworld.ShapesWorldConfig(latent)
-    load_device, dtypes = mm.get_torch_device(), list(config.supported_inference_dtypes)
-    dtype = mm.unet_dtype(model_params=sum(v.numel() for v in state.values()), supported_dtypes=dtypes)
-    config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, load_device, dtypes))
-    model = config.get_model(state, "")
-    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = kind(model, load_device=load_device, offload_device=mm.unet_offload_device())
-    model.load_model_weights(state, "", assign=patcher.is_dynamic())
+    patcher = _patcher(shapesworld.ShapesWorldConfig, load_part("unet", folder), folder, disable_dynamic)
     patcher.cached_patcher_init = (load_model, (folder,))  # the host's way to load it anew
     return patcher
 
 
-def text_state(folder: Path = FOLDER) -> dict[str, Tensor]:
-    """CLIP A's text tower under the host's names, its compact token table spread over the tokenizer's whole vocabulary.
+def _patcher(config_type: Any, state: dict[str, Tensor], folder: Path, fixed: bool) -> comfy.model_patcher.ModelPatcher:
+    facts = manifest(folder)["latents"]
+    latent = shapesworld.ShapesWorldLatent(facts["scale_factor"], facts["rgb_factors"], facts["rgb_bias"])
+    config = config_type(latent)
+    load_device, dtypes = mm.get_torch_device(), list(config.supported_inference_dtypes)
+    dtype = mm.unet_dtype(model_params=sum(v.numel() for v in state.values()), supported_dtypes=dtypes)
+    config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, load_device, dtypes))
+    model = config.get_model(state, "")
+    kind = comfy.model_patcher.ModelPatcher if fixed else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(model, load_device=load_device, offload_device=mm.unet_offload_device())
+    model.load_model_weights(state, "", assign=patcher.is_dynamic())
+    return patcher
 
-    Only the rows of words that captions use are trained and stored; every other token gets the row of the unknown word.
-    """
-    state, ids = load_part("clip_a", folder), manifest(folder)["token_ids"]
-    rows = state["table.weight"]
-    table = rows[:1].repeat(shapesworld.TEXT_CONFIG["vocab_size"], 1)
+
+def load_expert(part: str, folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
+    """The generator with the low-rank change of a part (`expert_high`, `expert_low`), as a LoRA of the host."""
+    return comfy.sd.load_lora_for_models(load_model(folder), None, load_part(part, folder), 1.0, 0.0)[0]
+
+
+def load_dual(folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
+    """The generator that reads two text encoders and a style vector."""
+    change = {key: value for key, value in load_part("dual", folder).items() if ".lora_" in key}
+    return comfy.sd.load_lora_for_models(_dual_unchanged(folder), None, change, 1.0, 0.0)[0]
+
+
+def _dual_unchanged(folder: Path = FOLDER, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    style = {key.removeprefix("diffusion_model."): value for key, value in load_part("dual", folder).items()
+             if key.startswith("diffusion_model.label_emb.")}  # fmt: skip
+    state = {**load_part("unet", folder), **style}
+    patcher = _patcher(shapesworld_dual.Config, state, folder, disable_dynamic)
+    patcher.cached_patcher_init = (_dual_unchanged, (folder,))
+    return patcher
+
+
+def spread(rows: Tensor, ids: list[int], vocabulary: int) -> Tensor:
+    """A compact token table, spread over the tokenizer's vocabulary: what has no row gets that of the unknown word, the
+    first. Only rows of words that captions use are trained and stored."""
+    table = rows[:1].repeat(vocabulary, 1)
     table[torch.tensor(ids)] = rows[1:]
+    return table
+
+
+def text_state(folder: Path = FOLDER) -> dict[str, Tensor]:
+    """CLIP A's text tower under the host's names."""
+    state, ids = load_part("clip_a", folder), manifest(folder)["token_ids"]
     text = {"clip_l.transformer." + k.removeprefix("text."): v for k, v in state.items() if k.startswith("text.")}
+    table = spread(state["table.weight"], ids, shapesworld.TEXT_CONFIG["vocab_size"])
     return {**text, "clip_l.transformer.text_model.embeddings.token_embedding.weight": table}
 
 
 def load_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
     """CLIP A's text tower as a CLIP."""
+    options = {"clip_l_model_config": dict(shapesworld.TEXT_CONFIG)}
+    return _clip(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel, text_state(folder), options)
+
+
+def load_dual_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
+    """CLIP A's text tower and the small T5 as one CLIP."""
+    state, ids = load_part("dual", folder), manifest(folder)["t5_ids"]
+    t5 = {key.replace("t5.", "t5.transformer.", 1): value for key, value in state.items() if key.startswith("t5.")}
+    table = spread(state["t5.shared.weight"], ids, shapesworld_dual.T5_CONFIG["vocab_size"])
+    projection = {key: value for key, value in state.items() if key.startswith("projection.")}
+    every = {**text_state(folder), **t5, "t5.transformer.shared.weight": table, **projection}
+    return _clip(shapesworld_dual.Tokenizer, shapesworld_dual.TextModel, every, {})
+
+
+def _clip(tokenizer: Any, model: Any, state: dict[str, Tensor], options: dict) -> comfy.sd.CLIP:
     import folder_paths
 
     return comfy.sd.CLIP(
-        comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
+        comfy.supported_models_base.ClipTarget(tokenizer, model), state_dict=state, model_options=options,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        state_dict=text_state(folder),
-        model_options={"clip_l_model_config": dict(shapesworld.TEXT_CONFIG)},
-    )
+    )  # fmt: skip
+
+
+def load_clip_vision(folder: Path = FOLDER) -> comfy.clip_vision.ClipVisionModel:
+    """CLIP A's image tower as a CLIP_VISION."""
+    prefix = "image.clip."
+    state = load_part("clip_a", folder)
+    return shapesworld_dual.clip_vision({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
 def load_vae(folder: Path = FOLDER) -> comfy.sd.VAE:

@@ -6,8 +6,13 @@ from comfy_api.latest import io
 
 from ..models import demo
 
+PLAIN, DUAL = "ShapesWorld", "CLIP + T5 + style"
+EXPERTS = {"expert: high noise": "expert_high", "expert: low noise": "expert_low"}
+
 
 class FoveaLoadDemo(io.ComfyNode):
+    """Inputs and outputs are only ever appended."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -20,19 +25,34 @@ class FoveaLoadDemo(io.ComfyNode):
                 "a white background'. Use it like a checkpoint to try the other Fovea nodes without a download."
             ),
             search_aliases=["ShapesWorld", "demo checkpoint", "example model", "tiny model", "test model"],
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "variant", options=[PLAIN, *EXPERTS, DUAL], default=PLAIN, optional=True,
+                    tooltip="The model; its experts for high and low noise (for Expert Switch); or the one that reads "
+                    "two text encoders and a style picture (for Encoder Schedule and Style Guidance).",
+                ),
+            ],
             outputs=[
                 io.Model.Output(
                     tooltip="The generator: a latent UNet with 4-channel latents, 256x256 pictures (32x32 latents)."
                 ),
                 io.Clip.Output(tooltip="The text encoder that knows ShapesWorld's words (see the help page)."),
                 io.Vae.Output(tooltip="The autoencoder: 8 pixels per latent cell, as in Stable Diffusion."),
+                io.ClipVision.Output(
+                    tooltip="Sees the style of a picture for the variant CLIP + T5 + style, through CLIP Vision Encode "
+                    "and unCLIP Conditioning."
+                ),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(demo.load_model(), demo.load_clip(), demo.load_vae())
+    def execute(cls, variant: str = PLAIN) -> io.NodeOutput:
+        if variant == DUAL:
+            model, clip = demo.load_dual(), demo.load_dual_clip()
+        else:
+            model = demo.load_expert(EXPERTS[variant]) if variant in EXPERTS else demo.load_model()
+            clip = demo.load_clip()
+        return io.NodeOutput(model, clip, demo.load_vae(), demo.load_clip_vision())
 
 
 NODES = [FoveaLoadDemo]

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..comfyui import sha256_of
-from . import words
+from . import t5_words, words
 
 PARTS = ("unet", "vae", "clip_a", "clip_b", "reader")
+CHANGES = {"experts": ("expert_high", "expert_low"), "dual": ("dual",)}  # of the generator that ships, by stage
 SHARD_BYTES = 14_000_000
 
 
@@ -30,7 +31,13 @@ def shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
-    """The averaged weights of a part without what only training needs."""
+    """The averaged weights of a part without what only training needs; of experts and variants the change alone."""
+    from . import train_dual, train_experts
+
+    if part in CHANGES["dual"]:
+        return train_dual.change(work)
+    if part in CHANGES["experts"]:
+        return train_experts.lora(work, part)
     state = torch.load(work / f"{part}.pt", map_location="cpu", weights_only=True)["ema"]
     if part in ("unet", "vae"):
         state = {k.removeprefix(f"{part}."): v for k, v in state.items()}
@@ -61,6 +68,8 @@ def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
             (folder / name).chmod(0o644)
             files[name] = sha256_of(folder / name)
         manifest["parts"][part] = files
-    manifest["token_ids"] = list(words.known_ids())
+        if part not in PARTS:  # a change fits the generator from which it was trained, and no other
+            manifest.setdefault("changes_of", {})[part] = manifest["parts"]["unet"]
+    manifest["token_ids"], manifest["t5_ids"] = list(words.known_ids()), list(t5_words.known_ids())
     manifest["latents"] = json.loads((work / "latents.json").read_text())
     path.write_text(json.dumps(manifest, indent=1) + "\n")

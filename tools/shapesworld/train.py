@@ -19,7 +19,7 @@ from ..pack import load_packages
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
 STAGES = ("data", "vae", "clip_a", "reader", "clip_b", "latents", "unet")
-LATER = ("experts",)  # on top of the shipped model, never part of "all"
+LATER = ("experts", "dual", "style")  # on top of the shipped model, never part of "all"
 
 
 # Without these glibc gives every large tensor back to the kernel and takes it again: a third of a CPU training step.
@@ -54,7 +54,7 @@ def main() -> None:
     keep_memory()
 
     load_packages()
-    from . import data, export, stages, train_clip, train_experts, train_reader, train_unet, train_vae
+    from . import data, export, stages, train_clip, train_dual, train_experts, train_reader, train_style, train_unet, train_vae
 
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(found if args.device == "auto" else args.device)
@@ -69,6 +69,8 @@ def main() -> None:
         "latents": train_unet.encode,
         "unet": train_unet.train,
         "experts": train_experts.train,
+        "dual": train_dual.train,
+        "style": train_style.train,
     }
     for name in STAGES[1:] if args.stage == "all" else [args.stage]:
         if name == "data":
@@ -80,7 +82,7 @@ def main() -> None:
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
             run_stage[name](run, pictures)
     if args.export:
-        export.export(args.work, ROOT / "demo")
+        export.export(args.work, ROOT / "demo", export.CHANGES.get(args.stage, export.PARTS))
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..host import ROOT
 from .data import Dataset
@@ -20,6 +21,7 @@ from .stages import Run
 from .train_unet import STEPS, fit
 
 DEMO = ROOT / "demo"
+RANK = 6  # of what ships of an expert
 SPLIT = 660  # half of the generator's training draws lie above
 RATE = 0.3  # of the generator's learning rate
 # Timesteps that each sees, and its share of the stage's minutes.
@@ -46,5 +48,24 @@ def train(run: Run, data: Dataset) -> None:
         torch.manual_seed(run.seed + 7)
         model = shapesworld.unet().requires_grad_(True)
         model.load_state_dict(base())
+        modules = nn.ModuleDict({"unet": model})
         part = replace(run, name=name, minutes=run.minutes * share, shipped=None, rate=RATE, started=time.monotonic())
-        fit(part, data, model, partial(levels, low, high), ema=0.99)
+        fit(part, data, modules, partial(levels, low, high), ema=0.99)
+
+
+def lora(work: Path, name: str, rank: int = RANK) -> dict[str, Tensor]:
+    """The change of a trained expert under the names that the host's LoRA loader reads, fp16: matrices and convolutions
+    by their largest singular values, biases and norms as they are."""
+    trained = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]
+    before, out = base(), {}
+    for key, weight in before.items():
+        change = trained[f"unet.{key}"].float() - weight
+        layer, kind = f"diffusion_model.{key}".rsplit(".", 1)
+        if change.ndim == 1:
+            out[f"{layer}.{'diff' if kind == 'weight' else 'diff_b'}"] = change.half()
+            continue
+        u, s, v = torch.linalg.svd(change.flatten(1), full_matrices=False)
+        root = s[:rank].sqrt()
+        out[f"{layer}.lora_up.weight"] = (u[:, :rank] * root).half().contiguous()
+        out[f"{layer}.lora_down.weight"] = (root[:, None] * v[:rank]).half().contiguous()
+    return out

@@ -117,17 +117,25 @@ def noise_levels(count: int) -> Tensor:
 
 
 def train(run: Run, data: Dataset) -> None:
-    fit(run, data, build(run.seed + 4), noise_levels, ema=0.9993)
+    fit(run, data, nn.ModuleDict({"unet": build(run.seed + 4)}), noise_levels, ema=0.9993)
 
 
-def fit(run: Run, data: Dataset, model: nn.Module, levels: Callable[[int], Tensor], ema: float) -> None:
-    """Train a generator on the noise levels that are drawn for it. levels: timesteps [n] for a batch of n."""
+Condition = Callable[[list[str], np.ndarray, np.random.Generator], dict[str, Tensor]]
+
+
+def fit(
+    run: Run, data: Dataset, modules: nn.ModuleDict, levels: Callable[[int], Tensor], ema: float,
+    condition: Condition | None = None,
+) -> None:  # fmt: skip
+    """Train modules["unet"], and what else of them needs gradients. levels: timesteps [n] for a batch of n. condition:
+    what the generator is given for captions and pictures of these numbers; CLIP A's tokens if there is none."""
     facts = json.loads((run.work / "latents.json").read_text())
     latents = np.load(run.work / "latents.npy", mmap_mode="r")
-    tower = text_tower(run)
-    model.to(run.device)
-    trainer = Trainer(run, nn.ModuleDict({"unet": model}), lr=8e-4, ema=ema, weight_decay=0.01)
-    forward = torch.compile(model) if run.compiled else model
+    if condition is None:
+        tower = text_tower(run)
+        condition = lambda captions, _index, _rng: {"context": contexts(tower, captions, run.device)}  # noqa: E731
+    trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=ema, weight_decay=0.01)
+    forward = torch.compile(modules["unet"]) if run.compiled else modules["unet"]
     abar = alphas_bar(run.device)
     rng = np.random.default_rng(run.seed + 41 + trainer.step)
     shares = np.array([SHARES[len(scene.things)] for scene in data.scenes[: len(latents)]])
@@ -142,7 +150,7 @@ def fit(run: Run, data: Dataset, model: nn.Module, levels: Callable[[int], Tenso
         noise = torch.randn_like(x0)
         target = a.sqrt() * noise - (1 - a).sqrt() * x0
         with torch.autocast(run.device.type, torch.bfloat16):
-            out = forward(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, context=contexts(tower, captions, run.device))
+            out = forward(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, **condition(captions, index, rng))
         loss = (out.float() - target).square().mean()
         trainer.backward(loss)
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()

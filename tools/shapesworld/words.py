@@ -11,7 +11,7 @@ import numpy as np
 from . import world
 
 START, END, LENGTH = 49406, 49407, 77
-_WORDS = [
+GRAMMAR = [
     "a",
     "an",
     "the",
@@ -53,7 +53,7 @@ def word_ids(word: str) -> tuple[int, ...]:
 @lru_cache
 def known_ids() -> tuple[int, ...]:
     """Every token id a caption can contain, sorted; the start and end tokens too."""
-    return tuple(sorted({START, END, *(i for w in _WORDS for i in word_ids(w))}))
+    return tuple(sorted({START, END, *(i for w in GRAMMAR for i in word_ids(w))}))
 
 
 @lru_cache
@@ -61,9 +61,14 @@ def _shape_word_ends() -> frozenset[int]:
     return frozenset(word_ids(s)[-1] for s in world.SHAPES)
 
 
+def split(text: str) -> list[str]:
+    """Words, commas and full stops."""
+    return _SPLIT.findall(text.lower())
+
+
 def encode(text: str) -> np.ndarray:
     """Caption -> int32 [77] padded with the end token, exactly as the host tokenizes it."""
-    ids = [i for w in _SPLIT.findall(text.lower()) for i in word_ids(w)][: LENGTH - 2]
+    ids = [i for w in split(text) for i in word_ids(w)][: LENGTH - 2]
     return np.array([START, *ids] + [END] * (LENGTH - 1 - len(ids)), np.int32)
 
 

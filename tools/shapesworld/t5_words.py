@@ -1,0 +1,50 @@
+"""Captions to token ids with the host's T5 tokenizer, fast: every word of the grammar is looked up, not re-encoded."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+
+import numpy as np
+
+from .words import GRAMMAR
+
+LONGEST = 77
+PAD_ROW = 1  # of the compact table: ids are sorted, and the pad is 0
+
+
+@lru_cache
+def _tokenizer():
+    from fovea.models import shapesworld_dual
+
+    return shapesworld_dual.T5Tokenizer()
+
+
+@cache
+def chunk_ids(chunk: str) -> tuple[int, ...]:
+    """A word as it stands between spaces, with its comma."""
+    return tuple(_tokenizer().tokenizer(chunk)["input_ids"][:-1])
+
+
+@lru_cache
+def known_ids() -> tuple[int, ...]:
+    """Every token id a caption can contain, sorted; pad and end too."""
+    words = [word for word in GRAMMAR if word[0].isalpha()]
+    return tuple(sorted({0, 1, *(i for word in words for end in ("", ",", ".") for i in chunk_ids(word + end))}))
+
+
+def encode(text: str) -> np.ndarray:
+    """Caption -> int32 [77], the end token and then pads, exactly as the host tokenizes it."""
+    ids = [i for chunk in text.split() for i in chunk_ids(chunk)][: LONGEST - 1]
+    return np.array([*ids, 1] + [0] * (LONGEST - 1 - len(ids)), np.int32)
+
+
+def word_ends(text: str) -> np.ndarray:
+    """Position of every word's last token, commas counted to their word."""
+    return np.cumsum([len(chunk_ids(chunk)) for chunk in text.split()]) - 1
+
+
+def rows(ids: np.ndarray) -> np.ndarray:
+    """Token ids -> rows of the compact table (row 0 = unknown)."""
+    table = np.array(known_ids())
+    at = np.searchsorted(table, ids).clip(0, len(table) - 1)
+    return np.where(table[at] == ids, at + 1, 0)

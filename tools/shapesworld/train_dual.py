@@ -1,0 +1,186 @@
+"""The generator with two text encoders and a style vector (eDiff-I in miniature): low-rank changes of the shipped one.
+
+First a small T5 learns to say with its tokens what CLIP A's say of the same words: the generator understands them from
+the start, and what CLIP A's training cost is not spent again. Then T5 and generator are trained together, and
+CLIP, T5 and style are left out each by itself, so that every subset of them can be sampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from tqdm import tqdm
+
+from . import t5_words, words
+from .data import Dataset
+from .stages import Run, Trainer, averaged, initialise
+from .train_experts import base
+from .train_unet import contexts, fit, noise_levels, text_tower
+from .world import caption
+
+RANK = 6
+TEACHING = 0.12  # of the stage's minutes
+LEFT_OUT = {"clip": 0.25, "t5": 0.25, "style": 0.5}
+
+
+class LowRank(nn.Module):
+    """A weight plus a trained product of two thin matrices (LoRA, arXiv 2106.09685, eq. 3)."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
+        self.down = nn.Parameter(torch.randn(rank, weight[0].numel()) / weight[0].numel() ** 0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+class T5(nn.Module):
+    """The host's T5 over a compact token table, and the projection to CLIP A's width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import comfy.text_encoders.t5
+        from comfy.ops import disable_weight_init as operations
+
+        from fovea.models import shapesworld, shapesworld_dual
+
+        config = {**shapesworld_dual.T5_CONFIG, "vocab_size": len(t5_words.known_ids()) + 1}
+        self.t5 = comfy.text_encoders.t5.T5(config, torch.float32, "cpu", operations)
+        self.projection = operations.Linear(config["d_model"], shapesworld.TEXT_CONFIG["hidden_size"])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows of the table [B, 77] -> [B, 77, 256]; the host's own forward has sums in place, which autograd refuses."""
+        from comfy.ldm.modules.attention import attention_pytorch
+
+        x, bias = self.t5.shared(rows), None
+        for block in self.t5.encoder.block:
+            attend, feed = block.layer
+            out, bias = attend.SelfAttention(
+                attend.layer_norm(x), past_bias=bias, optimized_attention=attention_pytorch
+            )
+            x = x + out
+            x = x + feed.DenseReluDense(feed.layer_norm(x))
+        return self.projection(self.t5.encoder.final_layer_norm(x))
+
+
+def build_t5(seed: int) -> T5:
+    model = initialise(T5(), seed)
+    for name, p in model.named_parameters():
+        if name.endswith("layer_norm.weight"):
+            nn.init.ones_(p)  # the host's T5 brings a norm of its own
+        elif name == "t5.shared.weight":
+            nn.init.normal_(p, std=1.0)
+    return model
+
+
+def build(seed: int) -> nn.Module:
+    """The shipped generator, frozen, with low-rank changes and a style embedding that are trained."""
+    from fovea.models import shapesworld_dual
+
+    model = initialise(shapesworld_dual.unet(), seed)
+    nn.init.zeros_(model.label_emb[0][2].weight)
+    missing, unexpected = model.load_state_dict(base(), strict=False)
+    if unexpected or not all(key.startswith("label_emb.") for key in missing):
+        raise SystemExit(f"the shipped generator has another architecture: {missing}, {unexpected}")
+    for name, module in list(model.named_modules()):
+        own = name.startswith("label_emb")
+        for p in module.parameters(recurse=False):
+            p.requires_grad_(own)
+        if not own and isinstance(module, (nn.Linear, nn.Conv2d)):
+            parametrize.register_parametrization(module, "weight", LowRank(module.weight, RANK))
+    return model
+
+
+def same_words(text: str) -> np.ndarray:
+    """For every T5 position [77] the position of CLIP's token that says the same: words, the end, and what follows."""
+    found, at = [], 0
+    for chunk in text.split():
+        pieces = [len(words.word_ids(piece)) for piece in words.split(chunk)]
+        found += [at + pieces[0]] * len(t5_words.chunk_ids(chunk))
+        at += sum(pieces)
+    rest = at + 1 + np.arange(t5_words.LONGEST - len(found))
+    return np.concatenate([np.array(found, int), rest]).clip(0, words.LENGTH - 1)[: t5_words.LONGEST]
+
+
+def t5_rows(captions: list[str], device: torch.device) -> Tensor:
+    return torch.from_numpy(t5_words.rows(np.stack([t5_words.encode(text) for text in captions]))).to(device)
+
+
+def teach(run: Run, data: Dataset) -> None:
+    """T5 learns CLIP A's hidden states of the same words."""
+    model, tower = build_t5(run.seed + 8).to(run.device), text_tower(run)
+    trainer = Trainer(run, nn.ModuleDict({"text": model}), lr=2e-3, ema=0.99)
+    rng = np.random.default_rng(run.seed + 81 + trainer.step)
+    for step in trainer.steps():
+        captions = [caption(data.scenes[i], rng) for i in rng.integers(len(data), size=128)]
+        captions[0] = ""
+        target = contexts(tower, captions, run.device)
+        places = torch.from_numpy(np.stack([same_words(text) for text in captions])).to(run.device)
+        target = target.gather(1, places[..., None].expand_as(target))
+        rows = t5_rows(captions, run.device)
+        weight = torch.where(rows == t5_words.PAD_ROW, 0.2, 1.0)[..., None]
+        rows = torch.where(torch.rand(rows.shape, device=run.device) < 0.005, 0, rows)  # now and then an unknown word
+        loss = ((model(rows) - target).square() * weight).mean() / (target.square() * weight).mean()
+        trainer.backward(loss)
+        if step % 50 == 0:
+            run.log(step=step, unexplained=round(loss.item(), 4))
+
+
+@torch.no_grad()
+def styles(run: Run, data: Dataset) -> np.ndarray:
+    """CLIP A's vectors of all training pictures as the generator takes them, [N, 256] fp16; computed once."""
+    from fovea.models import demo, shapesworld_dual
+
+    path = run.work / "styles.npy"
+    if not path.exists():
+        tower, found = demo.load_clip_a_image().to(run.device), []
+        for i in tqdm(range(0, len(data), 64), desc="styles", mininterval=5):
+            pictures = torch.from_numpy(np.array(data.small[i : i + 64])).to(run.device).permute(0, 3, 1, 2)
+            found.append(shapesworld_dual.style_vector(tower(pictures.float() / 255)[0]).half().cpu().numpy())
+        temporary = path.with_suffix(".part.npy")
+        np.save(temporary, np.concatenate(found))
+        temporary.rename(path)
+    return np.load(path)
+
+
+def train(run: Run, data: Dataset) -> None:
+    teacher = replace(run, name="t5", minutes=run.minutes * TEACHING, shipped=None)
+    teach(teacher, data)
+    text = build_t5(run.seed + 8)
+    text.load_state_dict({k.removeprefix("text."): v for k, v in averaged(teacher, "t5").items()})
+    tower, vectors = text_tower(run), styles(run, data)
+    text.to(run.device)
+
+    def condition(captions: list[str], index: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        kept = {name: rng.random(len(captions)) >= share for name, share in LEFT_OUT.items()}
+        read = {name: [t if keep else "" for t, keep in zip(captions, kept[name])] for name in ("clip", "t5")}
+        style = torch.from_numpy(vectors[index].astype(np.float32) * kept["style"][:, None]).to(run.device)
+        both = [contexts(tower, read["clip"], run.device), text(t5_rows(read["t5"], run.device))]
+        return {"context": torch.cat(both, dim=1), "y": style}
+
+    modules = nn.ModuleDict({"unet": build(run.seed + 9), "text": text})
+    share = replace(run, minutes=run.minutes * (1 - TEACHING), shipped=None)
+    fit(share, data, modules, noise_levels, ema=0.99, condition=condition)
+
+
+def change(work: Path) -> dict[str, Tensor]:
+    """What ships, fp16: the generator's change under the names that the host's LoRA loader reads, its style embedding,
+    T5 and the projection."""
+    state = torch.load(work / "dual.pt", map_location="cpu", weights_only=True)["ema"]
+    out = {}
+    for key, value in state.items():
+        if key.startswith("text."):
+            out[key.removeprefix("text.")] = value
+        elif key.startswith("unet.label_emb."):
+            out[key.replace("unet.", "diffusion_model.", 1)] = value
+        elif ".parametrizations.weight.0." in key:
+            layer, part = key.replace("unet.", "diffusion_model.", 1).split(".parametrizations.weight.0.")
+            out[f"{layer}.lora_{part}.weight"] = value.flatten(1)
+    return {key: value.half().contiguous() for key, value in out.items()}
+
