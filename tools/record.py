@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import subprocess
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from .host import ROOT
+from .shapesworld.export import PARTS
 
 
 def commit() -> str:
@@ -22,7 +24,10 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {"commit": commit(), "device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def weights_and(settings: tuple) -> str:
-    """A folder's name for results of the shipped weights and these settings: others must not be mixed in."""
-    told = (ROOT / "demo" / "shapesworld.json").read_bytes() + repr(settings).encode()
-    return hashlib.sha256(told).hexdigest()[:12]
+def weights_and(settings: tuple, more: tuple[str, ...] = ()) -> str:
+    """A folder's name for results of the shipped weights and these settings: others must not be mixed in. more: parts
+    that act beside the generator, its coder and the judges."""
+    manifest = json.loads((ROOT / "demo" / "shapesworld.json").read_text())
+    parts = {part: manifest["parts"][part] for part in (*PARTS, *more)}
+    told = {"parts": parts, "token_ids": manifest["token_ids"], "latents": manifest["latents"]}
+    return hashlib.sha256((json.dumps(told, indent=1) + "\n" + repr(settings)).encode()).hexdigest()[:12]

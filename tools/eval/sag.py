@@ -63,6 +63,11 @@ class Cell:
             start_percent=0.0, end_percent=1.0, every=1, rescale=0.0, kernel="auto",
         ).result[0]  # fmt: skip
 
+    def encode(self, clip: Any, captions: list[str]) -> list:
+        from ..shapesworld.evaluate import encoded
+
+        return encoded(clip, captions)
+
 
 class Sampled(Protocol):
     """What the studio needs of a way to sample."""
@@ -74,16 +79,17 @@ class Sampled(Protocol):
     @property
     def cfg(self) -> float: ...
     def patch(self, model: Any) -> Any: ...
+    def encode(self, clip: Any, captions: list[str]) -> list: ...
 
 
 class Studio:
-    """The demo model, its judges, and what was sampled so far."""
+    """A model (that of the demo), its judges, and what was sampled so far."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: Any = None, clip: Any = None) -> None:
         from fovea.models import demo
 
         self.folder = folder
-        self.model, self.clip, self.vae = demo.load_model(), demo.load_clip(), demo.load_vae()
+        self.model, self.clip, self.vae = model or demo.load_model(), clip or demo.load_clip(), demo.load_vae()
         self.reader, self.clip_b = demo.load_reader(), demo.load_clip_b()
 
     def features(self, pictures: torch.Tensor) -> np.ndarray:
@@ -105,14 +111,15 @@ class Studio:
 
     def _batch(self, cell: Sampled, patched: Any, which: str, start: int, path: Path) -> None:
         from ..shapesworld import judge, sets
-        from ..shapesworld.evaluate import sample
+        from ..shapesworld.evaluate import encoded, sample_encoded
         from ..shapesworld.world import caption
 
         scenes = [sets.scene(which, i, 1 + i % 4) for i in range(start, start + BATCH)]
         captions = [caption(scene) if cell.prompted else "" for scene in scenes]
         started = time.monotonic()
         seed = FIRST_SEED[which] + start
-        pictures = sample(patched, self.clip, self.vae, captions, seed, STEPS, cell.cfg, "euler", "normal")
+        positive, negative = cell.encode(self.clip, captions), encoded(self.clip, [""] * BATCH)
+        pictures = sample_encoded(patched, self.vae, positive, negative, BATCH, seed, STEPS, cell.cfg)
         readings = judge.read(self.reader, pictures)
         small = torch.nn.functional.interpolate(pictures.movedim(-1, 1).float(), size=(128, 128), mode="area")
         certain = self.reader(small)[0].softmax(1).amax(1).mean((1, 2)).numpy()

@@ -26,31 +26,37 @@ def sample(
     model, clip, vae, captions: list[str], seed: int, steps: int, cfg: float, sampler: str, scheduler: str
 ) -> torch.Tensor:
     """Pictures [B, 256, 256, 3] through the host's sampling path."""
+    positive, negative = encoded(clip, captions), encoded(clip, [""] * len(captions))
+    return sample_encoded(model, vae, positive, negative, len(captions), seed, steps, cfg, sampler, scheduler)
+
+
+def sample_encoded(
+    model: Any, vae: Any, positive: list, negative: list, count: int, seed: int, steps: int, cfg: float,
+    sampler: str = "euler", scheduler: str = "normal", start: torch.Tensor | None = None, denoise: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
+    """The same from CONDITIONING. start: latents [B, 4, 32, 32] to begin with, of which `denoise` is made anew."""
     import comfy.sample
 
-    positive = [_encode(clip, c) for c in captions]
-    negative = [_encode(clip, "")] * len(captions)
-    join = lambda parts: [[torch.cat([p[0] for p in parts]), {"pooled_output": torch.cat([p[1] for p in parts])}]]  # noqa: E731
-    latent = torch.zeros(len(captions), 4, 32, 32)
+    latent = torch.zeros(count, 4, 32, 32) if start is None else start
     noise = comfy.sample.prepare_noise(latent, seed)
-    out = comfy.sample.sample(
-        model,
-        noise,
-        steps,
-        cfg,
-        sampler,
-        scheduler,
-        join(positive),
-        join(negative),
-        latent,
-        disable_pbar=True,
+    return vae.decode(comfy.sample.sample(
+        model, noise, steps, cfg, sampler, scheduler, positive, negative, latent, denoise=denoise, disable_pbar=True,
         seed=seed,
-    )
-    return vae.decode(out)
+    ))  # fmt: skip
 
 
-def _encode(clip, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-    return clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+def encoded(clip: Any, captions: list[str]) -> list:
+    """CONDITIONING of a batch: a caption for each picture."""
+    return joined([clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in captions])
+
+
+def joined(conditionings: list[list]) -> list:
+    """CONDITIONINGs of one picture each as that of a batch; they have the same parts, in the same windows."""
+    found = []
+    for parts in zip(*conditionings, strict=True):
+        features, pooled = zip(*((part[0], part[1]["pooled_output"]) for part in parts))
+        found.append([torch.cat(features), {**parts[0][1], "pooled_output": torch.cat(pooled)}])
+    return found
 
 
 def summarise(rows: list[dict]) -> dict:

@@ -54,7 +54,18 @@ def main() -> None:
     keep_memory()
 
     load_packages()
-    from . import data, export, stages, train_clip, train_dual, train_experts, train_reader, train_style, train_unet, train_vae
+    from . import (
+        data,
+        export,
+        stages,
+        train_clip,
+        train_dual,
+        train_experts,
+        train_reader,
+        train_style,
+        train_unet,
+        train_vae,
+    )
 
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(found if args.device == "auto" else args.device)

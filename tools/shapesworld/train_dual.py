@@ -55,7 +55,7 @@ class T5(nn.Module):
         self.projection = operations.Linear(config["d_model"], shapesworld.TEXT_CONFIG["hidden_size"])
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Rows of the table [B, 77] -> [B, 77, 256]; the host's own forward has sums in place, which autograd refuses."""
+        """Rows of the table [B, 77] -> [B, 77, 256]. The host's own forward adds in place, which autograd refuses."""
         from comfy.ldm.modules.attention import attention_pytorch
 
         x, bias = self.t5.shared(rows), None

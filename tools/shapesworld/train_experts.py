@@ -1,13 +1,13 @@
-"""Experts for the generator, as eDiff-I's tree grows them: each starts from the model before it was split and is
-trained on its own share of the noise only.
+"""Experts for the generator, as eDiff-I's tree grows them (arXiv 2211.01324): each starts from the model before it was
+split and is trained on its own share of the noise only.
 
-The control sees all noise for the time of both experts together: whether experts help is measured against it.
+The control sees all noise for the time of both halves' experts together: whether experts help is measured against it.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +22,26 @@ from .train_unet import STEPS, fit
 
 DEMO = ROOT / "demo"
 RANK = 6  # of what ships of an expert
-SPLIT = 660  # half of the generator's training draws lie above
+SPLIT, TOP = 660, 841  # half and a quarter of the generator's training draws lie above
 RATE = 0.3  # of the generator's learning rate
-# Timesteps that each sees, and its share of the stage's minutes.
-EXPERTS = {"expert_high": (SPLIT, STEPS, 0.25), "expert_low": (0, SPLIT, 0.25), "expert_control": (0, STEPS, 0.5)}
+
+
+@dataclass(frozen=True)
+class Expert:
+    """low, high: the timesteps that it sees. share: of the stage's minutes. parent: another, from which it starts."""
+
+    low: int
+    high: int
+    share: float
+    parent: str | None = None
+
+
+EXPERTS = {
+    "expert_high": Expert(SPLIT, STEPS, 2 / 9),
+    "expert_low": Expert(0, SPLIT, 2 / 9),
+    "expert_control": Expert(0, STEPS, 4 / 9),
+    "expert_top": Expert(TOP, STEPS, 1 / 9, "expert_high"),  # a level deeper, where the paper's tree goes on
+}
 
 
 def levels(low: int, high: int, count: int) -> Tensor:
@@ -40,26 +56,31 @@ def base() -> dict[str, Tensor]:
     return {key.removeprefix("unet."): value for key, value in training_state(DEMO, "unet").items()}
 
 
+def trained(work: Path, name: str) -> dict[str, Tensor]:
+    """A trained part's averaged weights under the generator's names."""
+    state = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]
+    return {key.removeprefix("unet."): value.float() for key, value in state.items()}
+
+
 def train(run: Run, data: Dataset) -> None:
-    """All experts and the control, one after the other."""
+    """All of them, one after the other."""
     from fovea.models import shapesworld
 
-    for name, (low, high, share) in EXPERTS.items():
+    for name, expert in EXPERTS.items():
         torch.manual_seed(run.seed + 7)
         model = shapesworld.unet().requires_grad_(True)
-        model.load_state_dict(base())
-        modules = nn.ModuleDict({"unet": model})
-        part = replace(run, name=name, minutes=run.minutes * share, shipped=None, rate=RATE, started=time.monotonic())
-        fit(part, data, modules, partial(levels, low, high), ema=0.99)
+        model.load_state_dict(trained(run.work, expert.parent) if expert.parent else base())
+        minutes = run.minutes * expert.share
+        part = replace(run, name=name, minutes=minutes, shipped=None, rate=RATE, started=time.monotonic())
+        fit(part, data, nn.ModuleDict({"unet": model}), partial(levels, expert.low, expert.high), ema=0.99)
 
 
 def lora(work: Path, name: str, rank: int = RANK) -> dict[str, Tensor]:
     """The change of a trained expert under the names that the host's LoRA loader reads, fp16: matrices and convolutions
     by their largest singular values, biases and norms as they are."""
-    trained = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]
-    before, out = base(), {}
-    for key, weight in before.items():
-        change = trained[f"unet.{key}"].float() - weight
+    after, out = trained(work, name), {}
+    for key, weight in base().items():
+        change = after[key] - weight
         layer, kind = f"diffusion_model.{key}".rsplit(".", 1)
         if change.ndim == 1:
             out[f"{layer}.{'diff' if kind == 'weight' else 'diff_b'}"] = change.half()

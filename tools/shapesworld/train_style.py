@@ -23,7 +23,8 @@ BATCH = 64
 def build() -> nn.Module:
     """Pictures [B, 3, 128, 128] in 0..1 -> logits [B, 4]."""
     widths = (3, 24, 48, 64, 96)
-    blocks = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()) for a, b in zip(widths, widths[1:])]
+    pairs = zip(widths, widths[1:])
+    blocks = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()) for a, b in pairs]
     return nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], len(STYLES)))
 
 

@@ -1,0 +1,54 @@
+"""eDiff-I in miniature on ShapesWorld: experts by noise level, two text encoders, style from a picture.
+
+`python -m tools.eval.ediffi` writes output/eval/ediffi/report.json; resumable. It needs what training leaves:
+`python -m tools.shapesworld.train --stage experts --minutes 81`, then `--stage dual --minutes 20` and `--stage style
+--minutes 2`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import torch
+
+from .. import record
+from ..host import ROOT
+from ..pack import load_packages
+from . import encoders, experts, prompt_swap, styles
+
+FOLDER = ROOT / "output" / "eval" / "ediffi"
+PARTS = ("losses", "experts", "encoders", "attended", "styles", "prompt_swap")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
+    parser.add_argument("--pictures", type=int, default=256, help="per row; styles: half, prompt swap: a quarter")
+    args = parser.parse_args()
+    load_packages()
+    torch.set_grad_enabled(False)
+    path, count = FOLDER / "report.json", args.pictures
+    trained = [int(file.stat().st_mtime) for file in sorted(experts.WORK.glob("expert_*.pt"))]
+    tree = FOLDER / record.weights_and(("experts", *trained))
+    dual = FOLDER / record.weights_and(("dual", encoders.TOKENS), ("dual",))
+    for folder in (tree, dual):
+        folder.mkdir(parents=True, exist_ok=True)
+    find: dict[str, Any] = {
+        "losses": lambda: experts.losses(tree),
+        "experts": lambda: experts.pictures(tree, count),
+        "encoders": lambda: encoders.pictures(dual, count),
+        "attended": encoders.attended,
+        "styles": lambda: styles.table(dual / "styles", experts.WORK, count // 2),
+        "prompt_swap": lambda: prompt_swap.table(FOLDER / record.weights_and(("swap",)), count // 4),
+    }
+    report = json.loads(path.read_text()) if path.exists() else {}
+    for part in args.only:
+        report[part] = {"commit": record.commit(), "found": find[part]()}
+        path.write_text(json.dumps(report, indent=1) + "\n")
+        print(json.dumps({part: report[part]["found"]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
