@@ -39,6 +39,7 @@ eval:  ## the quality tables on ShapesWorld: output/eval/ (PROFILE=full for more
 	$(RUN) -m tools.eval.sag
 	$(RUN) -m tools.eval.regions
 	$(RUN) -m tools.eval.latents
+	$(RUN) -m tools.eval.ediffi
 
 bench:  ## speed and memory against the host's own nodes: output/bench/
 	$(RUN) -m tools.bench.sag

@@ -74,7 +74,7 @@ def structure_problems(workflow: Workflow) -> list[str]:
             continue
         if link_id not in (output.get("links") or []) or socket.get("link") != link_id:
             found.append(f"link {link_id} is not listed on both of its ends")
-        if output["type"] != kind or kind not in socket["type"].split(","):  # some inputs take several types
+        if output["type"] != kind or not {kind, "*"} & set(socket["type"].split(",")):  # some inputs take several types
             found.append(f"link {link_id} joins {output['type']} to {socket['type']}")
     used = {socket.get("link") for node in nodes.values() for socket in node.get("inputs", [])} - {None}
     found += [f"link {link_id} is used but not listed" for link_id in used - set(links)]

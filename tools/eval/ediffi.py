@@ -1,14 +1,15 @@
 """eDiff-I in miniature on ShapesWorld: experts by noise level, two text encoders, style from a picture.
 
-`python -m tools.eval.ediffi` writes output/eval/ediffi/report.json; resumable. It needs what training leaves:
-`python -m tools.shapesworld.train --stage experts --minutes 81`, then `--stage dual --minutes 20` and `--stage style
---minutes 2`.
+`python -m tools.eval.ediffi` writes output/eval/ediffi/report.json; resumable. What needs weights that do not ship is
+left out where they are missing: `python -m tools.shapesworld.train --stage experts --minutes 81` leaves the experts'
+own and the control's, `--stage style --minutes 2` the judge of style.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,24 @@ import torch
 from .. import record
 from ..host import ROOT
 from ..pack import load_packages
+from ..shapesworld.train_experts import EXPERTS
 from . import encoders, experts, prompt_swap, styles
 
 FOLDER = ROOT / "output" / "eval" / "ediffi"
 PARTS = ("losses", "experts", "encoders", "attended", "styles", "prompt_swap")
+
+
+def dual_folder() -> Path:
+    """Where pictures of the model with two encoders are kept."""
+    return FOLDER / record.weights_and(("dual", encoders.TOKENS), ("dual",))
+
+
+def missing() -> dict[str, str]:
+    """Parts that cannot be measured here, and the file that they lack."""
+    needs = {"losses": [f"{name}.pt" for name in EXPERTS], "experts": [f"{name}.pt" for name in EXPERTS],
+             "styles": ["style.pt"]}  # fmt: skip
+    absent = {part: [name for name in names if not (experts.WORK / name).exists()] for part, names in needs.items()}
+    return {part: str(experts.WORK / names[0]) for part, names in absent.items() if names}
 
 
 def main() -> None:
@@ -32,7 +47,7 @@ def main() -> None:
     path, count = FOLDER / "report.json", args.pictures
     trained = [int(file.stat().st_mtime) for file in sorted(experts.WORK.glob("expert_*.pt"))]
     tree = FOLDER / record.weights_and(("experts", *trained))
-    dual = FOLDER / record.weights_and(("dual", encoders.TOKENS), ("dual",))
+    dual = dual_folder()
     for folder in (tree, dual):
         folder.mkdir(parents=True, exist_ok=True)
     find: dict[str, Any] = {
@@ -44,7 +59,11 @@ def main() -> None:
         "prompt_swap": lambda: prompt_swap.table(FOLDER / record.weights_and(("swap",)), count // 4),
     }
     report = json.loads(path.read_text()) if path.exists() else {}
+    lacking = missing()
     for part in args.only:
+        if part in lacking:
+            print(f"{part} is left out: {lacking[part]} is missing, see --help")
+            continue
         report[part] = {"commit": record.commit(), "found": find[part]()}
         path.write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps({part: report[part]["found"]}, indent=1))
