@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fovea.models import demo, judges
-from tools.shapesworld import judge, sets, words, world
+from tools.shapesworld import export, judge, sets, words, world
 
 shipped = pytest.mark.usefixtures("demo_model")
 
@@ -148,7 +148,7 @@ def test_reader_reads_painted_pictures():
 @shipped
 def test_manifest_tells_where_it_came_from():
     facts = json.loads((demo.FOLDER / demo.MANIFEST).read_text())
-    assert set(facts["parts"]) == {"unet", "vae", "clip_a", "clip_b", "reader"}
+    assert set(facts["parts"]) == {*export.PARTS, *(part for parts in export.CHANGES.values() for part in parts)}
     assert facts["token_ids"] == list(words.known_ids())
 
 

@@ -12,9 +12,11 @@ def ediffi_section(report: dict) -> str:
         "losses": losses, "experts": experts, "encoders": encoders, "attended": attended, "styles": styles,
         "prompt_swap": prompt_swap,
     }  # fmt: skip
-    head = ["## eDiff-I in miniature on ShapesWorld", "`python -m tools.eval.ediffi`, on a CPU. In brackets: 95 % bootstrap "
-            "intervals over pictures; differences are paired. Pictures: 20 steps of euler / normal, CFG 4, the same "
-            "prompts and seeds in every row."]  # fmt: skip
+    head = [
+        "## eDiff-I in miniature on ShapesWorld",
+        "`python -m tools.eval.ediffi`, on a CPU. In brackets: 95 % bootstrap intervals over pictures; differences are "
+        "paired. Pictures: 20 steps of euler / normal, CFG 4, the same prompts and seeds in every row.",
+    ]
     return "\n\n".join([*head, *(write(report[name]["found"]) for name, write in parts.items() if name in report)])
 
 
@@ -31,8 +33,8 @@ def losses(found: dict) -> str:
     return "\n\n".join(
         [
             "### Loss of experts per noise level",
-            f"Mean squared error of the v-prediction times 10,000 on {found['n']} held-out pictures, the same noise for "
-            "all. Experts begin as the shipped model and see their half of the noise for 18 minutes (two CPU cores; a "
+            f"Mean squared error of the v-prediction times 10,000 on {found['n']} held-out pictures, the same noise "
+            "for all. Experts begin as the shipped model and see their half of the noise for 18 minutes (two CPU cores; a "
             "level deeper 9 more); `trained on` sees all noise for the 36 minutes of both.",
             table(head, rows),
             "![Losses](images/ediffi_losses.png)",

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from .. import record
-from . import encoders, ediffi, prompt_swap, styles
+from . import ediffi, encoders, prompt_swap, styles
 from .region_plots import IMAGES, pyplot, save
 
 COLOURS = {"expert_high": "#c8553d", "expert_low": "#3a7ca5", "expert_control": "#8a8a8a", "expert_top": "#e6a23c"}
-SAID = {"expert_high": "expert, high noise", "expert_low": "expert, low noise", "expert_control": "trained on, all noise",
-        "expert_top": "expert, highest noise"}  # fmt: skip
+SAID = {
+    "expert_high": "expert, high noise", "expert_low": "expert, low noise", "expert_control": "trained on, all noise",
+    "expert_top": "expert, highest noise",
+}  # fmt: skip
 
 
 def losses(found: dict, path: Path) -> None:
