@@ -34,7 +34,7 @@ def losses(found: dict) -> str:
         [
             "### Loss of experts per noise level",
             f"Mean squared error of the v-prediction times 10,000 on {found['n']} held-out pictures, the same noise "
-            "for all. Experts begin as the shipped model and see their half of the noise for 18 minutes (two CPU cores; "
+            "for all. Experts begin as the shipped model and see their half of the noise for 18 minutes (two cores; "
             "a level deeper 9 more); `trained on` sees all noise for the 36 minutes of both.",
             table(head, rows),
             "![Losses](images/ediffi_losses.png)",
