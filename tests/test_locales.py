@@ -1,0 +1,63 @@
+"""Texts in other languages: complete, of the same nodes, and served to the editor."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tools import locales
+
+LANGUAGES = sorted(path.name for path in locales.FOLDER.iterdir() if path.name != "en")
+every_language = pytest.mark.parametrize("language", LANGUAGES)
+
+
+def told(language: str) -> dict[str, Any]:
+    return json.loads((locales.FOLDER / language / locales.FILE).read_text(encoding="utf-8"))
+
+
+def leaves(texts: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """Path -> text."""
+    if isinstance(texts, str):
+        return {path: texts}
+    return {key: value for name, inner in texts.items() for key, value in leaves(inner, (*path, name)).items()}
+
+
+@pytest.mark.static
+def test_english_is_what_the_schemas_say() -> None:
+    assert told("en") == locales.english(), "run python -m tools.locales, then translate what changed"
+
+
+@pytest.mark.static
+@every_language
+def test_every_text_has_a_translation(language: str) -> None:
+    english, other = leaves(told("en")), leaves(told(language))
+    assert english.keys() == other.keys()
+    assert all(text.strip() for text in other.values())
+
+
+@pytest.mark.static
+def test_chinese_is_chinese() -> None:
+    english, chinese = leaves(told("en")), leaves(told("zh"))
+    long = [path for path, text in english.items() if len(text) > 20]
+    assert not [path for path in long if not re.search("[\u4e00-\u9fff]", chinese[path])]
+
+
+@pytest.mark.static
+@every_language
+def test_what_is_typed_or_chosen_stays_as_it_is(language: str) -> None:
+    """Numbers of a tooltip, points of a curve and names in folders are the same in every language."""
+    english, other = leaves(told("en")), leaves(told(language))
+    for path, text in english.items():
+        for literal in re.findall(r"\b\d\.\d+\b|models/\w+", text):
+            assert literal in other[path], (path, literal)
+
+
+@pytest.mark.server
+@every_language
+def test_the_editor_is_given_them(client, language: str) -> None:
+    served = client.json("/i18n")
+    for node, texts in told(language).items():
+        assert served[language]["nodeDefs"][node] == texts

@@ -1,0 +1,143 @@
+"""`make soak`: hundreds of prompts over all graphs on one server. Does its memory stay, do its pictures stay?
+
+Every graph is queued in turn with few steps and ever new seeds; each with one seed at the start and again at the end.
+Writes output/soak/report.json: failures, memory over time, and whether the same seed still gives the same pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+from tqdm import tqdm
+
+from . import graph as graphs
+from . import record
+from . import workflow as ui
+from .api import Client, Refused
+from .host import HOST_FOLDER, ROOT
+from .server import running
+
+FOLDER = ROOT / "output" / "soak"
+# Enough that everything happens once; a switch of models needs two steps.
+FEW = {"steps": 3, "sampler_steps": 3, "updates": 1, "draws": 2, "n": 2}
+SEEDS = ("seed", "noise_seed")
+WARM, LAST, MOST_GROWTH = (50, 100), 50, 0.02
+
+
+def short(graph: graphs.Graph, seed: int) -> graphs.Graph:
+    """A graph with few steps and another seed."""
+    made = copy.deepcopy(graph)
+    for node in made.values():
+        for name, value in node["inputs"].items():
+            if name in FEW and isinstance(value, int):
+                node["inputs"][name] = min(value, FEW[name])
+            if (name in SEEDS and isinstance(value, int)) or (node["class_type"] == "PrimitiveInt" and name == "value"):
+                node["inputs"][name] = seed
+    return made
+
+
+def every_graph(client: Client) -> dict[str, graphs.Graph]:
+    """The demo's graphs and the templates."""
+    info = client.json("/object_info")
+    found = {name: graphs.load(path) for name, path in graphs.demo_graphs(ROOT / "demo").items()}
+    for path in sorted((ROOT / "workflows").glob("*.json")):
+        found[path.stem] = ui.to_api(json.loads(path.read_text(encoding="utf-8")), info)
+    return found
+
+
+class Soak:
+    """One server, what was asked of it and what became of it."""
+
+    def __init__(self, client: Client, process: int) -> None:
+        self.client, self.process = client, psutil.Process(process)
+        self.memory: list[float] = []
+        self.failures: list[str] = []
+
+    def run(self, name: str, graph: graphs.Graph) -> str | None:
+        """Queue a graph. -> hash of its pictures' pixels (their files hold the prompt), None if it failed."""
+        try:
+            run = self.client.run(graph)
+        except Refused as why:
+            self.failures.append(f"{name}: {why}")
+            return None
+        self.memory.append(self.process.memory_info().rss / 2**20)
+        if run.status != "success":
+            self.failures.append(f"{name}: {run.explain()}")
+            return None
+        told = hashlib.sha256()
+        for node in sorted(run.outputs):
+            for reference in run.images(node):
+                told.update(np.asarray(Image.open(io.BytesIO(self.client.image(reference)))).tobytes())
+        return told.hexdigest()
+
+    def whole(self, every: dict[str, graphs.Graph], prompts: int, seconds: float) -> dict[str, Any]:
+        """Each graph once, then ever new seeds until so many prompts or seconds, then each as at first."""
+        started = time.monotonic()
+        first = {name: self.run(name, short(graph, 1)) for name, graph in every.items()}
+        each = (time.monotonic() - started) / len(every)
+        names, bar = list(every), tqdm(total=prompts, initial=len(every), desc="soak", mininterval=5)
+        # The last round takes as long as the first.
+        while len(self.memory) < prompts - len(every) and time.monotonic() - started < seconds - each * len(every):
+            name = names[len(self.memory) % len(names)]
+            self.run(name, short(every[name], 2 + len(self.memory)))
+            bar.update()
+        last = {name: self.run(name, short(graph, 1)) for name, graph in every.items()}
+        bar.close()
+        changed = [name for name in every if first[name] != last[name]]
+        return {
+            "prompts": len(self.memory), "seconds": round(time.monotonic() - started), "graphs": names,
+            "failures": self.failures, "changed": changed, "memory_mib": [round(value, 1) for value in self.memory],
+            **growth(self.memory),
+        }  # fmt: skip
+
+
+def growth(memory: list[float]) -> dict[str, Any]:
+    """Median of the last prompts against that of early ones; None with too few prompts."""
+    if len(memory) < WARM[1] + LAST:
+        return {"early_mib": None, "last_mib": None, "growth": None}
+    early, last = statistics.median(memory[slice(*WARM)]), statistics.median(memory[-LAST:])
+    return {"early_mib": round(early, 1), "last_mib": round(last, 1), "growth": round(last / early - 1, 4)}
+
+
+def verdict(report: dict[str, Any]) -> list[str]:
+    """What is wrong, in words."""
+    found = [f"failed: {failure}" for failure in report["failures"]]
+    found += [f"{name}: the same seed gives other pictures at the end" for name in report["changed"]]
+    if report["growth"] is not None and report["growth"] > MOST_GROWTH:
+        found.append(f"memory grew by {100 * report['growth']:.1f} % (limit {100 * MOST_GROWTH:.0f} %)")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--minutes", type=float, default=20)
+    args = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="soak-", dir=HOST_FOLDER) as base, \
+            running(Path(base), FOLDER / "server.log") as server:
+        client = Client(server.address)
+        report = Soak(client, server.process.pid).whole(every_graph(client), args.prompts, args.minutes * 60)
+    wrong = verdict(report)
+    report = {"commit": record.commit(), **report, "wrong": wrong}
+    (FOLDER / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print("\n".join(wrong) or f"{report['prompts']} prompts in {report['seconds']} s: no failure, the same seeds give "
+          f"the same pictures, memory {report['early_mib']} -> {report['last_mib']} MiB")  # fmt: skip
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
