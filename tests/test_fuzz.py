@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fovea
 from fovea.nodes.demo import DUAL
 from tools.api import Client, Refused, Run
 from tools.soak import FEW
@@ -23,13 +24,7 @@ pytestmark = pytest.mark.server
 
 EXAMPLES = int(os.environ.get("FOVEA_FUZZ", "2"))
 PATIENCE = 4.0  # seconds, then the prompt is cancelled
-NODES = sorted(
-    "FoveaAttentionMap FoveaBestOfN FoveaCLIPGuidance FoveaDenseDiffusion FoveaEncoderSchedule FoveaExpert "
-    "FoveaExpertGuider FoveaExpertSigmas FoveaExpertSwitch FoveaLoadDemo FoveaLoadSaliencyModel FoveaLoadScorer "
-    "FoveaOptimizeLatent FoveaPaintWithWords FoveaRegion FoveaRegionPainter FoveaRegionPreview FoveaRegionsFromBoxes "
-    "FoveaRegionsFromColors FoveaRegionsToConditioning FoveaSaliencyMap FoveaScoreImages FoveaScorerFromCLIP "
-    "FoveaSelfAttentionGuidance FoveaStyleGuidance FoveaStyleGuider".split()
-)
+NODES = sorted(node.define_schema().node_id for module in fovea.MODULES for node in module.NODES)
 # Mistakes in a program, as against messages for people.
 CRASHES = ("KeyError", "IndexError", "AttributeError", "TypeError", "AssertionError", "NameError", "ZeroDivisionError",
            "UnboundLocalError", "RecursionError", "OverflowError", "NotImplementedError")  # fmt: skip
@@ -160,10 +155,6 @@ def test_any_value_is_answered(name: str, live: Any, object_info: dict, demo_mod
     holds()
     after = client.run(graph_of(object_info["FoveaLoadDemo"], {}), limit=120)
     assert after.status == "success", "after whatever was tried, a plain prompt runs"
-
-
-def test_all_nodes_are_tried(object_info: dict) -> None:
-    assert sorted(name for name in object_info if name.startswith("Fovea")) == NODES
 
 
 def test_defaults_run(live: Any, object_info: dict, demo_model: Any) -> None:
