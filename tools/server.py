@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -22,6 +23,8 @@ from .host import ROOT, locate
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 START_SECONDS = 600
 STOP_SECONDS = 15
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: not between fork and exec
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,12 @@ def stop(process: subprocess.Popen, seconds: float = STOP_SECONDS) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def die_with_parent() -> None:
+    """Have Linux end this child when whoever started it is killed: nobody could stop the server then."""
+    assert LIBC is not None
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def termination_as_exit() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into SystemExit, so that `finally` blocks run; only the main thread may set handlers."""
@@ -144,7 +153,8 @@ def running(base: Path, log: Path, port: int | None = None, extra: Sequence[str]
     with termination_as_exit(), log.open("wb") as sink:
         # Its own process group: a Ctrl-C meant for us reaches it only through stop().
         process = subprocess.Popen(command(base.resolve(), port, extra), cwd=host, stdin=subprocess.DEVNULL,
-                                   stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
+                                   stdout=sink, stderr=subprocess.STDOUT, start_new_session=True,
+                                   preexec_fn=die_with_parent if LIBC else None)
         try:
             server = Server(f"http://127.0.0.1:{port}", base.resolve(), log, process)
             wait_until_up(server)

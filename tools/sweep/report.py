@@ -1,0 +1,130 @@
+"""A sweep in numbers and pictures: per arm the scores with intervals and against the first arm, box plots, one page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..eval import metrics
+from .jobs import Job
+from .store import Store
+
+SHOWN = 12  # rows of pictures on the page
+
+
+def arms(jobs: Sequence[Job], store: Store) -> dict[str, dict[tuple[str, int, int], dict[str, Any]]]:
+    """Arm (setting and output) -> (prompt, seed, number in its batch) -> picture's file, scores, category."""
+    several = len({name for job in jobs for name in job.outputs.values()}) > 1
+    found: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {}
+    for job in jobs:
+        if not store.done(job):
+            continue
+        told = store.read(job)
+        for output, names in told["pictures"].items():
+            arm = f"{job.setting} / {output}" if several else job.setting
+            for i, name in enumerate(names):
+                rated = {scorer: values[i] for scorer, values in told["scores"].get(output, {}).items()}
+                found.setdefault(arm, {})[job.prompt.text, job.seed, i] = {
+                    "file": f"jobs/{job.key}/{name}", "scores": rated, "category": job.prompt.category,
+                    "seconds": told["seconds"],
+                }  # fmt: skip
+    return found
+
+
+def tabulate(found: dict[str, dict]) -> list[dict[str, Any]]:
+    """A row per arm and scorer: number, mean with 95 % bootstrap interval, and less the first arm, paired."""
+    rows = []
+    first = next(iter(found.values()), {})
+    for arm, pictures in found.items():
+        for scorer in sorted({name for each in pictures.values() for name in each["scores"]}):
+            keys = [key for key, each in pictures.items() if scorer in each["scores"]]
+            values = np.array([pictures[key]["scores"][scorer] for key in keys])
+            row = {"arm": arm, "scorer": scorer, "n": len(values), "mean": with_interval(values)}
+            both = [key for key in keys if scorer in first.get(key, {}).get("scores", {})]
+            if pictures is not first and both:
+                less = [pictures[key]["scores"][scorer] - first[key]["scores"][scorer] for key in both]
+                row |= {"less_first": with_interval(np.array(less)), "pairs": len(both)}
+            rows.append(row)
+    return rows
+
+
+def with_interval(values: np.ndarray) -> list[float]:
+    return metrics.rounded((values.mean(), *metrics.bootstrap(lambda i: float(values[i].mean()), len(values), 1000)))
+
+
+def box_plots(found: dict[str, dict]) -> dict[str, str]:
+    """Scorer -> box plot of all arms, as data URL."""
+    from ..eval.region_plots import pyplot
+
+    plots = {}
+    for scorer in sorted({name for arm in found.values() for each in arm.values() for name in each["scores"]}):
+        names = list(found)
+        rated = {name: [each["scores"] for each in found[name].values()] for name in names}
+        values = [[scores[scorer] for scores in rated[name] if scorer in scores] for name in names]
+        figure, axis = pyplot().subplots(figsize=(8, 0.5 * len(names) + 1), dpi=90)
+        axis.boxplot(values, orientation="horizontal", widths=0.6, showmeans=True)
+        axis.set_yticks(range(1, len(names) + 1), names)
+        axis.set_title(scorer, fontsize=9)
+        axis.tick_params(labelsize=8)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", bbox_inches="tight")
+        pyplot().close(figure)
+        plots[scorer] = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return plots
+
+
+STYLE = """body{font:15px system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em}
+table{border-collapse:collapse}
+td,th{padding:.3em .8em;border-bottom:1px solid #ccc;text-align:left;vertical-align:top}
+img{max-width:100%}
+td img{width:14em}"""
+
+
+def page(title: str, found: dict[str, dict], rows: Sequence[dict], failed: dict[str, str]) -> str:
+    """One HTML page; pictures are linked, plots are in it. Prompts and names are text, never markup."""
+    safe = html.escape
+    lines = [f"<!doctype html><meta charset=utf-8><title>{safe(title)}</title><style>{STYLE}</style>",
+             f"<h1>{safe(title)}</h1>",
+             "<table><tr><th>arm<th>scorer<th>N<th>mean [95 %]<th>less the first arm, paired"]  # fmt: skip
+    for row in rows:
+        cells = (row["arm"], row["scorer"], str(row["n"]), written(row["mean"]), written(row.get("less_first")))
+        lines.append("<tr>" + "".join(f"<td>{safe(cell)}" for cell in cells))
+    lines.append("</table>")
+    lines += [f"<p><img src='{plot}' alt='{safe(scorer)}'>" for scorer, plot in box_plots(found).items()]
+    if failed:
+        lines += ["<h2>Failed</h2><ul>", *(f"<li>{safe(key)}: {safe(why)}" for key, why in failed.items()), "</ul>"]
+    lines += ["<h2>The first pictures</h2><table><tr><th>", *(f"<th>{safe(arm)}" for arm in found)]
+    for key in list(next(iter(found.values()), {}))[:SHOWN]:
+        lines.append(f"<tr><td>{safe(key[0])}<br>seed {key[1]}")
+        lines += ["<td>" + (f"<img loading=lazy src='{safe(arm[key]['file'])}'>" if key in arm else "")
+                  for arm in found.values()]  # fmt: skip
+    return "\n".join([*lines, "</table>"]) + "\n"
+
+
+def written(values: Sequence[float] | None) -> str:
+    return "" if values is None else f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
+
+
+def write(folder: Path, title: str, jobs: Sequence[Job], store: Store, failed: dict[str, str]) -> dict[str, Any]:
+    """report.json and report.html of what is done so far."""
+    found = arms(jobs, store)
+    rows = tabulate(found)
+    categories = sorted({each["category"] for arm in found.values() for each in arm.values()} - {""})
+    by_category = {
+        category: tabulate({name: {key: each for key, each in arm.items() if each["category"] == category}
+                            for name, arm in found.items()})
+        for category in categories
+    }  # fmt: skip
+    done = sum(store.done(job) for job in jobs)
+    report = {"title": title, "jobs": len(jobs), "done": done, "failed": failed, "table": rows,
+              "categories": by_category}  # fmt: skip
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(page(title, found, rows, failed), encoding="utf-8")
+    return report

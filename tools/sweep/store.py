@@ -1,0 +1,57 @@
+"""Results on disk, a folder per job: there whole or not at all, whoever writes it and however often."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .jobs import Job
+
+
+@dataclass(frozen=True)
+class Result:
+    """pictures: output's title -> PNG files' contents; scores: output's title -> scorer -> one number per picture."""
+
+    pictures: dict[str, list[bytes]]
+    scores: dict[str, dict[str, list[float]]]
+    seconds: float
+
+
+class Store:
+    """Below one folder: jobs/<key>/job.json and pictures."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "jobs"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".part-*"):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+
+    def done(self, job: Job) -> bool:
+        return (self.folder / job.key / "job.json").exists()
+
+    def commit(self, job: Job, result: Result) -> None:
+        """Write beside, then rename: a job that two workers did is kept once."""
+        part = self.folder / f".part-{uuid.uuid4().hex}"
+        part.mkdir()
+        names: dict[str, list[str]] = {}
+        for number, (output, pictures) in enumerate(result.pictures.items()):
+            names[output] = [f"{number}_{i}.png" for i in range(len(pictures))]
+            for name, content in zip(names[output], pictures):
+                (part / name).write_bytes(content)
+        told = {**job.told(), "pictures": names, "scores": result.scores, "seconds": round(result.seconds, 3)}
+        (part / "job.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        with contextlib.suppress(OSError):
+            part.rename(self.folder / job.key)
+            return
+        shutil.rmtree(part, ignore_errors=True)  # somebody was first
+
+    def read(self, job: Job) -> dict[str, Any]:
+        return json.loads((self.folder / job.key / "job.json").read_text(encoding="utf-8"))
+
+    def picture(self, key: str, name: str) -> Path:
+        return self.folder / key / name
