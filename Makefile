@@ -5,7 +5,7 @@ PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
 RUN := @$(PYTHON3) -m tools.host
 export COMFYUI_PATH PYTHON PORT
 
-.PHONY: help host demo test serve check browser-test thumbnails train eval bench
+.PHONY: help host demo test serve check browser-test thumbnails locales train eval bench soak
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +32,9 @@ browser-test:  ## the real browser against the real frontend
 thumbnails:  ## draw the pictures of the templates anew (workflows/*.jpg)
 	$(RUN) -m tools.thumbnails
 
+locales:  ## write the English texts of the nodes anew (locales/en)
+	$(RUN) -m tools.locales
+
 train:  ## train ShapesWorld from nothing (ARGS="--device auto --minutes 60")
 	$(RUN) -m tools.shapesworld.train $(ARGS)
 
@@ -45,3 +48,6 @@ bench:  ## speed and memory against the host's own nodes: output/bench/
 	$(RUN) -m tools.bench.sag
 	$(RUN) -m tools.bench.regions
 	$(RUN) -m tools.bench.latents
+
+soak:  ## up to 500 prompts over all graphs on one server: output/soak/report.json (ARGS="--minutes 5")
+	$(RUN) -m tools.soak $(ARGS)
