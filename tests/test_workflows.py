@@ -7,14 +7,20 @@ import io
 import json
 from pathlib import Path
 
+import folder_paths
 import pytest
 from PIL import Image
 
 from tools import workflow as ui
+from tools.api import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+NEEDY = [path for path in WORKFLOWS if ui.needs_files(json.loads(path.read_text(encoding="utf-8")))]
+READY = [path for path in WORKFLOWS if path not in NEEDY]
+every_ready_workflow = pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+every_needy_workflow = pytest.mark.parametrize("path", NEEDY, ids=lambda path: path.stem)
 
 
 def load(path: Path) -> ui.Workflow:
@@ -50,8 +56,34 @@ def test_against_the_live_server(path: Path, object_info: dict) -> None:
     assert not ui.node_problems(load(path), object_info)
 
 
+@pytest.mark.static
+@every_needy_workflow
+def test_files_are_told(path: Path) -> None:
+    """Every weight file that a node names comes with an address and a folder of ComfyUI's."""
+    for node in load(path)["nodes"]:
+        named = {value for value in node.get("widgets_values") or [] if str(value).endswith(".safetensors")}
+        told = {model["name"]: model for model in ui.models_of(node)}
+        assert named == set(told), node["type"]
+        for name, model in told.items():
+            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{name}")
+            assert model["directory"] in folder_paths.folder_names_and_paths
+
+
 @pytest.mark.server
-@every_workflow
+@every_needy_workflow
+def test_nothing_but_the_files_is_missing(path: Path, client, object_info: dict) -> None:
+    """The server refuses it for its files alone: every link and every other value is right."""
+    workflow = load(path)
+    files = {model["name"] for node in workflow["nodes"] for model in ui.models_of(node)}
+    with pytest.raises(Refused) as refused:
+        client.queue(ui.to_api(workflow, object_info))
+    errors = [error for node in refused.value.node_errors.values() for error in node["errors"]]
+    assert errors and {error["type"] for error in errors} == {"value_not_in_list"}
+    assert {error["extra_info"]["received_value"] for error in errors} <= {*files, "example.png"}
+
+
+@pytest.mark.server
+@every_ready_workflow
 def test_runs(path: Path, client, object_info: dict, demo_model: Path) -> None:
     graph = ui.to_api(load(path), object_info)
     run = client.run(graph)

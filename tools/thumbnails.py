@@ -1,7 +1,9 @@
-"""Makes the template thumbnails: runs every workflow and lays its results side by side in a same-name .jpg."""
+"""Makes the template thumbnails, a same-name .jpg each: the results of workflows that run with the demo model side by
+side, and the graph in the editor for those that need a download."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tempfile
@@ -10,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from . import browser
 from . import workflow as ui
 from .api import Client
 from .errors import SetupError
@@ -17,6 +20,8 @@ from .host import HOST_FOLDER, ROOT
 from .server import running
 
 SIZE = 512
+FOLDER = ROOT / "workflows"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
 
 
 def compose(results: list[list[Image.Image]]) -> Image.Image:
@@ -33,13 +38,56 @@ def compose(results: list[list[Image.Image]]) -> Image.Image:
     return sheet
 
 
+def photograph(client: Client, workflows: dict[Path, ui.Workflow]) -> None:
+    """Pictures of graphs in the editor."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = browser.find()
+    if chromium is None:
+        raise SetupError("no Chromium is installed (apt-get install chromium)")
+    for name, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False,
+                        "Comfy.Workflow.ShowMissingModelsWarning": False}.items():  # fmt: skip
+        client.session.post(f"{client.address}/settings/{name}", data=json.dumps(value), timeout=60).raise_for_status()
+    with sync_playwright() as driver:
+        window = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = window.new_page(viewport={"width": 1900, "height": 1080})
+        page.goto(client.address)
+        page.get_by_role("button", name="Templates").wait_for()
+        page.wait_for_function("!!window.app?.extensionManager?.workflow?.activeWorkflow?.activeState")
+        for path, workflow in tqdm(workflows.items(), unit="graph"):
+            page.evaluate("graph => window.app.loadGraphData(graph)", workflow)
+            page.keyboard.press("Escape")  # what it says of missing files
+            page.evaluate(LOOK)
+            page.wait_for_timeout(1200)
+            data = page.evaluate("() => document.querySelector('#graph-canvas').toDataURL('image/png')")
+            shot = Image.open(io.BytesIO(base64.b64decode(data.split(",", 1)[1]))).convert("RGB")
+            wide = ImageOps.fit(shot, (SIZE * 2, SIZE), Image.Resampling.LANCZOS)
+            wide.save(path.with_suffix(".jpg"), quality=88)
+        window.close()
+
+
+# The whole graph in the middle of the canvas.
+LOOK = """() => {
+    const all = window.app.graph.nodes.map(node => node.getBounding ? Array.from(node.getBounding()) : []);
+    const left = Math.min(...all.map(b => b[0])), top = Math.min(...all.map(b => b[1]));
+    const right = Math.max(...all.map(b => b[0] + b[2])), bottom = Math.max(...all.map(b => b[1] + b[3]));
+    const view = window.app.canvas.canvas.getBoundingClientRect(), ds = window.app.canvas.ds;
+    ds.scale = 0.92 * Math.min(view.width / (right - left), view.width / 2 / (bottom - top));
+    ds.offset = [view.width / ds.scale / 2 - (left + right) / 2, view.height / ds.scale / 2 - (top + bottom) / 2];
+    window.app.canvas.setDirty(true, true);
+}"""
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="thumbnails-", dir=HOST_FOLDER) as base, \
             running(Path(base), HOST_FOLDER / "thumbnails.log") as server:
         client = Client(server.address)
         object_info = client.json("/object_info")
-        for path in tqdm(sorted((ROOT / "workflows").glob("*.json")), unit="workflow"):
-            run = client.run(ui.to_api(json.loads(path.read_text(encoding="utf-8")), object_info))
+        every = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+        needy = {path: workflow for path, workflow in every.items() if ui.needs_files(workflow)}
+        photograph(client, needy)
+        for path in tqdm(sorted(set(every) - set(needy)), unit="workflow"):
+            run = client.run(ui.to_api(every[path], object_info))
             if run.status != "success":
                 raise SetupError(f"{path.name}: {run.explain()}")
             nodes = sorted((node_id for node_id in run.outputs if run.images(node_id)), key=int)

@@ -91,6 +91,16 @@ def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return left < right2 and left2 < right and top < bottom2 and top2 < bottom
 
 
+def models_of(node: dict[str, Any]) -> list[dict[str, str]]:
+    """Files that a node needs, as the editor offers to download them: name, url, directory."""
+    return node.get("properties", {}).get("models") or []
+
+
+def needs_files(workflow: Workflow) -> bool:
+    """Whether a workflow runs only where models were downloaded."""
+    return any(models_of(node) for node in workflow["nodes"])
+
+
 def node_problems(workflow: Workflow, object_info: dict[str, Any]) -> list[str]:
     """What is wrong with a workflow against a live server: unknown or foreign nodes, widgets, choices, bounds."""
     found = []
@@ -107,8 +117,9 @@ def node_problems(workflow: Workflow, object_info: dict[str, Any]) -> list[str]:
         slots, values = widget_slots(info), node.get("widgets_values") or []
         if len(slots) != len(values):
             found.append(f"{name} has {len(values)} widget values for {len(slots)} widgets")
+        files = {model["name"] for model in models_of(node)}
         for slot, value in zip(slots, values):
-            if slot is not None:
+            if slot is not None and value not in files:  # a server has what was downloaded
                 found += [f"{name}: {problem}" for problem in value_problems(slot, value, inputs_of(info)[slot])]
         known = set(inputs_of(info))
         found += [f"{name} has no input {socket['name']}" for socket in node.get("inputs", [])

@@ -11,7 +11,8 @@ from tools import workflow as ui
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHOTS = ROOT / "output" / "browser"
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+EVERY = sorted((ROOT / "workflows").glob("*.json"))
+WORKFLOWS = [path for path in EVERY if not ui.needs_files(json.loads(path.read_text(encoding="utf-8")))]
 # What each result node shows, as the editor itself holds it.
 RESULTS = """() => window.app.graph.nodes
     .filter(node => ['PreviewImage', 'SaveImage'].includes(node.type))
