@@ -27,7 +27,9 @@ live_server = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md")]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/gallery.md",
+                                  "docs/upgrading.md")]
+PAGES += sorted((ROOT / "docs" / "techniques").glob("*.md"))
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 HOLE = "\0"  # stands for a placeholder of a message
 

@@ -7,6 +7,7 @@ CLIP, T5 and style are left out each by itself, so that every subset of them can
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,15 @@ from .data import Dataset
 from .stages import Run, Trainer, averaged, initialise
 from .train_experts import base
 from .train_unet import contexts, fit, noise_levels, text_tower
-from .world import caption
+from .world import STYLES, caption
 
 RANK = 6
 TEACHING = 0.2  # of the stage's minutes
-LEFT_OUT = {"clip": 0.25, "t5": 0.25, "style": 0.5}
+LEFT_OUT = {"clip": 0.25, "t5": 0.25, "style": 0.35}
+UNTOLD = 0.85  # of captions with a style vector do not name the style: else nothing is left for the vector to tell
+
+
+STYLE_WORDS = re.compile(rf", ({'|'.join(STYLES)}) style$")
 
 
 class LowRank(nn.Module):
@@ -162,6 +167,8 @@ def train(run: Run, data: Dataset) -> None:
 
     def condition(captions: list[str], index: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         kept = {name: rng.random(len(captions)) >= share for name, share in LEFT_OUT.items()}
+        untold = kept["style"] & (rng.random(len(captions)) < UNTOLD)
+        captions = [STYLE_WORDS.sub("", text) if hide else text for text, hide in zip(captions, untold)]
         read = {name: [t if keep else "" for t, keep in zip(captions, kept[name])] for name in ("clip", "t5")}
         style = torch.from_numpy(vectors[index].astype(np.float32) * kept["style"][:, None]).to(run.device)
         both = [contexts(tower, read["clip"], run.device), text(t5_rows(read["t5"], run.device))]
