@@ -48,6 +48,7 @@ bench:  ## speed and memory against the host's own nodes: output/bench/
 	$(RUN) -m tools.bench.sag
 	$(RUN) -m tools.bench.regions
 	$(RUN) -m tools.bench.latents
+	$(RUN) -m tools.bench.scaling
 
 soak:  ## up to 500 prompts over all graphs on one server: output/soak/report.json (ARGS="--minutes 5")
 	$(RUN) -m tools.soak $(ARGS)

@@ -14,6 +14,7 @@ from .pack import load_packages
 from .report_ediffi import ediffi_section
 from .report_latents import latents_bench_section, latents_section, lines_section
 from .report_regions import regions_bench_section, regions_section
+from .report_scaling import scaling_section
 from .report_tables import percent, table
 
 DATA, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
@@ -77,6 +78,8 @@ def page(facts: dict) -> str:
         sections.append(lines_section(facts["latents_lines"]))
     if "latents_bench" in facts:
         sections.append(latents_bench_section(facts["latents_bench"]))
+    if "scaling" in facts:
+        sections.append(scaling_section(facts["scaling"]))
     if "ediffi" in facts:
         sections.append(ediffi_section(facts["ediffi"]))
     return "\n\n".join([*sections, training_section(facts)]) + "\n"
@@ -221,6 +224,7 @@ def main() -> None:
             "latents": args.eval.parent / "latents" / "report.json",
             "latents_lines": args.eval.parent / "latents" / "lines.json",
             "latents_bench": args.bench / "latents.json",
+            "scaling": args.bench / "scaling.json",
             "ediffi": args.eval.parent / "ediffi" / "report.json",
         }
         for name, file in files.items():
