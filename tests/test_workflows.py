@@ -11,6 +11,7 @@ import folder_paths
 import pytest
 from PIL import Image
 
+from tools import templates
 from tools import workflow as ui
 from tools.api import Refused
 
@@ -67,6 +68,14 @@ def test_files_are_told(path: Path) -> None:
         for name, model in told.items():
             assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{name}")
             assert model["directory"] in folder_paths.folder_names_and_paths
+
+
+@pytest.mark.server
+def test_they_are_what_the_tool_draws(object_info: dict) -> None:
+    made = templates.drawn(object_info)
+    assert set(made) == {path.stem for path in NEEDY}
+    for path in NEEDY:
+        assert load(path) == json.loads(json.dumps(made[path.stem])), "run python -m tools.templates"
 
 
 @pytest.mark.server

@@ -20,9 +20,9 @@ def scaling_section(bench: dict) -> str:
     return "\n\n".join(
         [
             "## Time and memory over the size of the picture",
-            f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}: the demo model, two "
-            f"steps at CFG 4, each technique in every step, {cases[0]['repeats']} turns; the widest spread of the turns "
-            f"is {100 * widest:.0f} %. SAG, regions and two experts include what they prepare once per run, which two "
+            f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}: the demo model, "
+            f"two steps at CFG 4, each technique in every step, {cases[0]['repeats']} turns, whose widest spread is "
+            f"{100 * widest:.0f} %. SAG, regions and two experts include what they prepare once per run, which two "
             "steps bear alone. A style is a third evaluation.",
             table(head, rows),
             "![Scaling](images/scaling.png)",

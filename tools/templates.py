@@ -16,6 +16,7 @@ from .api import Client
 from .board import Board
 from .host import HOST_FOLDER, ROOT
 from .server import running
+from .workflow import Workflow
 
 HUB = "https://huggingface.co/"
 FILES = {
@@ -270,14 +271,21 @@ TEMPLATES: dict[str, Callable[[Board], None]] = {
 }  # fmt: skip
 
 
+def drawn(info: dict[str, Any]) -> dict[str, Workflow]:
+    """All of them, by their names. info: of the server's nodes."""
+    found = {}
+    for number, (name, draw) in enumerate(TEMPLATES.items()):
+        board = Board(info)
+        draw(board)
+        found[name] = board.workflow(f"6d0f5d0e-6f0a-4c9e-9d55-5a6a5e5f01{number:02d}")
+    return found
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="templates-", dir=HOST_FOLDER) as base, \
             running(Path(base), HOST_FOLDER / "templates.log") as server:
         info = Client(server.address).json("/object_info")
-    for number, (name, draw) in enumerate(TEMPLATES.items()):
-        board = Board(info)
-        draw(board)
-        made = board.workflow(f"6d0f5d0e-6f0a-4c9e-9d55-5a6a5e5f01{number:02d}")
+    for name, made in drawn(info).items():
         (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 
