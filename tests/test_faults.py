@@ -1,0 +1,129 @@
+"""What goes wrong outside of our code: cancels at any moment, clients and servers that die, files that are no weights."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import websocket
+from PIL import Image
+
+from tools import graph as graphs
+from tools.api import Client, Run
+from tools.server import running
+from tools.soak import short
+
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("demo_model")]
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = {name: graphs.load(path) for name, path in graphs.demo_graphs(ROOT / "demo").items()}
+MOMENTS = (0.0, 0.1, 0.25, 0.5, 0.9)  # seconds after queueing: loading, encoding, sampling, decoding
+
+
+def pixels(client: Client, run: Run) -> str:
+    """Hash of a run's pictures."""
+    assert run.status == "success", run.explain()
+    told = hashlib.sha256()
+    for node in sorted(run.outputs):
+        for reference in run.images(node):
+            told.update(np.asarray(Image.open(io.BytesIO(client.image(reference)))).tobytes())
+    return told.hexdigest()
+
+
+def forget(client: Client) -> None:
+    """Have the server throw away models and results: the next run begins with loading."""
+    client.post("/free", {"unload_models": True, "free_memory": True}).raise_for_status()
+
+
+@pytest.mark.parametrize("name", ["sag_off_on", "regions", "optimize", "experts", "style"])
+def test_a_cancel_at_any_moment_leaves_nothing_behind(name: str, client: Client) -> None:
+    plain = short(DEMO["base"], 5)
+    expected = pixels(client, client.run(plain))
+    ends = set()
+    for number, moment in enumerate(MOMENTS):
+        forget(client)
+        timer = threading.Timer(moment, client.interrupt)
+        timer.start()
+        run = client.run(short(DEMO[name], 100 + number))
+        timer.join()
+        ends.add(run.status)
+        assert run.status in ("success", "interrupted"), run.explain()
+        forget(client)
+        assert pixels(client, client.run(plain)) == expected, f"after a cancel at {moment} s"
+    assert "interrupted" in ends, "nothing was cancelled, so nothing was tested"
+
+
+def test_a_client_that_dies_costs_nothing(client: Client) -> None:
+    """The browser is closed in the middle: the prompt goes on, its result is in the history."""
+    address = client.address.replace("http", "ws", 1) + f"/ws?clientId={client.id}"
+    socket = websocket.create_connection(address, timeout=30, http_no_proxy=["127.0.0.1"])
+    run = client.queue(short(DEMO["sag_off_on"], 7))
+    socket.sock.close()  # no goodbye
+    assert client.history(run.prompt_id, patience=120)["status"]["status_str"] == "success"
+    assert client.run(short(DEMO["base"], 8)).status == "success"
+
+
+def test_a_killed_server_starts_again(tmp_path: Path) -> None:
+    """Killed while it samples; started again in the same folder it gives the same pictures."""
+    plain = short(DEMO["base"], 9)
+    with running(tmp_path, tmp_path / "first.log") as server:
+        client = Client(server.address)
+        expected = pixels(client, client.run(plain))
+        client.queue(short(DEMO["optimize"], 10))
+        time.sleep(1)
+        os.killpg(server.process.pid, signal.SIGKILL)
+    with running(tmp_path, tmp_path / "second.log") as server:
+        client = Client(server.address)
+        assert pixels(client, client.run(plain)) == expected
+
+
+class Harmful:
+    """A pickle that writes a file when it is read as code."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize(("folder", "node", "field"), [
+    ("scorers", "FoveaLoadScorer", "file"), ("saliency", "FoveaLoadSaliencyModel", "file"),
+])  # fmt: skip
+def test_files_that_are_no_weights(folder: str, node: str, field: str, live: Any, client: Client, tmp_path: Path) -> None:
+    models, mark = live.base / "models" / folder, tmp_path / "mark"
+    models.mkdir(parents=True, exist_ok=True)
+    files = {
+        "noise.safetensors": os.urandom(5000),
+        "empty.safetensors": b"",
+        "cut.safetensors": (ROOT / "demo" / "shapesworld_vae.safetensors").read_bytes()[:5000],
+        "other.safetensors": (ROOT / "demo" / "shapesworld_vae.safetensors").read_bytes(),
+        "harmful.pt": pickle.dumps(Harmful(mark)),
+    }
+    pickle.loads(files["harmful.pt"])  # noqa: S301
+    assert mark.exists(), "it does harm where it is read as code"
+    mark.unlink()
+    for name, content in files.items():
+        (models / name).write_bytes(content)
+    try:
+        for name in files:
+            inputs: dict[str, Any] = {field: name}
+            if node == "FoveaLoadScorer":
+                inputs |= {"activation": "auto", "allow_download": False}
+            run = client.run({"1": {"class_type": node, "inputs": inputs},
+                              "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}})  # fmt: skip
+            assert run.status == "error" and name in run.explain(), (name, run.explain())
+            assert run.error is not None and not mark.exists()
+    finally:
+        for name in files:
+            (models / name).unlink()
+    assert client.run(short(DEMO["base"], 11)).status == "success"
