@@ -1,4 +1,4 @@
-"""What goes wrong outside of our code: cancels at any moment, clients and servers that die, files that are no weights."""
+"""What goes wrong around our code: cancels at any moment, clients and servers that die, files that are no weights."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ class Harmful:
 @pytest.mark.parametrize(("folder", "node", "field"), [
     ("scorers", "FoveaLoadScorer", "file"), ("saliency", "FoveaLoadSaliencyModel", "file"),
 ])  # fmt: skip
-def test_files_that_are_no_weights(folder: str, node: str, field: str, live: Any, client: Client, tmp_path: Path) -> None:
+def test_files_that_are_no_weights(
+    folder: str, node: str, field: str, live: Any, client: Client, tmp_path: Path
+) -> None:
     models, mark = live.base / "models" / folder, tmp_path / "mark"
     models.mkdir(parents=True, exist_ok=True)
     files = {
