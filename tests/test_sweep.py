@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,7 +18,7 @@ from tools import evaluate
 from tools import graph as graphs
 from tools.errors import SetupError
 from tools.sweep import blind, jobs, report, work
-from tools.sweep.store import Result, Store
+from tools.sweep.store import OLD, Result, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORER = "ShapesWorld CLIP A (ships with Fovea)"
@@ -63,12 +66,13 @@ def test_every_combination_has_its_graph(tmp_path: Path, small: graphs.Graph) ->
                     "--setting", "weak: sag.scale=0.25")  # fmt: skip
     assert len(found) == len({job.key for job in found}) == 2 * 3 * 2
     for job in found:
-        texts = [job.graph[node]["inputs"]["text"] for node in ("positive", "negative")]
+        graph = job.graph
+        texts = [graph[node]["inputs"]["text"] for node in ("positive", "negative")]
         assert texts == [job.prompt.text, ""]
-        samplers = [node["inputs"]["seed"] for node in job.graph.values() if "seed" in node["inputs"]]
+        samplers = [node["inputs"]["seed"] for node in graph.values() if "seed" in node["inputs"]]
         assert samplers and set(samplers) == {job.seed}
-        scale = job.graph["sag"]["inputs"]["scale"]
-        assert scale == (0.25 if job.setting == "weak" else small["sag"]["inputs"]["scale"])
+        scale = graph["sag"]["inputs"]["scale"]
+        assert scale == (0.25 if job.setting.name == "weak" else small["sag"]["inputs"]["scale"])
     again = planned(tmp_path, small, "Prompts\na red star\na blue heart\n", "--seeds", "3-4,9", "--setting", "plain",
                     "--setting", "weak: sag.scale=0.25")  # fmt: skip
     assert [job.key for job in again] == [job.key for job in found], "the same command means the same jobs"
@@ -79,12 +83,19 @@ def test_every_combination_has_its_graph(tmp_path: Path, small: graphs.Graph) ->
     (("--setting", "x: sag.nothing=1"), r"no input 'nothing'"),
     (("--setting", "x: sag.scale"), r"no node\.input=value"),
     (("--seeds", "three"), r"--seeds 'three'"),
+    (("--seeds", "5-3"), r"--seeds '5-3'"),
+    (("--seeds", "3-"), r"--seeds '3-'"),
+    (("--setting", "sag.scale=1"), r"begin with its name"),
+    (("--setting", "x: sag.scale=NaN"), r"NaN is no value"),
+    (("--setting", "x: positive.text=b"), r"where prompts or seeds are written"),
+    (("--server", "http://127.0.0.1:9", "--workers", "2"), r"--server runs by itself"),
     (("--setting", "a", "--setting", "a"), r"the same name"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told(tmp_path: Path, small: graphs.Graph, more: tuple[str, ...], message: str) -> None:
-    with pytest.raises(SetupError, match=message):
-        planned(tmp_path, small, "Prompts\na\n", *more)
+def test_what_is_wrong_is_told(
+    tmp_path: Path, small: graphs.Graph, capsys: pytest.CaptureFixture, more: tuple[str, ...], message: str
+) -> None:
     assert evaluate.main(command(tmp_path, small, "Prompts\na\n", *more)) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_values_behind_a_link_are_found() -> None:
@@ -96,25 +107,81 @@ def test_values_behind_a_link_are_found() -> None:
     assert all(graph[node]["class_type"] == "CLIPTextEncode" for node, _ in jobs.prompt_places(graph))
 
 
+@pytest.mark.parametrize(("name", "places"), [
+    ("base", {"positive.text"}), ("regions", {"positive.text", "dense.caption", "paint.caption"}),
+    ("optimize", {"positive.text", "optimize.text"}),
+])  # fmt: skip
+def test_every_text_that_is_the_prompt_is_found(name: str, places: set[str]) -> None:
+    graph = graphs.load(ROOT / "demo" / f"{name}.json")
+    assert {".".join(at) for at in jobs.prompt_places(graph)} == places
+
+
+def test_prompts_are_followed_through_what_carries_them() -> None:
+    words = {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "a", "text_l": "b", "clip": ["c", 1]}}
+    region = {"class_type": "FoveaRegion", "inputs": {"text": "not the prompt"}}
+    graph = {
+        "words": words, "region": region, "no": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad"}},
+        "flux": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["words", 0], "guidance": 3.5}},
+        "mark": {"class_type": "Mark", "inputs": {"conditioning": ["flux", 0], "regions": ["region", 0]}},
+        "control": {"class_type": "ControlNetApply", "inputs": {"positive": ["mark", 0], "negative": ["no", 0]}},
+        "guider": {"class_type": "BasicGuider", "inputs": {"conditioning": ["control", 0]}},
+    }  # fmt: skip
+    assert jobs.prompt_places(graph) == [("words", "text_g"), ("words", "text_l")]
+    graph["joined"] = {"class_type": "StringConcatenate", "inputs": {"string_a": ["x", 0], "delimiter": ","}}
+    words["inputs"]["text_g"] = ["joined", 0]
+    with pytest.raises(SetupError, match="makes it of several values"):
+        jobs.prompt_places(graph)
+
+
+def test_a_painting_is_no_prompt() -> None:
+    with pytest.raises(SetupError, match="comes from Region Painter"):
+        jobs.prompt_places(graphs.load(ROOT / "demo" / "painter.json"))
+
+
+def test_values_of_a_setting_may_have_commas() -> None:
+    graph = {"a": {"class_type": "A", "inputs": {"x": 1, "y": 2, "z": ""}}}
+    setting = jobs.read_setting(graph, 'n: a.x=[1, 2], a.y="b, c", a.z=plain text, a.x=-0.5')
+    assert [value for _, value in setting.changes] == [[1, 2], "b, c", "plain text", -0.5]
+
+
+def test_outputs_of_one_title_are_told_apart() -> None:
+    graph = {str(i): {"class_type": "SaveImage", "inputs": {"images": ["x", 0]}} for i in range(2)}
+    assert sorted(jobs.outputs(graph).values()) == ["SaveImage (0)", "SaveImage (1)"]
+
+
+def test_scores_that_are_none_do_not_move_the_others(tmp_path: Path, small: graphs.Graph) -> None:
+    job = planned(tmp_path, small, "Prompts\na\n", "--scorer", "f")[0]
+    output = next(iter(job.plan.outputs))
+    told = {f"{jobs.SCORE}_0_{output}_told": {"text": ["a notice\n31.50  picture 3\nnan  picture 2\n-2.00  picture 1"]}}
+    assert work.scores(job, told)[job.plan.outputs[output]]["f"] == [-2.0, None, 31.5]
+
+
 def test_a_job_is_kept_once_and_whole(tmp_path: Path, small: graphs.Graph) -> None:
     job, other = planned(tmp_path, small, "Prompts\na\nb\n")
     store = Store(tmp_path)
     store.commit(job, Result({"x": [PNG]}, {"x": {"s": [1.0]}}, 1.0))
     store.commit(job, Result({"x": [PNG, PNG]}, {"x": {"s": [2.0, 3.0]}}, 1.0))  # a second worker, later
     assert store.read(job)["scores"] == {"x": {"s": [1.0]}} and not list((tmp_path / "jobs").glob(".part-*"))
-    (tmp_path / "jobs" / ".part-killed").mkdir()
-    assert Store(tmp_path).done(job) and not store.done(other) and not list((tmp_path / "jobs").glob(".part-*"))
+    for name, age in ((".part-killed", 2 * OLD), (".part-beside", 0)):
+        (tmp_path / "jobs" / name).mkdir()
+        os.utime(tmp_path / "jobs" / name, (time.time() - age,) * 2)
+    assert Store(tmp_path).done(job) and not store.done(other)
+    assert [left.name for left in (tmp_path / "jobs").glob(".part-*")] == [".part-beside"]
+    (tmp_path / "jobs" / other.key).mkdir()  # half a result
+    store.commit(other, Result({"x": [PNG]}, {}, 1.0))
+    assert store.done(other)
 
 
 def filled(tmp_path: Path, small: graphs.Graph) -> tuple[list[jobs.Job], Store]:
     """Two settings, four prompts; the second setting is better by one on every prompt. Names with markup in them."""
-    every = planned(tmp_path, small, "Prompts,Category\na,k\nb,k\n<b>c</b>,m\nd,m\n", "--setting", "plain",
+    one = {key: node for key, node in small.items() if key in graphs.upstream(small, "save_with")}
+    every = planned(tmp_path, one, "Prompts,Category\na,k\nb,k\n<b>c</b>,m\nd,m\n", "--setting", "plain",
                     "--setting", "<i>: sag.scale=1")  # fmt: skip
-    store = Store(tmp_path)
+    store, (output,) = Store(tmp_path), every[0].plan.outputs.values()
     for number, job in enumerate(every):
-        score = number // 2 + (job.setting != "plain")
-        store.commit(job, Result({"only": [PNG]}, {"only": {"s": [float(score)]}}, 1.0))
-    return [jobs.Job(job.setting, job.prompt, job.seed, job.graph, {"it": "only"}) for job in every], store
+        score = number // 2 + (job.setting.name != "plain")
+        store.commit(job, Result({output: [PNG]}, {output: {"s": [float(score)]}}, 1.0))
+    return every, store
 
 
 def test_report_compares_pairs(tmp_path: Path, small: graphs.Graph) -> None:
@@ -129,6 +196,7 @@ def test_report_compares_pairs(tmp_path: Path, small: graphs.Graph) -> None:
 
 def test_blind_votes(tmp_path: Path, small: graphs.Graph) -> None:
     every, store = filled(tmp_path, small)
+    (tmp_path / "blind.jsonl").write_text('{"pair": ["jobs/of/others"], "winner": "plain"}\n{"cut o\n')
     ballot = blind.Ballot(tmp_path, report.arms(every, store), "plain", "<i>")
     page = blind.server(ballot)
     threading.Thread(target=page.serve_forever, daemon=True).start()
@@ -192,8 +260,9 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, small: graphs.Graph, demo
             killed.append(actors[0])
             ray.kill(actors[0])
 
-    assert work.on_ray(every, store, workers=2, committed=strike) == {}
-    assert killed and all(store.done(job) for job in every)
+    failed: dict[str, str] = {}
+    work.on_ray(every, store, failed, workers=2, committed=strike)
+    assert not failed and killed and all(store.done(job) for job in every)
     assert len(list((tmp_path / "jobs").iterdir())) == len(every), "no job is kept twice"
     rated = [values for job in every for each in store.read(job)["scores"].values() for values in each.values()]
     assert rated and all(len(values) == 2 for values in rated)

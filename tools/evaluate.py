@@ -4,9 +4,9 @@
         --setting "plain: sag.scale=0" --setting "SAG: sag.scale=0.75" \\
         --scorer "ViT-B-32.safetensors" --server http://127.0.0.1:8188
 
-The graph is in API format (File, Export (API)) and saves or previews pictures. Without --server, a server is started in
-an empty base folder, which has the demo model only. Every job is kept as it is done: the same command goes on where it
-was stopped. Results lie in --out: report.html, report.json, jobs/.
+The graph is in API format (File, Export (API)) and saves or previews pictures. Without --server, one is started (with
+--workers several, on a cluster with --ray-address); it has the demo model and what --models has. Every job is kept as
+it is done: the same command goes on where it was stopped. Results lie in --out: report.html, report.json, jobs/.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ def seeds(text: str) -> list[int]:
     found: list[int] = []
     try:
         for part in text.split(","):
-            low, _, high = part.strip().partition("-")
-            found += range(int(low), int(high or low) + 1)
+            low, dash, high = part.strip().partition("-")
+            found += range(int(low), (int(high) if dash else int(low)) + 1)
     except ValueError:
-        raise SetupError(f"--seeds {text!r}: write 7, 0-3 or 1,5,9.") from None
+        found = []
+    if not found:
+        raise SetupError(f"--seeds {text!r}: write 7, 0-3 or 1,5,9.")
     return list(dict.fromkeys(found))
 
 
@@ -47,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--server", help="address of a server that runs; else one is started")
     made.add_argument("--workers", type=int, default=0, help="servers side by side, by Ray (requirements-cluster.txt)")
     made.add_argument("--ray-address", help="of a Ray cluster, or auto")
-    made.add_argument("--gpus", type=float, default=0.0, help="per worker, for Ray")
+    made.add_argument("--gpus", type=float, help="per worker, for Ray; else shared evenly")
+    made.add_argument("--models", help="ComfyUI's models folder, for servers that are started")
     made.add_argument("--out", type=Path, default=ROOT / "output" / "evaluate")
     made.add_argument("--title", help="of the page")
     made.add_argument("--blind", nargs=2, metavar="ARM", help="vote between two arms in the browser, run nothing")
@@ -62,8 +65,10 @@ def planned(args: argparse.Namespace) -> list[jobs.Job]:
         raise SetupError("two settings have the same name.")
     prompt_at = [jobs.place(graph, name) for name in args.prompt_at] or jobs.prompt_places(graph)
     seed_at = [jobs.place(graph, name) for name in args.seed_at] or jobs.seed_places(graph)
-    return list(jobs.expand(graph, jobs.read_prompts(args.prompts), seeds(args.seeds), settings, prompt_at, seed_at,
-                            args.scorer))  # fmt: skip
+    plan = jobs.Plan(graph, tuple(prompt_at), tuple(seed_at), tuple(args.scorer), jobs.outputs(graph))
+    print("prompts are written to", ", ".join(".".join(at) for at in prompt_at), "- seeds to",
+          ", ".join(".".join(at) for at in seed_at))  # fmt: skip
+    return jobs.expand(plan, jobs.read_prompts(args.prompts), seeds(args.seeds), settings)
 
 
 def vote(args: argparse.Namespace, every: list[jobs.Job], store: Store) -> int:
@@ -88,15 +93,18 @@ def main(arguments: list[str] | None = None) -> int:
         store = Store(args.out)
         if args.blind:
             return vote(args, every, store)
-        waiting = [job for job in every if not store.done(job)]
+        if args.server and (args.workers or args.ray_address or args.models):
+            raise SetupError("--server runs by itself: leave out --workers, --ray-address and --models.")
+        waiting = list({job.key: job for job in every if not store.done(job)}.values())
         print(f"{len(every)} jobs, {len(every) - len(waiting)} done before")
         failed: dict[str, str] = {}
         title = args.title or f"{args.graph.stem}: {args.prompts.stem}"
         try:
             if args.workers or args.ray_address:
-                failed = work.on_ray(waiting, store, max(1, args.workers), args.ray_address, args.gpus)
+                workers = max(1, args.workers)
+                work.on_ray(waiting, store, failed, workers, args.ray_address, args.gpus, args.models)
             else:
-                failed = work.alone(waiting, store, args.server)
+                work.alone(waiting, store, failed, args.server, args.models)
         finally:  # whatever there is, also when it was stopped
             found = report.write(args.out, title, every, store, failed)
     except SetupError as why:

@@ -25,7 +25,10 @@ def load(path: Path) -> Graph:
         graph = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SetupError(f"{path} is no readable JSON graph: {error}") from None
-    if not isinstance(graph, dict) or not all("class_type" in node for node in graph.values()):
+    if not isinstance(graph, dict) or not all(
+        isinstance(node, dict) and "class_type" in node and isinstance(node.get("inputs"), dict)
+        for node in graph.values()
+    ):
         raise SetupError(f"{path} is no API-format graph (node id -> class_type, inputs).")
     return graph
 

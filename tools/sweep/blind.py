@@ -5,9 +5,11 @@ The papers' human studies, for anyone. Votes are lines of blind.jsonl; a pair is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ class Ballot:
         if missing:
             raise SetupError(f"there is no arm {missing[0]!r}. There are: {', '.join(found)}")
         self.folder, self.votes_file, self.names = folder, folder / "blind.jsonl", (one, other)
+        self.lock = threading.Lock()
         shared = [key for key in found[one] if key in found[other]]
         if not shared:
             raise SetupError(f"{one!r} and {other!r} have no prompt and seed in common yet.")
@@ -39,14 +42,17 @@ class Ballot:
 
     def identity(self, number: int) -> list[Any]:
         pair = self.pairs[number]
-        return [*sorted(self.names), pair["prompt"], pair["seed"], pair["picture"]]
+        return sorted(pair["files"])  # jobs' keys: other settings of the same name are other pictures
 
     def votes(self) -> list[dict[str, Any]]:
         """Those on these two arms."""
         if not self.votes_file.exists():
             return []
-        read = [json.loads(line) for line in self.votes_file.read_text(encoding="utf-8").splitlines() if line]
-        return [vote for vote in read if sorted(vote["arms"]) == sorted(self.names)]
+        shown, read = [self.identity(number) for number in range(len(self.pairs))], []
+        for line in self.votes_file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a line that was cut off
+                read.append(json.loads(line))
+        return [vote for vote in read if vote["pair"] in shown]
 
     def waiting(self) -> list[int]:
         seen = [vote["pair"] for vote in self.votes()]
@@ -56,13 +62,12 @@ class Ballot:
         """Raises ValueError for a number or a choice that does not exist."""
         if choice not in CHOICES or not isinstance(number, int) or not 0 <= number < len(self.pairs):
             raise ValueError("no such pair or choice")
-        if number not in self.waiting():
-            return
         pair = self.pairs[number]
         winner = None if choice == "equal" else pair["arms"][CHOICES.index(choice)]
-        told = {"pair": self.identity(number), "arms": pair["arms"], "winner": winner}
-        with self.votes_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(told) + "\n")
+        told = {"pair": self.identity(number), "prompt": pair["prompt"], "arms": pair["arms"], "winner": winner}
+        with self.lock, self.votes_file.open("a", encoding="utf-8") as file:
+            if number in self.waiting():
+                file.write(json.dumps(told) + "\n")
 
     def result(self) -> dict[str, Any]:
         """Wins of the first arm among decided votes, with Wilson's 95 % interval."""

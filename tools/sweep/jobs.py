@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ Place = tuple[str, str]  # node id, input
 PROMPT_COLUMNS = ("prompts", "prompt", "caption", "text")
 CATEGORY_COLUMNS = ("category", "challenge")
 SEEDS = ("seed", "noise_seed")
+POSITIVE = ("positive", "cond1", "styled")  # inputs that take the prompt
+TEXTS = ("text", "caption", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "clip_text", "t5_text")
+OVERRIDES = ("clip_text", "t5_text")  # empty: text is taken
 SHOWING = ("SaveImage", "PreviewImage")
 SCORE = "fovea_sweep_score"  # prefix of the nodes that are added
 
@@ -38,22 +43,42 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run. outputs: node that shows pictures -> its title."""
+class Plan:
+    """What all jobs share. outputs: node that shows pictures -> its name, no two alike."""
 
-    setting: str
-    prompt: Prompt
-    seed: int
     graph: Graph
+    prompt_at: tuple[Place, ...]
+    seed_at: tuple[Place, ...]
+    scorers: tuple[str, ...]
     outputs: dict[str, str]
 
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    plan: Plan
+    setting: Setting
+    prompt: Prompt
+    seed: int
+
     @property
+    def graph(self) -> Graph:
+        """Made anew each time: thousands of them would not fit into memory."""
+        made = copy.deepcopy(self.plan.graph)
+        texts = [(at, self.prompt.text) for at in self.plan.prompt_at]
+        seeds = [(at, self.seed) for at in self.plan.seed_at]
+        for (where, name), value in (*texts, *seeds, *self.setting.changes):
+            made[where]["inputs"][name] = value
+        return scored(made, self.prompt.text, self.plan.scorers)
+
+    @cached_property
     def key(self) -> str:
         """The same for the same work, whoever does it and when."""
         return hashlib.sha256(json.dumps(self.graph, sort_keys=True).encode()).hexdigest()[:20]
 
     def told(self) -> dict[str, Any]:
-        return {"key": self.key, "setting": self.setting, "prompt": self.prompt.text, "seed": self.seed,
+        return {"key": self.key, "setting": self.setting.name, "prompt": self.prompt.text, "seed": self.seed,
                 "category": self.prompt.category}  # fmt: skip
 
 
@@ -68,7 +93,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     else:
         rows = [
             {key.strip().lower(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-            for row in csv.DictReader(text.splitlines())
+            for row in csv.DictReader(io.StringIO(text, newline=""))
         ]
         named = [column for column in PROMPT_COLUMNS if rows and column in rows[0]]
         if not named:
@@ -77,7 +102,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         found = [Prompt(row[named[0]], row[kinds[0]] if kinds else "") for row in rows if row[named[0]]]
     if not found:
         raise SetupError(f"{path} holds no prompt.")
-    return found
+    return list({prompt.text: prompt for prompt in reversed(found)}.values())[::-1]  # each once
 
 
 def place(graph: Graph, name: str) -> Place:
@@ -94,35 +119,49 @@ def place(graph: Graph, name: str) -> Place:
 
 
 def source(graph: Graph, at: Place) -> Place:
-    """Where a value is written: here, or in the one value of the node that is connected (a primitive)."""
+    """Where a value is written: here, or in the one input of a node that only passes it on (primitive, reroute)."""
     value = graph[at[0]]["inputs"][at[1]]
     if not isinstance(value, list):
         return at
-    plain = [name for name, inner in graph[value[0]]["inputs"].items() if not isinstance(inner, list)]
-    if len(plain) != 1:
-        raise SetupError(f"{'.'.join(at)} is connected to a node with {len(plain)} values: name one of these instead.")
-    return value[0], plain[0]
+    inputs = graph[value[0]]["inputs"]
+    if len(inputs) != 1 and not graph[value[0]]["class_type"].startswith("Primitive"):
+        raise SetupError(f"{'.'.join(at)} comes from {title(graph, value[0])} ({value[0]}), which makes it of several "
+                         "values: name the one to write with --prompt-at, --seed-at or in the setting.")  # fmt: skip
+    return source(graph, (value[0], next(iter(inputs))))
 
 
 def prompt_places(graph: Graph) -> list[Place]:
-    """The texts behind every sampler's positive prompt."""
-    found: list[Place] = []
-    starts = [node["inputs"].get("positive") for node in graph.values()]
-    waiting = [link for link in starts if isinstance(link, list)]
-    seen: set[str] = set()
+    """The texts behind every positive prompt, and every other text that is the same (a caption, what a scorer is told).
+
+    Links are followed through what carries prompts only, not into regions or pictures.
+    """
+    links = [node["inputs"].get(name) for node in graph.values() for name in POSITIVE]
+    links += [node["inputs"].get("conditioning") for node in graph.values() if node["class_type"].endswith("Guider")]
+    waiting, seen = [link[0] for link in links if isinstance(link, list)], set()
+    found: set[Place] = set()
     while waiting:
-        node = waiting.pop()[0]
+        node = waiting.pop()
         if node in seen:
             continue
         seen.add(node)
         inputs = graph[node]["inputs"]
-        if "text" in inputs:
-            found.append(source(graph, (node, "text")))
-        else:  # what combines or changes prompts
-            waiting += [value for name, value in inputs.items() if isinstance(value, list) and name != "negative"]
+        texts = [name for name in TEXTS if name in inputs and not (name in OVERRIDES and inputs[name] == "")]
+        texts = [name for name in texts if not is_prompt(graph, inputs[name])]
+        found |= {source(graph, (node, name)) for name in texts}
+        if not texts:
+            waiting += [value[0] for name, value in inputs.items() if isinstance(value, list)
+                        and (name in POSITIVE or name.startswith("conditioning"))]  # fmt: skip
     if not found:
         raise SetupError("no positive prompt was found in the graph: name it with --prompt-at node.input")
-    return sorted(set(found))
+    said = {graph[node]["inputs"][name] for node, name in found} - {""}
+    same = {(node, name) for node, what in graph.items() for name, value in what["inputs"].items()
+            if isinstance(value, str) and value in said}  # fmt: skip
+    return sorted(found | same)
+
+
+def is_prompt(graph: Graph, value: Any) -> bool:
+    """Whether an input called text takes a CONDITIONING (Style Guidance), not words."""
+    return isinstance(value, list) and any(name in graph[value[0]]["inputs"] for name in ("clip", *TEXTS))
 
 
 def seed_places(graph: Graph) -> list[Place]:
@@ -133,23 +172,39 @@ def seed_places(graph: Graph) -> list[Place]:
 
 
 def read_setting(graph: Graph, text: str) -> Setting:
-    """'name: node.input=value, node.input=value'; values as JSON, else as text."""
-    name, _, changes = text.partition(":")
-    found = []
-    for part in filter(None, (part.strip() for part in changes.split(","))):
-        where, equals, value = part.partition("=")
+    """'name: node.input=value, node.input=value'; values as JSON, else as text up to the next comma."""
+    name, colon, rest = text.partition(":")
+    if not name.strip() or ("=" in name and not colon):
+        raise SetupError(f"setting {text!r}: begin with its name, such as 'mine: {text.strip()}'")
+    found, rest = [], rest.strip()
+    while rest:
+        where, equals, rest = rest.partition("=")
         if not equals:
-            raise SetupError(f"setting {text!r}: {part!r} is no node.input=value")
-        try:
-            found.append((place(graph, where), json.loads(value)))
-        except ValueError:
-            found.append((place(graph, where), value.strip()))
+            raise SetupError(f"setting {text!r}: {where!r} is no node.input=value")
+        value, rest = _value(rest.lstrip())
+        found.append((place(graph, where.strip(" ,")), value))
     return Setting(name.strip(), tuple(found))
+
+
+def _value(text: str) -> tuple[Any, str]:
+    """A value at the beginning of a text, and what follows its comma."""
+    try:
+        value, end = json.JSONDecoder(parse_constant=_refuse).raw_decode(text)
+        if not text[end:].strip() or text[end:].lstrip().startswith(","):
+            return value, text[end:].lstrip().removeprefix(",").strip()
+    except ValueError:
+        pass
+    value, _, rest = text.partition(",")
+    return value.strip(), rest.strip()
+
+
+def _refuse(name: str) -> Any:
+    raise SetupError(f"{name} is no value for a graph.")
 
 
 def scored(graph: Graph, prompt: str, scorers: Sequence[str]) -> Graph:
     """The graph with a node behind each picture that says how well it fits the prompt, by each scorer."""
-    made = copy.deepcopy(graph)
+    made = dict(graph)
     for number, file in enumerate(scorers):
         loader = f"{SCORE}_{number}"
         made[loader] = node("FoveaLoadScorer", file=file, activation="auto", allow_download=False)
@@ -165,20 +220,19 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 def outputs(graph: Graph) -> dict[str, str]:
-    return {node: title(graph, node) for node, what in graph.items() if what["class_type"] in SHOWING}
+    """Nodes that show pictures, by titles; the id is added where a title is not the only one of its kind."""
+    found = {each: title(graph, each) for each, what in graph.items() if what["class_type"] in SHOWING}
+    titles = list(found.values())
+    return {each: name if titles.count(name) == 1 else f"{name} ({each})" for each, name in found.items()}
 
 
-def expand(
-    graph: Graph, prompts: Sequence[Prompt], seeds: Sequence[int], settings: Sequence[Setting],
-    prompt_at: Sequence[Place], seed_at: Sequence[Place], scorers: Sequence[str] = (),
-) -> Iterator[Job]:  # fmt: skip
+def expand(plan: Plan, prompts: Sequence[Prompt], seeds: Sequence[int], settings: Sequence[Setting]) -> list[Job]:
     """All combinations; neighbours differ in their setting, so that an unfinished sweep can be compared."""
-    shown = outputs(graph)
-    if not shown:
+    if not plan.outputs:
         raise SetupError(f"the graph shows no pictures: it needs a node {' or '.join(SHOWING)}.")
-    for prompt, seed, setting in product(prompts, seeds, settings):
-        made = copy.deepcopy(graph)
-        values = [*((at, prompt.text) for at in prompt_at), *((at, seed) for at in seed_at), *setting.changes]
-        for (where, name), value in values:
-            made[where]["inputs"][name] = value
-        yield Job(setting.name, prompt, seed, scored(made, prompt.text, scorers), shown)
+    taken = {*plan.prompt_at, *plan.seed_at}
+    for setting in settings:
+        clash = [".".join(at) for at, _ in setting.changes if at in taken]
+        if clash:
+            raise SetupError(f"setting {setting.name!r} writes where prompts or seeds are written: {', '.join(clash)}")
+    return [Job(plan, setting, prompt, seed) for prompt, seed, setting in product(prompts, seeds, settings)]

@@ -20,62 +20,77 @@ SHOWN = 12  # rows of pictures on the page
 
 
 def arms(jobs: Sequence[Job], store: Store) -> dict[str, dict[tuple[str, int, int], dict[str, Any]]]:
-    """Arm (setting and output) -> (prompt, seed, number in its batch) -> picture's file, scores, category."""
-    several = len({name for job in jobs for name in job.outputs.values()}) > 1
-    found: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {}
+    """Arm (setting and output) -> (prompt, seed, number in its batch) -> picture's file, scores, category.
+
+    Arms in the order of the command line, whichever is finished first: differences are to the first one.
+    """
+    names = list(dict.fromkeys((job.setting.name, output) for job in jobs for output in job.plan.outputs.values()))
+    several = len({output for _, output in names}) > 1
+    said = {name: " / ".join(name) if several else name[0] for name in names}
+    found: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {arm: {} for arm in said.values()}
     for job in jobs:
         if not store.done(job):
             continue
         told = store.read(job)
-        for output, names in told["pictures"].items():
-            arm = f"{job.setting} / {output}" if several else job.setting
-            for i, name in enumerate(names):
-                rated = {scorer: values[i] for scorer, values in told["scores"].get(output, {}).items()}
-                found.setdefault(arm, {})[job.prompt.text, job.seed, i] = {
-                    "file": f"jobs/{job.key}/{name}", "scores": rated, "category": job.prompt.category,
-                    "seconds": told["seconds"],
+        for output, files in told["pictures"].items():
+            rated = told["scores"].get(output, {})
+            for i, name in enumerate(files):
+                scores = {scorer: values[i] for scorer, values in rated.items() if i < len(values)}
+                found[said[job.setting.name, output]][job.prompt.text, job.seed, i] = {
+                    "file": f"jobs/{job.key}/{name}", "category": job.prompt.category, "seconds": told["seconds"],
+                    "scores": {scorer: value for scorer, value in scores.items() if value is not None},
                 }  # fmt: skip
     return found
 
 
 def tabulate(found: dict[str, dict]) -> list[dict[str, Any]]:
-    """A row per arm and scorer: number, mean with 95 % bootstrap interval, and less the first arm, paired."""
+    """A row per arm and scorer: number, mean with 95 % bootstrap interval over prompts; less the first arm, paired."""
     rows = []
     first = next(iter(found.values()), {})
     for arm, pictures in found.items():
         for scorer in sorted({name for each in pictures.values() for name in each["scores"]}):
             keys = [key for key, each in pictures.items() if scorer in each["scores"]]
-            values = np.array([pictures[key]["scores"][scorer] for key in keys])
-            row = {"arm": arm, "scorer": scorer, "n": len(values), "mean": with_interval(values)}
+            values = [pictures[key]["scores"][scorer] for key in keys]
+            row = {"arm": arm, "scorer": scorer, "n": len(values), "mean": with_interval(keys, values)}
             both = [key for key in keys if scorer in first.get(key, {}).get("scores", {})]
             if pictures is not first and both:
                 less = [pictures[key]["scores"][scorer] - first[key]["scores"][scorer] for key in both]
-                row |= {"less_first": with_interval(np.array(less)), "pairs": len(both)}
+                row |= {"less_first": with_interval(both, less), "pairs": len(both)}
             rows.append(row)
     return rows
 
 
-def with_interval(values: np.ndarray) -> list[float]:
-    return metrics.rounded((values.mean(), *metrics.bootstrap(lambda i: float(values[i].mean()), len(values), 1000)))
+def with_interval(keys: Sequence[tuple[str, int, int]], values: Sequence[float]) -> list[float]:
+    """Mean and interval. Pictures of one prompt are no independent samples: whole prompts are drawn."""
+    by_prompt: dict[str, list[float]] = {}
+    for (prompt, *_), value in zip(keys, values):
+        by_prompt.setdefault(prompt, []).append(value)
+    groups = [np.array(group) for group in by_prompt.values()]
+    sums, counts = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])
+    mean = metrics.bootstrap(lambda i: float(sums[i].sum() / counts[i].sum()), len(groups), 1000)
+    return metrics.rounded((sums.sum() / counts.sum(), *mean))
 
 
 def box_plots(found: dict[str, dict]) -> dict[str, str]:
     """Scorer -> box plot of all arms, as data URL."""
-    from ..eval.region_plots import pyplot
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
 
     plots = {}
     for scorer in sorted({name for arm in found.values() for each in arm.values() for name in each["scores"]}):
         names = list(found)
         rated = {name: [each["scores"] for each in found[name].values()] for name in names}
         values = [[scores[scorer] for scores in rated[name] if scorer in scores] for name in names]
-        figure, axis = pyplot().subplots(figsize=(8, 0.5 * len(names) + 1), dpi=90)
+        figure, axis = pyplot.subplots(figsize=(8, 0.5 * len(names) + 1), dpi=90)
         axis.boxplot(values, orientation="horizontal", widths=0.6, showmeans=True)
-        axis.set_yticks(range(1, len(names) + 1), names)
-        axis.set_title(scorer, fontsize=9)
+        axis.set_yticks(range(1, len(names) + 1), [name.replace("$", r"\$") for name in names])
+        axis.set_title(scorer.replace("$", r"\$"), fontsize=9)
         axis.tick_params(labelsize=8)
         file = io.BytesIO()
         figure.savefig(file, format="png", bbox_inches="tight")
-        pyplot().close(figure)
+        pyplot.close(figure)
         plots[scorer] = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     return plots
 
@@ -90,9 +105,10 @@ td img{width:14em}"""
 def page(title: str, found: dict[str, dict], rows: Sequence[dict], failed: dict[str, str]) -> str:
     """One HTML page; pictures are linked, plots are in it. Prompts and names are text, never markup."""
     safe = html.escape
+    first = safe(next(iter(found), ""))
     lines = [f"<!doctype html><meta charset=utf-8><title>{safe(title)}</title><style>{STYLE}</style>",
              f"<h1>{safe(title)}</h1>",
-             "<table><tr><th>arm<th>scorer<th>N<th>mean [95 %]<th>less the first arm, paired"]  # fmt: skip
+             f"<table><tr><th>arm<th>scorer<th>N<th>mean [95 %]<th>less {first}, paired"]  # fmt: skip
     for row in rows:
         cells = (row["arm"], row["scorer"], str(row["n"]), written(row["mean"]), written(row.get("less_first")))
         lines.append("<tr>" + "".join(f"<td>{safe(cell)}" for cell in cells))
@@ -123,8 +139,8 @@ def write(folder: Path, title: str, jobs: Sequence[Job], store: Store, failed: d
         for category in categories
     }  # fmt: skip
     done = sum(store.done(job) for job in jobs)
-    report = {"title": title, "jobs": len(jobs), "done": done, "failed": failed, "table": rows,
-              "categories": by_category}  # fmt: skip
+    report = {"title": title, "first": next(iter(found), None), "jobs": len(jobs), "done": done, "failed": failed,
+              "table": rows, "categories": by_category}  # fmt: skip
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(page(title, found, rows, failed), encoding="utf-8")
     return report

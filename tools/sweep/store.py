@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 
 from .jobs import Job
 
+OLD = 3600.0  # seconds, after which a part that was not finished is nobody's any more
+
 
 @dataclass(frozen=True)
 class Result:
-    """pictures: output's title -> PNG files' contents; scores: output's title -> scorer -> one number per picture."""
+    """pictures: output's title -> PNG files' contents; scores: output's title -> scorer -> a number per picture,
+    None where there is none (a picture of NaN)."""
 
     pictures: dict[str, list[bytes]]
-    scores: dict[str, dict[str, list[float]]]
+    scores: dict[str, dict[str, list[float | None]]]
     seconds: float
 
 
@@ -28,8 +32,10 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".part-*"):  # of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for left in self.folder.glob(".part-*"):  # of a run that was killed, not of one that goes on beside this
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > OLD:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def done(self, job: Job) -> bool:
         return (self.folder / job.key / "job.json").exists()
@@ -45,10 +51,15 @@ class Store:
                 (part / name).write_bytes(content)
         told = {**job.told(), "pictures": names, "scores": result.scores, "seconds": round(result.seconds, 3)}
         (part / "job.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        with contextlib.suppress(OSError):
-            part.rename(self.folder / job.key)
-            return
-        shutil.rmtree(part, ignore_errors=True)  # somebody was first
+        target = self.folder / job.key
+        if target.exists() and not self.done(job):  # half of a result, by whatever accident
+            shutil.rmtree(target)
+        try:
+            part.rename(target)
+        except OSError:
+            if not self.done(job):
+                raise
+            shutil.rmtree(part, ignore_errors=True)  # somebody was first
 
     def read(self, job: Job) -> dict[str, Any]:
         return json.loads((self.folder / job.key / "job.json").read_text(encoding="utf-8"))

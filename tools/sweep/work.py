@@ -6,12 +6,15 @@ Every job is done at least once: one whose worker died is given to another; the 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import requests
+import websocket
 from tqdm import tqdm
 
 from ..api import Client, Refused
@@ -21,7 +24,8 @@ from ..server import running
 from .jobs import SCORE, Job
 from .store import Result, Store
 
-TRIES = 3
+TRIES, STARTS = 3, 2  # of a job; of a worker that never came up, in a row
+LOST = (OSError, TimeoutError, requests.RequestException, websocket.WebSocketException)
 
 
 class JobFailed(RuntimeError):
@@ -29,17 +33,30 @@ class JobFailed(RuntimeError):
 
 
 class Worker:
-    """Runs jobs on a server of its own, or on one that is there (address)."""
+    """Runs jobs on a server of its own, or on one that is there (address). models: a folder of ComfyUI's models."""
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, models: str | None = None) -> None:
         self.stack = contextlib.ExitStack()
-        if address is None:
-            base = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-", dir=HOST_FOLDER)))
-            address = self.stack.enter_context(running(base, base / "server.log")).address
-        self.client = Client(address)
+        try:
+            if address is None:
+                base = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-", dir=HOST_FOLDER)))
+                if models is not None:
+                    (base / "models").symlink_to(Path(models).resolve(), target_is_directory=True)
+                address = self.stack.enter_context(running(base, base / "server.log")).address
+            self.client = Client(address)
+            self.client.json("/system_stats")
+        except SetupError as why:  # would end an actor without a word
+            self.stack.close()
+            raise RuntimeError(str(why)) from None
+        except (*LOST, ValueError) as why:
+            self.stack.close()
+            raise RuntimeError(f"no ComfyUI answers at {address}: {why}") from None
+
+    def ready(self) -> bool:
+        return True
 
     def do(self, job: Job) -> Result:
-        """Raises JobFailed."""
+        """Raises JobFailed, or one of LOST if the server is gone."""
         try:
             run = self.client.run(job.graph)
         except Refused as why:
@@ -47,7 +64,7 @@ class Worker:
         if run.status != "success":
             raise JobFailed(run.explain())
         pictures = {
-            name: [self.client.image(image) for image in run.images(node)] for node, name in job.outputs.items()
+            name: [self.client.image(image) for image in run.images(node)] for node, name in job.plan.outputs.items()
         }
         return Result(pictures, scores(job, run.outputs), run.seconds)
 
@@ -55,101 +72,142 @@ class Worker:
         self.stack.close()
 
 
-def scores(job: Job, told: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+def scores(job: Job, told: dict[str, Any]) -> dict[str, dict[str, list[float | None]]]:
     """What the added nodes say: output's title -> scorer's file -> a number per picture, in their order."""
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in job.outputs.values()}
-    for node in job.graph:
-        if re.fullmatch(rf"{SCORE}_\d+", node):
-            for output, name in job.outputs.items():
-                text = "\n".join(told.get(f"{node}_{output}_told", {}).get("text", []))
-                ranked = re.findall(r"^(-?[\d.]+)  picture (\d+)$", text, re.MULTILINE)
-                found[name][job.graph[node]["inputs"]["file"]] = [
-                    float(score) for score, _ in sorted(ranked, key=lambda each: int(each[1]))
-                ]
+    found: dict[str, dict[str, list[float | None]]] = {name: {} for name in job.plan.outputs.values()}
+    for number, file in enumerate(job.plan.scorers):
+        for output, name in job.plan.outputs.items():
+            text = "\n".join(told.get(f"{SCORE}_{number}_{output}_told", {}).get("text", []))
+            ranked = {int(place): float(score) for score, place in re.findall(r"^(\S+)  picture (\d+)$", text, re.M)}
+            values = [ranked.get(i + 1, math.nan) for i in range(max(ranked, default=0))]
+            found[name][file] = [value if math.isfinite(value) else None for value in values]
     return found
 
 
-def alone(jobs: Sequence[Job], store: Store, address: str | None = None) -> dict[str, str]:
-    """One after the other on one server. -> key -> why it failed."""
-    failed: dict[str, str] = {}
-    if not jobs:
-        return failed
-    worker = Worker(address)
+def alone(
+    jobs: Sequence[Job], store: Store, failed: dict[str, str], address: str | None = None, models: str | None = None
+) -> None:
+    """One after the other on one server; failed: key -> why, filled as it goes."""
+    worker = None
     try:
         for job in tqdm(jobs, desc="sweep", mininterval=2):
+            if worker is None:
+                try:
+                    worker = Worker(address, models)
+                except RuntimeError as why:
+                    raise SetupError(str(why)) from None
             try:
                 store.commit(job, worker.do(job))
             except JobFailed as why:
                 failed[job.key] = str(why)
+            except LOST as why:  # the next job gets a new server, this one has had its chance
+                failed[job.key] = f"the server was lost: {why}"
+                worker.close()
+                worker = None
     finally:
-        worker.close()
-    return failed
+        if worker is not None:
+            worker.close()
 
 
 def on_ray(
-    jobs: Sequence[Job], store: Store, workers: int, address: str | None = None, gpus: float = 0.0,
+    jobs: Sequence[Job], store: Store, failed: dict[str, str], workers: int, address: str | None = None,
+    gpus: float | None = None, models: str | None = None,
     committed: Callable[[Job, list[Any]], None] = lambda job, actors: None,
-) -> dict[str, str]:  # fmt: skip
+) -> None:  # fmt: skip
     """As many Ray actors as workers, each with its own server; address: of a cluster, else one is started here.
 
-    On a cluster every machine needs this folder at the same path, with `make host` done in it. gpus: per worker.
-    committed: told after each job, with the actors (tests kill one).
+    On a cluster every machine needs this folder at the same path, with `make host` done in it, and `models` too. gpus:
+    per worker; None: one each where there are any. committed: told after each job, with the actors (tests kill one).
     """
     try:
         import ray
     except ImportError:
         raise SetupError("Ray is not installed: pip install -r requirements-cluster.txt") from None
-    ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False,
+    if not jobs:
+        return
+    ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False,
              num_cpus=None if address else max(workers, 1), ignore_reinit_error=True,
              runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})  # fmt: skip
-    actor_type = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
-    waiting, failed, tries = list(reversed(jobs)), {}, dict.fromkeys((job.key for job in jobs), 0)
-    actors = [actor_type.remote() for _ in range(min(workers, len(jobs)))]
-    running_jobs: dict[Any, tuple[Any, Job]] = {}
-
-    def give(actor: Any) -> None:
-        if waiting:
-            job = waiting.pop()
-            tries[job.key] += 1
-            running_jobs[actor.do.remote(job)] = (actor, job)
-
-    def again(job: Job, why: str) -> None:
-        if tries[job.key] < TRIES:
-            waiting.append(job)
-        else:
-            failed[job.key] = why
-
+    if gpus is None:
+        gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
+    crew = _Crew(ray, ray.remote(num_cpus=1, num_gpus=gpus)(Worker), models, list(jobs), failed)
+    bar = tqdm(total=len(jobs), desc=f"sweep on {workers} workers", mininterval=2)
     try:
-        for actor in actors:
-            give(actor)
-        bar = tqdm(total=len(jobs), desc=f"sweep on {len(actors)} workers", mininterval=2)
-        while running_jobs:
-            ready, _ = ray.wait(list(running_jobs), num_returns=1)
-            actor, job = running_jobs.pop(ready[0])
-            try:
-                result = ray.get(ready[0])
-            except ray.exceptions.RayActorError as why:  # the worker is gone, with its server
-                actors.remove(actor)
-                actor = actor_type.remote()
-                actors.append(actor)
-                again(job, f"its worker died: {str(why).splitlines()[0]}")
-            except ray.exceptions.RayTaskError as why:
-                if isinstance(why.cause, JobFailed):
-                    failed[job.key] = str(why.cause)
-                else:
-                    again(job, str(why.cause))
-            else:
+        crew.hire(min(workers, len(jobs)))
+        while crew.busy:
+            done = crew.next()
+            if done is not None:
+                job, result = done
                 store.commit(job, result)
                 bar.update()
-                committed(job, actors)
-            give(actor)
-        bar.close()
+                committed(job, crew.actors)
     finally:
-        for actor in actors:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(actor.close.remote(), timeout=30)
-            ray.kill(actor)
+        bar.close()
+        crew.dismiss()
         ray.shutdown()
-    return failed
 
 
+class _Crew:
+    """Actors and what they do. A new actor gets a job when it is up: one that waits for a free device holds none."""
+
+    def __init__(self, ray: Any, kind: Any, models: str | None, waiting: list[Job], failed: dict[str, str]) -> None:
+        self.ray, self.kind, self.models, self.failed = ray, kind, models, failed
+        self.waiting = waiting[::-1]
+        self.tries: dict[str, int] = {}
+        self.actors: list[Any] = []
+        self.busy: dict[Any, tuple[Any, Job | None]] = {}  # what is awaited -> its actor and job; None: it starts
+        self.false_starts = 0
+
+    def hire(self, count: int = 1) -> None:
+        for _ in range(count):
+            actor = self.kind.remote(None, self.models)
+            self.actors.append(actor)
+            self.busy[actor.ready.remote()] = (actor, None)
+
+    def give(self, actor: Any) -> None:
+        if self.waiting:
+            job = self.waiting.pop()
+            self.tries[job.key] = self.tries.get(job.key, 0) + 1
+            self.busy[actor.do.remote(job)] = (actor, job)
+
+    def next(self) -> tuple[Job, Result] | None:
+        """Wait for whatever comes first. -> a job and its result, if that is what came."""
+        (ready, *_), _ = self.ray.wait(list(self.busy), num_returns=1)
+        actor, job = self.busy.pop(ready)
+        try:
+            result = self.ray.get(ready)
+        except self.ray.exceptions.RayTaskError as why:
+            if isinstance(why.cause, JobFailed) and job is not None:
+                self.failed[job.key] = str(why.cause)
+                self.give(actor)
+                return None
+            self.replace(actor, job, str(why.cause))  # its server is gone
+        except self.ray.exceptions.RayActorError as why:
+            self.replace(actor, job, str(why).strip().splitlines()[-1])
+        else:
+            self.false_starts = 0
+            self.give(actor)
+            if job is not None:
+                return job, result
+        return None
+
+    def replace(self, actor: Any, job: Job | None, why: str) -> None:
+        """Somebody else does it, after all the others."""
+        self.actors.remove(actor)
+        self.ray.kill(actor)
+        if job is None:
+            self.false_starts += 1
+            if self.false_starts >= STARTS:
+                raise SetupError(f"the workers do not start: {why}")
+        elif self.tries[job.key] < TRIES:
+            self.waiting.insert(0, job)
+        else:
+            self.failed[job.key] = f"its worker died {TRIES} times: {why}"
+        if self.waiting:
+            self.hire()
+
+    def dismiss(self) -> None:
+        for actor in self.actors:
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                self.ray.get(actor.close.remote(), timeout=30)
+            self.ray.kill(actor)
