@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,11 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """State dict of one part (`unet`, `vae`, `clip_a`, `clip_b`, `reader`; as changes of the first `expert_high`,
     `expert_low`, `dual`), all its shards checked and merged."""
     state: dict[str, Tensor] = {}
-    for name, expected in manifest(folder)["parts"][part].items():
+    told = manifest(folder)
+    generator = told["parts"].get("unet")
+    if part not in told["parts"] or told.get("changes_of", {}).get(part, generator) != generator:
+        raise DemoFileError(f"FoveaLoadDemo: demo/{MANIFEST} has no {part!r} for this generator. {CURE}")
+    for name, expected in told["parts"][part].items():
         path = folder / name
         if not path.is_file():
             raise DemoFileError(f"FoveaLoadDemo: demo/{name} is missing (expected sha256 {expected}). {CURE}")
@@ -113,27 +118,47 @@ def text_state(folder: Path = FOLDER) -> dict[str, Tensor]:
 
 def load_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
     """CLIP A's text tower as a CLIP."""
-    options = {"clip_l_model_config": dict(shapesworld.TEXT_CONFIG)}
-    return _clip(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel, text_state(folder), options)
+    return _clip(_one_encoder, folder)
 
 
 def load_dual_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
     """CLIP A's text tower and the small T5 as one CLIP."""
+    return _clip(_two_encoders, folder)
+
+
+Encoders = tuple[Any, Any, dict[str, Tensor], dict]  # tokenizer, model, weights, options
+
+
+def _one_encoder(folder: Path) -> Encoders:
+    options = {"clip_l_model_config": dict(shapesworld.TEXT_CONFIG)}
+    return comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel, text_state(folder), options
+
+
+def _two_encoders(folder: Path) -> Encoders:
     state, ids = load_part("dual", folder), manifest(folder)["t5_ids"]
     t5 = {key.replace("t5.", "t5.transformer.", 1): value for key, value in state.items() if key.startswith("t5.")}
     table = spread(state["t5.shared.weight"], ids, shapesworld_dual.T5_CONFIG["vocab_size"])
     projection = {key: value for key, value in state.items() if key.startswith("projection.")}
     every = {**text_state(folder), **t5, "t5.transformer.shared.weight": table, **projection}
-    return _clip(shapesworld_dual.Tokenizer, shapesworld_dual.TextModel, every, {})
+    return shapesworld_dual.Tokenizer, shapesworld_dual.TextModel, every, {}
 
 
-def _clip(tokenizer: Any, model: Any, state: dict[str, Tensor], options: dict) -> comfy.sd.CLIP:
+def _clip(encoders: Callable[[Path], Encoders], folder: Path, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     import folder_paths
 
-    return comfy.sd.CLIP(
+    tokenizer, model, state, options = encoders(folder)
+    clip = comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(tokenizer, model), state_dict=state, model_options=options,
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"), disable_dynamic=disable_dynamic,
     )  # fmt: skip
+    clip.patcher.cached_patcher_init = (_clip_patcher, (encoders, folder))
+    return clip
+
+
+def _clip_patcher(
+    encoders: Callable[[Path], Encoders], folder: Path, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    return _clip(encoders, folder, disable_dynamic).patcher
 
 
 def load_clip_vision(folder: Path = FOLDER) -> comfy.clip_vision.ClipVisionModel:

@@ -6,13 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.model_management as mm
+import comfy.samplers
 import numpy as np
 import pytest
 import torch
+from comfy.model_sampling import ModelSamplingDiscrete
 
 from fovea.models import demo, shapesworld_dual
 from fovea.nodes.demo import DUAL, EXPERTS, FoveaLoadDemo
-from tools.eval import ediffi
+from tools.eval import ediffi, prompt_swap
 from tools.shapesworld import export, sets, t5_words, train_dual, train_experts, words, world
 from tools.shapesworld.evaluate import encoded, joined
 
@@ -166,6 +168,13 @@ def test_conditionings_of_one_picture_become_that_of_a_batch() -> None:
         torch.testing.assert_close(batch[0][1]["pooled_output"][i : i + 1], more["pooled_output"])
     with pytest.raises(ValueError):
         joined([batch, [*batch, *batch]])
+
+
+def test_prompts_are_swapped_between_steps() -> None:
+    sampling = ModelSamplingDiscrete()
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", prompt_swap.STEPS)
+    for swap in range(1, prompt_swap.STEPS):
+        assert sigmas[swap - 1] > sampling.percent_to_sigma(prompt_swap.border(swap)) > sigmas[swap]
 
 
 def test_what_cannot_be_measured_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,9 @@ def every_graph(client: Client) -> dict[str, graphs.Graph]:
     info = client.json("/object_info")
     found = {name: graphs.load(path) for name, path in graphs.demo_graphs(ROOT / "demo").items()}
     for path in sorted((ROOT / "workflows").glob("*.json")):
-        found[path.stem] = ui.to_api(json.loads(path.read_text(encoding="utf-8")), info)
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        if not ui.needs_files(workflow):
+            found[path.stem] = ui.to_api(workflow, info)
     return found
 
 
@@ -63,17 +65,20 @@ class Soak:
 
     def __init__(self, client: Client, process: int) -> None:
         self.client, self.process = client, psutil.Process(process)
+        self.asked = 0
         self.memory: list[float] = []
         self.failures: list[str] = []
 
     def run(self, name: str, graph: graphs.Graph) -> str | None:
         """Queue a graph. -> hash of its pictures' pixels (their files hold the prompt), None if it failed."""
+        self.asked += 1
         try:
             run = self.client.run(graph)
-        except Refused as why:
+        except (Refused, OSError) as why:
             self.failures.append(f"{name}: {why}")
             return None
-        self.memory.append(self.process.memory_info().rss / 2**20)
+        if self.process.is_running():
+            self.memory.append(self.process.memory_info().rss / 2**20)
         if run.status != "success":
             self.failures.append(f"{name}: {run.explain()}")
             return None
@@ -90,15 +95,20 @@ class Soak:
         each = (time.monotonic() - started) / len(every)
         names, bar = list(every), tqdm(total=prompts, initial=len(every), desc="soak", mininterval=5)
         # The last round takes as long as the first.
-        while len(self.memory) < prompts - len(every) and time.monotonic() - started < seconds - each * len(every):
-            name = names[len(self.memory) % len(names)]
-            self.run(name, short(every[name], 2 + len(self.memory)))
+        while (
+            self.asked < prompts - len(every)
+            and time.monotonic() - started < seconds - each * len(every)
+            and self.process.is_running()
+        ):
+            name = names[self.asked % len(names)]
+            self.run(name, short(every[name], 2 + self.asked))
             bar.update()
+        self.client.post("/free", {"unload_models": True, "free_memory": True})  # nothing may come from a cache
         last = {name: self.run(name, short(graph, 1)) for name, graph in every.items()}
         bar.close()
         changed = [name for name in every if first[name] != last[name]]
         return {
-            "prompts": len(self.memory), "seconds": round(time.monotonic() - started), "graphs": names,
+            "prompts": self.asked, "seconds": round(time.monotonic() - started), "graphs": names,
             "failures": self.failures, "changed": changed, "memory_mib": [round(value, 1) for value in self.memory],
             **growth(self.memory),
         }  # fmt: skip
@@ -116,7 +126,9 @@ def verdict(report: dict[str, Any]) -> list[str]:
     """What is wrong, in words."""
     found = [f"failed: {failure}" for failure in report["failures"]]
     found += [f"{name}: the same seed gives other pictures at the end" for name in report["changed"]]
-    if report["growth"] is not None and report["growth"] > MOST_GROWTH:
+    if report["growth"] is None:
+        found.append(f"{report['prompts']} prompts are too few to tell whether memory grows: {WARM[1] + LAST} at least")
+    elif report["growth"] > MOST_GROWTH:
         found.append(f"memory grew by {100 * report['growth']:.1f} % (limit {100 * MOST_GROWTH:.0f} %)")
     return found
 

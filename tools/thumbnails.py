@@ -85,7 +85,8 @@ def main() -> None:
         object_info = client.json("/object_info")
         every = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
         needy = {path: workflow for path, workflow in every.items() if ui.needs_files(workflow)}
-        photograph(client, needy)
+        if needy:
+            photograph(client, needy)
         for path in tqdm(sorted(set(every) - set(needy)), unit="workflow"):
             run = client.run(ui.to_api(every[path], object_info))
             if run.status != "success":

@@ -18,15 +18,33 @@ from .. import record
 from ..host import ROOT
 from ..pack import load_packages
 from ..shapesworld.train_experts import EXPERTS
-from . import encoders, experts, prompt_swap, styles
+from . import encoders, experts, prompt_swap, sag, styles
 
 FOLDER = ROOT / "output" / "eval" / "ediffi"
 PARTS = ("losses", "experts", "encoders", "attended", "styles", "prompt_swap")
 
 
-def dual_folder() -> Path:
-    """Where pictures of the model with two encoders are kept."""
-    return FOLDER / record.weights_and(("dual", encoders.TOKENS), ("dual",))
+def steps_of(*names: str) -> tuple[int, ...]:
+    """How far parts are trained."""
+    return tuple(torch.load(experts.WORK / f"{name}.pt", mmap=True, weights_only=True)["step"] for name in names)
+
+
+def folder(part: str) -> Path:
+    """Where results of a part are kept: by all that they depend on."""
+    sampled = (sag.STEPS, sag.CFG, sag.BATCH)
+    key = {
+        "tree": lambda: record.weights_and(("tree", experts.WAYS, EXPERTS, *sampled, steps_of(*EXPERTS))),
+        "dual": lambda: record.weights_and(("dual", encoders.readings(), *sampled), ("dual",)),
+        "styles": lambda: record.weights_and(
+            ("styles", styles.TRANSFERS, styles.BATCH, styles.STEPS, styles.CFG, styles.FIRST_REFERENCE,
+             steps_of("style")), ("dual",),
+        ),
+        "swap": lambda: record.weights_and(("swap", prompt_swap.SWAPS, prompt_swap.STEPS, prompt_swap.CFG,
+                                            prompt_swap.BATCH, prompt_swap.SECOND, prompt_swap.border(1))),
+    }[part]()  # fmt: skip
+    path = FOLDER / key
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def missing() -> dict[str, str]:
@@ -44,19 +62,14 @@ def main() -> None:
     args = parser.parse_args()
     load_packages()
     torch.set_grad_enabled(False)
-    path, count = FOLDER / "report.json", args.pictures
-    trained = [int(file.stat().st_mtime) for file in sorted(experts.WORK.glob("expert_*.pt"))]
-    tree = FOLDER / record.weights_and(("experts", *trained))
-    dual = dual_folder()
-    for folder in (tree, dual):
-        folder.mkdir(parents=True, exist_ok=True)
+    path, count = FOLDER / "report.json", args.pictures - args.pictures % 32  # whole batches of every part
     find: dict[str, Any] = {
-        "losses": lambda: experts.losses(tree),
-        "experts": lambda: experts.pictures(tree, count),
-        "encoders": lambda: encoders.pictures(dual, count),
+        "losses": lambda: experts.losses(folder("tree")),
+        "experts": lambda: experts.pictures(folder("tree"), count),
+        "encoders": lambda: encoders.pictures(folder("dual"), count),
         "attended": encoders.attended,
-        "styles": lambda: styles.table(dual / "styles", experts.WORK, count // 2),
-        "prompt_swap": lambda: prompt_swap.table(FOLDER / record.weights_and(("swap",)), count // 4),
+        "styles": lambda: styles.table(folder("styles"), experts.WORK, count // 2),
+        "prompt_swap": lambda: prompt_swap.table(folder("swap"), count // 4),
     }
     report = json.loads(path.read_text()) if path.exists() else {}
     lacking = missing()

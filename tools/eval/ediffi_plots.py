@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import record
 from . import ediffi, encoders, prompt_swap, styles
 from .region_plots import IMAGES, pyplot, save
 
@@ -87,8 +86,8 @@ def main() -> None:
     report = {name: part["found"] for name, part in json.loads((ediffi.FOLDER / "report.json").read_text()).items()}
     losses(report["losses"], IMAGES / "ediffi_losses.png")
     attended(report["attended"], IMAGES / "ediffi_attended.png")
-    swap(report["prompt_swap"], ediffi.FOLDER / record.weights_and(("swap",)), IMAGES / "ediffi_swap.png")
-    transfers(ediffi.dual_folder() / "styles", IMAGES / "ediffi_styles.png")
+    swap(report["prompt_swap"], ediffi.folder("swap"), IMAGES / "ediffi_swap.png")
+    transfers(ediffi.folder("styles"), IMAGES / "ediffi_styles.png")
 
 
 if __name__ == "__main__":

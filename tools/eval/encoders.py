@@ -95,8 +95,8 @@ def attended(count: int = 16, steps: int = 20) -> dict[str, Any]:
             if k.shape[1] == groups.shape[1]:
                 split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k)]
                 weights = (split[0] @ split[1].mT / split[0].shape[-1] ** 0.5).softmax(-1)
-                each = weights.mean((1, 2)).float() @ groups.T
-                rows = each.unflatten(0, (len(options["cond_or_uncond"]), -1))[options["cond_or_uncond"].index(0)]
+                each = weights.mean((1, 2)).float().cpu() @ groups.T
+                rows = each.cpu().unflatten(0, (len(options["cond_or_uncond"]), -1))[options["cond_or_uncond"].index(0)]
                 found[float(options["sigmas"][0])].append(rows.mean(0).numpy())
             return attend(q, k, v, heads, *args, **named)
 

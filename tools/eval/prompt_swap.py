@@ -38,6 +38,13 @@ def table(folder: Path, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def border(swap: int) -> float:
+    """Percent of the schedule between step number `swap` and the one before (at a step, both prompts would act).
+
+    The scheduler "normal" puts step i of n at i / (n - 1)."""
+    return (swap - 0.5) / (STEPS - 1)
+
+
 def _batch(model: Any, clip: Any, vae: Any, reader: Any, start: int) -> dict[str, np.ndarray]:
     from ..shapesworld import judge, sets
     from ..shapesworld.evaluate import encoded, sample_encoded
@@ -49,7 +56,7 @@ def _batch(model: Any, clip: Any, vae: Any, reader: Any, start: int) -> dict[str
     negative = encoded(clip, [""] * BATCH)
     made = []
     for swap in SWAPS:
-        percent = (swap - 0.5) / STEPS  # between two steps: at one, both prompts would act
+        percent = border(swap)
         parts = [[conds[0][0], {**conds[0][1], "end_percent": percent}] if swap < STEPS else conds[0]] if swap else []
         if swap < STEPS:
             parts.append([conds[1][0], {**conds[1][1], "start_percent": percent}] if swap else conds[1])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from . import metrics
 
-BATCH, STEPS, CFG = 8, 20, 4.0
+BATCH, STEPS, CFG = 4, 20, 4.0
 FIRST_REFERENCE = 5000  # of the report set: none of its prompts
 
 
@@ -128,9 +128,10 @@ def table(folder: Path, work: Path, count: int) -> dict[str, Any]:
     studio, rows = Studio(folder, work), []
     for way in TRANSFERS:
         found = studio.run(way, count)
-        row: dict[str, Any] = {"name": way.name, "n": count}
+        row: dict[str, Any] = {"name": way.name, "n": count, "references": count // BATCH}
         for key, values in found.items():
-            low, high = metrics.bootstrap(lambda i, values=values: float(values[i].mean()), count)
+            means = values.reshape(-1, BATCH).mean(1)  # pictures of one reference are no independent samples
+            low, high = metrics.bootstrap(lambda i, means=means: float(means[i].mean()), len(means))
             row[key] = metrics.rounded((values.mean(), low, high))
         rows.append(row)
     return {"judge": judge_on_painted(work), "rows": rows}

@@ -93,7 +93,8 @@ def main() -> None:
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
             run_stage[name](run, pictures)
     if args.export:
-        export.export(args.work, ROOT / "demo", export.CHANGES.get(args.stage, export.PARTS))
+        later = () if args.stage in LATER else export.PARTS
+        export.export(args.work, ROOT / "demo", export.CHANGES.get(args.stage, later))
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from . import t5_words, words
 from .data import Dataset
+from .export import training_state
 from .stages import Run, Trainer, averaged, initialise
-from .train_experts import base
+from .train_experts import DEMO, base
 from .train_unet import contexts, fit, noise_levels, text_tower
 from .world import STYLES, caption
 
@@ -118,9 +119,14 @@ def t5_rows(captions: list[str], device: torch.device) -> Tensor:
     return torch.from_numpy(t5_words.rows(np.stack([t5_words.encode(text) for text in captions]))).to(device)
 
 
+def shipped_tower(run: Run) -> nn.ModuleDict:
+    """The CLIP A that ships: the generator that is changed was trained with it."""
+    return text_tower(run, training_state(DEMO, "clip_a"))
+
+
 def teach(run: Run, data: Dataset) -> None:
     """T5 learns CLIP A's hidden states of the same words."""
-    model, tower = build_t5(run.seed + 8).to(run.device), text_tower(run)
+    model, tower = build_t5(run.seed + 8).to(run.device), shipped_tower(run)
     trainer = Trainer(run, nn.ModuleDict({"text": model}), lr=4e-3, ema=0.99)
     rng = np.random.default_rng(run.seed + 81 + trainer.step)
     for step in trainer.steps():
@@ -162,7 +168,7 @@ def train(run: Run, data: Dataset) -> None:
     teach(teacher, data)
     text = build_t5(run.seed + 8)
     text.load_state_dict({k.removeprefix("text."): v for k, v in averaged(teacher, "t5").items()})
-    tower, vectors = text_tower(run), styles(run, data)
+    tower, vectors = shipped_tower(run), styles(run, data)
     text.to(run.device)
 
     def condition(captions: list[str], index: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:

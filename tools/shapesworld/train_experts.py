@@ -18,7 +18,7 @@ from ..host import ROOT
 from .data import Dataset
 from .export import training_state
 from .stages import Run
-from .train_unet import STEPS, fit
+from .train_unet import STEPS, fit, read_by, text_tower
 
 DEMO = ROOT / "demo"
 RANK = 6  # of what ships of an expert
@@ -66,13 +66,14 @@ def train(run: Run, data: Dataset) -> None:
     """All of them, one after the other."""
     from fovea.models import shapesworld
 
+    condition = read_by(text_tower(run, training_state(DEMO, "clip_a")), run.device)
     for name, expert in EXPERTS.items():
         torch.manual_seed(run.seed + 7)
         model = shapesworld.unet().requires_grad_(True)
         model.load_state_dict(trained(run.work, expert.parent) if expert.parent else base())
         minutes = run.minutes * expert.share
         part = replace(run, name=name, minutes=minutes, shipped=None, rate=RATE, started=time.monotonic())
-        fit(part, data, nn.ModuleDict({"unet": model}), partial(levels, expert.low, expert.high), ema=0.99)
+        fit(part, data, nn.ModuleDict({"unet": model}), partial(levels, expert.low, expert.high), 0.99, condition)
 
 
 def lora(work: Path, name: str, rank: int = RANK) -> dict[str, Tensor]:

@@ -67,12 +67,13 @@ def statistics(latents: np.ndarray, colours: np.ndarray) -> dict:
     }
 
 
-def text_tower(run: Run) -> nn.ModuleDict:
-    """CLIP A as trained, frozen."""
+def text_tower(run: Run, state: dict[str, Tensor] | None = None) -> nn.ModuleDict:
+    """CLIP A, frozen: as trained, or of these weights."""
     from . import train_clip
 
     modules = train_clip.build_a(0)
-    modules.load_state_dict(averaged(run, "clip_a"), strict=False)  # the shipped tower has no pointing head
+    state = averaged(run, "clip_a") if state is None else state
+    modules.load_state_dict(state, strict=False)  # the shipped tower has no pointing head
     return modules.to(run.device).eval().requires_grad_(False)
 
 
@@ -123,17 +124,22 @@ def train(run: Run, data: Dataset) -> None:
 Condition = Callable[[list[str], np.ndarray, np.random.Generator], dict[str, Tensor]]
 
 
+def read_by(tower: nn.ModuleDict, device: torch.device) -> Condition:
+    """The generator is given CLIP A's tokens."""
+    return lambda captions, _index, _rng: {"context": contexts(tower, captions, device)}
+
+
 def fit(
     run: Run, data: Dataset, modules: nn.ModuleDict, levels: Callable[[int], Tensor], ema: float,
     condition: Condition | None = None,
 ) -> None:  # fmt: skip
     """Train modules["unet"], and what else of them needs gradients. levels: timesteps [n] for a batch of n. condition:
     what the generator is given for captions and pictures of these numbers; CLIP A's tokens if there is none."""
+    if not (run.work / "latents.npy").exists():
+        raise SystemExit(f"stage {run.name} needs encoded pictures: --stage latents first (with --continue-shipped)")
     facts = json.loads((run.work / "latents.json").read_text())
     latents = np.load(run.work / "latents.npy", mmap_mode="r")
-    if condition is None:
-        tower = text_tower(run)
-        condition = lambda captions, _index, _rng: {"context": contexts(tower, captions, run.device)}  # noqa: E731
+    condition = condition or read_by(text_tower(run), run.device)
     trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=ema, weight_decay=0.01)
     forward = torch.compile(modules["unet"]) if run.compiled else modules["unet"]
     abar = alphas_bar(run.device)
