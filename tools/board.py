@@ -19,8 +19,7 @@ class Board:
         self.info = info
         self.nodes: list[dict[str, Any]] = []
         self.links: list[list[Any]] = []
-        self.ends: dict[int, float] = {}  # column -> where its next node begins
-        self.lefts = {0: 0.0}
+        self.columns: dict[int, int] = {}  # node's id -> its column
 
     def put(self, kind: str, column: int, title: str | None = None, colour: str | None = None,
             models: list[dict[str, str]] | None = None, **inputs: Any) -> int:  # fmt: skip
@@ -52,7 +51,7 @@ class Board:
         long = sum(bool(options.get("multiline")) for _, options in spec.values())
         height = TALL.get(kind, 20 + 22 * max(len(sockets), len(outputs)) + 27 * len(values) + 90 * long)
         node: dict[str, Any] = {
-            "id": node_id, "type": kind, "pos": self._place(column, WIDTHS.get(kind, 330), height),
+            "id": node_id, "type": kind, "pos": [0, 0],
             "size": [WIDTHS.get(kind, 330), height], "flags": {}, "order": node_id - 1, "mode": 0, "inputs": sockets,
             "outputs": outputs, "properties": {"Node name for S&R": kind}, "widgets_values": values,
         }  # fmt: skip
@@ -63,6 +62,7 @@ class Board:
         if colour:
             node["color"], node["bgcolor"] = COLOURS[colour]
         self.nodes.append(node)
+        self.columns[node_id] = column
         return node_id
 
     def note(self, text: str) -> None:
@@ -81,13 +81,19 @@ class Board:
         source["links"].append(number)
         socket["link"] = number
 
-    def _place(self, column: int, width: float, height: float) -> list[float]:
-        top = self.ends.get(column, 0.0)
-        self.ends[column] = top + height + TITLE + GAP
-        self.lefts[column + 1] = max(self.lefts.get(column + 1, 0.0), self.lefts[column] + width + COLUMN)
-        return [self.lefts[column], top]
+    def _place(self) -> None:
+        """Each column right of the widest node of the one before."""
+        left = 0.0
+        for column in range(max(self.columns.values()) + 1):
+            nodes = [node for node in self.nodes if self.columns.get(node["id"]) == column]
+            top = 0.0
+            for node in nodes:
+                node["pos"] = [left, top]
+                top += node["size"][1] + TITLE + GAP
+            left += max((node["size"][0] for node in nodes), default=0) + COLUMN
 
     def workflow(self, identity: str) -> Workflow:
+        self._place()
         return {
             "id": identity, "revision": 0, "last_node_id": len(self.nodes), "last_link_id": len(self.links),
             "nodes": self.nodes, "links": self.links, "groups": [], "config": {},
