@@ -46,7 +46,7 @@ SOURCES = {
     "image": node("EmptyImage", width=64, height=64, batch_size=1, color=0xFF8800),
     "mask": node("SolidMask", value=1.0, width=64, height=64),
     "sigmas": node("BasicScheduler", model=["load", 0], scheduler="normal", steps=2, denoise=1.0),
-    "regions": node("FoveaRegion", text="a red star", mask=["mask", 0], strength=1.0),
+    "regions": node("FoveaRegion", phrase="a red star", negative="", mask=["mask", 0], strength=1.0),
     "experts": node("FoveaExpert", model=["load", 0], level="percent", below=0.5, cfg=-1.0),
     "scorer": node("FoveaLoadScorer", file="ShapesWorld CLIP A (ships with Fovea)", activation="auto",
                    allow_download=False),
@@ -79,6 +79,13 @@ def values(name: str, kind: Any, options: dict[str, Any]) -> list[Any]:
     return TEXTS
 
 
+# What some nodes need in place of the ordinary.
+SPECIAL = {
+    "FoveaEncoderSchedule": {"clip": ["dual", 1]},
+    "FoveaRegionsFromBoxes": {"boxes": '[{"bbox": [0, 0, 500, 500], "desc": "a red star"}]'},
+}
+
+
 def plain(info: dict[str, Any], connected: bool) -> dict[str, Any]:
     """Inputs with which a node runs quickly: defaults, few steps; connected: optional sockets too."""
     made: dict[str, Any] = {}
@@ -87,12 +94,12 @@ def plain(info: dict[str, Any], connected: bool) -> dict[str, Any]:
         if is_widget(kind, options):
             choices = kind if isinstance(kind, list) else options.get("options")
             default = options.get("default", choices[0] if choices else "")
-            made[name] = min(default, FEW[name]) if name in FEW else default
+            made[name] = min(default, FEW[name]) if name in FEW and isinstance(default, int) else default
         else:
             sources = [OFFERED[part] for part in str(kind).split(",") if part in OFFERED]
             if sources and (connected or name in required):
                 made[name] = sources[0]
-    return made
+    return {**made, **SPECIAL.get(info["name"], {})}
 
 
 def graph_of(info: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
@@ -176,4 +183,4 @@ def test_defaults_run(live: Any, object_info: dict, demo_model: Any) -> None:
             failed[name] = result.describe()
         elif result.status != "success":
             failed[name] = result.explain()
-    assert not failed.keys() - {"FoveaLoadSaliencyModel", "FoveaEncoderSchedule", "FoveaAttentionMap"}, failed
+    assert failed.keys() <= {"FoveaLoadSaliencyModel", "FoveaScorerFromCLIP"}, failed  # need files that are not here

@@ -19,7 +19,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 import fovea
-from tools import environment, graph, host, server
+from tools import environment, evaluate, graph, host, server
 from tools.shapesworld import world
 
 static = pytest.mark.static
@@ -103,7 +103,7 @@ def test_commands_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert make_targets(text) <= targets
-    assert page.name != "README.md" or {"demo", "serve", "test"} <= make_targets(text)
+    assert page != ROOT / "README.md" or {"demo", "serve", "test"} <= make_targets(text)
 
 
 @static
@@ -154,10 +154,13 @@ def test_messages_are_in_the_source() -> None:
 
 
 @static
-def test_flags_are_known_to_the_host() -> None:
+def test_flags_are_known_to_the_host_or_to_our_tool() -> None:
     options = (host.locate() / "comfy" / "cli_args.py").read_text(encoding="utf-8")
-    flags = set(re.findall(r"`(--[a-z0-9-]+)`", README))
-    assert flags and not [flag for flag in flags if f'"{flag}"' not in options]
+    ours = {option for action in evaluate.parser()._actions for option in action.option_strings}
+    tool = section("Compare settings on your own model")
+    elsewhere = set(re.findall(r"`(--[a-z0-9-]+)`", README.replace(tool, "")))
+    assert elsewhere and not [flag for flag in elsewhere if f'"{flag}"' not in options]
+    assert {"--scorer", "--blind"} <= set(re.findall(r"--[a-z0-9-]+", tool)) <= ours
 
 
 @static
@@ -187,9 +190,12 @@ def test_the_grammar_is_the_worlds() -> None:
         assert re.fullmatch(caption, world.caption(scene, np.random.default_rng(index)))
     for path in graph.demo_graphs(ROOT / "demo").values():
         nodes = graph.load(path)
-        painted = nodes.get("painter", {"inputs": {"painting": "{}"}})["inputs"]["painting"]
-        prompt = nodes["positive"]["inputs"]["text"] if "positive" in nodes else json.loads(painted)["caption"]
-        assert not prompt or re.fullmatch(caption, prompt)
+        texts = [value for node in nodes.values() for name, value in node["inputs"].items()
+                 if name in ("text", "value") and isinstance(value, str) and value.startswith("a ")]
+        if "painter" in nodes:
+            texts.append(json.loads(nodes["painter"]["inputs"]["painting"])["caption"])
+        assert all(re.fullmatch(caption, text) for text in texts), path.name
+        assert texts or "unconditional" in path.name
 
 
 @static

@@ -35,6 +35,8 @@ class Board:
             if is_widget(type_, options):
                 choices = type_ if isinstance(type_, list) else options.get("options")
                 default = options.get("default", choices[0] if choices else "")
+                if options.get("image_upload"):
+                    default = "example.png"  # ComfyUI brings it along
                 values.append(default if given is None or linked else given)
                 if options.get("control_after_generate"):
                     values.append("fixed")

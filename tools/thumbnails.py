@@ -66,8 +66,9 @@ def photograph(client: Client, workflows: dict[Path, ui.Workflow]) -> None:
         window.close()
 
 
-# The whole graph in the middle of the canvas.
+# The whole graph in the middle of the canvas, without red frames around nodes whose files are not here.
 LOOK = """() => {
+    for (const node of window.app.graph.nodes) { node.has_errors = false; node.strokeStyles = {}; }
     const all = window.app.graph.nodes.map(node => node.getBounding ? Array.from(node.getBounding()) : []);
     const left = Math.min(...all.map(b => b[0])), top = Math.min(...all.map(b => b[1]));
     const right = Math.max(...all.map(b => b[0] + b[2])), bottom = Math.max(...all.map(b => b[1] + b[3]));

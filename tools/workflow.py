@@ -119,7 +119,8 @@ def node_problems(workflow: Workflow, object_info: dict[str, Any]) -> list[str]:
             found.append(f"{name} has {len(values)} widget values for {len(slots)} widgets")
         files = {model["name"] for model in models_of(node)}
         for slot, value in zip(slots, values):
-            if slot is not None and value not in files:  # a server has what was downloaded
+            upload = slot is not None and inputs_of(info)[slot][1].get("image_upload")
+            if slot is not None and value not in files and not upload:  # a server has what was brought there
                 found += [f"{name}: {problem}" for problem in value_problems(slot, value, inputs_of(info)[slot])]
         known = set(inputs_of(info))
         found += [f"{name} has no input {socket['name']}" for socket in node.get("inputs", [])
