@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 import websocket
 from tqdm import tqdm
@@ -39,7 +42,9 @@ class Worker:
         self.stack = contextlib.ExitStack()
         try:
             if address is None:
-                base = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-", dir=HOST_FOLDER)))
+                clear()
+                prefix = f"sweep-{os.getpid()}-"
+                base = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=HOST_FOLDER)))
                 if models is not None:
                     (base / "models").symlink_to(Path(models).resolve(), target_is_directory=True)
                 address = self.stack.enter_context(running(base, base / "server.log")).address
@@ -70,6 +75,13 @@ class Worker:
 
     def close(self) -> None:
         self.stack.close()
+
+
+def clear() -> None:
+    """Remove folders of workers that were killed."""
+    for left in HOST_FOLDER.glob("sweep-*-*"):
+        if not psutil.pid_exists(int(left.name.split("-")[1])):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def scores(job: Job, told: dict[str, Any]) -> dict[str, dict[str, list[float | None]]]:
