@@ -135,16 +135,16 @@ def sag_section(sag: dict) -> str:
         (
             f"{row['method']} {row['scale']:g}" if row["scale"] else "none",
             f"yes, CFG {row['cfg']:g}" if row["prompted"] else "no",
-            cell(row, "frechet"), cell(row, "kid", 1000), cell(row, "kid_against_none", 1000),
+            cell(row, "frechet"), cell(row, "kid"), cell(row, "kid_against_none"),
             cell(row, "precision"), cell(row, "recall"), cell(row, "certain", 100, 1), cell(row, "right", 100, 1),
         )
         for row in sag["table"]
     ]  # fmt: skip
-    head = ("guidance, scale", "prompt", "Frechet", "KID x 1000", "less none", "precision", "recall",
+    head = ("guidance, scale", "prompt", "Frechet", "KID", "less none", "precision", "recall",
             "reader certain %", "all right %")  # fmt: skip
     tuning = sag["tuning"]
     tried = [
-        (t["method"], "yes" if t["prompted"] else "no", f"{t['scale']:g}", f"{1000 * t['kid']:.1f}",
+        (t["method"], "yes" if t["prompted"] else "no", f"{t['scale']:g}", f"{t['kid']:.2f}",
          f"{100 * t['right']:.0f}" if t["prompted"] else "-")
         for t in tuning["trials"]
     ]  # fmt: skip
@@ -158,7 +158,7 @@ def sag_section(sag: dict) -> str:
             "`less none`: the difference in KID, paired. In brackets: 95 % bootstrap interval over pictures.",
             table(head, rows),
             f"Scales were chosen by KID on {tuning['pictures']} pictures of the tuning set, three trials per method:",
-            table(("guidance", "prompt", "scale", "KID x 1000", "all right %"), tried),
+            table(("guidance", "prompt", "scale", "KID", "all right %"), tried),
         ]
     )
 

@@ -49,10 +49,10 @@ SAID = {
 
 
 def _pictures(rows: list[dict], against: str) -> str:
-    head = ("", "N", "all right", f"less {against}", "Frechet, CLIP B", "KID x 1000", f"less {against}")
+    head = ("", "N", "all right", f"less {against}", "Frechet, CLIP B", "KID, CLIP B", f"less {against}")
     return table(head, [
         (row["name"], row["n"], percent(*row["right"]), interval(row["right_against_none"], 100),
-         interval(row["frechet"], 1), interval(row["kid"], 1000), interval(row["kid_against_none"], 1000))
+         interval(row["frechet"], 1), interval(row["kid"], 1), interval(row["kid_against_none"], 1))
         for row in rows
     ])  # fmt: skip
 

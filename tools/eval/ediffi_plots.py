@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..pack import load_packages
 from . import ediffi, encoders, prompt_swap, styles
 from .region_plots import IMAGES, pyplot, save
 
@@ -84,10 +85,15 @@ def transfers(folder: Path, path: Path) -> None:
 
 def main() -> None:
     report = {name: part["found"] for name, part in json.loads((ediffi.FOLDER / "report.json").read_text()).items()}
-    losses(report["losses"], IMAGES / "ediffi_losses.png")
-    attended(report["attended"], IMAGES / "ediffi_attended.png")
-    swap(report["prompt_swap"], ediffi.folder("swap"), IMAGES / "ediffi_swap.png")
-    transfers(ediffi.folder("styles"), IMAGES / "ediffi_styles.png")
+    load_packages()
+    if "losses" in report:
+        losses(report["losses"], IMAGES / "ediffi_losses.png")
+    if "attended" in report:
+        attended(report["attended"], IMAGES / "ediffi_attended.png")
+    if "prompt_swap" in report:
+        swap(report["prompt_swap"], ediffi.folder("swap"), IMAGES / "ediffi_swap.png")
+    if "styles" in report:
+        transfers(ediffi.folder("styles"), IMAGES / "ediffi_styles.png")
 
 
 if __name__ == "__main__":
