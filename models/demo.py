@@ -100,7 +100,7 @@ def _dual_unchanged(folder: Path = FOLDER, disable_dynamic: bool = False) -> com
     return patcher
 
 
-def spread(rows: Tensor, ids: list[int], vocabulary: int) -> Tensor:
+def spread(rows: Tensor, ids: list[int], vocabulary: Any) -> Tensor:
     """A compact token table, spread over the tokenizer's vocabulary: what has no row gets that of the unknown word, the
     first. Only rows of words that captions use are trained and stored."""
     table = rows[:1].repeat(vocabulary, 1)

@@ -22,7 +22,7 @@ from transformers import T5TokenizerFast
 
 from . import judges, shapesworld
 
-STYLE_WIDTH = judges.VISION_CONFIG["projection_dim"]
+STYLE_WIDTH = 256  # of CLIP A's vectors
 UNET_CONFIG = {**shapesworld.UNET_CONFIG, "adm_in_channels": STYLE_WIDTH, "num_classes": "sequential"}
 T5_CONFIG = {
     "d_model": 128,

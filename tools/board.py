@@ -46,7 +46,7 @@ class Board:
                 if is_widget(type_, options):
                     socket["widget"] = {"name": name}
                 sockets.append(socket)
-                if linked:
+                if isinstance(given, tuple):
                     self._link(given, node_id, socket, len(sockets) - 1)
         outputs = [{"name": name, "type": type_, "links": []}
                    for name, type_ in zip(self.info[kind]["output_name"], self.info[kind]["output"])]  # fmt: skip

@@ -113,8 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     for row in found["table"]:
         print(row["arm"], "|", row["scorer"], "|", report.written(row["mean"]), report.written(row.get("less_first")))
     print(f"{found['done']} of {found['jobs']} jobs done; {args.out / 'report.html'}")
-    for key, why in failed.items():
-        print(f"failed: {key}: {why}", file=sys.stderr)
+    for key, reason in failed.items():
+        print(f"failed: {key}: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from .report_regions import interval
 from .report_tables import percent, table
 
 
 def ediffi_section(report: dict) -> str:
     """Whatever of it was measured."""
-    parts = {
+    parts: dict[str, Callable[[Any], str]] = {
         "losses": losses, "experts": experts, "encoders": encoders, "attended": attended, "styles": styles,
         "prompt_swap": prompt_swap,
     }  # fmt: skip

@@ -74,7 +74,7 @@ def transfers(folder: Path, path: Path) -> None:
     figure, axes = pyplot().subplots(len(ways), 8, figsize=(9.5, 1.2 * len(ways)), dpi=90)
     for line, way in zip(axes, ways):
         for turn, axis in enumerate(line):
-            kept = np.load(folder / (way or ways[1]).name / f"{turn * styles.BATCH:04d}.npz")
+            kept = np.load(folder / (way or styles.TRANSFERS[0]).name / f"{turn * styles.BATCH:04d}.npz")
             axis.imshow(kept["shown"][0] if way else kept["reference"])
             axis.set_xticks([])
             axis.set_yticks([])

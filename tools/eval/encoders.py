@@ -105,5 +105,5 @@ def attended(count: int = 16, steps: int = 20) -> dict[str, Any]:
         sample_encoded(patched, vae, encoded(clip, [text]), encoded(clip, [""]), 1, i, steps, 4.0)
     levels = sorted(found, reverse=True)
     shares = np.array([np.mean(found[level], axis=0) for level in levels])
-    table = {name: metrics.rounded(shares[:, k]) for k, name in enumerate(GROUPS)}
+    table = {name: metrics.rounded(shares[:, k].tolist()) for k, name in enumerate(GROUPS)}
     return {"sigma": metrics.rounded(levels), "prompts": count, **table}

@@ -28,7 +28,8 @@ def table(folder: Path, count: int) -> dict[str, Any]:
         path = folder / f"{start:04d}.npz"
         if not path.exists():
             temporary = path.with_suffix(".tmp.npz")
-            np.savez(temporary, **_batch(model, clip, vae, reader, start))
+            made: dict[str, Any] = _batch(model, clip, vae, reader, start)
+            np.savez(temporary, **made)
             temporary.replace(path)
         found.append(dict(np.load(path)))
     whole = {key: np.concatenate([part[key] for part in found], axis=1) for key in ("first", "second", "far")}
