@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import pickle
 import signal
@@ -12,12 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import websocket
-from PIL import Image
 
 from tools import graph as graphs
+from tools import soak
 from tools.api import Client, Run
 from tools.server import running
 from tools.soak import short
@@ -32,11 +29,7 @@ MOMENTS = (0.0, 0.1, 0.25, 0.5, 0.9)  # seconds after queueing: loading, encodin
 def pixels(client: Client, run: Run) -> str:
     """Hash of a run's pictures."""
     assert run.status == "success", run.explain()
-    told = hashlib.sha256()
-    for node in sorted(run.outputs):
-        for reference in run.images(node):
-            told.update(np.asarray(Image.open(io.BytesIO(client.image(reference)))).tobytes())
-    return told.hexdigest()
+    return soak.pixels(client, run)
 
 
 def forget(client: Client) -> None:

@@ -20,6 +20,7 @@ import fovea
 from fovea.nodes.demo import DUAL
 from tools.api import Client, Refused, Run
 from tools.soak import FEW
+from tools.sweep.jobs import node
 from tools.workflow import inputs_of, is_widget
 
 pytestmark = pytest.mark.server
@@ -30,10 +31,6 @@ NODES = sorted(node.define_schema().node_id for module in fovea.MODULES for node
 # Mistakes in a program, as against messages for people.
 CRASHES = ("KeyError", "IndexError", "AttributeError", "TypeError", "AssertionError", "NameError", "ZeroDivisionError",
            "UnboundLocalError", "RecursionError", "OverflowError", "NotImplementedError")  # fmt: skip
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 # Something to connect for every type of socket.

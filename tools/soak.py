@@ -26,7 +26,7 @@ from tqdm import tqdm
 from . import graph as graphs
 from . import record
 from . import workflow as ui
-from .api import Client, Refused
+from .api import Client, Refused, Run
 from .host import HOST_FOLDER, ROOT
 from .server import running
 
@@ -60,6 +60,15 @@ def every_graph(client: Client) -> dict[str, graphs.Graph]:
     return found
 
 
+def pixels(client: Client, run: Run) -> str:
+    """Hash of all pixels of a run's pictures, which their files' own is not: these hold the prompt too."""
+    told = hashlib.sha256()
+    for node in sorted(run.outputs):
+        for reference in run.images(node):
+            told.update(np.asarray(Image.open(io.BytesIO(client.image(reference)))).tobytes())
+    return told.hexdigest()
+
+
 class Soak:
     """One server, what was asked of it and what became of it."""
 
@@ -82,11 +91,7 @@ class Soak:
         if run.status != "success":
             self.failures.append(f"{name}: {run.explain()}")
             return None
-        told = hashlib.sha256()
-        for node in sorted(run.outputs):
-            for reference in run.images(node):
-                told.update(np.asarray(Image.open(io.BytesIO(self.client.image(reference)))).tobytes())
-        return told.hexdigest()
+        return pixels(self.client, run)
 
     def whole(self, every: dict[str, graphs.Graph], prompts: int, seconds: float) -> dict[str, Any]:
         """Each graph once, then ever new seeds until so many prompts or seconds, then each as at first."""

@@ -141,7 +141,7 @@ def losses(folder: Path) -> dict[str, Any]:
 
 def with_interval(row: np.ndarray) -> list[float]:
     """Mean and 95 % interval over pictures."""
-    return metrics.rounded((row.mean(), *metrics.bootstrap(lambda i: float(row[i].mean()), len(row))), 5)
+    return metrics.rounded(metrics.mean_interval(row), 5)
 
 
 def pictures(folder: Path, count: int) -> list[dict]:

@@ -69,5 +69,10 @@ def bootstrap(statistic: Callable[[Array], float], count: int, draws: int = 200,
     return float(low), float(high)
 
 
+def mean_interval(values: Array) -> tuple[float, float, float]:
+    """Mean of independent samples [n] and its 95 % interval."""
+    return float(values.mean()), *bootstrap(lambda i: float(values[i].mean()), len(values))
+
+
 def rounded(values: Sequence[float], digits: int = 4) -> list[float]:
     return [round(float(v), digits) for v in values]

@@ -7,7 +7,6 @@ trained apart (`--stage style`) judges the style, the reader the content. Prompt
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +124,6 @@ def judge_on_painted(work: Path) -> float:
         return round(float((train_style.load(work)(pictures).argmax(1) == styles).float().mean()), 4)
 
 
-def _mean(values: np.ndarray, chosen: np.ndarray) -> float:
-    return float(values[chosen].mean())
-
-
 def table(folder: Path, work: Path, count: int) -> dict[str, Any]:
     studio, rows = Studio(folder, work), []
     for way in TRANSFERS:
@@ -136,7 +131,6 @@ def table(folder: Path, work: Path, count: int) -> dict[str, Any]:
         row: dict[str, Any] = {"name": way.name, "n": count, "references": count // BATCH}
         for key, values in found.items():
             means = values.reshape(-1, BATCH).mean(1)  # pictures of one reference are no independent samples
-            low, high = metrics.bootstrap(partial(_mean, means), len(means))
-            row[key] = metrics.rounded((values.mean(), low, high))
+            row[key] = metrics.rounded(metrics.mean_interval(means))
         rows.append(row)
     return {"judge": judge_on_painted(work), "rows": rows}

@@ -193,7 +193,7 @@ def _value(text: str) -> tuple[Any, str]:
         if not text[end:].strip() or text[end:].lstrip().startswith(","):
             return value, text[end:].lstrip().removeprefix(",").strip()
     except ValueError:
-        pass
+        pass  # no JSON: plain text
     value, _, rest = text.partition(",")
     return value.strip(), rest.strip()
 
