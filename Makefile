@@ -38,17 +38,11 @@ locales:  ## write the English texts of the nodes anew (locales/en)
 train:  ## train ShapesWorld from nothing (ARGS="--device auto --minutes 60")
 	$(RUN) -m tools.shapesworld.train $(ARGS)
 
-eval:  ## the quality tables on ShapesWorld: output/eval/ (PROFILE=full for more pictures; resumable)
-	$(RUN) -m tools.eval.sag
-	$(RUN) -m tools.eval.regions
-	$(RUN) -m tools.eval.latents
-	$(RUN) -m tools.eval.ediffi
+eval:  ## the quality tables on ShapesWorld: output/eval/report.json, docs/results.md (hours; ARGS=--quick: minutes)
+	$(RUN) -m tools.eval $(ARGS)
 
-bench:  ## speed and memory against the host's own nodes: output/bench/
-	$(RUN) -m tools.bench.sag
-	$(RUN) -m tools.bench.regions
-	$(RUN) -m tools.bench.latents
-	$(RUN) -m tools.bench.scaling
+bench:  ## speed and memory against the host's own nodes: output/bench/report.json (ARGS=--quick: the demo model alone)
+	$(RUN) -m tools.bench $(ARGS)
 
 soak:  ## up to 500 prompts over all graphs on one server: output/soak/report.json (ARGS="--minutes 5")
 	$(RUN) -m tools.soak $(ARGS)

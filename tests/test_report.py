@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
-from tools import report
+import pytest
+
+from tools import report, suite
+
+EVALS, BENCHES = (importlib.import_module(f"tools.{name}.__main__").STEPS for name in ("eval", "bench"))
 
 
 def test_page_is_written_from_the_data() -> None:
-    assert report.PAGE.read_text() == report.page(json.loads(report.DATA.read_text()))
+    facts = json.loads((suite.DOCS / "results.json").read_text())
+    assert (suite.DOCS / "results.md").read_text() == report.page(facts)
+    assert set(facts) >= {name for files in report.reports(suite.RESULTS).values() for name in files}
+    for name in facts:  # a clean clone has measured nothing but what it just ran
+        assert report.page({name: facts[name]}).startswith(report.HEAD)
+
+
+@pytest.mark.parametrize("step", [*EVALS, *BENCHES], ids=lambda step: f"{step.module} {step.arguments}"[6:40])
+def test_steps_name_arguments_that_exist(step: suite.Step) -> None:
+    source = (suite.ROOT / step.module.replace(".", "/")).with_suffix(".py").read_text()
+    command = step.command(Path("results"), Path("docs/images"), quick=True)
+    for word in command[3:]:
+        assert "{" not in word and (not word.startswith("--") or f'add_argument("{word}"' in source), word
+
+
+def test_reports_are_joined_and_what_cannot_be_measured_here_stays(tmp_path: Path) -> None:
+    known = {"ediffi": {"losses": 1, "encoders": 2}, "notes": ["kept"]}
+    for folder, content in (("eval/ediffi", {"encoders": 3}), ("bench", {"cases": []})):
+        (tmp_path / folder).mkdir(parents=True)
+        name = "report.json" if folder != "bench" else "scaling.json"
+        (tmp_path / folder / name).write_text(json.dumps(content))
+    (tmp_path / "eval" / "shapesworld.json").write_text(json.dumps({"table": {}, "rows": [1]}))
+    facts = report.gathered(known, tmp_path)
+    assert facts["ediffi"] == {"losses": 1, "encoders": 3} and facts["notes"] == ["kept"]
+    assert facts["generator"] == {"table": {}} and facts["scaling"] == {"cases": []}
+    joined = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert set(joined) == {"generator", "ediffi"} and joined["generator"]["rows"] == [1]
+    assert set(json.loads((tmp_path / "bench" / "report.json").read_text())) == {"scaling"}
+
+
+def test_all_steps_run_though_one_fails(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    steps = [suite.Step("tools.no_such_module"), suite.Step("json.tool", "--help")]
+    assert suite.run(steps, tmp_path, tmp_path / "images", quick=False) == 1
+    assert "failed: tools.no_such_module" in capfd.readouterr().out
 
 
 def test_runs_of_a_stage_are_told_apart(tmp_path: Path) -> None:

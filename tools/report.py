@@ -1,6 +1,6 @@
-"""Collects what was measured into docs/results.json and writes docs/results.md from it.
+"""Joins what was measured (output/eval/report.json, output/bench/report.json) and writes docs/results.* from it.
 
-`python -m tools.report`; with --page-only only the page.
+`python -m tools.report`, the last step of `make eval` and `make bench`; with --page-only only the page.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .host import ROOT
+from . import suite
 from .pack import load_packages
 from .report_ediffi import ediffi_section
 from .report_latents import latents_bench_section, latents_section, lines_section
@@ -17,7 +17,6 @@ from .report_regions import regions_bench_section, regions_section
 from .report_scaling import scaling_section
 from .report_tables import percent, table
 
-DATA, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 HEAD = "# Results\n\nWritten by `python -m tools.report` from `docs/results.json`; do not edit by hand."
 TARGETS = {"1": 0.95, "2": 0.80, "3": 0.55}
 
@@ -54,7 +53,7 @@ def measure(work: Path) -> dict:
 
     from .shapesworld import data, train_reader, train_vae
 
-    held_out = data.Dataset(work / "data" / "held_out")
+    held_out = data.build(work / "data" / "held_out", "held_out", 1024)
     return {
         "autoencoder_psnr_db": round(train_vae.evaluate(demo.load_vae().first_stage_model.float(), held_out), 2),
         "reader_mean_iou": round(train_reader.evaluate(demo.load_reader(), held_out), 4),
@@ -63,12 +62,16 @@ def measure(work: Path) -> dict:
 
 def page(facts: dict) -> str:
     """The page, from the data alone."""
-    sections = [HEAD, generator_section(facts["generator"]), judges_section(facts)]
+    sections = [HEAD]
+    if "generator" in facts:
+        sections.append(generator_section(facts["generator"]))
+    if "judges" in facts:
+        sections.append(judges_section(facts))
     if "sag" in facts:
         sections.append(sag_section(facts["sag"]))
     if "sag_bench" in facts:
         sections.append(sag_bench_section(facts["sag_bench"]))
-    if "regions" in facts:
+    if "regions" in facts and "regions_tuning" in facts:
         sections.append(regions_section(facts["regions"], facts["regions_tuning"]))
     if "regions_bench" in facts:
         sections.append(regions_bench_section(facts["regions_bench"]))
@@ -82,7 +85,9 @@ def page(facts: dict) -> str:
         sections.append(scaling_section(facts["scaling"]))
     if "ediffi" in facts:
         sections.append(ediffi_section(facts["ediffi"]))
-    return "\n\n".join([*sections, training_section(facts)]) + "\n"
+    if "training" in facts:
+        sections.append(training_section(facts))
+    return "\n\n".join(sections) + "\n"
 
 
 def generator_section(generator: dict) -> str:
@@ -202,36 +207,59 @@ def training_section(facts: dict) -> str:
     return "\n\n".join(filter(None, ["### Training log", table(head, rows), notes]))
 
 
+def reports(results: Path) -> dict[str, dict[str, Path]]:
+    """Where measurements leave what the page is made of: "eval" and "bench", by name."""
+    quality, speed = results / "eval", results / "bench"
+    return {
+        "eval": {
+            "generator": quality / "shapesworld.json",
+            "sag": quality / "sag" / "report.json",
+            "regions": quality / "regions" / "report.json",
+            "regions_tuning": quality / "regions" / "tune.json",
+            "latents": quality / "latents" / "report.json",
+            "latents_lines": quality / "latents" / "lines.json",
+            "ediffi": quality / "ediffi" / "report.json",
+        },
+        "bench": {
+            "sag_bench": speed / "sag.json",
+            "regions_bench": speed / "regions.json",
+            "latents_bench": speed / "latents.json",
+            "scaling": speed / "scaling.json",
+        },
+    }
+
+
+def gathered(facts: dict, results: Path) -> dict:
+    """The facts with what was measured since; also written as one report of quality and one of speed."""
+    facts = dict(facts)
+    for kind, files in reports(results).items():
+        found = suite.joined(files)
+        if found:
+            (results / kind / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+        found.get("generator", {}).pop("rows", None)  # every single picture
+        # What needs weights that do not ship is measured where they are, and stays.
+        found["ediffi"] = {**facts.get("ediffi", {}), **found.get("ediffi", {})}
+        facts.update({name: report for name, report in found.items() if report})
+    return facts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=ROOT / "output" / "shapesworld")
-    parser.add_argument("--eval", type=Path, default=ROOT / "output" / "eval" / "shapesworld.json")
-    parser.add_argument("--bench", type=Path, default=ROOT / "output" / "bench")
-    parser.add_argument("--page-only", action="store_true", help="write the page again from docs/results.json")
+    parser.add_argument("--results", type=Path, default=suite.RESULTS, help="where eval/ and bench/ are")
+    parser.add_argument("--docs", type=Path, default=suite.DOCS, help="where results.json and results.md go")
+    parser.add_argument("--page-only", action="store_true", help="write the page again from results.json")
     args = parser.parse_args()
-    facts = json.loads(DATA.read_text()) if DATA.exists() else {}
+    data = args.docs / "results.json"
+    facts = json.loads(data.read_text()) if data.exists() else {}
     if not args.page_only:
         load_packages()
-        generator = json.loads(args.eval.read_text())
-        generator.pop("rows")
-        facts.update(generator=generator, judges=measure(args.work), training=training_summary(args.work / "log.jsonl"))
-        files = {
-            "sag": args.eval.parent / "sag" / "report.json",
-            "sag_bench": args.bench / "sag.json",
-            "regions": args.eval.parent / "regions" / "report.json",
-            "regions_tuning": args.eval.parent / "regions" / "tune.json",
-            "regions_bench": args.bench / "regions.json",
-            "latents": args.eval.parent / "latents" / "report.json",
-            "latents_lines": args.eval.parent / "latents" / "lines.json",
-            "latents_bench": args.bench / "latents.json",
-            "scaling": args.bench / "scaling.json",
-            "ediffi": args.eval.parent / "ediffi" / "report.json",
-        }
-        for name, file in files.items():
-            if file.exists():
-                facts[name] = json.loads(file.read_text())
-        DATA.write_text(json.dumps(facts, indent=1) + "\n")
-    PAGE.write_text(page(facts))
+        args.docs.mkdir(parents=True, exist_ok=True)
+        work = suite.RESULTS / "shapesworld"
+        facts = {**gathered(facts, args.results), "judges": measure(work)}
+        if (work / "log.jsonl").exists():  # only where it was trained
+            facts["training"] = training_summary(work / "log.jsonl")
+        data.write_text(json.dumps(facts, indent=1) + "\n")
+    (args.docs / "results.md").write_text(page(facts))
 
 
 if __name__ == "__main__":

@@ -147,6 +147,7 @@ def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=["shapesworld", "sd15"], help="of the sampling runs")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
     args = parser.parse_args()
     load_packages()
@@ -160,8 +161,8 @@ def main() -> None:
         "calls": [bench_call(name, device, 5) for name in CALLS],
     }  # fmt: skip
     steps = 20 if device.type == "cuda" else 10
-    report["runs"] = [bench_run(Case("shapesworld", 256, 4, 20, 3), device),
-                      bench_run(Case("sd15", 512, 1, steps, 1 if device.type == "cpu" else 3), device)]  # fmt: skip
+    cases = [Case("shapesworld", 256, 4, 20, 3), Case("sd15", 512, 1, steps, 1 if device.type == "cpu" else 3)]
+    report["runs"] = [bench_run(case, device) for case in cases if case.model in args.models]
     (args.out / "regions.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 

@@ -128,6 +128,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
+    parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     args = parser.parse_args()
@@ -138,7 +139,8 @@ def main() -> None:
     report = {**record.machine(model_management.get_torch_device()), "cases": bench(args.repeats, tuple(args.sizes))}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "scaling.json").write_text(json.dumps(report, indent=1) + "\n")
-    plot(report["cases"], ROOT / "docs" / "images" / "scaling.png")
+    args.images.mkdir(parents=True, exist_ok=True)
+    plot(report["cases"], args.images / "scaling.png")
     print(json.dumps(report["cases"], indent=1))
 
 

@@ -29,8 +29,8 @@ def steps_of(*names: str) -> tuple[int, ...]:
     return tuple(torch.load(experts.WORK / f"{name}.pt", mmap=True, weights_only=True)["step"] for name in names)
 
 
-def folder(part: str) -> Path:
-    """Where results of a part are kept: by all that they depend on."""
+def folder(part: str, out: Path = FOLDER) -> Path:
+    """Where results of a part are kept, below `out`: by all that they depend on."""
     sampled = (sag.STEPS, sag.CFG, sag.BATCH)
     key = {
         "tree": lambda: record.weights_and(("tree", experts.WAYS, EXPERTS, *sampled, steps_of(*EXPERTS))),
@@ -42,7 +42,7 @@ def folder(part: str) -> Path:
         "swap": lambda: record.weights_and(("swap", prompt_swap.SWAPS, prompt_swap.STEPS, prompt_swap.CFG,
                                             prompt_swap.BATCH, prompt_swap.SECOND, prompt_swap.border(1))),
     }[part]()  # fmt: skip
-    path = FOLDER / key
+    path = out / key
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -59,18 +59,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     parser.add_argument("--pictures", type=int, default=256, help="per row; styles: half, prompt swap: a quarter")
+    parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
     load_packages()
     torch.set_grad_enabled(False)
-    path, count = FOLDER / "report.json", args.pictures - args.pictures % 32  # whole batches of every part
+    path, count = args.out / "report.json", args.pictures - args.pictures % 32  # whole batches of every part
     find: dict[str, Any] = {
-        "losses": lambda: experts.losses(folder("tree")),
-        "experts": lambda: experts.pictures(folder("tree"), count),
-        "encoders": lambda: encoders.pictures(folder("dual"), count),
+        "losses": lambda: experts.losses(folder("tree", args.out)),
+        "experts": lambda: experts.pictures(folder("tree", args.out), count),
+        "encoders": lambda: encoders.pictures(folder("dual", args.out), count),
         "attended": encoders.attended,
-        "styles": lambda: styles.table(folder("styles"), experts.WORK, count // 2),
-        "prompt_swap": lambda: prompt_swap.table(folder("swap"), count // 4),
+        "styles": lambda: styles.table(folder("styles", args.out), experts.WORK, count // 2),
+        "prompt_swap": lambda: prompt_swap.table(folder("swap", args.out), count // 4),
     }
+    args.out.mkdir(parents=True, exist_ok=True)
     report = json.loads(path.read_text()) if path.exists() else {}
     lacking = missing()
     for part in args.only:

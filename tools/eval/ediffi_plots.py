@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -84,16 +85,20 @@ def transfers(folder: Path, path: Path) -> None:
 
 
 def main() -> None:
-    report = {name: part["found"] for name, part in json.loads((ediffi.FOLDER / "report.json").read_text()).items()}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ediffi.FOLDER)
+    parser.add_argument("--images", type=Path, default=IMAGES)
+    args = parser.parse_args()
+    report = {name: part["found"] for name, part in json.loads((args.out / "report.json").read_text()).items()}
     load_packages()
     if "losses" in report:
-        losses(report["losses"], IMAGES / "ediffi_losses.png")
+        losses(report["losses"], args.images / "ediffi_losses.png")
     if "attended" in report:
-        attended(report["attended"], IMAGES / "ediffi_attended.png")
+        attended(report["attended"], args.images / "ediffi_attended.png")
     if "prompt_swap" in report:
-        swap(report["prompt_swap"], ediffi.folder("swap"), IMAGES / "ediffi_swap.png")
+        swap(report["prompt_swap"], ediffi.folder("swap", args.out), args.images / "ediffi_swap.png")
     if "styles" in report:
-        transfers(ediffi.folder("styles"), IMAGES / "ediffi_styles.png")
+        transfers(ediffi.folder("styles", args.out), args.images / "ediffi_styles.png")
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def effective_cfg(studio: Studio, cell: Cell, pictures: int = 16) -> float:
     return round(1 + float(np.mean(ratios)), 2)
 
 
-def tune(studio: Studio) -> tuple[dict[str, float], list[dict]]:
+def tune(studio: Studio, pictures: int) -> tuple[dict[str, float], list[dict]]:
     """Best scale of every method with and without a prompt, by KID on the tuning set; and all trials."""
     real = studio.real("tune", 512)
     trials = []
@@ -188,7 +188,7 @@ def tune(studio: Studio) -> tuple[dict[str, float], list[dict]]:
         for method, scales in TRIALS.items():
             for scale in scales:
                 cell = Cell(method, scale, prompted, cfg)
-                made = studio.run(cell, "tune", TUNING_PICTURES)
+                made = studio.run(cell, "tune", pictures)
                 found = {"kid": round(metrics.kid(made["features"], real), 5), "right": round(made["right"].mean(), 3)}
                 trials.append({"cell": cell.name, "method": method, "prompted": prompted, "scale": scale, **found})
     best = {}
@@ -256,7 +256,8 @@ def main() -> None:
     studio = Studio(args.out / weights_and_settings())
     full = os.environ.get("PROFILE") == "full" or studio.model.load_device.type == "cuda"
     pictures = args.pictures or (1024 if full else 256)
-    best, trials = tune(studio)
+    tuning = min(TUNING_PICTURES, pictures)
+    best, trials = tune(studio, tuning)
     rows = cells(studio, best)
     real = studio.real("report", 1024)
     table = []
@@ -269,7 +270,7 @@ def main() -> None:
     report = {
         "commit": record.commit(), "device": str(studio.model.load_device), "pictures": pictures, "steps": STEPS,
         "sampler": "euler / normal", "seeds": FIRST_SEED, "seconds": round(studio.seconds()),
-        "tuning": {"pictures": TUNING_PICTURES, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
+        "tuning": {"pictures": tuning, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
     }  # fmt: skip
     (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(table, indent=1))

@@ -1,0 +1,42 @@
+"""`make eval`: every quality table on ShapesWorld, its plots, one report of all, and the results page.
+
+`python -m tools.eval` writes output/eval/report.json, docs/images/ and docs/results.*; resumable: what was sampled is
+kept. --quick runs through everything with a handful of pictures in output/quick/ and leaves docs/ alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .. import suite
+from ..suite import Step
+
+STEPS = [
+    Step("tools.shapesworld.evaluate", "--out {out}/eval", "--prompts 16"),
+    Step("tools.eval.sag", "--out {out}/eval/sag", "--pictures 16"),
+    Step("tools.eval.regions", "--set tune --out {out}/eval/regions", "--layouts 6"),
+    Step("tools.eval.regions", "--set report --out {out}/eval/regions", "--layouts 6"),
+    Step("tools.eval.region_plots", "--out {out}/eval/regions --images {images}"),
+    Step("tools.eval.latents", "--out {out}/eval/latents", "--prompts 2"),
+    Step("tools.eval.latent_lines", "--out {out}/eval/latents", "--prompts 2"),
+    Step("tools.eval.latent_plots", "--out {out}/eval/latents --images {images}"),
+    Step("tools.eval.ediffi", "--out {out}/eval/ediffi", "--pictures 32"),
+    Step("tools.eval.ediffi_plots", "--out {out}/eval/ediffi --images {images}"),
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a handful of pictures each; docs/ stays as it is")
+    parser.add_argument("--only", nargs="+", default=[], help="parts of modules' names, for instance regions")
+    args = parser.parse_args()
+    out = suite.RESULTS / "quick" if args.quick else suite.RESULTS
+    docs = out / "docs" if args.quick else suite.DOCS
+    steps = [step for step in STEPS if not args.only or any(part in step.module for part in args.only)]
+    page = Step("tools.report", f"--results {out} --docs {docs}")
+    return suite.run([*steps, page], out, docs / "images", args.quick)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Runs measurements one after the other, each in its own process, and joins their reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .host import ROOT
+
+RESULTS, DOCS = ROOT / "output", ROOT / "docs"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A module to run. {out} and {images} stand for the folders of results and of plots; quick: arguments that make
+    of it a run through with a handful of pictures."""
+
+    module: str
+    arguments: str = ""
+    quick: str = ""
+
+    def command(self, out: Path, images: Path, quick: bool) -> list[str]:
+        words = f"{self.arguments} {self.quick if quick else ''}".split()
+        return [sys.executable, "-m", self.module, *(word.format(out=out, images=images) for word in words)]
+
+
+def run(steps: list[Step], out: Path, images: Path, quick: bool) -> int:
+    """All steps to the end, whatever becomes of one. -> how many failed."""
+    images.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for number, step in enumerate(steps, 1):
+        print(f"[{number}/{len(steps)}] {step.module}", flush=True)
+        started = time.monotonic()
+        done = subprocess.run(step.command(out, images, quick), cwd=ROOT, env={**os.environ}, check=False)
+        if done.returncode:
+            failed.append(step.module)
+        print(f"[{number}/{len(steps)}] {step.module}: {time.monotonic() - started:.0f} s", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return len(failed)
+
+
+def joined(files: dict[str, Path]) -> dict[str, dict]:
+    """Name -> report, of those that are there."""
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
