@@ -19,11 +19,15 @@ from .nodes import (
     region_control,
     regions,
     saliency,
+    scorers,
     style,
 )
 
 WEB_DIRECTORY = "./web"
-MODULES = (demo, guidance, attention_map, regions, painter, region_control, saliency, latent, experts, encoders, style)
+MODULES = (
+    demo, guidance, attention_map, regions, painter, region_control, saliency, scorers, latent, experts, encoders,
+    style,
+)  # fmt: skip
 
 
 class FoveaExtension(ComfyExtension):

@@ -17,14 +17,8 @@ from fovea.guidance import captions, charts, host_latents
 from fovea.guidance.host_gradient import NoGradient, resident
 from fovea.models import demo
 from fovea.nodes.guidance import FoveaSelfAttentionGuidance
-from fovea.nodes.latent import (
-    CLIP_A,
-    FoveaBestOfN,
-    FoveaCLIPGuidance,
-    FoveaLoadScorer,
-    FoveaOptimizeLatent,
-    FoveaScoreImages,
-)
+from fovea.nodes.latent import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages
 
 TEXT = "a plain red star and a striped blue circle on a white background"
 STEPS, CFG = 4, 4.0

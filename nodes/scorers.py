@@ -1,0 +1,142 @@
+"""What says how well a picture fits a text: loading scorers, and scoring pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..guidance import charts
+from ..guidance.clip_loss import SalientLoss, Scorer, ratings, wanted_by
+from ..models import demo, folders, imscore_scorers, open_clip_files, scorers
+
+FOLDER = folders.register("scorers")
+CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
+ScorerType = io.Custom("FOVEA_SCORER")
+LOADER = "Load Scorer"
+ALIASES = ["SGOOL", "DOODL", "ReNO", "latent optimization", "noise optimization", "CLIP score"]
+
+
+def unread(scorer: Scorer, text: str) -> list[str]:
+    """A line if the scorer reads only a part of the text."""
+    count = getattr(scorer, "unread", lambda _: 0)(text)
+    return [f"The scorer does not read the last {count} tokens of the text."] if count else []
+
+
+class FoveaLoadScorer(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaLoadScorer",
+            display_name=LOADER,
+            category="Fovea/latent",
+            description=(
+                "Loads a CLIP that tells how well a picture fits a text, from the folder models/scorers: open_clip's "
+                "ViT-B/32 to bigG, HPS v2 and v2.1. Or ShapesWorld's own, which ships with Fovea."
+            ),
+            search_aliases=[*ALIASES, "HPS", "open_clip"],
+            inputs=[
+                io.Combo.Input(
+                    "file", options=[CLIP_A, *folder_paths.get_filename_list(FOLDER), *imscore_scorers.names()],
+                    tooltip="A weight file in open_clip's format in models/scorers, or the demo model's scorer, which "
+                    "knows ShapesWorld's words and pictures only. With the package imscore installed also PickScore, "
+                    "ImageReward and others.",
+                ),
+                io.Combo.Input(
+                    "activation", options=list(open_clip_files.ACTIVATIONS), default="auto", advanced=True,
+                    tooltip="OpenAI's own weights and those trained on from them need quick gelu. auto goes by the "
+                    "file's name.",
+                ),
+                io.Boolean.Input(
+                    "allow_download", default=False, optional=True, advanced=True,
+                    tooltip="imscore's scorers only: fetch weights that are not in this machine's hub cache.",
+                ),
+            ],
+            outputs=[ScorerType.Output(display_name="scorer", tooltip="For Optimize Latent, Best of N, Score Images.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, file: str, activation: str, allow_download: bool = False) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            if file.startswith(imscore_scorers.PREFIX):
+                return io.NodeOutput(imscore_scorers.load(file, allow_download))
+            if file == CLIP_A:
+                return io.NodeOutput(demo.load_scorer())
+            return io.NodeOutput(
+                open_clip_files.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file)), activation)
+            )
+
+
+class FoveaScorerFromCLIP(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaScorerFromCLIP",
+            display_name="Scorer from CLIP",
+            category="Fovea/latent",
+            description=(
+                "Makes a scorer of what is loaded already: SDXL's CLIP with clip_vision_g, or SD2's with clip_vision_h."
+            ),
+            search_aliases=[*ALIASES, "CLIP_VISION"],
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip="From Load CLIP Vision: bigG for SDXL's CLIP, H for SD2's."),
+                io.Clip.Input("clip", tooltip="The checkpoint's CLIP. Its text tower has to be the picture tower's."),
+            ],
+            outputs=[ScorerType.Output(display_name="scorer", tooltip="For Optimize Latent, Best of N, Score Images.")],
+        )
+
+    @classmethod
+    def execute(cls, clip_vision: Any, clip: Any) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            return io.NodeOutput(scorers.host_pair(clip_vision, clip))
+
+
+class FoveaScoreImages(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaScoreImages",
+            display_name="Score Images",
+            category="Fovea/latent",
+            description="How well pictures fit a text: sorted, in words and as a chart.",
+            search_aliases=[*ALIASES, "rank images", "HPS"],
+            inputs=[
+                io.Image.Input("image", tooltip="Pictures of one batch, of any size."),
+                ScorerType.Input("scorer", tooltip="From Load Scorer."),
+                io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sorted", tooltip="The pictures, best first."),
+                io.Image.Output(display_name="chart", tooltip="A bar per picture, and the box of all."),
+                io.String.Output(display_name="report", tooltip="Scores, best first; of a CLIP cosines times 100."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, scorer: Scorer, text: str) -> io.NodeOutput:
+        pictures = image[..., :3].movedim(-1, 1).float()
+        if hasattr(scorer, "patcher"):
+            mm.load_models_gpu([scorer.patcher])
+        with torch.no_grad():
+            whole = SalientLoss(weight=0.0)
+            found = whole(scorer, wanted_by(scorer, text), pictures, None, [torch.Generator()] * len(pictures))
+        scores, unit = ratings(scorer, found)
+        values = scores.tolist()
+        order = sorted(range(len(values)), key=lambda i: -values[i])
+        told = [f"{values[i]:.2f}  picture {i + 1}" for i in order]
+        chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{unit}: {text[:60]}")
+        return io.NodeOutput(image[order], chart[None], "\n".join([*unread(scorer, text), *told]))
+
+
+NODES: list[Any] = [FoveaLoadScorer, FoveaScorerFromCLIP, FoveaScoreImages]
