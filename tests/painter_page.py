@@ -66,19 +66,23 @@ class Painter:
         assert np.array_equal(self.map(), wanted)
 
 
-def opened(page: Any, client: Any, settings: Callable, renderer: str, palette: str = "dark") -> None:
-    settings(Comfy__VueNodes__Enabled=renderer == "vue", Comfy__Workflow__Persist=True, Comfy__ColorPalette=palette,
-             Comfy__NodeSearchBoxImpl__FollowCursor=False, Comfy__Workflow__ShowMissingModelsWarning=False)  # fmt: skip
+def opened(
+    page: Any, client: Any, settings: Callable, renderer: str, palette: str = "dark", language: str = "en"
+) -> None:
+    settings(Comfy__Locale=language, Comfy__VueNodes__Enabled=renderer == "vue", Comfy__Workflow__Persist=True,
+             Comfy__ColorPalette=palette, Comfy__NodeSearchBoxImpl__FollowCursor=False,
+             Comfy__Workflow__ShowMissingModelsWarning=False)  # fmt: skip
     page.goto(client.address)
-    page.get_by_role("button", name="Templates").wait_for()
     page.wait_for_function("window.app?.graph && window.app.canvas")
     page.wait_for_function("!!window.LiteGraph?.registered_node_types?.FoveaRegionPainter")
     page.wait_for_function("!!window.app.extensionManager?.workflow?.activeWorkflow?.activeState")  # it loads one first
 
 
-def loaded(page: Any, client: Any, settings: Callable, renderer: str, palette: str = "dark") -> Painter:
+def loaded(
+    page: Any, client: Any, settings: Callable, renderer: str, palette: str = "dark", language: str = "en"
+) -> Painter:
     """The template's graph, without its drawing."""
-    opened(page, client, settings, renderer, palette)
+    opened(page, client, settings, renderer, palette, language)
     graph = json.loads((ROOT / "workflows" / "painter_demo.json").read_text(encoding="utf-8"))
     node = next(node for node in graph["nodes"] if node["type"] == "FoveaRegionPainter")
     node["widgets_values"] = [SIDE, SIDE, ""]

@@ -55,6 +55,21 @@ def test_what_is_typed_or_chosen_stays_as_it_is(language: str) -> None:
             assert literal in other[path], (path, literal)
 
 
+@pytest.mark.static
+def test_the_painter_has_its_words_in_every_language() -> None:
+    folder = locales.FOLDER.parent / "web" / "js"
+    texts = (folder / "painter" / "texts.js").read_text(encoding="utf-8")
+    known = set(re.findall(r'^  "(.+?)":', texts, re.M))
+    code = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.js") if path.name != "texts.js")
+    used = set(re.findall(r'\bt\(\s*"(.+?)"', code))
+    assert len(used) > 30 and used <= known, "without a translation"
+    assert not [text for text in known if f'"{text}"' not in code], "no longer used"
+    labels = re.findall(r'(?:title|placeholder|textContent|"aria-label"|label): "(\w.+?)"', code)
+    assert not labels, "written without t()"
+    assert all(text.count("{}") == line.count("{}") // 2 for text in known
+               for line in re.findall(rf'^  "{re.escape(text)}":\s+".+"', texts, re.M))  # fmt: skip
+
+
 @pytest.mark.server
 @every_language
 def test_the_editor_is_given_them(client, language: str) -> None:

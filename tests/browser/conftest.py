@@ -70,8 +70,9 @@ def settings(client) -> Callable[..., None]:
     """The editor's settings live on the server; without the first flag it opens with a tour."""
 
     def change(**values: object) -> None:
-        wished = {"Comfy.TutorialCompleted": True, **{name.replace("__", "."): value for name, value in values.items()}}
-        for name, value in wished.items():
+        usual = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
+        wished = {name.replace("__", "."): value for name, value in values.items()}
+        for name, value in (usual | wished).items():
             reply = client.session.post(f"{client.address}/settings/{name}", data=json.dumps(value), timeout=60)
             reply.raise_for_status()
 

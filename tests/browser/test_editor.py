@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from painter_page import opened
 
 from tools import workflow as ui
 
@@ -66,10 +67,7 @@ def test_template_runs_by_pressing_run(
 
 def test_a_node_is_found_by_its_short_name(page, client, settings) -> None:
     """Double-click on the canvas, type SAG: the node is offered, and the help it brings is served."""
-    settings(Comfy__VueNodes__Enabled=False)
-    page.goto(client.address)
-    page.get_by_role("button", name="Templates").wait_for()
-    page.wait_for_function("window.app?.graph && window.app.canvas")
+    opened(page, client, settings, "classic")
     page.locator("#graph-canvas").dblclick(position={"x": 900, "y": 900})
     page.keyboard.type("SAG", delay=40)
     page.get_by_text("Self-Attention Guidance (Fovea)").first.wait_for()

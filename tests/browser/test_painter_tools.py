@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from painter_page import NODE, SIDE, loaded, opened
+from painter_page import NODE, ROOT, SIDE, loaded, opened
 from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -203,6 +204,17 @@ def test_pictures_come_in_and_go_out(painter, tmp_path: Path) -> None:
     )
     page.get_by_text("That file is no picture.").wait_for()
     assert np.array_equal(painter.map(), wanted)
+
+
+def test_speaks_the_editors_language(page, client, settings) -> None:
+    texts = (ROOT / "web" / "js" / "painter" / "texts.js").read_text(encoding="utf-8")
+    chinese = dict(re.findall(r'^  "(.+?)": "(.+?)",$', texts, re.M))
+    painter = loaded(page, client, settings, "vue", language="zh")
+    painter.button(chinese["Add a region"])
+    assert painter.phrases().nth(0).get_attribute("aria-label") == chinese["Phrase of region {}"].replace("{}", "1")
+    assert page.locator("[data-tool=brush]").get_attribute("title") == chinese["Brush (B)"]
+    page.screenshot(path=ROOT / "output" / "browser" / "painter_zh.png")
+    assert not page.ours()
 
 
 def test_results_lie_behind_inside_a_subgraph(page, client, settings) -> None:

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { Panel } from "./painter/panel.js";
-import { install } from "./painter/style.js";
+import { t, useLanguage } from "./painter/texts.js";
 
 const WIDGET = "FOVEA_PAINTER"; // no name of the host's own, which would take its place in Nodes 2.0
 const LEAST_HEIGHT = 440;
@@ -19,10 +19,10 @@ function backgrounds(node) {
   const found = [], shown = resultsOf(node)?.fovea_background?.[0];
   const source = node.getInputNode?.(node.inputs?.findIndex((input) => input.name === "image")) ?? null;
   const url = source?.imgs?.[0]?.src ?? (shown ? view(shown) : null);
-  if (url) found.push({ key: "input", label: source ? `Input: ${source.title}` : "Input", url });
+  if (url) found.push({ key: "input", label: source ? t("Input: {}", source.title) : t("Input"), url });
   for (const other of node.graph?.nodes ?? []) {
     const image = other !== node && other !== source ? resultsOf(other)?.images?.[0] : null;
-    if (image) found.push({ key: `node ${other.id}`, label: `Result: ${other.title}`, url: view(image) });
+    if (image) found.push({ key: `node ${other.id}`, label: t("Result: {}", other.title), url: view(image) });
   }
   return found;
 }
@@ -53,7 +53,7 @@ function resume(node, panel) {
 }
 
 function painter(node, name) {
-  install();
+  useLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));
   const of = (widget) => node.widgets?.find((other) => other.name === widget);
   const size = () => [of("width")?.value, of("height")?.value].map((value) => Math.min(Math.max(Math.round(Number(value)) || 512, 16), 4096));
   const [width, height] = size();

@@ -2,6 +2,7 @@
  *  Its format is docs/painting.schema.json; guidance/drawing.py reads it. */
 
 import { greyPng } from "./png.js";
+import { t } from "./texts.js";
 
 export const VERSION = 1;
 export const MOST_ROWS = 64;
@@ -102,7 +103,7 @@ export async function fromText(text, width, height) {
   if (!text?.trim()) return blank(width, height);
   const given = JSON.parse(text);
   if (typeof given !== "object" || given === null || Array.isArray(given)) throw new Error("A drawing is a JSON object.");
-  if ((given.version ?? VERSION) !== VERSION) throw new Error(`Version ${given.version} is not known here: update Fovea.`);
+  if ((given.version ?? VERSION) !== VERSION) throw new Error(t("Version {} is not known here: update Fovea.", given.version));
   const drawing = blank(number(Math.round(given.width), 16, 4096, width), number(Math.round(given.height), 16, 4096, height));
   drawing.caption = typeof given.caption === "string" ? given.caption.slice(0, LONGEST_CAPTION) : "";
   for (const [at, row] of (Array.isArray(given.regions) ? given.regions.slice(0, MOST_ROWS) : []).entries()) {
@@ -127,12 +128,12 @@ export async function fromText(text, width, height) {
 /** Ids from a PNG's data URL, without the browser changing colours. */
 async function unpacked(url, width, height) {
   const match = /^data:image\/png;base64,([A-Za-z0-9+/=]*)$/.exec(url);
-  if (!match) throw new Error("The map is no PNG data URL.");
+  if (!match) throw new Error(t("The map is no PNG data URL."));
   const bytes = Uint8Array.from(atob(match[1]), (letter) => letter.charCodeAt(0));
   const view = new DataView(bytes.buffer); // its header tells the size before anything is decoded
   const isPng = bytes.length > 26 && view.getUint32(0) === 0x89504e47 && view.getUint32(12) === 0x49484452;
   if (!isPng || view.getUint32(16) !== width || view.getUint32(20) !== height) {
-    throw new Error("The map is not as large as the drawing.");
+    throw new Error(t("The map is not as large as the drawing."));
   }
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), options);

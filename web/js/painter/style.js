@@ -58,11 +58,9 @@ dialog.fovea-full::backdrop { background: rgb(0 0 0 / 60%); }
 dialog.fovea-full[open] { display: flex; }
 `;
 
-/** Put the rules into the page, once. */
-export function install() {
-  if (document.getElementById("fovea-painter-style")) return;
-  const style = document.createElement("style");
-  style.id = "fovea-painter-style";
-  style.textContent = RULES;
-  document.head.append(style);
+/** The rules as an element of the painter itself: they come and go with it. */
+export function style() {
+  const made = document.createElement("style");
+  made.textContent = RULES;
+  return made;
 }
