@@ -54,11 +54,12 @@ load_package("fovea", ROOT)
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """The real server with the pack, one for the whole session."""
+    """The real server with the pack as users install it, one for the whole session."""
+    from tools import archive
     from tools.server import running
 
     base = tmp_path_factory.mktemp("comfyui")
-    with running(base, base / "server.log") as server:
+    with running(base, base / "server.log", pack=archive.copy_to(tmp_path_factory.mktemp("pack") / "fovea")) as server:
         yield server
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import threading
 import time
@@ -65,18 +66,30 @@ def test_a_client_that_dies_costs_nothing(client: Client) -> None:
     assert client.run(short(DEMO["base"], 8)).status == "success"
 
 
-def test_a_killed_server_starts_again(tmp_path: Path) -> None:
-    """Killed while it samples; started again in the same folder it gives the same pictures."""
-    plain = short(DEMO["base"], 9)
+def test_a_killed_server_starts_again_and_a_full_disk_is_told(tmp_path: Path) -> None:
+    """Killed while it samples; what its history held gives the same pictures in a new server in the same folder."""
     with running(tmp_path, tmp_path / "first.log") as server:
         client = Client(server.address)
-        expected = pixels(client, client.run(plain))
+        run = client.run(short(DEMO["base"], 9))
+        expected, remembered = pixels(client, run), client.history(run.prompt_id)["prompt"][2]
         client.queue(short(DEMO["optimize"], 10))
         time.sleep(1)
         os.killpg(server.process.pid, signal.SIGKILL)
     with running(tmp_path, tmp_path / "second.log") as server:
         client = Client(server.address)
-        assert pixels(client, client.run(plain)) == expected
+        assert pixels(client, client.run(remembered)) == expected
+        # No file may grow any more, as on a full disk; the log may, a little.
+        room = server.log.stat().st_size + 200_000
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        remembered["save_base"]["inputs"]["filename_prefix"] = "full"
+        large = {**remembered, "large": {"class_type": "ImageScaleBy", "inputs": {
+            "image": remembered["save_base"]["inputs"]["images"], "upscale_method": "lanczos", "scale_by": 6.0}}}
+        large["save_base"] = {"class_type": "SaveImage", "inputs": {"images": ["large", 0], "filename_prefix": "full"}}
+        run = client.run(large)
+        assert run.status == "error" and "SaveImage" in run.explain() and "File too large" in run.explain()
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert client.run(large).status == "success"
+        assert pixels(client, client.run(remembered)) == expected
 
 
 class Harmful:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import archive
+
 try:
     import tomllib
 except ImportError:  # Python 3.10; tomli comes with pytest there
@@ -31,7 +33,8 @@ def test_every_target_calls_something_that_exists() -> None:
     modules = re.findall(r"-m (tools[\w.]*)", MAKEFILE)
     assert "tools.demo" in modules and "tools.host" in modules
     for module in modules:
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     assert set(re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE).group(1).split()) == targets
     assert {"demo", "test", "serve", "check", "browser-test"} <= targets
@@ -68,3 +71,13 @@ def test_source_is_plain() -> None:
             text = path.read_text(encoding="utf-8")
             assert text.isascii(), f"{path.relative_to(ROOT)} holds characters outside of ASCII"
             assert not re.search(r"[\"' ]/(work|root|home)/", text), path
+
+
+def test_the_archive_holds_what_users_need_and_no_more() -> None:
+    names = archive.published()
+    top = {name.split("/")[0] for name in names}
+    needed = "__init__.py README.md LICENSE requirements.txt pyproject.toml nodes guidance attention models web demo"
+    assert top >= {*needed.split(), "locales", "workflows"}
+    assert not top & {"tests", "tools", "docs", "Makefile", ".ci", ".github", "output"}
+    assert sum(name.endswith(".safetensors") for name in names) >= 5, "the demo model comes along"
+    assert sum((ROOT / name).stat().st_size for name in names) < 46 * 2**20
