@@ -287,10 +287,12 @@ class Run:
         return self._lists.get(cond_signature(conds)) if conds else None
 
     def mark_evaluated(self, rows: Sequence[Row]) -> None:
+        """Note that this step evaluates the model for these rows: `records` answers for no others."""
         with self._lock:
             self._evaluated.update(row.key for row in rows)
 
     def has_record(self, block: BlockId, key: RowKey) -> bool:
+        """Whether a record of this block and prompt was kept in this step already."""
         return (block, key) in self._records
 
     def keep(self, block: BlockId, key: RowKey, record: Record) -> None:

@@ -19,9 +19,13 @@ MODES = ("auto", "caption", "concat")
 class Clip(Protocol):
     """The part of the host's CLIP that is needed."""
 
-    def tokenize(self, text: str, return_word_ids: bool = False) -> Tokens: ...
+    def tokenize(self, text: str, return_word_ids: bool = False) -> Tokens:
+        """A text's tokens by encoder; each has its word number (0: no word) only with return_word_ids."""
+        ...
 
-    def encode_from_tokens_scheduled(self, tokens: Any) -> Conditioning: ...
+    def encode_from_tokens_scheduled(self, tokens: Any) -> Conditioning:
+        """Encoded tokens: one entry, or one per time range where the CLIP has hooks with a schedule."""
+        ...
 
 
 class Prompt(NamedTuple):

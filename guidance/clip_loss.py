@@ -49,6 +49,7 @@ COSINE = "100 x cosine"
 
 
 def is_judge(scorer: Any) -> bool:
+    """Whether a scorer is a Judge, told by its `rate`; if not, it is an Embedder."""
     return hasattr(scorer, "rate")
 
 

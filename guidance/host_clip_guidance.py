@@ -81,11 +81,11 @@ class _Guide:
         more = [self.vae, *patchers_of(self.settings.scorer)]
         with outside_inference_mode():
             make_ordinary(guider.model_patcher.model)
-            every = [cond for found in guider.conds.values() for cond in found]
+            every = [cond for found in guider.conds.values() for cond in found or ()]
             refuse_what_loses_gradient(guider.model_patcher, every)
             make_companions_ordinary(guider.model_patcher, every)
             conds = {name: ordinary(conds) for name, conds in guider.conds.items()}
-            guider.conds = {name: [bringing(cond, more) for cond in found] for name, found in conds.items()}
+            guider.conds = {name: [bringing(cond, more) for cond in found or ()] for name, found in conds.items()}
             rest, named = ordinary(tuple(rest)), ordinary(dict(named))
             return executor(ordinary(noise), ordinary(latent_image), sampler, ordinary(sigmas), *rest, **named)
 

@@ -102,6 +102,7 @@ class ExpertSwitch:
 
     @property
     def cfgs(self) -> tuple[float | None, ...]:
+        """Each model's CFG, the main one's first; None is the sampler's."""
         return (None, *(expert.cfg for expert in self.experts))
 
     def patched(self, main: ModelPatcher) -> ModelPatcher:

@@ -18,6 +18,8 @@ class Motion(NamedTuple):
 
 
 class Rule(Protocol):
+    """A way to move starting latents down their losses by the gradient; one update at a time, each latent by itself."""
+
     def update(
         self, z: Tensor, gradient: Tensor, motion: Motion, noise: Tensor, rate: Tensor
     ) -> tuple[Tensor, Motion]:
@@ -26,6 +28,7 @@ class Rule(Protocol):
 
 
 def at_rest(z: Tensor) -> Motion:
+    """What a rule remembers at the beginning: no velocity, and the norms of these latents."""
     return Motion(torch.zeros_like(z), norms(z))
 
 

@@ -11,7 +11,9 @@ Tokens = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]  # encoder -> section
 class Tokenizer(Protocol):
     """The part of the host's CLIP that is needed."""
 
-    def tokenize(self, text: str, return_word_ids: bool = False) -> Tokens: ...
+    def tokenize(self, text: str, return_word_ids: bool = False) -> Tokens:
+        """A text's tokens by encoder; each has its word number only with return_word_ids."""
+        ...
 
 
 def phrase_tokens(clip: Tokenizer, text: str, phrase: str, length: int) -> tuple[int, ...]:
@@ -61,8 +63,10 @@ def _occurrences(text: Sequence[Sequence[tuple[Any, ...]]], phrase: Sequence[Seq
     words = [(i, entry[0] if isinstance(entry[0], int) else None) for i, entry in enumerate(flat) if entry[2]]
     wanted = [entry[0] for section in phrase for entry in section if entry[2]]
     found: list[int] = []
-    for start in range(len(words) - len(wanted) + 1 if wanted else 0):
+    start = 0
+    while wanted and start <= len(words) - len(wanted):
         part = words[start : start + len(wanted)]
-        if [token for _, token in part] == wanted:
-            found += [i for i, _ in part]
+        same = [token for _, token in part] == wanted
+        found += [i for i, _ in part] if same else []
+        start += len(wanted) if same else 1  # no token twice: "very very" is once in "very very very"
     return found

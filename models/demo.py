@@ -33,9 +33,11 @@ class DemoFileError(RuntimeError):
 def manifest(folder: Path = FOLDER) -> dict[str, Any]:
     """What ships: per part its files with hashes, the latent statistics, the token ids of the compact table."""
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        told["parts"].keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DemoFileError(f"FoveaLoadDemo: cannot read demo/{MANIFEST} ({error}). {CURE}") from error
+    return told
 
 
 def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
@@ -187,14 +189,18 @@ def _judge(part: str, prefix: str, build, folder: Path) -> torch.nn.Module:
 
 
 def load_reader(folder: Path = FOLDER) -> judges.Reader:
+    """The reader as a plain module, in float32 on the CPU, its weights frozen. Raises DemoFileError."""
     return _judge("reader", "reader.", judges.Reader, folder)
 
 
 def load_clip_a_image(folder: Path = FOLDER) -> judges.ClipAImage:
+    """CLIP A's image tower as a plain module, as in `load_reader`; gradients pass to its pictures."""
     return _judge("clip_a", "image.", judges.ClipAImage, folder)
 
 
 def load_clip_b(folder: Path = FOLDER) -> judges.ClipB:
+    """CLIP B as a plain module, as in `load_reader`. Row 0 of its token table is the unknown word, then come the
+    manifest's token_ids in their order."""
     return _judge("clip_b", "clip_b.", partial(judges.ClipB, len(manifest(folder)["token_ids"]) + 1), folder)
 
 

@@ -58,6 +58,7 @@ class ImscoreScorer:
     size: int = 224
 
     def rate(self, squares: Tensor, text: str) -> Tensor:
+        """[n, 3, size, size] in 0..1 -> [n], higher is better, differentiable. The network is loaded by the caller."""
         squares = squares.to(self.patcher.load_device)
         return self.patcher.model.score(squares, [text] * len(squares)).reshape(-1)
 

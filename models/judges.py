@@ -156,4 +156,5 @@ class Reader(nn.Module):
 
 
 def clip_a_text(dtype=None, device=None, operations=comfy.ops.disable_weight_init) -> nn.Module:
+    """CLIP A's text tower as the host's CLIPTextModel, with uninitialised weights; run by `clip_a_text_forward`."""
     return comfy.clip_model.CLIPTextModel(dict(TEXT_CONFIG), dtype, device, operations)

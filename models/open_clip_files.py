@@ -55,11 +55,13 @@ class OpenClipScorer:
     tokenizer: Any = field(repr=False)
 
     def image(self, squares: Tensor) -> Tensor:
+        """[n, 3, size, size] in 0..1 -> [n, width], differentiable. The network is loaded by the caller."""
         squares = squares.to(self.patcher.load_device)
         mean, std = (squares.new_tensor(values)[:, None, None] for values in (MEAN, STD))
         return self.patcher.model.encode_image((squares - mean) / std)
 
     def text(self, texts: Sequence[str]) -> Tensor:
+        """-> [n, width], without gradient. Loads the network; tokens beyond the context are cut off."""
         mm.load_models_gpu([self.patcher])
         with torch.no_grad():
             return self.patcher.model.encode_text(self.tokenizer(list(texts)).to(self.patcher.load_device))

@@ -27,9 +27,11 @@ class HostClipScorer:
     clip: Any = field(repr=False)
 
     def image(self, squares: Tensor) -> Tensor:
+        """[n, 3, size, size] in 0..1 -> [n, width], differentiable. The network is loaded by the caller."""
         return self.patcher.model(squares.to(self.patcher.load_device))[0]
 
     def text(self, texts: Sequence[str]) -> Tensor:
+        """-> [n, width] in float32, without gradient. The host loads the text tower."""
         project = self.clip.cond_stage_model.clip_l.transformer.text_projection
         with torch.no_grad():
             encode = self.clip.encode_from_tokens
@@ -68,6 +70,7 @@ class HostPairScorer:
     overwrites: ClassVar[bool] = True  # what autograd keeps
 
     def image(self, squares: Tensor) -> Tensor:
+        """[n, 3, size, size] in 0..1 -> [n, width], differentiable in `kept_apart`. The caller loads the network."""
         squares = squares.to(self.patcher.load_device)
         mean, std = (squares.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return self.patcher.model(pixel_values=(squares - mean) / std)[2]
@@ -110,4 +113,5 @@ def host_pair(vision: Any, clip: Any) -> HostPairScorer:
 
 
 def width_of(clip: Any, tower: str) -> int:
+    """Length of the vectors of a CLIP's text tower (one of TOWERS), told by its projection."""
     return int(getattr(clip.cond_stage_model, tower).transformer.text_projection.weight.shape[0])

@@ -96,6 +96,7 @@ def unet(operations=comfy.ops.disable_weight_init) -> torch.nn.Module:
 
 
 def autoencoder() -> torch.nn.Module:
+    """A bare AutoencoderKL with uninitialised weights; its pictures are in -1..1, its latents not yet scaled."""
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
     return AutoencoderKL(**VAE_CONFIG)

@@ -78,6 +78,7 @@ class Config(shapesworld.ShapesWorldConfig):
         self.unet_config = dict(UNET_CONFIG)
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> StyledModel:
+        """The model with the style vector's input; its weights are loaded later."""
         return StyledModel(self, model_type=self.model_type(state_dict, prefix), device=device)
 
 
@@ -101,12 +102,15 @@ class Tokenizer:
         self.parts = {"l": comfy.sd1_clip.SDTokenizer(**given), "t5": T5Tokenizer(**given)}
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **more: Any) -> dict[str, list]:
+        """Sections of (id, weight) by encoder; with return_word_ids of (id, weight, word number; 0: none)."""
         return {name: part.tokenize_with_weights(text, return_word_ids, **more) for name, part in self.parts.items()}
 
     def untokenize(self, token_weight_pair: Any) -> list:
+        """Each of CLIP A's tokens with its piece of text."""
         return self.parts["l"].untokenize(token_weight_pair)
 
     def state_dict(self) -> dict:
+        """Nothing to save with the weights: both vocabularies come with the host."""
         return {}
 
 
@@ -130,19 +134,23 @@ class TextModel(torch.nn.Module):
         self.dtypes = {dtype} - {None}
 
     def set_clip_options(self, options: dict) -> None:
+        """The host's options for what is encoded next. T5 takes the device only: layer and projection are CLIP A's."""
         self.clip_l.set_clip_options(options)
         self.t5.set_clip_options({key: value for key, value in options.items() if key == "execution_device"})
 
     def reset_clip_options(self) -> None:
+        """Back to the defaults, in both encoders."""
         self.clip_l.reset_clip_options()
         self.t5.reset_clip_options()
 
     def encode_token_weights(self, tokens: dict[str, list]) -> tuple[Tensor, Tensor]:
+        """Tokens by encoder -> the prompt [1, tokens, 256], CLIP A's pooled vector [1, 256]."""
         clip, pooled = self.clip_l.encode_token_weights(tokens["l"])
         t5 = self.t5.encode_token_weights(tokens["t5"])[0]
         return torch.cat([clip, self.projection(t5).to(clip)], dim=1), pooled
 
     def load_sd(self, state: dict[str, Tensor]) -> Any:
+        """Load weights by the names of this module; returns which are missing and which are unexpected."""
         return self.load_state_dict(state, strict=False)
 
 

@@ -104,6 +104,8 @@ def densenet161(operations: Any) -> nn.ModuleList:
 
 
 class Encoder(nn.Module):
+    """The convolutional part: pictures [n, 3, 288, 384] -> maps at strides 8, 16 and 32, in this order."""
+
     def __init__(self, kind: str, operations: Any) -> None:
         super().__init__()
         self.encoder = resnet50(operations) if kind == "res" else densenet161(operations)
@@ -119,6 +121,8 @@ class Encoder(nn.Module):
 
 
 class Attention(nn.Module):
+    """Self-attention with several heads: [n, tokens, width] -> the same shape."""
+
     def __init__(self, width: int, heads: int, operations: Any) -> None:
         super().__init__()
         self.heads = heads
@@ -130,6 +134,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Two layers with GELU between, four times as wide inside: [n, tokens, width] -> the same shape."""
+
     def __init__(self, width: int, operations: Any) -> None:
         super().__init__()
         self.fc1, self.fc2 = operations.Linear(width, 4 * width), operations.Linear(4 * width, width)
@@ -139,6 +145,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and feed-forward, each behind its norm and added to its input: [n, tokens, width]."""
+
     def __init__(self, width: int, heads: int, operations: Any) -> None:
         super().__init__()
         self.ffn_norm = operations.LayerNorm(width, eps=1e-6)
@@ -152,6 +160,8 @@ class Block(nn.Module):
 
 
 class Layers(nn.Module):
+    """Two blocks and a last norm: [n, tokens, width] -> the same shape."""
+
     def __init__(self, width: int, heads: int, operations: Any) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Block(width, heads, operations) for _ in range(2))
@@ -179,6 +189,11 @@ class TransEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """The encoder's maps (fine, middle, coarse) -> saliency [n, 1, 288, 384] in 0..1.
+
+    Each map goes through its transformer; what comes from the coarser ones is doubled in size and multiplied with it.
+    """
+
     def __init__(self, widths: tuple[int, int, int], operations: Any) -> None:
         super().__init__()
         channels = (768, 768, 512, 256, 128, 64, 32, 1)

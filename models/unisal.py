@@ -80,6 +80,8 @@ class MobileNet(nn.Module):
 
 
 class Skip(nn.Module):
+    """Takes a finer map to the decoder: twice the channels, then n_out of them; its size stays."""
+
     def __init__(self, n_in: int, n_out: int, operations: Any) -> None:
         super().__init__()
         wide = 2 * n_in
@@ -93,6 +95,8 @@ class Skip(nn.Module):
 
 
 class Unisal(nn.Module):
+    """The network: MobileNet, priors, decoder, smoothing. `saliency` takes pictures as they are."""
+
     def __init__(self, operations: Any = comfy.ops.disable_weight_init) -> None:
         super().__init__()
 
@@ -152,4 +156,5 @@ def working_size(height: int, width: int) -> tuple[int, int]:
 
 
 def is_unisal(state: dict[str, Tensor]) -> bool:
+    """Whether a state dict is UNISAL's, told by its learnt priors for pictures."""
     return "coarse_gaussians_salicon" in state

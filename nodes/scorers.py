@@ -126,11 +126,12 @@ class FoveaScoreImages(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, scorer: Scorer, text: str) -> io.NodeOutput:
         pictures = image[..., :3].movedim(-1, 1).float()
-        if hasattr(scorer, "patcher"):
-            mm.load_models_gpu([scorer.patcher])
         with torch.no_grad():
+            wanted = wanted_by(scorer, text)  # first: what encodes it may take the other's place
+            if hasattr(scorer, "patcher"):
+                mm.load_models_gpu([scorer.patcher])
             whole = SalientLoss(weight=0.0)
-            found = whole(scorer, wanted_by(scorer, text), pictures, None, [torch.Generator()] * len(pictures))
+            found = whole(scorer, wanted, pictures, None, [torch.Generator()] * len(pictures))
         scores, unit = ratings(scorer, found)
         values = scores.tolist()
         order = sorted(range(len(values)), key=lambda i: -values[i])

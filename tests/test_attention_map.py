@@ -162,6 +162,7 @@ class TestPhrases:
         assert phrase_tokens(clip, self.TEXT, "red fox", 77) == (2, 3)
         assert phrase_tokens(clip, self.TEXT, "Blue bird", 77) == (6, 7, 13, 14)
         assert phrase_tokens(clip, "a (red fox:1.3)", "red fox", 77) == (2, 3)
+        assert phrase_tokens(clip, "a red red red fox", "red red", 77) == (2, 3), "no token counts twice"
 
     def test_second_chunk_of_a_long_prompt(self) -> None:
         clip = Clip(comfy.sdxl_clip.SDXLTokenizer())

@@ -24,7 +24,7 @@ def test_page_is_written_from_the_data() -> None:
 @pytest.mark.parametrize("step", [*EVALS, *BENCHES], ids=lambda step: f"{step.module} {step.arguments}"[6:40])
 def test_steps_name_arguments_that_exist(step: suite.Step) -> None:
     source = (suite.ROOT / step.module.replace(".", "/")).with_suffix(".py").read_text()
-    command = step.command(Path("results"), Path("docs/images"), quick=True)
+    command = step.command(Path("my results"), Path("docs"), quick=True)
     for word in command[3:]:
         assert "{" not in word and (not word.startswith("--") or f'add_argument("{word}"' in source), word
 
@@ -46,7 +46,7 @@ def test_reports_are_joined_and_what_cannot_be_measured_here_stays(tmp_path: Pat
 
 def test_all_steps_run_though_one_fails(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     steps = [suite.Step("tools.no_such_module"), suite.Step("json.tool", "--help")]
-    assert suite.run(steps, tmp_path, tmp_path / "images", quick=False) == 1
+    assert suite.run(steps, tmp_path, tmp_path, quick=False) == 1
     assert "failed: tools.no_such_module" in capfd.readouterr().out
 
 

@@ -59,6 +59,20 @@ def test_training_starts_as_the_shipped_generator() -> None:
     assert trained and all("parametrizations" in name or name.startswith("label_emb") for name in trained)
 
 
+def test_the_style_embedding_begins_by_telling_styles() -> None:
+    """Of made-up vectors that hold the style and noise, only the style is left."""
+    network = SimpleNamespace(label_emb=[shapesworld_dual.unet().label_emb[0]])
+    own = np.arange(2000) % 4
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(2000, 256)) + 2 * np.eye(4, 256)[own]
+    scenes = SimpleNamespace(scenes=[SimpleNamespace(style=world.STYLES[k]) for k in own])
+    assert train_dual.tell_styles(network, scenes, vectors, 0, steps=300) > 0.8
+    with torch.no_grad():
+        out = network.label_emb[0](torch.from_numpy(vectors[:500]).float())
+    spread = torch.linalg.svdvals(out - out.mean(0))
+    assert spread[4] < 1e-4 * spread[0], "four directions"
+
+
 @shipped
 def test_a_change_of_low_rank_is_told_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {key: value for key, value in train_experts.base().items() if key.startswith("middle_block.0.")}

@@ -229,6 +229,9 @@ def test_blind_votes(tmp_path: Path, small: graphs.Graph) -> None:
         page.shutdown()
     assert blind.Ballot(tmp_path, report.arms(every, store), "plain", "<i>").result() == {
         "arms": ("plain", "<i>"), "wins": 0, "losses": 4, "equal": 0, "win_rate": [0.0, 0.0, 0.4899]}  # fmt: skip
+    arms = report.arms(every, store)
+    swapped = blind.Ballot(tmp_path, {"plain": arms["<i>"], "<i>": arms["plain"]}, "plain", "<i>").result()
+    assert (swapped["wins"], swapped["losses"]) == (4, 0), "votes are for pictures, whatever their setting is called"
     with pytest.raises(SetupError, match="no arm"):
         blind.Ballot(tmp_path, report.arms(every, store), "plain", "other")
 

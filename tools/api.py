@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -90,6 +91,12 @@ class Client:
     def interrupt(self) -> None:
         self.post("/interrupt", {}).raise_for_status()
 
+    def drop(self, prompt_id: str) -> None:
+        """Take a prompt out of the queue, or interrupt it where it runs."""
+        with contextlib.suppress(requests.RequestException):
+            self.post("/queue", {"delete": [prompt_id]})
+            self.post("/interrupt", {"prompt_id": prompt_id})
+
     def image(self, reference: dict[str, str]) -> bytes:
         """The file that an entry of Run.images stands for."""
         return self.get("/view", **{key: reference[key] for key in ("filename", "subfolder", "type")}).content
@@ -97,11 +104,15 @@ class Client:
     def run(self, graph: Graph, progress: Progress | None = None, limit: float = 1800.0) -> Run:
         """Queue a graph and follow it to its end. Raises Refused for an invalid graph, TimeoutError after `limit` s."""
         address = self.address.replace("http", "ws", 1) + f"/ws?clientId={self.id}"
-        socket = websocket.create_connection(address, timeout=self.timeout, http_no_proxy=["127.0.0.1"])
+        socket = websocket.create_connection(address, timeout=self.timeout, http_no_proxy=["*"])
         try:
             started = time.monotonic()
             run = self.queue(graph)
-            self._follow(socket, run, progress, started + limit)
+            try:
+                self._follow(socket, run, progress, started + limit)
+            except (TimeoutError, KeyboardInterrupt):
+                self.drop(run.prompt_id)
+                raise
             run.seconds = time.monotonic() - started
         finally:
             socket.close()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,22 +14,19 @@ from .errors import SetupError
 from .host import ROOT
 
 
-def left_out(name: str, patterns: list[str]) -> bool:
-    """Whether a file, by its path with slashes, is one of the patterns or lies in a folder that is ("docs/")."""
-    return any(name.startswith(one) if one.endswith("/") else fnmatch.fnmatch(name, one) for one in patterns)
+def listed(*more: str) -> set[str]:
+    """Files that git knows, or would if they were added. Raises SetupError without git."""
+    try:
+        done = subprocess.run(["git", "ls-files", "-co", *more], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as why:
+        raise SetupError(f"git cannot list the pack's files: {why}. Install git and use a clone.") from None
+    return set(done.stdout.splitlines())
 
 
 def published() -> list[str]:
-    """Paths of the files in the archive, below the repository's root. Raises SetupError without git."""
-    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
-    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    try:
-        command = ["git", "ls-files", "-co", "--exclude-standard"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as why:
-        raise SetupError(f"git cannot list the pack's files: {why}. Install git and use a clone.") from None
-    names = sorted(done.stdout.splitlines())
-    return [name for name in names if not left_out(name, patterns) and (ROOT / name).is_file()]
+    """Paths of the files in the archive, below the repository's root. .comfyignore has the rules of .gitignore."""
+    names = listed("--exclude-standard") - listed("--ignored", "--exclude-from=.comfyignore")
+    return sorted(name for name in names if (ROOT / name).is_file())
 
 
 def copy_to(folder: Path) -> Path:

@@ -70,6 +70,7 @@ def prepare() -> Host:
     """Set up whatever is missing and return the host. Does nothing where nothing changed."""
     named, python = os.environ.get("COMFYUI_PATH"), os.environ.get("PYTHON")
     try:
+        HOST_FOLDER.mkdir(exist_ok=True)  # servers work there, wherever ComfyUI itself is
         if named and python:
             return Host(locate(), foreign_python(python))
         if named:

@@ -133,7 +133,8 @@ def sag_section(sag: dict) -> str:
     def cell(row: dict, key: str, factor: float = 1, digits: int = 2) -> str:
         if key not in row:
             return "-"
-        value, *interval = (f"{factor * v:.{digits}f}" for v in row[key])
+        share = key in ("precision", "recall", "certain", "right")  # which the bootstrap may lead beyond one
+        value, *interval = (f"{factor * (min(v, 1) if share else v):.{digits}f}" for v in row[key])
         return f"{value} [{', '.join(interval)}]" if interval else value
 
     rows = [
@@ -256,7 +257,7 @@ def main() -> None:
         args.docs.mkdir(parents=True, exist_ok=True)
         work = suite.RESULTS / "shapesworld"
         facts = {**gathered(facts, args.results), "judges": measure(work)}
-        if (work / "log.jsonl").exists():  # only where it was trained
+        if (work / "unet.pt").exists():  # only where the generator was trained
             facts["training"] = training_summary(work / "log.jsonl")
         data.write_text(json.dumps(facts, indent=1) + "\n")
     (args.docs / "results.md").write_text(page(facts))

@@ -17,7 +17,7 @@ def ediffi_section(report: dict) -> str:
     }  # fmt: skip
     head = [
         "## eDiff-I in miniature on ShapesWorld",
-        "`python -m tools.eval.ediffi`, on a CPU. In brackets: 95 % bootstrap intervals over pictures; differences are "
+        "`python -m tools.eval.ediffi`. In brackets: 95 % bootstrap intervals over pictures; differences are "
         "paired. Pictures: 20 steps of euler / normal, CFG 4, the same prompts and seeds in every row.",
     ]
     return "\n\n".join([*head, *(write(report[name]["found"]) for name, write in parts.items() if name in report)])
@@ -64,7 +64,7 @@ def experts(rows: list[dict]) -> str:
     return "\n\n".join(
         [
             "### Pictures by experts",
-            "`as LoRA`: the low-rank part of the experts' change, which is what ships. All right: every object in its "
+            "`as LoRA`: the low-rank part of the experts' change, as it ships. All right: every object in its "
             "colour and shape, by the reader.",
             _pictures(rows, "base"),
         ]

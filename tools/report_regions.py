@@ -16,11 +16,11 @@ def regions_section(report: dict, tuning: dict) -> str:
     order = sorted(found, key=lambda name: -found[name]["iou"][0])
     rows = [
         (name, interval(r["iou"], 100), interval(r["iou_gain"], 100), interval(r["there"], 100),
-         interval(r["global"], 1, 3), interval(r["local"], 1, 3), f"{r['frechet']:.0f}", f"{1000 * r['kid']:.1f}")
+         interval(r["global"], 1, 3), interval(r["local"], 1, 3), f"{r['frechet']:.0f}", f"{r['kid']:.2f}")
         for name, r in ((name, found[name]) for name in order)
     ]  # fmt: skip
     head = ("method", "IoU %", "IoU, more than none", "objects there %", "CLIP B, whole", "CLIP B, regions", "Frechet",
-            "KID x 1000")  # fmt: skip
+            "KID")  # fmt: skip
     kinds = [key for key in found["none"] if key.startswith("iou, ")]
     parts = [(name, *(f"{100 * found[name][key]:.1f}" for key in kinds)) for name in order]
     tried = sorted(tuning["table"].items(), key=lambda item: -item[1]["iou"][0])

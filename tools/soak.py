@@ -7,6 +7,7 @@ Writes output/soak/report.json: failures, memory over time, and whether the same
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import hashlib
 import io
@@ -29,6 +30,7 @@ from . import workflow as ui
 from .api import Client, Refused, Run
 from .host import HOST_FOLDER, ROOT
 from .server import running
+from .sweep.work import LOST
 
 FOLDER = ROOT / "output" / "soak"
 # Enough that everything happens once; a switch of models needs two steps.
@@ -83,15 +85,18 @@ class Soak:
         self.asked += 1
         try:
             run = self.client.run(graph)
-        except (Refused, OSError) as why:
+            found = pixels(self.client, run) if run.status == "success" else None
+        except (Refused, *LOST) as why:
             self.failures.append(f"{name}: {why}")
             return None
-        if self.process.is_running():
+        if self.alive():
             self.memory.append(self.process.memory_info().rss / 2**20)
-        if run.status != "success":
+        if found is None:
             self.failures.append(f"{name}: {run.explain()}")
-            return None
-        return pixels(self.client, run)
+        return found
+
+    def alive(self) -> bool:
+        return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
 
     def whole(self, every: dict[str, graphs.Graph], prompts: int, seconds: float) -> dict[str, Any]:
         """Each graph once, then ever new seeds until so many prompts or seconds, then each as at first."""
@@ -103,12 +108,13 @@ class Soak:
         while (
             self.asked < prompts - len(every)
             and time.monotonic() - started < seconds - each * len(every)
-            and self.process.is_running()
+            and self.alive()
         ):
             name = names[self.asked % len(names)]
             self.run(name, short(every[name], 2 + self.asked))
             bar.update()
-        self.client.post("/free", {"unload_models": True, "free_memory": True})  # nothing may come from a cache
+        with contextlib.suppress(*LOST):
+            self.client.post("/free", {"unload_models": True, "free_memory": True})  # nothing may come from a cache
         last = {name: self.run(name, short(graph, 1)) for name, graph in every.items()}
         bar.close()
         changed = [name for name in every if first[name] != last[name]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,32 +10,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .host import ROOT
+from .server import LIBC, die_with_parent
 
 RESULTS, DOCS = ROOT / "output", ROOT / "docs"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A module to run. {out} and {images} stand for the folders of results and of plots; quick: arguments that make
-    of it a run through with a handful of pictures."""
+    """A module to run. {out}, {images} and {docs} stand for the folders of results, of plots and of the page; quick:
+    arguments that make of it a run through with a handful of pictures."""
 
     module: str
     arguments: str = ""
     quick: str = ""
 
-    def command(self, out: Path, images: Path, quick: bool) -> list[str]:
+    def command(self, out: Path, docs: Path, quick: bool) -> list[str]:
         words = f"{self.arguments} {self.quick if quick else ''}".split()
-        return [sys.executable, "-m", self.module, *(word.format(out=out, images=images) for word in words)]
+        places = {"out": out, "docs": docs, "images": docs / "images"}
+        return [sys.executable, "-m", self.module, *(word.format(**places) for word in words)]
 
 
-def run(steps: list[Step], out: Path, images: Path, quick: bool) -> int:
+def run(steps: list[Step], out: Path, docs: Path, quick: bool) -> int:
     """All steps to the end, whatever becomes of one. -> how many failed."""
-    images.mkdir(parents=True, exist_ok=True)
+    (docs / "images").mkdir(parents=True, exist_ok=True)
     failed = []
     for number, step in enumerate(steps, 1):
         print(f"[{number}/{len(steps)}] {step.module}", flush=True)
         started = time.monotonic()
-        done = subprocess.run(step.command(out, images, quick), cwd=ROOT, env={**os.environ}, check=False)
+        done = subprocess.run(step.command(out, docs, quick), cwd=ROOT, check=False,
+                              preexec_fn=die_with_parent if LIBC else None)  # fmt: skip
         if done.returncode:
             failed.append(step.module)
         print(f"[{number}/{len(steps)}] {step.module}: {time.monotonic() - started:.0f} s", flush=True)

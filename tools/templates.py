@@ -79,9 +79,9 @@ def show(board: Board, column: int, given: dict[str, tuple[int, int]], title: st
     board.put("PreviewImage", column + 1, title, images=(decoded, 0))
 
 
-def sag(board: Board, file: str, size: int, flow: bool = False) -> None:
+def sag(board: Board, file: str, size: int, scale: float, flow: bool = False) -> None:
     given = start(board, file, size, SCENE)
-    guided = board.put("FoveaSelfAttentionGuidance", 1, colour="ours", model=given["model"])
+    guided = board.put("FoveaSelfAttentionGuidance", 1, colour="ours", model=given["model"], scale=scale)
     how: dict[str, Any] = {"sampler": "euler", "scheduler": "simple", "cfg": 4.5} if flow else {}
     show(board, 2, given, "Without", **how)
     show(board, 2, given, "With Self-Attention Guidance", model=(guided, 0), **how)
@@ -90,7 +90,7 @@ def sag(board: Board, file: str, size: int, flow: bool = False) -> None:
 The same seed without and with guidance by the model's own attention, on {file}. It costs about half as much time again.
 
 **Try**
-- **scale** 0.5 to 1.5, **blur_sigma** 2 to 4;
+- **scale** 0.25 to 1.0, **blur_sigma** 2 to 4;
 - **mask_mode** *global*: blur guidance, without attention;
 - an empty prompt and CFG 1: it needs none.
 """)
@@ -101,7 +101,7 @@ def regions(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) ->
     text = board.put("PrimitiveStringMultiline", 0, "Two boxes in thousandths: top, left, bottom, right", "prompt",
                      value=PLACES)  # fmt: skip
     boxes = board.put("FoveaRegionsFromBoxes", 1, boxes=(text, 0), width=size, height=size)
-    preview = board.put("FoveaRegionPreview", 1, regions=(boxes, 0))
+    preview = board.put("FoveaRegionPreview", 1, regions=(boxes, 0), width=size, height=size)
     board.put("PreviewImage", 1, "Where", images=(preview, 0))
     steer = board.put("FoveaDenseDiffusion", 2, colour="ours", model=given["model"], clip=given["clip"],
                       regions=(boxes, 0), caption=PLACED)  # fmt: skip
@@ -177,7 +177,7 @@ def experts_wan(board: Board) -> None:
     second = board.put("UNETLoader", 0, "Low noise", models=models(low), unet_name=low)
     clip = board.put("CLIPLoader", 0, models=models(encoder), clip_name=encoder, type="wan")
     vae = board.put("VAELoader", 0, models=models(coder), vae_name=coder)
-    shifted = [board.put("ModelSamplingSD3", 1, model=(model, 0), shift=8.0) for model in (first, second)]
+    shifted = [board.put("ModelSamplingSD3", 1, model=(model, 0), shift=12.0) for model in (first, second)]
     positive = board.put("CLIPTextEncode", 1, "Prompt", "prompt", clip=(clip, 0), text="waves break on a cliff")
     negative = board.put("CLIPTextEncode", 1, "Negative prompt", clip=(clip, 0), text="still picture, blurry")
     video = board.put("EmptyHunyuanLatentVideo", 1, width=640, height=640, length=33)
@@ -252,9 +252,9 @@ Choose a style picture in *Load Image* first.
 
 
 TEMPLATES: dict[str, Callable[[Board], None]] = {
-    "sag_sd15": lambda board: sag(board, SD15, 512),
-    "sag_sdxl": lambda board: sag(board, SDXL, 1024),
-    "sag_sd35": lambda board: sag(board, SD35, 1024, flow=True),
+    "sag_sd15": lambda board: sag(board, SD15, 512, 0.75),
+    "sag_sdxl": lambda board: sag(board, SDXL, 1024, 0.5),
+    "sag_sd35": lambda board: sag(board, SD35, 1024, 0.5, flow=True),
     "regions_sd15": lambda board: regions(board, SD15, 512),
     "regions_sdxl": lambda board: regions(board, SDXL, 1024),
     "regions_flux": lambda board: regions(board, "flux1-schnell-fp8.safetensors", 1024, 1.0, steps=4, sampler="euler",

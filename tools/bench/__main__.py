@@ -14,7 +14,7 @@ from ..suite import Step
 
 STEPS = [
     Step("tools.bench.sag", "--out {out}/bench", "--models shapesworld"),
-    Step("tools.bench.regions", "--out {out}/bench", "--models shapesworld"),
+    Step("tools.bench.regions", "--out {out}/bench", "--models shapesworld --runs-only"),
     Step("tools.bench.latents", "--out {out}/bench", "--models shapesworld"),
     Step("tools.bench.scaling", "--out {out}/bench --images {images}", "--sizes 256 384 --repeats 1"),
 ]
@@ -26,8 +26,8 @@ def main() -> int:
     args = parser.parse_args()
     out = suite.RESULTS / "quick" if args.quick else suite.RESULTS
     docs = out / "docs" if args.quick else suite.DOCS
-    page = Step("tools.report", f"--results {out} --docs {docs}")
-    return suite.run([*STEPS, page], out, docs / "images", args.quick)
+    page = Step("tools.report", "--results {out} --docs {docs}")
+    return suite.run([*STEPS, page], out, docs, args.quick)
 
 
 if __name__ == "__main__":

@@ -148,6 +148,7 @@ def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["shapesworld", "sd15"], help="of the sampling runs")
+    parser.add_argument("--runs-only", action="store_true", help="no single calls at the sizes of SD1.5 and SDXL")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
     args = parser.parse_args()
     load_packages()
@@ -158,7 +159,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
         **record.machine(device),
-        "calls": [bench_call(name, device, 5) for name in CALLS],
+        "calls": [bench_call(name, device, 5) for name in CALLS if not args.runs_only],
     }  # fmt: skip
     steps = 20 if device.type == "cuda" else 10
     cases = [Case("shapesworld", 256, 4, 20, 3), Case("sd15", 512, 1, steps, 1 if device.type == "cpu" else 3)]

@@ -1,7 +1,8 @@
 """`make eval`: every quality table on ShapesWorld, its plots, one report of all, and the results page.
 
 `python -m tools.eval` writes output/eval/report.json, docs/images/ and docs/results.*; resumable: what was sampled is
-kept. --quick runs through everything with a handful of pictures in output/quick/ and leaves docs/ alone.
+kept, by settings and weights. --quick runs through everything with a handful of pictures in output/quick/ and leaves
+docs/ alone.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ STEPS = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a handful of pictures each; docs/ stays as it is")
-    parser.add_argument("--only", nargs="+", default=[], help="parts of modules' names, for instance regions")
+    parser.add_argument("--only", nargs="+", default=[], help="parts of modules' names, for instance region latent")
     args = parser.parse_args()
     out = suite.RESULTS / "quick" if args.quick else suite.RESULTS
     docs = out / "docs" if args.quick else suite.DOCS
     steps = [step for step in STEPS if not args.only or any(part in step.module for part in args.only)]
-    page = Step("tools.report", f"--results {out} --docs {docs}")
-    return suite.run([*steps, page], out, docs / "images", args.quick)
+    if not steps:
+        parser.error(f"no step has {' or '.join(args.only)} in its name: {', '.join(step.module for step in STEPS)}")
+    page = Step("tools.report", "--results {out} --docs {docs}")
+    return suite.run([*steps, page], out, docs, args.quick)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ own and the control's, `--stage style --minutes 2` the judge of style.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,22 @@ FOLDER = ROOT / "output" / "eval" / "ediffi"
 PARTS = ("losses", "experts", "encoders", "attended", "styles", "prompt_swap")
 
 
-def steps_of(*names: str) -> tuple[int, ...]:
-    """How far parts are trained."""
-    return tuple(torch.load(experts.WORK / f"{name}.pt", mmap=True, weights_only=True)["step"] for name in names)
+@cache
+def trained(*names: str) -> tuple[str, ...]:
+    """What tells parts that do not ship from others of the same name."""
+    return tuple(hashlib.sha256((experts.WORK / f"{name}.pt").read_bytes()).hexdigest()[:12] for name in names)
 
 
 def folder(part: str, out: Path = FOLDER) -> Path:
     """Where results of a part are kept, below `out`: by all that they depend on."""
     sampled = (sag.STEPS, sag.CFG, sag.BATCH)
+    tested = (experts.BINS, experts.SAMPLES)
     key = {
-        "tree": lambda: record.weights_and(("tree", experts.WAYS, EXPERTS, *sampled, steps_of(*EXPERTS))),
+        "tree": lambda: record.weights_and(("tree", experts.WAYS, EXPERTS, *sampled, *tested, trained(*EXPERTS))),
         "dual": lambda: record.weights_and(("dual", encoders.readings(), *sampled), ("dual",)),
         "styles": lambda: record.weights_and(
             ("styles", styles.TRANSFERS, styles.BATCH, styles.STEPS, styles.CFG, styles.FIRST_REFERENCE,
-             steps_of("style")), ("dual",),
+             trained("style")), ("dual",),
         ),
         "swap": lambda: record.weights_and(("swap", prompt_swap.SWAPS, prompt_swap.STEPS, prompt_swap.CFG,
                                             prompt_swap.BATCH, prompt_swap.SECOND, prompt_swap.border(1))),
@@ -62,6 +66,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
     load_packages()
+    from comfy.model_management import get_torch_device
+
     torch.set_grad_enabled(False)
     path, count = args.out / "report.json", args.pictures - args.pictures % 32  # whole batches of every part
     find: dict[str, Any] = {
@@ -79,7 +85,8 @@ def main() -> None:
         if part in lacking:
             print(f"{part} is left out: {lacking[part]} is missing, see --help")
             continue
-        report[part] = {"commit": record.commit(), "found": find[part]()}
+        found = find[part]()
+        report[part] = {**record.machine(get_torch_device()), "found": found}
         path.write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps({part: report[part]["found"]}, indent=1))
 

@@ -20,7 +20,7 @@ SAID = {
 
 
 def losses(found: dict, path: Path) -> None:
-    """Loss less the shipped model's, in the levels that a part was trained on; thin elsewhere."""
+    """Loss less the shipped model's, per tenth of the timesteps."""
     figure, axis = pyplot().subplots(figsize=(7, 3.4), dpi=90)
     edges = np.array(found["timesteps"])
     middle = (edges[:-1] + edges[1:]) / 2
@@ -72,7 +72,8 @@ def swap(found: dict, folder: Path, path: Path) -> None:
 def transfers(folder: Path, path: Path) -> None:
     """The first picture of the first eight references, unpicked, per way."""
     ways = [None, *styles.TRANSFERS]
-    figure, axes = pyplot().subplots(len(ways), 8, figsize=(9.5, 1.2 * len(ways)), dpi=90)
+    count = min(8, len(list((folder / styles.TRANSFERS[0].name).glob("*.npz"))))
+    figure, axes = pyplot().subplots(len(ways), count, figsize=(0.5 + 1.12 * count, 1.2 * len(ways)), dpi=90)
     for line, way in zip(axes, ways):
         for turn, axis in enumerate(line):
             kept = np.load(folder / (way or styles.TRANSFERS[0]).name / f"{turn * styles.BATCH:04d}.npz")
@@ -80,7 +81,7 @@ def transfers(folder: Path, path: Path) -> None:
             axis.set_xticks([])
             axis.set_yticks([])
         said = way.name if way else "reference"
-        line[0].set_ylabel(said.replace(", ", ",\n").replace(" 2", "\n2").replace(" 6", "\n6"), fontsize=6)
+        line[0].set_ylabel(said.replace(", ", ",\n").replace(" 8", "\n8"), fontsize=6)
     save(figure, path)
 
 

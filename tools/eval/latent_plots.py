@@ -76,7 +76,9 @@ def costs_of(method: Method, count: int, each: float, draw: float) -> list[float
 
 def sheet(folder: Path, report: dict, methods: dict[str, Method], path: Path) -> None:
     """The first prompts, unpicked: a row per method."""
-    figure, axes = pyplot().subplots(len(PICTURED), SHOWN, figsize=(1.45 * SHOWN, 1.5 * len(PICTURED) + 0.5), dpi=90)
+    shown = min(SHOWN, report["prompts"])
+    figure, axes = pyplot().subplots(len(PICTURED), shown, figsize=(1.45 * shown, 1.5 * len(PICTURED) + 0.5), dpi=90,
+                                     squeeze=False)  # fmt: skip
     for line, name in zip(axes, PICTURED):
         for i, axis in enumerate(line):
             file = folder / report["set"] / digest(methods[name]) / f"{i:03d}"

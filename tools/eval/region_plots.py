@@ -53,7 +53,9 @@ def outline(axis: Any, picture: np.ndarray, wanted: layouts.Layout) -> None:
 
 def sheet(studio: Studio, path: Path) -> None:
     """The first layouts of the report set, unpicked: a row per method."""
-    figure, axes = pyplot().subplots(len(COMPARED), SHOWN, figsize=(1.35 * SHOWN, 1.4 * len(COMPARED)), dpi=90)
+    first = studio.file(COMPARED[0], METHODS[COMPARED[0]], "report")
+    shown = sum(first.with_suffix(f".{i}.npy").exists() for i in range(SHOWN))
+    figure, axes = pyplot().subplots(len(COMPARED), shown, figsize=(1.35 * shown, 1.4 * len(COMPARED)), dpi=90)
     for line, name in zip(axes, COMPARED):
         file = studio.file(name, METHODS[name], "report")
         for i, axis in enumerate(line):

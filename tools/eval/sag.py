@@ -256,6 +256,7 @@ def main() -> None:
     studio = Studio(args.out / weights_and_settings())
     full = os.environ.get("PROFILE") == "full" or studio.model.load_device.type == "cuda"
     pictures = args.pictures or (1024 if full else 256)
+    pictures -= pictures % BATCH
     tuning = min(TUNING_PICTURES, pictures)
     best, trials = tune(studio, tuning)
     rows = cells(studio, best)

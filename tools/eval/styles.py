@@ -36,12 +36,10 @@ TRANSFERS = (
     Transfer("no style"),
     Transfer("style's word in the prompt", word=True),
     Transfer("style in the prompt, CFG 4", None),
-    Transfer("Style Guidance 2", 2.0),
-    Transfer("Style Guidance 2 from 0.3", 2.0, 0.3),
-    Transfer("Style Guidance 6 from 0.3", 6.0, 0.3),
+    Transfer("Style Guidance 8", 8.0),
+    Transfer("Style Guidance 8 from 0.3", 8.0, 0.3),
     Transfer("start picture, no style", denoise=0.6),
-    Transfer("start picture, Style Guidance 2", 2.0, denoise=0.6),
-    Transfer("start picture, Style Guidance 6", 6.0, denoise=0.6),
+    Transfer("start picture, Style Guidance 8", 8.0, denoise=0.6),
 )
 
 

@@ -1,8 +1,9 @@
 """The generator with two text encoders and a style vector (eDiff-I in miniature): low-rank changes of the shipped one.
 
 First a small T5 learns to say with its tokens what CLIP A's say of the same words: the generator understands them from
-the start, and what CLIP A's training cost is not spent again. Then T5 and generator are trained together, and
-CLIP, T5 and style are left out each by itself, so that every subset of them can be sampled.
+the start, and what CLIP A's training cost is not spent again. Then T5 and generator are trained together on pictures,
+and CLIP, T5 and style are left out each by itself, so that every subset of them can be sampled. Last they follow the
+shipped generator: it is told a style in words, they are shown another picture in that style and predict the same.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from .data import Dataset
 from .export import training_state
 from .stages import Run, Trainer, averaged, initialise
 from .train_experts import DEMO, base
-from .train_unet import contexts, fit, noise_levels, text_tower
+from .train_unet import BATCH, EMPTY_CAPTIONS, alphas_bar, contexts, encoded_pictures, fit, noise_levels, text_tower
 from .world import STYLES, caption
 
 RANK = 6
-TEACHING = 0.2  # of the stage's minutes
+SHARES = {"t5": 0.1, "pictures": 0.3, "style": 0.6}  # of the stage's minutes
 LEFT_OUT = {"clip": 0.25, "t5": 0.25, "style": 0.35}
+LEFT_OUT_LAST = {"clip": 0.1, "t5": 0.1, "style": 0.1}  # where style is what is learnt
 UNTOLD = 0.85  # of captions with a style vector do not name the style: else nothing is left for the vector to tell
 
 
@@ -163,11 +165,40 @@ def styles(run: Run, data: Dataset) -> np.ndarray:
     return np.load(path)
 
 
+def tell_styles(unet: nn.Module, data: Dataset, vectors: np.ndarray, seed: int, steps: int = 1500) -> float:
+    """The first layers of the style embedding learn to tell the four styles; of its last only four directions are left,
+    in random places, for the generator to learn. -> share of unseen pictures whose style it tells."""
+    first, _, last = unet.label_emb[0]
+    torch.manual_seed(seed)
+    own = torch.tensor([STYLES.index(scene.style) for scene in data.scenes[: len(vectors)]])
+    given = torch.from_numpy(np.asarray(vectors, np.float32))
+    told = nn.Linear(first.out_features, len(STYLES))
+    layers = nn.Sequential(nn.Linear(first.in_features, first.out_features), nn.SiLU(), told)
+    optimiser, unseen = torch.optim.AdamW(layers.parameters(), 1e-3, weight_decay=0.05), len(given) // 20
+    for _ in tqdm(range(steps), desc="styles told", mininterval=5):
+        some = torch.randint(unseen, len(given), (512,))
+        loss = nn.functional.cross_entropy(layers(given[some]), own[some])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        logits = layers(given[:unseen])
+        told_right = float((logits.argmax(1) == own[:unseen]).float().mean())
+        places = nn.init.orthogonal_(torch.empty(last.out_features, len(STYLES)))
+        places *= 0.3 * last.out_features**0.5 / logits.std()  # of a size with the time's embedding
+        first.load_state_dict(layers[0].state_dict())
+        last.weight.copy_(places @ told.weight)
+        last.bias.copy_(places @ told.bias)
+    return told_right
+
+
 def train(run: Run, data: Dataset) -> None:
-    teacher = replace(run, name="t5", minutes=run.minutes * TEACHING, shipped=None)
-    teach(teacher, data)
+    def part(name: str, share: str) -> Run:
+        return replace(run, name=name, minutes=run.minutes * SHARES[share], shipped=None, started=time.monotonic())
+
+    teach(part("t5", "t5"), data)
     text = build_t5(run.seed + 8)
-    text.load_state_dict({k.removeprefix("text."): v for k, v in averaged(teacher, "t5").items()})
+    text.load_state_dict({k.removeprefix("text."): v for k, v in averaged(run, "t5").items()})
     tower, vectors = shipped_tower(run), styles(run, data)
     text.to(run.device)
 
@@ -181,8 +212,61 @@ def train(run: Run, data: Dataset) -> None:
         return {"context": torch.cat(both, dim=1), "y": style}
 
     modules = nn.ModuleDict({"unet": build(run.seed + 9), "text": text})
-    share = replace(run, minutes=run.minutes * (1 - TEACHING), shipped=None, started=time.monotonic())
-    fit(share, data, modules, noise_levels, ema=0.99, condition=condition)
+    fit(part("dual_pictures", "pictures"), data, modules, noise_levels, ema=0.99, condition=condition)
+    modules.load_state_dict(averaged(run, "dual_pictures"))
+    tell_styles(modules["unet"], data, vectors, run.seed + 10)
+    follow(part("dual", "style"), data, modules, tower, vectors)
+
+
+def follow(run: Run, data: Dataset, modules: nn.ModuleDict, tower: nn.ModuleDict, vectors: np.ndarray) -> None:
+    """Predict what the shipped generator does when it is told the style, shown a picture of that style instead.
+
+    The picture is another one and its objects are others, so only its style helps; half of the noisy pictures have
+    another style than the one asked for, as those in the middle of sampling do.
+    """
+    from fovea.models import shapesworld
+
+    teacher = shapesworld.unet()
+    teacher.load_state_dict(base())
+    teacher.to(run.device).eval().requires_grad_(False)
+    trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=0.99)
+    latents, scale, shares = encoded_pictures(run, data)
+    own = np.array([STYLES.index(scene.style) for scene in data.scenes[: len(latents)]])
+    of_style = [np.flatnonzero(own == k) for k in range(len(STYLES))]
+    abar, rng = alphas_bar(run.device), np.random.default_rng(run.seed + 82 + trainer.step)
+    for step in trainer.steps():
+        index = rng.choice(len(latents), size=BATCH, p=shares)
+        asked = np.where(rng.random(BATCH) < 0.5, own[index], rng.integers(len(STYLES), size=BATCH))
+        kept = {name: rng.random(BATCH) >= share for name, share in LEFT_OUT_LAST.items()}
+        kept["text"] = (kept["clip"] | kept["t5"]) & (rng.random(BATCH) >= EMPTY_CAPTIONS)
+        shown = kept["style"] & kept["text"]
+        captions = [caption(data.scenes[i], rng) for i in index]
+        plain = [STYLE_WORDS.sub("", text) if keep else "" for text, keep in zip(captions, kept["text"])]
+        named = [f"{text}, {STYLES[k]} style" if text else "" for text, k in zip(plain, asked)]
+        told = rng.random(BATCH) < np.where(shown, 1 - UNTOLD, 0.5)
+        said = [name if tell else text for text, name, tell in zip(plain, named, told)]
+        taught = [name if tell or show else text for text, name, tell, show in zip(plain, named, told, shown)]
+        references = np.array([rng.choice(of_style[k]) for k in asked])
+        style = torch.from_numpy(vectors[references].astype(np.float32) * shown[:, None]).to(run.device)
+        x0 = torch.from_numpy(np.stack([latents[i] for i in index])).to(run.device).float() * scale
+        t = noise_levels(BATCH).to(run.device)
+        a = abar[t].view(-1, 1, 1, 1)
+        noisy = a.sqrt() * x0 + (1 - a).sqrt() * torch.randn_like(x0)
+        read = {name: [text if keep else "" for text, keep in zip(said, kept[name])] for name in ("clip", "t5")}
+        with torch.no_grad(), torch.autocast(run.device.type, torch.bfloat16):
+            target = teacher(noisy, t, context=contexts(tower, taught, run.device)).float()
+        with torch.autocast(run.device.type, torch.bfloat16):
+            words_of_t5 = modules["text"](t5_rows(read["t5"], run.device))
+            context = torch.cat([contexts(tower, read["clip"], run.device), words_of_t5], dim=1)
+            out = modules["unet"](noisy, t, context=context, y=style)
+        off = (out.float() - target).square().mean((1, 2, 3))
+        trainer.backward(off.mean())
+        if step % 50 == 0:
+            with torch.no_grad(), torch.autocast(run.device.type, torch.bfloat16):
+                blind = modules["unet"](noisy, t, context=context, y=torch.zeros_like(style))
+            alone = torch.from_numpy(shown & ~told).to(run.device)
+            unseen = (blind.float() - target).square().mean((1, 2, 3))[alone].mean()
+            run.log(step=step, loss=round(off.mean().item(), 5), to_blind=round((off[alone].mean() / unseen).item(), 3))
 
 
 def change(work: Path) -> dict[str, Tensor]:

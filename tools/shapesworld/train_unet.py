@@ -129,28 +129,33 @@ def read_by(tower: nn.ModuleDict, device: torch.device) -> Condition:
     return lambda captions, _index, _rng: {"context": contexts(tower, captions, device)}
 
 
+def encoded_pictures(run: Run, data: Dataset) -> tuple[np.ndarray, float, np.ndarray]:
+    """Latents [n, 4, 32, 32] of the first pictures, what they are multiplied with, and how often each is drawn [n]."""
+    if not (run.work / "latents.npy").exists():
+        raise SystemExit(f"stage {run.name} needs encoded pictures: --stage latents first (with --continue-shipped)")
+    facts = json.loads((run.work / "latents.json").read_text())
+    latents = np.load(run.work / "latents.npy", mmap_mode="r")
+    shares = np.array([SHARES[len(scene.things)] for scene in data.scenes[: len(latents)]])
+    return latents, facts["scale_factor"], shares / shares.sum()
+
+
 def fit(
     run: Run, data: Dataset, modules: nn.ModuleDict, levels: Callable[[int], Tensor], ema: float,
     condition: Condition | None = None,
 ) -> None:  # fmt: skip
     """Train modules["unet"], and what else of them needs gradients. levels: timesteps [n] for a batch of n. condition:
     what the generator is given for captions and pictures of these numbers; CLIP A's tokens if there is none."""
-    if not (run.work / "latents.npy").exists():
-        raise SystemExit(f"stage {run.name} needs encoded pictures: --stage latents first (with --continue-shipped)")
-    facts = json.loads((run.work / "latents.json").read_text())
-    latents = np.load(run.work / "latents.npy", mmap_mode="r")
+    latents, scale, shares = encoded_pictures(run, data)
     condition = condition or read_by(text_tower(run), run.device)
     trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=ema, weight_decay=0.01)
     forward = torch.compile(modules["unet"]) if run.compiled else modules["unet"]
     abar = alphas_bar(run.device)
     rng = np.random.default_rng(run.seed + 41 + trainer.step)
-    shares = np.array([SHARES[len(scene.things)] for scene in data.scenes[: len(latents)]])
-    shares /= shares.sum()
     average = None
     for step in trainer.steps():
         index = rng.choice(len(latents), size=BATCH, p=shares)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else caption(data.scenes[i], rng) for i in index]
-        x0 = torch.from_numpy(np.stack([latents[i] for i in index])).to(run.device).float() * facts["scale_factor"]
+        x0 = torch.from_numpy(np.stack([latents[i] for i in index])).to(run.device).float() * scale
         t = levels(BATCH).to(run.device)
         a = abar[t].view(-1, 1, 1, 1)
         noise = torch.randn_like(x0)

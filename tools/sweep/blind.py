@@ -63,7 +63,7 @@ class Ballot:
         if choice not in CHOICES or not isinstance(number, int) or not 0 <= number < len(self.pairs):
             raise ValueError("no such pair or choice")
         pair = self.pairs[number]
-        winner = None if choice == "equal" else pair["arms"][CHOICES.index(choice)]
+        winner = None if choice == "equal" else pair["files"][CHOICES.index(choice)]  # names of settings may change
         told = {"pair": self.identity(number), "prompt": pair["prompt"], "arms": pair["arms"], "winner": winner}
         with self.lock, self.votes_file.open("a", encoding="utf-8") as file:
             if number in self.waiting():
@@ -72,7 +72,9 @@ class Ballot:
     def result(self) -> dict[str, Any]:
         """Wins of the first arm among decided votes, with Wilson's 95 % interval."""
         votes = self.votes()
-        wins, losses = (sum(vote["winner"] == name for vote in votes) for name in self.names)
+        of_arm = [{file for pair in self.pairs for arm, file in zip(pair["arms"], pair["files"]) if arm == name}
+                  for name in self.names]  # fmt: skip
+        wins, losses = (sum(vote["winner"] in files for vote in votes) for files in of_arm)
         return {"arms": self.names, "wins": wins, "losses": losses, "equal": len(votes) - wins - losses,
                 "win_rate": wilson(wins, wins + losses)}  # fmt: skip
 

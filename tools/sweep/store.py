@@ -44,13 +44,11 @@ class Store:
         """Write beside, then rename: a job that two workers did is kept once."""
         part = self.folder / f".part-{uuid.uuid4().hex}"
         part.mkdir()
-        names: dict[str, list[str]] = {}
-        for number, (output, pictures) in enumerate(result.pictures.items()):
-            names[output] = [f"{number}_{i}.png" for i in range(len(pictures))]
-            for name, content in zip(names[output], pictures):
-                (part / name).write_bytes(content)
-        told = {**job.told(), "pictures": names, "scores": result.scores, "seconds": round(result.seconds, 3)}
-        (part / "job.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        try:
+            self._write(part, job, result)
+        except OSError:  # a full disk, say
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         target = self.folder / job.key
         if target.exists() and not self.done(job):  # half of a result, by whatever accident
             shutil.rmtree(target)
@@ -60,6 +58,16 @@ class Store:
             if not self.done(job):
                 raise
             shutil.rmtree(part, ignore_errors=True)  # somebody was first
+
+    @staticmethod
+    def _write(part: Path, job: Job, result: Result) -> None:
+        names: dict[str, list[str]] = {}
+        for number, (output, pictures) in enumerate(result.pictures.items()):
+            names[output] = [f"{number}_{i}.png" for i in range(len(pictures))]
+            for name, content in zip(names[output], pictures):
+                (part / name).write_bytes(content)
+        told = {**job.told(), "pictures": names, "scores": result.scores, "seconds": round(result.seconds, 3)}
+        (part / "job.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def read(self, job: Job) -> dict[str, Any]:
         return json.loads((self.folder / job.key / "job.json").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ from .jobs import SCORE, Job
 from .store import Result, Store
 
 TRIES, STARTS = 3, 2  # of a job; of a worker that never came up, in a row
+MACHINE = re.sub(r"\W", "_", platform.node())
 LOST = (OSError, TimeoutError, requests.RequestException, websocket.WebSocketException)
 
 
@@ -43,7 +45,10 @@ class Worker:
         try:
             if address is None:
                 clear()
-                prefix = f"sweep-{os.getpid()}-"
+                HOST_FOLDER.mkdir(exist_ok=True)
+                if models is not None and not Path(models).is_dir():
+                    raise SetupError(f"--models {models} is no folder.")
+                prefix = f"sweep-{os.getpid()}-{MACHINE}-"
                 base = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=HOST_FOLDER)))
                 if models is not None:
                     (base / "models").symlink_to(Path(models).resolve(), target_is_directory=True)
@@ -55,7 +60,8 @@ class Worker:
             raise RuntimeError(str(why)) from None
         except (*LOST, ValueError) as why:
             self.stack.close()
-            raise RuntimeError(f"no ComfyUI answers at {address}: {why}") from None
+            there = f" at {address}" if address else ""
+            raise RuntimeError(f"no ComfyUI answers{there}: {why}") from None
 
     def ready(self) -> bool:
         return True
@@ -71,6 +77,8 @@ class Worker:
         pictures = {
             name: [self.client.image(image) for image in run.images(node)] for node, name in job.plan.outputs.items()
         }
+        if empty := [name for name, found in pictures.items() if not found]:
+            raise JobFailed(f"the server told of no picture of {empty[0]!r}")
         return Result(pictures, scores(job, run.outputs), run.seconds)
 
     def close(self) -> None:
@@ -78,8 +86,8 @@ class Worker:
 
 
 def clear() -> None:
-    """Remove folders of workers that were killed."""
-    for left in HOST_FOLDER.glob("sweep-*-*"):
+    """Remove folders of workers of this machine that were killed; others may share the folder."""
+    for left in HOST_FOLDER.glob(f"sweep-*-{MACHINE}-*"):
         if not psutil.pid_exists(int(left.name.split("-")[1])):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -109,13 +117,15 @@ def alone(
                 except RuntimeError as why:
                     raise SetupError(str(why)) from None
             try:
-                store.commit(job, worker.do(job))
+                result = worker.do(job)
             except JobFailed as why:
                 failed[job.key] = str(why)
             except LOST as why:  # the next job gets a new server, this one has had its chance
                 failed[job.key] = f"the server was lost: {why}"
                 worker.close()
                 worker = None
+            else:
+                store.commit(job, result)
     finally:
         if worker is not None:
             worker.close()
@@ -141,12 +151,13 @@ def on_ray(
              num_cpus=None if address else max(workers, 1), ignore_reinit_error=True,
              runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})  # fmt: skip
     if gpus is None:
-        gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
+        there = ray.cluster_resources().get("GPU", 0)
+        gpus = 1 / math.ceil(workers / there) if there else 0  # a share must fit on one
     crew = _Crew(ray, ray.remote(num_cpus=1, num_gpus=gpus)(Worker), models, list(jobs), failed)
     bar = tqdm(total=len(jobs), desc=f"sweep on {workers} workers", mininterval=2)
     try:
         crew.hire(min(workers, len(jobs)))
-        while crew.busy:
+        while crew.at_work():
             done = crew.next()
             if done is not None:
                 job, result = done
@@ -175,6 +186,10 @@ class _Crew:
             actor = self.kind.remote(None, self.models)
             self.actors.append(actor)
             self.busy[actor.ready.remote()] = (actor, None)
+
+    def at_work(self) -> bool:
+        """Whether a job is left. Actors that never find a place are no reason to wait."""
+        return bool(self.waiting) or any(job is not None for _, job in self.busy.values())
 
     def give(self, actor: Any) -> None:
         if self.waiting:
@@ -219,7 +234,11 @@ class _Crew:
             self.hire()
 
     def dismiss(self) -> None:
+        starting = {actor for actor, job in self.busy.values() if job is None}
         for actor in self.actors:
+            if actor in starting:
+                self.ray.kill(actor)
+                continue
             with contextlib.suppress(self.ray.exceptions.RayError):
                 self.ray.get(actor.close.remote(), timeout=30)
             self.ray.kill(actor)
