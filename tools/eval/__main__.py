@@ -15,11 +15,11 @@ from ..suite import Step
 
 STEPS = [
     Step("tools.shapesworld.evaluate", "--out {out}/eval", "--prompts 16"),
-    Step("tools.eval.sag", "--out {out}/eval/sag", "--pictures 16"),
-    Step("tools.eval.regions", "--set tune --out {out}/eval/regions", "--layouts 6"),
-    Step("tools.eval.regions", "--set report --out {out}/eval/regions", "--layouts 6"),
+    Step("tools.eval.sag", "--out {out}/eval/sag", "--pictures 8"),
+    Step("tools.eval.regions", "--set tune --out {out}/eval/regions", "--layouts 3 --only paper"),
+    Step("tools.eval.regions", "--set report --out {out}/eval/regions", "--layouts 3"),
     Step("tools.eval.region_plots", "--out {out}/eval/regions --images {images}"),
-    Step("tools.eval.latents", "--out {out}/eval/latents", "--prompts 2"),
+    Step("tools.eval.latents", "--out {out}/eval/latents", "--prompts 2 --only DOODL"),
     Step("tools.eval.latent_lines", "--out {out}/eval/latents", "--prompts 2"),
     Step("tools.eval.latent_plots", "--out {out}/eval/latents --images {images}"),
     Step("tools.eval.ediffi", "--out {out}/eval/ediffi", "--pictures 32"),

@@ -48,9 +48,8 @@ def curves(folder: Path, report: dict, methods: dict[str, Method], path: Path) -
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.5, 3.4), dpi=90)
     grid = np.linspace(0, 1, 101)
-    for name in CURVED:
-        method = methods[name]
-        if method.weight:
+    for name, method in methods.items():
+        if name not in CURVED or method.weight:
             continue
         lines = []
         for i in range(report["prompts"]):
@@ -76,16 +75,16 @@ def costs_of(method: Method, count: int, each: float, draw: float) -> list[float
 
 def sheet(folder: Path, report: dict, methods: dict[str, Method], path: Path) -> None:
     """The first prompts, unpicked: a row per method."""
-    shown = min(SHOWN, report["prompts"])
-    figure, axes = pyplot().subplots(len(PICTURED), shown, figsize=(1.45 * shown, 1.5 * len(PICTURED) + 0.5), dpi=90,
+    shown, pictured = min(SHOWN, report["prompts"]), [name for name in PICTURED if name in methods]
+    figure, axes = pyplot().subplots(len(pictured), shown, figsize=(1.45 * shown, 1.5 * len(pictured) + 0.5), dpi=90,
                                      squeeze=False)  # fmt: skip
-    for line, name in zip(axes, PICTURED):
+    for line, name in zip(axes, pictured):
         for i, axis in enumerate(line):
             file = folder / report["set"] / digest(methods[name]) / f"{i:03d}"
             axis.imshow(np.load(file.with_suffix(".npy")))
             axis.set_xticks([])
             axis.set_yticks([])
-            if name == PICTURED[0]:
+            if name == pictured[0]:
                 text = json.loads(file.with_suffix(".json").read_text())["text"]
                 axis.set_title("\n".join(textwrap.wrap(text, 26)), fontsize=5)
         line[0].set_ylabel(name, fontsize=7)
@@ -98,7 +97,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=IMAGES)
     args = parser.parse_args()
     report = json.loads((args.out / "report.json").read_text())
-    methods, folder = settled(report["trials"]), args.out / weights()
+    methods = settled(report["trials"], list(report["table"]))
+    folder = args.out / weights()
     scores(report, args.images / "latents_scores.png")
     curves(folder, report, methods, args.images / "latents_curves.png")
     sheet(folder, report, methods, args.images / "latents_methods.png")

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,11 +85,11 @@ def weights() -> str:
     return record.weights_and((STEPS, CFG))
 
 
-def timed(studio: Studio) -> dict[str, Any]:
+def timed(studio: Studio, only: Collection[str] = ()) -> dict[str, Any]:
     """How many trials every method has: from what draws and updates of every kind take, in turns, on other prompts."""
     path = studio.folder / f"trials {digest(METHODS[REFERENCE])}.json"
     known = json.loads(path.read_text()) if path.exists() else {"trials": {}, "seconds": {}}
-    names = [name for name, method in METHODS.items() if method.timed and name not in known["trials"]]
+    names = [name for name, method in chosen(only).items() if method.timed and name not in known["trials"]]
     if not names:
         return known
     taken: dict[str, list[float]] = {name: [] for name in (REFERENCE, *names)}
@@ -117,11 +118,17 @@ def timed(studio: Studio) -> dict[str, Any]:
     return known
 
 
-def settled(trials: dict[str, int]) -> dict[str, Method]:
-    return {name: method.filled(trials[name]) if method.timed else method for name, method in METHODS.items()}
+def chosen(only: Collection[str]) -> dict[str, Method]:
+    """Of these names, and what they are compared with; all if there are none."""
+    return {name: method for name, method in METHODS.items() if not only or name in (*only, *BASELINES)}
 
 
-def work(folder: Path, which: str, trials: dict[str, int], indices: list[int]) -> None:
+def settled(trials: dict[str, int], only: Collection[str] = ()) -> dict[str, Method]:
+    """The methods with as many trials as their time allows."""
+    return {name: method.filled(trials[name]) if method.timed else method for name, method in chosen(only).items()}
+
+
+def work(folder: Path, which: str, trials: dict[str, int], only: list[str], indices: list[int]) -> None:
     """What a process does: all methods, prompt by prompt, so that a busy machine hits all alike."""
     os.environ["OMP_NUM_THREADS"] = "1"
     load_packages()
@@ -129,7 +136,7 @@ def work(folder: Path, which: str, trials: dict[str, int], indices: list[int]) -
     torch.set_grad_enabled(False)
     studio = Studio(folder)
     for index in tqdm(indices, desc=which, mininterval=20):
-        for method in settled(trials).values():
+        for method in settled(trials, only).values():
             studio.row(method, which, index)
 
 
@@ -154,6 +161,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=list(FIRST_SEED), default="report")
     parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--only", nargs="+", default=[], choices=list(METHODS), metavar="METHOD",
+                        help="these, and what they are compared with")
     parser.add_argument("--processes", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
@@ -161,17 +170,16 @@ def main() -> None:
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     studio = Studio(args.out / weights())
-    time_given = timed(studio)
+    time_given = timed(studio, args.only)
     shares = [list(range(args.prompts))[i :: args.processes] for i in range(args.processes)]
     context = multiprocessing.get_context("spawn")
-    started = [
-        context.Process(target=work, args=(studio.folder, args.set, time_given["trials"], share)) for share in shares
-    ]
+    given = (studio.folder, args.set, time_given["trials"], args.only)
+    started = [context.Process(target=work, args=(*given, share)) for share in shares]
     for process in started:
         process.start()
     for process in started:
         process.join()
-    methods = settled(time_given["trials"])
+    methods = settled(time_given["trials"], args.only)
     rows = {name: [studio.row(m, args.set, i) for i in range(args.prompts)] for name, m in methods.items()}
     report = {
         "commit": record.commit(), "set": args.set, "prompts": args.prompts, "steps": STEPS, "cfg": CFG,
