@@ -22,7 +22,7 @@ STEPS = [
     Step("tools.eval.latents", "--out {out}/eval/latents", "--prompts 2 --only DOODL"),
     Step("tools.eval.latent_lines", "--out {out}/eval/latents", "--prompts 2"),
     Step("tools.eval.latent_plots", "--out {out}/eval/latents --images {images}"),
-    Step("tools.eval.ediffi", "--out {out}/eval/ediffi", "--pictures 32"),
+    Step("tools.eval.ediffi", "--out {out}/eval/ediffi", "--pictures 32 --only encoders prompt_swap"),
     Step("tools.eval.ediffi_plots", "--out {out}/eval/ediffi --images {images}"),
 ]
 
