@@ -33,25 +33,20 @@ def pixels(client: Client, run: Run) -> str:
     return soak.pixels(client, run)
 
 
-def forget(client: Client) -> None:
-    """Have the server throw away models and results: the next run begins with loading."""
-    client.post("/free", {"unload_models": True, "free_memory": True}).raise_for_status()
-
-
 @pytest.mark.parametrize("name", ["sag_off_on", "regions", "optimize", "experts", "style"])
 def test_a_cancel_at_any_moment_leaves_nothing_behind(name: str, client: Client) -> None:
     plain = short(DEMO["base"], 5)
     expected = pixels(client, client.run(plain))
     ends = set()
     for number, moment in enumerate(MOMENTS):
-        forget(client)
+        client.forget()
         timer = threading.Timer(moment, client.interrupt)
         timer.start()
         run = client.run(short(DEMO[name], 100 + number))
         timer.join()
         ends.add(run.status)
         assert run.status in ("success", "interrupted"), run.explain()
-        forget(client)
+        client.forget()
         assert pixels(client, client.run(plain)) == expected, f"after a cancel at {moment} s"
     assert "interrupted" in ends, "nothing was cancelled, so nothing was tested"
 

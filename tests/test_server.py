@@ -120,7 +120,7 @@ def test_same_seed_same_pictures(client: Client, demo_model: Path) -> None:
         run = client.run(graph)
         assert "sample_base" not in run.cached
         results.append([picture(client, image).tobytes() for image in run.images("save_base")])
-        client.post("/free", {"free_memory": True, "unload_models": True}).raise_for_status()
+        client.forget()
         settle(client)
     assert results[0] == results[1] and results[0]
 

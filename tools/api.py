@@ -16,6 +16,8 @@ import websocket
 from .graph import Graph
 
 Progress = Callable[[str, int, int], None]  # node id, steps done, steps in all
+# What calls raise when the server is gone or does not answer.
+LOST = (OSError, TimeoutError, requests.RequestException, websocket.WebSocketException)
 FINAL = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
 
 
@@ -90,6 +92,10 @@ class Client:
 
     def interrupt(self) -> None:
         self.post("/interrupt", {}).raise_for_status()
+
+    def forget(self) -> None:
+        """Have the server throw away models and results: the next run begins with loading."""
+        self.post("/free", {"unload_models": True, "free_memory": True}).raise_for_status()
 
     def drop(self, prompt_id: str) -> None:
         """Take a prompt out of the queue, or interrupt it where it runs."""

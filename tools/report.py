@@ -232,16 +232,16 @@ def reports(results: Path) -> dict[str, dict[str, Path]]:
 
 def gathered(facts: dict, results: Path) -> dict:
     """The facts with what was measured since; also written as one report of quality and one of speed."""
-    facts = dict(facts)
+    measured: dict[str, dict] = {}
     for kind, files in reports(results).items():
-        found = suite.joined(files)
+        found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
         if found:
             (results / kind / "report.json").write_text(json.dumps(found, indent=1) + "\n")
-        found.get("generator", {}).pop("rows", None)  # every single picture
-        # What needs weights that do not ship is measured where they are, and stays.
-        found["ediffi"] = {**facts.get("ediffi", {}), **found.get("ediffi", {})}
-        facts.update({name: report for name, report in found.items() if report})
-    return facts
+        measured |= found
+    measured.get("generator", {}).pop("rows", None)  # every single picture
+    if "ediffi" in measured:  # what needs weights that do not ship is measured where they are, and stays
+        measured["ediffi"] = {**facts.get("ediffi", {}), **measured["ediffi"]}
+    return {**facts, **measured}
 
 
 def main() -> None:

@@ -27,10 +27,9 @@ from tqdm import tqdm
 from . import graph as graphs
 from . import record
 from . import workflow as ui
-from .api import Client, Refused, Run
+from .api import LOST, Client, Refused, Run
 from .host import HOST_FOLDER, ROOT
 from .server import running
-from .sweep.work import LOST
 
 FOLDER = ROOT / "output" / "soak"
 # Enough that everything happens once; a switch of models needs two steps.
@@ -115,7 +114,7 @@ class Soak:
             self.run(name, short(every[name], 2 + self.asked))
             bar.update()
         with contextlib.suppress(*LOST):
-            self.client.post("/free", {"unload_models": True, "free_memory": True})  # nothing may come from a cache
+            self.client.forget()  # nothing may come from a cache
         last = {name: self.run(name, short(graph, 1)) for name, graph in every.items()}
         bar.close()
         changed = [name for name in every if first[name] != last[name]]

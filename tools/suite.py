@@ -1,8 +1,7 @@
-"""Runs measurements one after the other, each in its own process, and joins their reports."""
+"""Runs measurements one after the other, each in its own process, and then writes the results page."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from .host import ROOT
 from .server import LIBC, die_with_parent
 
 RESULTS, DOCS = ROOT / "output", ROOT / "docs"
+QUICK = RESULTS / "quick"
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class Step:
         return [sys.executable, "-m", self.module, *(word.format(**places) for word in words)]
 
 
+def measure(steps: list[Step], quick: bool) -> int:
+    """Steps and the page; quick: into output/quick/, and docs/ stays as it is. -> how many failed."""
+    page = Step("tools.report", "--results {out} --docs {docs}")
+    out, docs = (QUICK, QUICK / "docs") if quick else (RESULTS, DOCS)
+    return run([*steps, page], out, docs, quick)
+
+
 def run(steps: list[Step], out: Path, docs: Path, quick: bool) -> int:
     """All steps to the end, whatever becomes of one. -> how many failed."""
     (docs / "images").mkdir(parents=True, exist_ok=True)
@@ -45,8 +52,3 @@ def run(steps: list[Step], out: Path, docs: Path, quick: bool) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}")
     return len(failed)
-
-
-def joined(files: dict[str, Path]) -> dict[str, dict]:
-    """Name -> report, of those that are there."""
-    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}

@@ -24,10 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the demo model alone; docs/ stays as it is")
     args = parser.parse_args()
-    out = suite.RESULTS / "quick" if args.quick else suite.RESULTS
-    docs = out / "docs" if args.quick else suite.DOCS
-    page = Step("tools.report", "--results {out} --docs {docs}")
-    return suite.run([*STEPS, page], out, docs, args.quick)
+    return suite.measure(STEPS, args.quick)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a handful of pictures each; docs/ stays as it is")
     parser.add_argument("--only", nargs="+", default=[], help="parts of modules' names, for instance region latent")
     args = parser.parse_args()
-    out = suite.RESULTS / "quick" if args.quick else suite.RESULTS
-    docs = out / "docs" if args.quick else suite.DOCS
     steps = [step for step in STEPS if not args.only or any(part in step.module for part in args.only)]
     if not steps:
         parser.error(f"no step has {' or '.join(args.only)} in its name: {', '.join(step.module for step in STEPS)}")
-    page = Step("tools.report", "--results {out} --docs {docs}")
-    return suite.run([*steps, page], out, docs, args.quick)
+    return suite.measure(steps, args.quick)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +74,16 @@ def bootstrap(statistic: Callable[[Array], float], count: int, draws: int = 200,
 def mean_interval(values: Array) -> tuple[float, float, float]:
     """Mean of independent samples [n] and its 95 % interval."""
     return float(values.mean()), *bootstrap(lambda i: float(values[i].mean()), len(values))
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Array]:
+    """Arrays that are made once: those of the .npz file, which is there whole or not at all."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made, temporary = make(), path.with_suffix(".tmp.npz")
+        np.savez(temporary, **made)
+        temporary.replace(path)
+    return dict(np.load(path))
 
 
 def rounded(values: Sequence[float], digits: int = 4) -> list[float]:

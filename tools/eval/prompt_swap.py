@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,8 @@ def table(folder: Path, count: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for start in tqdm(range(0, count, BATCH), desc="prompt swap"):
-        path = folder / f"{start:04d}.npz"
-        if not path.exists():
-            temporary = path.with_suffix(".tmp.npz")
-            made: dict[str, Any] = _batch(model, clip, vae, reader, start)
-            np.savez(temporary, **made)
-            temporary.replace(path)
-        found.append(dict(np.load(path)))
+        make = partial(_batch, model, clip, vae, reader, start)
+        found.append(metrics.kept(folder / f"{start:04d}.npz", make))
     whole = {key: np.concatenate([part[key] for part in found], axis=1) for key in ("first", "second", "far")}
     return {
         "steps": STEPS, "swaps": list(SWAPS), "n": count,

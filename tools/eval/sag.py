@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -98,18 +99,14 @@ class Studio:
 
     def run(self, cell: Sampled, which: str, count: int) -> dict[str, np.ndarray]:
         """Sample a cell on a set ("tune", "report") or read what is there: features [n, d], right [n], certain [n]."""
-        folder = self.folder / which / cell.name
-        folder.mkdir(parents=True, exist_ok=True)
-        patched = cell.patch(self.model)
+        folder, patched = self.folder / which / cell.name, cell.patch(self.model)
         parts = []
         for start in tqdm(range(0, count, BATCH), desc=f"{which} {cell.name}", mininterval=5):
-            path = folder / f"{start:04d}.npz"
-            if not path.exists():
-                self._batch(cell, patched, which, start, path)
-            parts.append(dict(np.load(path)))
+            make = partial(self._batch, cell, patched, which, start)
+            parts.append(metrics.kept(folder / f"{start:04d}.npz", make))
         return {key: np.concatenate([part[key] for part in parts]) for key in ("features", "right", "certain")}
 
-    def _batch(self, cell: Sampled, patched: Any, which: str, start: int, path: Path) -> None:
+    def _batch(self, cell: Sampled, patched: Any, which: str, start: int) -> dict[str, Any]:
         from ..shapesworld import judge, sets
         from ..shapesworld.evaluate import encoded, sample_encoded
         from ..shapesworld.world import caption
@@ -125,10 +122,8 @@ class Studio:
         certain = self.reader(small)[0].softmax(1).amax(1).mean((1, 2)).numpy()
         right = [judge.score(scene, reading)["all_right"] for scene, reading in zip(scenes, readings)]
         kept = (pictures[: max(0, SHOWN - start)] * 255).round().byte().numpy()
-        temporary = path.with_suffix(".tmp.npz")
         found = {"features": self.features(pictures), "right": np.array(right), "certain": certain, "shown": kept}
-        np.savez(temporary, **found, seconds=time.monotonic() - started)
-        temporary.replace(path)
+        return {**found, "seconds": time.monotonic() - started}
 
     def seconds(self) -> float:
         """What all pictures took, those of earlier runs included."""

@@ -7,6 +7,7 @@ trained apart (`--stage style`) judges the style, the reader the content. Prompt
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,7 @@ class Studio:
         """style [n]: the style of the reference is there; right [n], share [n]: what the prompt says is there."""
         parts = []
         for start in tqdm(range(0, count, BATCH), desc=way.name, mininterval=5):
-            path = self.folder / way.name / f"{start:04d}.npz"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                found: dict[str, Any] = self.batch(way, start)
-                temporary = path.with_suffix(".tmp.npz")
-                np.savez(temporary, **found)
-                temporary.replace(path)
-            parts.append(dict(np.load(path)))
+            parts.append(metrics.kept(self.folder / way.name / f"{start:04d}.npz", partial(self.batch, way, start)))
         return {key: np.concatenate([part[key] for part in parts]) for key in ("style", "right", "share")}
 
     def batch(self, way: Transfer, start: int) -> dict[str, np.ndarray]:

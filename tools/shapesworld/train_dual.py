@@ -24,7 +24,17 @@ from .data import Dataset
 from .export import training_state
 from .stages import Run, Trainer, averaged, initialise
 from .train_experts import DEMO, base
-from .train_unet import BATCH, EMPTY_CAPTIONS, alphas_bar, contexts, encoded_pictures, fit, noise_levels, text_tower
+from .train_unet import (
+    BATCH,
+    EMPTY_CAPTIONS,
+    alphas_bar,
+    clean,
+    contexts,
+    encoded_pictures,
+    fit,
+    noise_levels,
+    text_tower,
+)
 from .world import STYLES, caption
 
 RANK = 6
@@ -248,7 +258,7 @@ def follow(run: Run, data: Dataset, modules: nn.ModuleDict, tower: nn.ModuleDict
         taught = [name if tell or show else text for text, name, tell, show in zip(plain, named, told, shown)]
         references = np.array([rng.choice(of_style[k]) for k in asked])
         style = torch.from_numpy(vectors[references].astype(np.float32) * shown[:, None]).to(run.device)
-        x0 = torch.from_numpy(np.stack([latents[i] for i in index])).to(run.device).float() * scale
+        x0 = clean(latents, index, run.device) * scale
         t = noise_levels(BATCH).to(run.device)
         a = abar[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * x0 + (1 - a).sqrt() * torch.randn_like(x0)

@@ -139,6 +139,11 @@ def encoded_pictures(run: Run, data: Dataset) -> tuple[np.ndarray, float, np.nda
     return latents, facts["scale_factor"], shares / shares.sum()
 
 
+def clean(latents: np.ndarray, index: np.ndarray, device: torch.device) -> Tensor:
+    """A batch of latents, read from the disk one by one."""
+    return torch.from_numpy(np.stack([latents[i] for i in index])).to(device).float()
+
+
 def fit(
     run: Run, data: Dataset, modules: nn.ModuleDict, levels: Callable[[int], Tensor], ema: float,
     condition: Condition | None = None,
@@ -155,7 +160,7 @@ def fit(
     for step in trainer.steps():
         index = rng.choice(len(latents), size=BATCH, p=shares)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else caption(data.scenes[i], rng) for i in index]
-        x0 = torch.from_numpy(np.stack([latents[i] for i in index])).to(run.device).float() * scale
+        x0 = clean(latents, index, run.device) * scale
         t = levels(BATCH).to(run.device)
         a = abar[t].view(-1, 1, 1, 1)
         noise = torch.randn_like(x0)

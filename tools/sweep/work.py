@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import requests
-import websocket
 from tqdm import tqdm
 
-from ..api import Client, Refused
+from ..api import LOST, Client, Refused
 from ..errors import SetupError
 from ..host import HOST_FOLDER, ROOT
 from ..server import running
@@ -30,7 +28,6 @@ from .store import Result, Store
 
 TRIES, STARTS = 3, 2  # of a job; of a worker that never came up, in a row
 MACHINE = re.sub(r"\W", "_", platform.node())
-LOST = (OSError, TimeoutError, requests.RequestException, websocket.WebSocketException)
 
 
 class JobFailed(RuntimeError):
