@@ -11,17 +11,27 @@ from typing import Any
 import torch
 
 from .host import ROOT
-from .shapesworld.export import PARTS
+from .shapesworld.export import CHANGES, PARTS
 
 
 def commit() -> str:
     return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Of a benchmark: commit, device, threads, torch."""
+def source(*more: str) -> dict[str, str]:
+    """Of every measurement: the commit, and a hash of the demo's weights that it used (more: as in weights_and)."""
+    return {"commit": commit(), "weights": weights_and((), more)}
+
+
+def shipped() -> list[str]:
+    """The hashes of now: a measurement with another one is of weights that do not ship any more."""
+    return [weights_and((), more) for more in ((), *CHANGES.values())]
+
+
+def machine(device: torch.device, *more: str) -> dict[str, Any]:
+    """Of a benchmark: its source, device, threads, torch."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"commit": commit(), "device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {**source(*more), "device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def weights_and(settings: tuple, more: tuple[str, ...] = ()) -> str:

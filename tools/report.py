@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from . import suite
+from . import record, suite
 from .pack import load_packages
 from .report_ediffi import ediffi_section
 from .report_latents import latents_bench_section, latents_section, lines_section
@@ -17,6 +17,13 @@ from .report_regions import regions_bench_section, regions_section
 from .report_scaling import scaling_section
 from .report_tables import percent, table
 
+MEASURED = {  # as the page's headings name them
+    "generator": "ShapesWorld", "sag": "Self-Attention Guidance", "sag_bench": "its speed", "regions": "regions",
+    "regions_tuning": "their tuning", "regions_bench": "their speed", "latents": "starting latents",
+    "latents_lines": "their gradients", "latents_bench": "their speed", "scaling": "growth with the picture",
+    "losses": "losses of experts", "experts": "pictures of experts", "encoders": "two encoders",
+    "attended": "attention to them", "styles": "style from a picture", "prompt_swap": "prompt swapped on the way",
+}  # fmt: skip
 HEAD = "# Results\n\nWritten by `python -m tools.report` from `docs/results.json`; do not edit by hand."
 TARGETS = {"1": 0.95, "2": 0.80, "3": 0.55}
 
@@ -87,6 +94,8 @@ def page(facts: dict) -> str:
         sections.append(ediffi_section(facts["ediffi"]))
     if "training" in facts:
         sections.append(training_section(facts))
+    if "shipped" in facts:
+        sections.append(source_section(facts))
     return "\n\n".join(sections) + "\n"
 
 
@@ -208,6 +217,17 @@ def training_section(facts: dict) -> str:
     return "\n\n".join(filter(None, ["### Training log", table(head, rows), notes]))
 
 
+def source_section(facts: dict) -> str:
+    """Which code and which weights every number belongs to."""
+    measured = {**facts, **facts.get("ediffi", {})}
+    rows = [
+        (name, measured[key].get("commit", "")[:7] or "not recorded",
+         "those that ship" if measured[key].get("weights") in facts["shipped"] else "older")
+        for key, name in MEASURED.items() if key in measured
+    ]  # fmt: skip
+    return "\n\n".join(["## Where the numbers come from", table(("measured", "commit", "weights"), rows)])
+
+
 def reports(results: Path) -> dict[str, dict[str, Path]]:
     """Where measurements leave what the page is made of: "eval" and "bench", by name."""
     quality, speed = results / "eval", results / "bench"
@@ -256,7 +276,7 @@ def main() -> None:
         load_packages()
         args.docs.mkdir(parents=True, exist_ok=True)
         work = suite.RESULTS / "shapesworld"
-        facts = {**gathered(facts, args.results), "judges": measure(work)}
+        facts = {**gathered(facts, args.results), "judges": measure(work), "shipped": record.shipped()}
         if (work / "unet.pt").exists():  # only where the generator was trained
             facts["training"] = training_summary(work / "log.jsonl")
         data.write_text(json.dumps(facts, indent=1) + "\n")

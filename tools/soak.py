@@ -155,7 +155,7 @@ def main() -> int:
         client = Client(server.address)
         report = Soak(client, server.process.pid).whole(every_graph(client), args.prompts, args.minutes * 60)
     wrong = verdict(report)
-    report = {"commit": record.commit(), **report, "wrong": wrong}
+    report = {**record.source(), **report, "wrong": wrong}
     (FOLDER / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print("\n".join(wrong) or f"{report['prompts']} prompts in {report['seconds']} s: no failure, the same seeds give "
           f"the same pictures, memory {report['early_mib']} -> {report['last_mib']} MiB")  # fmt: skip

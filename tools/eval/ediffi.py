@@ -19,11 +19,13 @@ import torch
 from .. import record
 from ..host import ROOT
 from ..pack import load_packages
+from ..shapesworld.export import CHANGES
 from ..shapesworld.train_experts import EXPERTS
 from . import encoders, experts, prompt_swap, sag, styles
 
 FOLDER = ROOT / "output" / "eval" / "ediffi"
 PARTS = ("losses", "experts", "encoders", "attended", "styles", "prompt_swap")
+CHANGE = {"losses": "experts", "experts": "experts", "encoders": "dual", "attended": "dual", "styles": "dual"}
 
 
 @cache
@@ -86,7 +88,7 @@ def main() -> None:
             print(f"{part} is left out: {lacking[part]} is missing, see --help")
             continue
         found = find[part]()
-        report[part] = {**record.machine(get_torch_device()), "found": found}
+        report[part] = {**record.machine(get_torch_device(), *CHANGES.get(CHANGE.get(part, ""), ())), "found": found}
         path.write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps({part: report[part]["found"]}, indent=1))
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import record
 from ..pack import load_packages
 from . import latent_methods
 from .latents import FIRST_SEED, FOLDER, Studio, weights
@@ -73,7 +74,7 @@ def main() -> None:
         }
         for name in lines[0]
     }
-    report = {"prompts": args.prompts, "steps": STEPS, "table": table}
+    report = {**record.source(), "prompts": args.prompts, "steps": STEPS, "table": table}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "lines.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(table, indent=1))

@@ -182,7 +182,7 @@ def main() -> None:
     methods = settled(time_given["trials"], args.only)
     rows = {name: [studio.row(m, args.set, i) for i in range(args.prompts)] for name, m in methods.items()}
     report = {
-        "commit": record.commit(), "set": args.set, "prompts": args.prompts, "steps": STEPS, "cfg": CFG,
+        **record.source(), "set": args.set, "prompts": args.prompts, "steps": STEPS, "cfg": CFG,
         "updates": UPDATES, "device": str(studio.tools.model.load_device), **time_given,
         "table": {name: {"settings": asdict(methods[name]), **summary(rows[name], {n: rows[n] for n in BASELINES})}
                   for name in rows},

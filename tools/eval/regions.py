@@ -189,7 +189,7 @@ def main() -> None:
         name: {"settings": settings(chosen[name]), **summary(found, real, rows["none"])} for name, found in rows.items()
     }
     report = {
-        "commit": record.commit(), "set": args.set, "layouts": count, "steps": STEPS, "cfg": CFG, "painted": PAINTED,
+        **record.source(), "set": args.set, "layouts": count, "steps": STEPS, "cfg": CFG, "painted": PAINTED,
         "device": str(studio.model.load_device), "table": table,
     }  # fmt: skip
     (args.out / f"{args.set}.json").write_text(json.dumps(report, indent=1) + "\n")

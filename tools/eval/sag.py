@@ -264,7 +264,7 @@ def main() -> None:
                       "cfg": cell.cfg, "n": pictures, **measure(made, plain, real, cell.prompted)})  # fmt: skip
     picture_sheet(studio, rows, args.out / "pictures.png")
     report = {
-        "commit": record.commit(), "device": str(studio.model.load_device), "pictures": pictures, "steps": STEPS,
+        **record.source(), "device": str(studio.model.load_device), "pictures": pictures, "steps": STEPS,
         "sampler": "euler / normal", "seeds": FIRST_SEED, "seconds": round(studio.seconds()),
         "tuning": {"pictures": tuning, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
     }  # fmt: skip

@@ -122,7 +122,7 @@ def main() -> None:
     Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / "shapesworld.png")
     report = {
         "settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
-        "commit": record.commit(),
+        **record.source(),
         "device": str(model.load_device),
         "machine": platform.machine(),
         "torch": torch.__version__,
