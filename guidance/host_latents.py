@@ -108,15 +108,16 @@ def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callabl
 
     def look(evaluate: Evaluate, noise: Tensor) -> Best:
         limits, began, first = task.limits, time.monotonic(), None
+        generators = _generators(noise, setting.seed + 1)  # one stream: the rule's noise is none of the draws'
         if task.draws > 1:
-            first = draw(_draws(noise, setting.seed, task.draws), evaluate, limits.seconds, watch)
+            first = draw(_draws(noise, generators, task.draws), evaluate, limits.seconds, watch)
         if limits.seconds:
             left = limits.seconds - (time.monotonic() - began)
             if first is not None and left <= 0:
                 return first
             limits = replace(limits, seconds=max(1e-9, left))
         start = noise if first is None else first.start.clone()
-        return search(start, evaluate, task.rule, limits, _generators(noise, setting.seed + 1), watch, first)
+        return search(start, evaluate, task.rule, limits, generators, watch, first)
 
     return tried(setting, task, look, tick, RUN if task.through != 0 else PICTURES)
 
@@ -127,7 +128,7 @@ def best_of(
     """The best of `count` draws of starting noise, the setting's own first. Needs no gradient."""
 
     def look(evaluate: Evaluate, noise: Tensor) -> Best:
-        return draw(_draws(noise, setting.seed, count), evaluate, task.limits.seconds, watch)
+        return draw(_draws(noise, _generators(noise, setting.seed + 1), count), evaluate, task.limits.seconds, watch)
 
     return tried(setting, task, look, tick, NOTHING)
 
@@ -313,9 +314,8 @@ def bringing(options: Mapping[str, Any], models: list) -> dict[str, Any]:
     return {**options, "additional_models": [*already, *models]}
 
 
-def _draws(noise: Tensor, seed: int, count: int) -> Iterator[Tensor]:
+def _draws(noise: Tensor, generators: list[torch.Generator], count: int) -> Iterator[Tensor]:
     """Starting noises to try: this one, then fresh ones."""
-    generators = _generators(noise, seed + 1)
     return itertools.chain([noise], (unit_noise(noise, generators) for _ in range(count - 1)))
 
 

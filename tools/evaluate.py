@@ -6,7 +6,8 @@
 
 The graph is in API format (File, Export (API)) and saves or previews pictures. Without --server, one is started (with
 --workers several, on a cluster with --ray-address); it has the demo model and what --models has. Every job is kept as
-it is done: the same command goes on where it was stopped. Results lie in --out: report.html, report.json, jobs/.
+it is done: the same command goes on where it was stopped. Results lie in --out: report.html, report.json, jobs/. A job
+is known by its graph: once the pack or a model's file has changed, take another --out.
 """
 
 from __future__ import annotations

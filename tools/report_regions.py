@@ -70,15 +70,18 @@ def regions_bench_section(bench: dict) -> str:
         for run in bench["runs"]
     ]  # fmt: skip
     head = ("call", "tokens x heads", "variant", "s", "to plain", "to published", "peak MiB", "peak to plain")
-    return "\n\n".join(
-        [
-            "## Speed and memory of regions",
-            f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}; variants take "
-            "turns. One self-attention call of one prompt with four regions; `published`: DenseDiffusion with its "
-            "matrices written out. Peaks include q, k and v. Targets: 0.45 of the published time, 1.2 times the plain "
-            "peak.",
-            table(head, calls),
-            "Whole sampling runs at CFG 5, steered in the paper's window (30 % of the schedule). Target: 1.25.",
-            table(("model", "batch", "steps", "plain s", "steered s", "ratio"), runs),
-        ]
-    )
+    parts = [
+        "## Speed and memory of regions",
+        f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}; variants take turns.",
+    ]
+    if calls:
+        parts[-1] += (
+            " One self-attention call of one prompt with four regions; `published`: DenseDiffusion with its matrices "
+            "written out. Peaks include q, k and v. Targets: 0.45 of the published time, 1.2 times the plain peak."
+        )
+        parts.append(table(head, calls))
+    parts += [
+        "Whole sampling runs at CFG 5, steered in the paper's window (30 % of the schedule). Target: 1.25.",
+        table(("model", "batch", "steps", "plain s", "steered s", "ratio"), runs),
+    ]
+    return "\n\n".join(parts)

@@ -156,6 +156,17 @@ def test_typing_is_undone_field_by_field(painter) -> None:
     page.wait_for_timeout(400)
 
 
+def test_rows_are_called_by_their_place(painter) -> None:
+    """Also after the one before has gone."""
+    painter.button("Add a region")
+    for at, phrase in enumerate(("sun", "moon")):
+        painter.phrases().nth(at).fill(phrase)
+        painter.phrases().nth(at).press("Enter")
+    for left in (["moon"], []):
+        painter.button("Delete region 1")
+        assert [row["phrase"] for row in painter.value()["regions"]] == left
+
+
 def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
     """The graph's undo takes the last stroke away and makes the node anew; whoever paints goes on as before."""
     page = painter.page

@@ -15,7 +15,7 @@ from ..suite import Step
 STEPS = [
     Step("tools.bench.sag", "--out {out}/bench", "--models shapesworld"),
     Step("tools.bench.regions", "--out {out}/bench", "--models shapesworld --runs-only"),
-    Step("tools.bench.latents", "--out {out}/bench", "--models shapesworld"),
+    Step("tools.bench.latents", "--out {out}/bench", "--models shapesworld --most-steps 5"),
     Step("tools.bench.scaling", "--out {out}/bench --images {images}", "--sizes 256 384 --repeats 1"),
 ]
 

@@ -148,6 +148,7 @@ def bench(case: Case, device: torch.device) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["shapesworld", "sd15", "sdxl"])
+    parser.add_argument("--most-steps", type=int, default=1000, help="leave longer samplings out")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
     args = parser.parse_args()
     load_packages()
@@ -158,7 +159,7 @@ def main() -> None:
     found = []
     args.out.mkdir(parents=True, exist_ok=True)
     for case in GPU_CASES if device.type == "cuda" else CPU_CASES:
-        if case.model in args.models:
+        if case.model in args.models and case.steps <= args.most_steps:
             found += bench(case, device)
             gc.collect()
             report = {**record.machine(device), "cases": found}

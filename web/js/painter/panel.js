@@ -342,7 +342,7 @@ export class Panel extends Stage {
   /** Rows that stay keep their elements, and with them focus and half-done clicks. */
   refreshRows() {
     const lines = this.drawing.rows.map((row, at) => {
-      const line = this.lineOf.get(row.id) ?? rowElement(this, row, at);
+      const line = this.lineOf.get(row.id) ?? rowElement(this, row);
       this.lineOf.set(row.id, line);
       line.update(row, at);
       return line;

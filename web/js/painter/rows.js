@@ -5,11 +5,11 @@ import { element, iconButton } from "./elements.js";
 import { t } from "./texts.js";
 
 /** A region's line: colour, phrase, strength, and what may be done with it. update(row, at) shows another state. */
-export function rowElement(panel, row, at) {
-  const color = element("input", { type: "color", value: row.color, title: t("Colour"), "aria-label": t("Colour of region {}", at + 1) });
+export function rowElement(panel, row) {
+  const color = element("input", { type: "color", value: row.color, title: t("Colour") });
   color.addEventListener("change", () => panel.changeRow(row.id, { color: color.value }));
   const phrase = element("input", { type: "text", className: "fovea-phrase", value: row.phrase, placeholder: t("a phrase"),
-                                    maxLength: LONGEST_PHRASE, "aria-label": t("Phrase of region {}", at + 1), spellcheck: false }); // prettier-ignore
+                                    maxLength: LONGEST_PHRASE, spellcheck: false }); // prettier-ignore
   phrase.addEventListener("focus", () => {
     panel.typing = panel.drawing;
     panel.choose(row.id);
@@ -17,7 +17,7 @@ export function rowElement(panel, row, at) {
   phrase.addEventListener("input", () => panel.changeRow(row.id, { phrase: phrase.value }, false));
   phrase.addEventListener("change", () => panel.typed());
   const strength = element("input", { type: "number", className: "fovea-strength", min: 0, max: 10, step: 0.05, value: row.strength,
-                                      title: t("Strength"), "aria-label": t("Strength of region {}", at + 1) }); // prettier-ignore
+                                      title: t("Strength") }); // prettier-ignore
   strength.addEventListener("change", () => {
     const value = Math.min(Math.max(Number(strength.value) || 0, 0), 10);
     panel.changeRow(row.id, { strength: value });
@@ -25,11 +25,12 @@ export function rowElement(panel, row, at) {
   const hidden = (now) => panel.changeRow(row.id, { hidden: now });
   const eye = iconButton("shown", t("Leave this region out"), () => hidden(true));
   const shut = iconButton("hidden", t("Left out: take it in again"), () => hidden(false));
+  const remove = iconButton("clear", "", () => panel.removeRow(row.id));
   const line = element(
     "div", { className: "fovea-row", role: "listitem" }, color, phrase, strength, eye, shut,
     iconButton("up", t("Move up"), () => panel.moveRow(row.id, -1)),
     iconButton("down", t("Move down"), () => panel.moveRow(row.id, 1)),
-    iconButton("clear", t("Delete region {}", at + 1), () => panel.removeRow(row.id)),
+    remove,
   ); // prettier-ignore
   line.addEventListener("pointerdown", (event) => {
     if (event.target === line) panel.choose(row.id);
@@ -48,9 +49,11 @@ export function rowElement(panel, row, at) {
     if (document.activeElement !== strength) strength.value = now.strength;
     eye.hidden = now.hidden;
     shut.hidden = !now.hidden;
-    for (const [field, label] of [[color, "Colour of region {}"], [phrase, "Phrase of region {}"], [strength, "Strength of region {}"]]) {
-      field.setAttribute("aria-label", t(label, place + 1));
-    }
+    color.setAttribute("aria-label", t("Colour of region {}", place + 1));
+    phrase.setAttribute("aria-label", t("Phrase of region {}", place + 1));
+    strength.setAttribute("aria-label", t("Strength of region {}", place + 1));
+    remove.title = t("Delete region {}", place + 1);
+    remove.setAttribute("aria-label", remove.title);
   };
   return line;
 }
