@@ -1,13 +1,15 @@
 """How far a gradient of the starting noise holds: the loss along it, step by step, on prompts of the tuning set.
 
 `python -m tools.eval.latent_lines` writes output/eval/latents/lines.json. Directions: exact, through the last four and
-the last two steps, past the model, and random ones. A step turns the noise by a share of its length.
+the last two steps, past the model, and random ones. A step turns the noise by a share of its length. Resumable.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,10 @@ def main() -> None:
     load_packages()
     torch.set_grad_enabled(False)
     studio = Studio(args.out / weights())
-    lines = [line(studio, i) for i in tqdm(range(args.prompts), desc="lines")]
+    settings = hashlib.sha256(repr((STEPS, DIRECTIONS)).encode()).hexdigest()[:12]
+    folder = studio.folder / f"lines {settings}"
+    each = tqdm(range(args.prompts), desc="lines")
+    lines = [record.kept(folder / f"{i:03d}.json", partial(line, studio, i)) for i in each]
     table = {
         name: {
             "median": [round(float(v), 3) for v in np.median([found[name] for found in lines], axis=0)],

@@ -51,13 +51,14 @@ class Studio:
 
     def row(self, method: Method, which: str, index: int) -> dict[str, Any]:
         """What the judges say of the method's picture for one prompt, and what it cost; kept in a file."""
+        path = self.folder / which / digest(method) / f"{index:03d}.json"
+        return record.kept(path, lambda: self.judged(method, which, index, path.with_suffix(".npy")))
+
+    def judged(self, method: Method, which: str, index: int, picture_path: Path) -> dict[str, Any]:
+        """The same, made now."""
         from ..shapesworld import judge, sets
         from ..shapesworld.world import caption
 
-        path = self.folder / which / digest(method) / f"{index:03d}.json"
-        if path.exists():
-            return json.loads(path.read_text())
-        path.parent.mkdir(parents=True, exist_ok=True)
         scene = sets.scene(which, index, 2 + index % 3)
         text, began = caption(scene), time.monotonic()
         best = latent_methods.run(method, self.tools, text, FIRST_SEED[which] + index)
@@ -66,15 +67,14 @@ class Studio:
         scored = judge.score(scene, judge.read(self.reader, picture)[0])
         small = torch.nn.functional.interpolate(best.pictures.float(), size=(128, 128), mode="bilinear", antialias=True)
         scorer = self.tools.scorer
-        row = {
+        picture_path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(picture_path, (picture[0] * 255).round().byte().numpy())
+        return {
             "text": text, "seconds": seconds, "losses": [values[0] for values in best.iterations],
             "clip_a": float(torch.nn.functional.cosine_similarity(scorer.image(small), scorer.text([text]))),
             "clip_b": float(clip_scores.scores(self.clip_b, picture, [text])), "norm": float(best.start.norm()),
             **{key: scored[key] for key in ("share_right", "all_right", "exact")},
         }  # fmt: skip
-        np.save(path.with_suffix(".npy"), (picture[0] * 255).round().byte().numpy())
-        path.write_text(json.dumps(row))
-        return row
 
 
 def digest(method: Method) -> str:
@@ -113,8 +113,7 @@ def timed(studio: Studio, only: Collection[str] = ()) -> dict[str, Any]:
             each, left = median[name] / 4, median[REFERENCE]
         known["trials"][name], known["seconds"][name] = max(1, round(left / each)), round(each, 3)
     known["seconds"][REFERENCE] = round(median[REFERENCE], 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known, indent=1))
+    record.keep(path, known)
     return known
 
 

@@ -57,7 +57,7 @@ class Studio:
         seconds; kept in a file as they come."""
         path = self.file(name, method, which)
         rows = json.loads(path.read_text())["rows"] if path.exists() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # of the pictures
         for i in tqdm(range(len(rows), count), desc=f"{which} {name}", mininterval=5):
             started, wanted = time.monotonic(), layouts.layout(which, i)
             picture = self.picture(method, wanted, FIRST_SEED[which] + i)
@@ -68,7 +68,7 @@ class Studio:
             if i < SHOWN:
                 np.save(path.with_suffix(f".{i}.npy"), (picture * 255).round().byte().numpy())
             if i % 8 == 7 or i == count - 1:
-                path.write_text(json.dumps({"name": name, "settings": settings(method), "rows": rows}))
+                record.keep(path, {"name": name, "settings": settings(method), "rows": rows})
         return rows[:count]
 
     def real(self, which: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The generator's report card: held-out prompts, the host's own sampler, judged by the reader.
 
 `python -m tools.shapesworld.evaluate` writes output/eval/shapesworld.json and a sheet of unpicked pictures.
+Resumable: every batch is kept, by the weights and the settings.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import platform
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from tqdm import tqdm
 from .. import record
 from ..host import ROOT
 from ..pack import load_packages
-from . import sets
+from . import judge, sets
+
+SHOWN = 64  # pictures on the sheet
 
 
 def sample(
@@ -91,38 +95,43 @@ def main() -> None:
 
     from fovea.models import demo
 
-    from . import judge
-
     torch.set_grad_enabled(False)
     args.out.mkdir(parents=True, exist_ok=True)
     model, clip, vae, reader = (
         f(args.demo) for f in (demo.load_model, demo.load_clip, demo.load_vae, demo.load_reader)
     )
-    prompts, rows = sets.report_prompts(args.prompts), []
+    prompts = sets.report_prompts(args.prompts)
+    how = (args.steps, args.cfg, args.sampler, args.scheduler)
+    folder = args.out / "shapesworld" / record.weights_and((*how, args.batch), demo=args.demo)
+    rows: list[dict] = []
     shown: list[np.ndarray] = []
-    started = time.time()
+    seconds = 0.0
+
+    def judged(i: int, part: list, strip: Path) -> dict[str, Any]:
+        """A batch of prompts from the i-th on: rows, seconds; and the pictures in a row."""
+        started = time.time()
+        pictures = sample(model, clip, vae, [caption for _, caption in part], i, *how)
+        found = [
+            {"index": i + k, "seed": i, "count": len(scene.things), "caption": caption, "read": reading.describe(),
+             **judge.score(scene, reading)}
+            for k, ((scene, caption), reading) in enumerate(zip(part, judge.read(reader, pictures)))
+        ]  # fmt: skip
+        seconds = time.time() - started
+        strip.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.concatenate(list((pictures * 255).round().byte().cpu().numpy()), 1)).save(strip)
+        return {"rows": found, "seconds": seconds}
+
     for i in tqdm(range(0, len(prompts), args.batch), desc="report set"):
-        part = prompts[i : i + args.batch]
-        pictures = sample(model, clip, vae, [c for _, c in part], i, args.steps, args.cfg, args.sampler, args.scheduler)
-        for k, ((scene, caption), reading) in enumerate(zip(part, judge.read(reader, pictures))):
-            rows.append(
-                {
-                    "index": i + k,
-                    "seed": i,
-                    "count": len(scene.things),
-                    "caption": caption,
-                    "read": reading.describe(),
-                    **judge.score(scene, reading),
-                }
-            )
-        if len(shown) < 64:
-            shown += list((pictures * 255).round().byte().cpu().numpy())
-    seconds = time.time() - started
-    grid = np.concatenate([np.concatenate(shown[r : r + 8], 1) for r in range(0, len(shown) - 7, 8)], 0)
+        part, path = prompts[i : i + args.batch], folder / f"{i:04d}.json"
+        batch = record.kept(path, partial(judged, i, part, path.with_suffix(".png")))
+        rows, seconds = rows + batch["rows"], seconds + batch["seconds"]
+        if len(part) == args.batch and len(shown) * args.batch < SHOWN:
+            shown.append(np.array(Image.open(path.with_suffix(".png"))))
+    grid = np.concatenate(shown, 0)
     Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / "shapesworld.png")
     report = {
         "settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
-        **record.source(),
+        **record.source(demo=args.demo),
         "device": str(model.load_device),
         "machine": platform.machine(),
         "torch": torch.__version__,
