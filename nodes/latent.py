@@ -85,9 +85,9 @@ class FoveaOptimizeLatent(io.ComfyNode):
             inputs=[
                 *_sampling_inputs(),
                 io.Int.Input("updates", default=20, min=0, max=1000,
-                             tooltip="How often the noise is changed. The papers' is 50. 0 only samples and scores."),
+                             tooltip="How often the noise is changed. The papers' is 50. 0: only the draws are tried."),
                 io.Float.Input("rate", default=1.0, min=0.0, max=1000.0, step=0.1,
-                               tooltip="How far each change goes, in the rule's own unit. 0 is off."),
+                               tooltip="How far each change goes, in the rule's own unit. 0 is as updates 0."),
                 io.Combo.Input("rule", options=list(latent_rules.RULES), default="turn",
                                tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
                                "norm, for models of one to four steps. turn: always equally far."),
@@ -103,7 +103,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
                              tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
                 io.Combo.Input("mode", options=list(MODES), default="checkpoint", advanced=True,
                                tooltip="checkpoint keeps a latent per step. invertible is EDICT: keeps none, at twice "
-                               "the time."),
+                               "the time; needs through -1."),
                 io.Int.Input("patience", default=0, min=0, max=1000, advanced=True,
                              tooltip="Stop after so many trials without a better one. 0: never."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
@@ -116,7 +116,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
                              tooltip="Try so many noises first, and go on with the best."),
                 io.Int.Input("through", default=0, min=-1, max=1000, optional=True,
                              tooltip="-1 takes the exact gradient, through all sampler steps. n: through the last n "
-                             "steps only. 0: past the model, faster and with any model, only a direction."),
+                             "steps only. 0: past the model, faster and with almost any model, only a direction."),
             ],
             outputs=_result_outputs(),
         )  # fmt: skip

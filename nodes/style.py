@@ -23,7 +23,7 @@ def _inputs() -> list[io.Input]:
         io.Float.Input(
             "style_scale", default=3.0, min=-20.0, max=100.0, step=0.1,
             tooltip="How strongly to go from the text to the text with style. 0: no style, and no third evaluation. As "
-            "large as the CFG: as if there was no node.",
+            "large as the CFG, from start_percent 0 on: as if there was no node.",
         ),
         io.Float.Input(
             "start_percent", default=0.3, min=0.0, max=1.0, step=0.001,

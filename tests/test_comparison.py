@@ -28,9 +28,10 @@ def test_every_row_has_a_source() -> None:
     for table in tables:
         for row in table.splitlines():
             source = row.rstrip("|").rsplit("|", 1)[1].strip()
-            assert source.startswith(("[", "source", "the same test")), row
+            assert source.startswith(("[", "the same test")), row
 
 
 def test_links_lead_somewhere() -> None:
     targets = {target.split("#")[0] for target in re.findall(r"\]\(([^)]+)\)", PAGE)} - {""}
-    assert not [target for target in targets if not (ROOT / "docs" / target).resolve().exists()]
+    near = [target for target in targets if not target.startswith("https://")]
+    assert not [target for target in near if not (ROOT / "docs" / target).resolve().exists()]

@@ -1,9 +1,11 @@
-"""The README's pictures, from what `make demo` and the report-set evaluation left: `python -m tools.readme_images`."""
+"""The README's pictures: `python -m tools.readme_images`, from what `make demo`, `make browser-test` and
+`tools.shapesworld.evaluate` have left in output/."""
 
 from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -77,12 +79,21 @@ def painter(shots: Path) -> Image.Image:
     return sheet
 
 
+PICTURES: dict[str, tuple[Callable[[Path], Image.Image], str, str]] = {  # by whom, from which results, a file there
+    "sag": (sag, "demo", "sag_off_on_without_sag_0.png"),
+    "regions": (regions, "demo", "regions_without_regions_0.png"),
+    "painter": (painter, "browser", "painter_vue.png"),
+    "shapesworld": (shapesworld, "eval", "shapesworld.png"),
+}
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    sag(ROOT / "output" / "demo").save(FOLDER / "sag.jpg", quality=88)
-    regions(ROOT / "output" / "demo").save(FOLDER / "regions.jpg", quality=88)
-    painter(ROOT / "output" / "browser").save(FOLDER / "painter.jpg", quality=90)
-    shapesworld(ROOT / "output" / "eval").save(FOLDER / "shapesworld.jpg", quality=88)
+    for name, (make, results, needed) in PICTURES.items():
+        if (ROOT / "output" / results / needed).exists():
+            make(ROOT / "output" / results).save(FOLDER / f"{name}.jpg", quality=88)
+        else:
+            print(f"{name}.jpg stays as it is: output/{results}/{needed} is missing")
 
 
 if __name__ == "__main__":

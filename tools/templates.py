@@ -244,7 +244,7 @@ Redux tends to override the prompt. *Style Guidance* goes from the text to the t
 only from **start_percent** on: the prompt lays the picture out, the style picture colours it.
 
 **Try**
-- **style_scale** 0 (none) to 1 (as Redux alone);
+- **style_scale** 0 (none) to 1 (with **start_percent** 0: as Redux alone);
 - **start_percent** 0 to 0.5.
 
 Choose a style picture in *Load Image* first.
