@@ -9,7 +9,7 @@ attn1 / attn2 replacements are wrapped, not displaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .families import Family, family_of
-from .run import CALL_STATE, Attention, AttentionCall, CondTable, Forward, Row, Run, Tap, Technique, Window
+from .prompts import Conds, CondTable, Row, Window
+from .run import CALL_STATE, Attention, AttentionCall, Forward, Run, Tap, Technique
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -66,7 +67,7 @@ def current_run() -> Run | None:
 
 
 def degraded_pass(
-    run: Run, conds: Sequence[Mapping[str, Any]], x: Tensor, sigma: Tensor, model_options: Mapping[str, Any], tag: str
+    run: Run, conds: Conds, x: Tensor, sigma: Tensor, model_options: Mapping[str, Any], tag: str
 ) -> Tensor:
     """Evaluate the model once more, with these conds, on a spoilt input; returns its x0 prediction, shaped like x.
 
@@ -77,6 +78,7 @@ def degraded_pass(
     index = run.list_index(conds) or 0
     lists: list[list[dict[str, Any]] | None]
     copies = [{**cond, "uuid": run.alias(tag, cond["uuid"], index)} for cond in conds]
+    run.roles.also(conds, copies)
     options = {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), DEGRADED: tag}}
     evaluate = options.get("sampler_calc_cond_batch_function")
     if evaluate is not None and index < 2:  # another node evaluates the pair of prompts in its own way, so here too
@@ -94,6 +96,7 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if not techniques:
         return executor(*args, **kwargs)
     outer, run = options.get(RUN), Run(techniques)
+    run.roles.begin(executor.class_obj.conds)
     options[RUN] = run
     token = _current.set(run)
     try:
@@ -110,7 +113,8 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
 def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Any:
     run = run_of(model_options or {})
     if run is not None:
-        run.open(executor.class_obj.inner_model, float(timestep.flatten()[0]))
+        guider = executor.class_obj
+        run.open(guider.inner_model, float(timestep.flatten()[0]), tuple(x.shape[2:]), guider.conds)
     return executor(x, timestep, model_options or {}, seed)
 
 
@@ -120,7 +124,7 @@ def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timest
     if run is None:
         return executor(model, conds, x_in, timestep, model_options)
     window = _window(model_options["transformer_options"].get("context_window"))
-    table = CondTable(conds, window) if model is run.model else None
+    table = CondTable(conds, window, run.roles) if model is run.model else None
     with run.calling(table, remember=DEGRADED not in model_options["transformer_options"]):
         return executor(model, conds, x_in, timestep, model_options)
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .prompts import Window
+
 MOST = 64  # regions that a model call can serve: each takes a column beside every head's channels
 OVERLAPS = ("top", "share")
 
@@ -64,24 +66,28 @@ def _fit(mask: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(mask[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
-def token_shares(canvas: Tensor, grid: tuple[int, ...], extent: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
+def token_shares(
+    canvas: Tensor, grid: tuple[int, ...], extent: tuple[int, ...], size: tuple[int, ...],
+    origin: tuple[int, ...] = (0, 0),
+) -> Tensor:  # fmt: skip
     """How much of every token belongs to each region: [n, tokens, regions], rows sum to at most 1.
 
     canvas: [n, regions, height, width], stretched over the latent of `size` pixels (height, width). grid: tokens.
-    extent: latent pixels that the grid spans, maybe more than size: a token at the border is judged by its part inside.
+    extent: latent pixels that the grid spans from `origin` (y, x) on, maybe beyond size: a token at the border is
+    judged by its part inside.
     The mean over each token's area, exact for any ratio of sizes. A region that is nowhere more than half a token
     keeps its strongest one, so thin shapes do not vanish on coarse grids.
     """
-    rows = _overlaps(grid[0], extent[0] / grid[0], canvas.shape[-2], size[0])
-    columns = _overlaps(grid[1], extent[1] / grid[1], canvas.shape[-1], size[1])
+    rows = _overlaps(grid[0], extent[0] / grid[0], canvas.shape[-2], size[0], origin[0])
+    columns = _overlaps(grid[1], extent[1] / grid[1], canvas.shape[-1], size[1], origin[1])
     shares = torch.einsum("yh,nrhw,xw->nyxr", rows, canvas.float(), columns).flatten(1, 2)
     return _rescued(shares, canvas.amax(dim=(-2, -1)))
 
 
-def _overlaps(cells: int, cell: float, pixels: int, size: int) -> Tensor:
+def _overlaps(cells: int, cell: float, pixels: int, size: int, origin: int = 0) -> Tensor:
     """Row i: how much of cell i each of `pixels` canvas pixels fills, which stretch over `size`. Rows sum to 1 or 0."""
     pixel = size / pixels
-    starts = torch.arange(cells, dtype=torch.float64)[:, None] * cell
+    starts = origin + torch.arange(cells, dtype=torch.float64)[:, None] * cell
     edges = torch.arange(pixels, dtype=torch.float64)[None] * pixel
     lengths = (torch.minimum(starts + cell, edges + pixel) - torch.maximum(starts, edges)).clamp_min(0)
     return (lengths / lengths.sum(dim=1, keepdim=True).clamp_min(1e-12)).float()
@@ -109,13 +115,59 @@ def vanishing(canvas: Tensor, grid: tuple[int, int]) -> list[int]:
     return weak.nonzero().flatten().tolist()
 
 
-def of_batch(shares: Tensor, batch: int, frames: int | None) -> Tensor:
+def of_batch(
+    shares: Tensor, batch: int, frames: int | None, seen: tuple[int, ...] | None = None, total: int = 0
+) -> Tensor:
     """Shares [n, tokens, regions] of pictures as those of a model batch: [batch, all tokens, regions].
 
     Without frames the n masks repeat over the batch. With frames (video) they are spread over the frames, evenly where
-    the numbers differ, the same for every video of the batch.
+    the numbers differ, the same for every video of the batch. seen: which pictures, or which of `total` frames, these are, if not all.
     """
     if frames is None:
-        return shares[torch.arange(batch) % shares.shape[0]]
-    picked = shares[(torch.arange(frames) * len(shares) / frames).long()]
+        at = torch.arange(batch) if seen is None else torch.tensor(seen)[torch.arange(batch) % len(seen)]
+        return shares[at % shares.shape[0]]
+    seen, total = (tuple(range(frames)), frames) if seen is None else (seen, total)
+    at = torch.tensor(seen)[(torch.arange(frames) * len(seen) / frames).long()]  # a token may span several frames
+    picked = shares[(at * len(shares) / total).long()]
     return picked.flatten(0, 1)[None].expand(batch, math.prod(picked.shape[:2]), -1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What part of a picture or video the network sees. size: (height, width) of all of it, origin: (y, x) of the part,
+    in latent pixels. seen: which frames of `total`, or which pictures of the batch, None for all."""
+
+    size: tuple[int, ...]
+    origin: tuple[int, ...] = (0, 0)
+    seen: tuple[int, ...] | None = None
+    total: int = 0
+
+
+def part_of(
+    whole: tuple[int, ...], latent: tuple[int, ...], area: tuple[int, ...] | None, window: Window | None
+) -> Part | None:
+    """The part that a latent of this size is of the whole, None where neither area nor window explain it.
+
+    area: sizes, then offsets, as the host keeps it: axes that it lacks lead, what it has too many end.
+    """
+    if len(whole) != len(latent):  # packed, or not known
+        return Part(latent[-2:])
+    axes = len(whole)
+    sizes, offsets = list(whole), [0] * axes
+    if area is not None:
+        given = len(area) // 2
+        lacking = max(0, axes - given)
+        offsets = ([0] * lacking + list(area[given:]))[:axes]
+        sizes = ([*whole[:lacking], *area[:given]])[:axes]
+        sizes = [min(size, all_of_it - offset) for size, all_of_it, offset in zip(sizes, whole, offsets)]
+    if tuple(sizes[-2:]) != latent[-2:]:
+        return None
+    seen, total = None, 0
+    if window is not None and window.axis == 0:
+        seen = window.seen
+    elif axes == 3:
+        if window is not None and window.axis == 2 and len(window.seen) == latent[0]:
+            seen, total = window.seen, whole[0]
+        elif window is None and sizes[0] == latent[0] < whole[0]:
+            seen, total = tuple(range(offsets[0], offsets[0] + sizes[0])), whole[0]
+    return Part(whole[-2:], tuple(offsets[-2:]), seen, total)

@@ -1,4 +1,4 @@
-"""State of one sampling run: which prompt each batch row belongs to, what was recorded, what was said.
+"""State of one sampling run: what is evaluated now, what was recorded, what was said.
 
 A `Run` lives from the start to the end of one sampling run and is dropped afterwards. Everything that a technique must
 remember between steps is kept here, never in a node, a module or a model, so two runs cannot see each other.
@@ -12,18 +12,18 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from .prompts import Conds, CondTable, Roles, Row, RowKey, Window, cond_signature
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CALL_STATE = "fovea_call"  # where a model call keeps its state in transformer_options; its `forward` is the family's
-MARK_PREFIX = "fovea_"  # keys of a cond dict that techniques may use to recognise their own prompts
 
 
 class BlockId(NamedTuple):
@@ -32,43 +32,6 @@ class BlockId(NamedTuple):
     section: str
     number: int
     layer: int
-
-
-class Window(NamedTuple):
-    """Frames of one context window: indices, the latent axis they lie on, whether an extra frame leads them."""
-
-    frames: tuple[int, ...]
-    axis: int
-    anchored: bool
-
-
-class RowKey(NamedTuple):
-    """Identity of one prompt evaluation within a step.
-
-    `conds` is the ordered tuple of uuids of the cond list and `position` the place in it. The uuid alone is not enough:
-    the host copies a positive area cond into the negative list together with its uuid, but with the negative prompt.
-    """
-
-    conds: tuple[uuid.UUID, ...]
-    position: int
-    window: Window | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """The slice [start, stop) of a model batch that belongs to one cond.
-
-    index: place of the cond list in the host's call; 0 is the positive prompt, higher ones count as negative.
-    area: (height, width, y, x) in latent pixels as the host keeps it, or None. marks: the cond's `fovea_` entries.
-    """
-
-    key: RowKey
-    index: int
-    uuid: uuid.UUID
-    area: tuple[int, ...] | None
-    marks: Mapping[str, Any]
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -188,41 +151,6 @@ class Technique(Protocol):
         ...
 
 
-def cond_signature(conds: Sequence[Mapping[str, Any]]) -> tuple[uuid.UUID, ...]:
-    """Ordered uuids of a cond list: tells the lists of one run apart even when they hold copies of the same conds."""
-    return tuple(cond["uuid"] for cond in conds)
-
-
-class CondTable:
-    """Maps (list index, uuid) of one host call to the row it will become."""
-
-    def __init__(self, lists: Sequence[Sequence[Mapping[str, Any]] | None], window: Window | None = None) -> None:
-        self._rows: dict[tuple[int, uuid.UUID], Row | None] = {}
-        self.signatures = tuple(None if conds is None else cond_signature(conds) for conds in lists)
-        for index, conds in enumerate(lists):
-            signature = self.signatures[index] or ()
-            for position, cond in enumerate(conds or ()):
-                area = tuple(cond["area"]) if cond.get("area") is not None else None
-                marks = MappingProxyType({k: v for k, v in cond.items() if k.startswith(MARK_PREFIX)})
-                key = RowKey(signature, position, window)
-                known = (index, cond["uuid"]) in self._rows
-                row = Row(key, index, cond["uuid"], area, marks, 0, 0)
-                # Two conds of one list with one uuid look alike inside the model: better none than the wrong one.
-                self._rows[index, cond["uuid"]] = None if known else row
-
-    def rows(self, indices: Sequence[int], uuids: Sequence[uuid.UUID], batch: int) -> tuple[Row, ...]:
-        """Rows of a model batch made of equal chunks, in order; unknown chunks are left out."""
-        if not indices or len(indices) != len(uuids) or batch % len(indices):
-            return ()
-        size = batch // len(indices)
-        found = []
-        for chunk, (index, uid) in enumerate(zip(indices, uuids)):
-            row = self._rows.get((index, uid))
-            if row is not None:
-                found.append(replace(row, start=chunk * size, stop=(chunk + 1) * size))
-        return tuple(found)
-
-
 @dataclass(frozen=True)
 class Record:
     """What a recorder kept of one row: values [batch, tokens], their grid and extent (see Site), the latent's size."""
@@ -235,11 +163,13 @@ class Record:
 
 @dataclass(eq=False)
 class Run:
-    """One sampling run. `sigma` is the current noise level."""
+    """One sampling run. `sigma` is the current noise level, `size` the axes of the whole latent after the channels."""
 
     techniques: tuple[Technique, ...]
     model: Any = None
     sigma: float = float("nan")
+    size: tuple[int, ...] = ()
+    roles: Roles = field(default_factory=Roles)
     taps: tuple[Tap, ...] = ()
     table: CondTable | None = None
     _lists: dict[tuple[uuid.UUID, ...], int] = field(default_factory=dict)
@@ -251,9 +181,15 @@ class Run:
     _warned: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def open(self, model: Any, sigma: float) -> None:
-        """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one."""
-        self.model, self.sigma = model, sigma
+    def open(
+        self, model: Any, sigma: float, size: tuple[int, ...] = (), lists: Mapping[str, Conds | None] | None = None
+    ) -> None:
+        """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one.
+
+        lists: the guider's cond lists by its names for them.
+        """
+        self.model, self.sigma, self.size = model, sigma, size
+        self.roles.step(lists or {})
         self._lists.clear()
         self._evaluated.clear()
         self._previous.update(self._records)
@@ -264,6 +200,7 @@ class Run:
     def close(self) -> None:
         """Drop every tensor and every reference of the run."""
         self.model, self.table, self.taps = None, None, ()
+        self.roles.clear()
         for kept in (self._lists, self._evaluated, self._records, self._previous, self._states, self._aliases):
             kept.clear()
 
@@ -282,7 +219,7 @@ class Run:
         finally:
             self.table = outer
 
-    def list_index(self, conds: Sequence[Mapping[str, Any]] | None) -> int | None:
+    def list_index(self, conds: Conds | None) -> int | None:
         """Place that this cond list had in this step's evaluation of the model, None if it was not evaluated."""
         return self._lists.get(cond_signature(conds)) if conds else None
 
@@ -301,7 +238,7 @@ class Run:
             self._records.setdefault((block, key), record)
 
     def records(
-        self, block: BlockId, conds: Sequence[Mapping[str, Any]], position: int
+        self, block: BlockId, conds: Conds, position: int
     ) -> list[tuple[Window | None, Record]]:
         """Records of one cond in this step, one per context window.
 

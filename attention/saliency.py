@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .run import Attention, AttentionCall, BlockId, Record, Row, Run, as_bias, precision, split_heads
+from .prompts import Row
+from .run import Attention, AttentionCall, BlockId, Record, Run, as_bias, precision, split_heads
 
 CHUNK_BYTES = 3 * 2**20  # largest size of the one buffer of attention scores that is alive at a time
 LEAST_BYTES = 2**18  # smaller ones cost time and save nothing worth having

@@ -11,8 +11,9 @@ from torch import Tensor
 from . import operators
 from .modulation import Pull, attend
 from .operators import Operator
-from .regions import of_batch, token_shares
-from .run import Attention, AttentionCall, BlockId, Row, Run, as_bias, split_heads
+from .prompts import Row
+from .regions import Part, of_batch, part_of, token_shares
+from .run import Attention, AttentionCall, BlockId, Run, as_bias, split_heads
 
 MARK = "fovea_regions"  # key of a cond dict that holds the Layout of its prompt
 HIDDEN = -1e4  # added to scores of tokens that shall not be seen; exp of it is 0 in every precision
@@ -34,20 +35,25 @@ class Layout:
     appended: int
     negative: bool = False
 
-    def keys(self, count: int) -> Tensor:
-        """T: whose every text token is, [count, regions]. The host repeats a prompt to the length of a longer one."""
+    def keys(self, count: int, own: int = 0) -> Tensor:
+        """T: whose every text token is, [count, regions]. The host repeats a prompt to the length of a longer one.
+
+        own: tokens of the prompt now, with what other nodes have put behind it.
+        """
         found = torch.zeros(self.length, len(self.tokens))
         for region, places in enumerate(self.tokens):
             found[list(places), region] = 1
-        return _repeated(found, count)
+        return _repeated(found, count, own)
 
-    def hidden(self, count: int) -> Tensor:
-        """Which text tokens are appended: [count, 1]."""
-        return _repeated((torch.arange(self.length) >= self.appended).float()[:, None], count)
+    def hidden(self, count: int, own: int = 0) -> Tensor:
+        """Which text tokens are appended: [count, 1]; own: as in `keys`."""
+        return _repeated((torch.arange(self.length) >= self.appended).float()[:, None], count, own)
 
 
-def _repeated(tokens: Tensor, count: int) -> Tensor:
-    """[length, c] as [count, c]: repeated if count is a multiple of the length, else followed by zeros."""
+def _repeated(tokens: Tensor, count: int, own: int) -> Tensor:
+    """[length, c] as [count, c]: followed by zeros up to its own length, repeated if count is a multiple of that, else
+    followed by zeros."""
+    tokens = torch.cat([tokens, tokens.new_zeros(max(0, own - len(tokens)), tokens.shape[1])])
     if count % len(tokens) == 0:
         return tokens.repeat(count // len(tokens), 1)
     return torch.cat([tokens, tokens.new_zeros(max(0, count - len(tokens)), tokens.shape[1])])[:count]
@@ -93,7 +99,18 @@ class Steering:
         if layout is None:
             return False
         kind, appended = call.site.kind, layout.appended < layout.length
-        return bool((kind != "cross" and self.image) or (kind != "self" and (self.text or appended)))
+        text, image = self._strengths(call, row)
+        return bool((kind != "cross" and image) or (kind != "self" and (text or appended)))
+
+    def _strengths(self, call: AttentionCall, row: Row) -> tuple[float, float]:
+        """Of text and image; nothing where it is not known which part of the picture the network sees."""
+        if _part(call, row) is not None:
+            return self.text, self.image
+        call.run.warn(
+            "Regions do nothing here: the model sees a part of the picture of which neither the prompt's area nor a "
+            "context window tells, as tiling nodes give it. Sample without tiles, or use Regions to Conditioning."
+        )
+        return 0.0, 0.0
 
     def _split(self, call: AttentionCall, steered: list[Row], attention: Attention) -> Tensor:
         """Each steered row by itself, the rest of the batch as it is."""
@@ -139,28 +156,32 @@ class Steering:
         if site.kind == "joint":  # one softmax over text and image: a temperature for one part would move the other
             op = replace(op, temperature=0.0)
         parts = []
-        for strength, text in ((self.text, True), (self.image, False)):
+        words, places = self._strengths(call, row)
+        for strength, text in ((words, True), (places, False)):
             columns = slice(0, site.text_tokens) if text else image
             if strength and (site.kind == "joint" or (site.kind == "cross") == text):
-                queries, keys, amount = self._columns(call, layout, q, text, strength, op)
+                queries, keys, amount = self._columns(call, row, layout, q, text, strength, op)
                 part = None if bias is None else bias[..., columns]
                 if part is not None and part.shape[2] > 1:
                     part = part[:, :, image]
                 found = operators.pull(q[:, :, image], k[:, :, columns], scale, queries, keys, amount, op, part)
                 parts.append(_placed(found, q.shape[2], image, k.shape[2], columns))
-        if not self.text and site.kind != "self" and layout.appended < layout.length:
-            parts.append(_hiding(layout, q, k, site.text_tokens))
+        if not words and site.kind != "self" and layout.appended < layout.length:
+            parts.append(_hiding(layout, q, k, site.text_tokens, row.length))
         return _beside(parts)
 
     def _columns(
-        self, call: AttentionCall, layout: Layout, q: Tensor, text: bool, strength: float, op: Operator
+        self, call: AttentionCall, row: Row, layout: Layout, q: Tensor, text: bool, strength: float, op: Operator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """M [batch, image tokens, regions], T [batch or 1, keys, regions] and amounts a [batch, image tokens]."""
+
+        part = _part(call, row)
+        assert part is not None
 
         def make() -> tuple[Tensor, Tensor, Tensor]:
             site, canvas = call.site, layout.canvas
             frames = site.grid[0] if len(site.grid) == 3 else None
-            shares = token_shares(canvas, site.grid[-2:], site.extent[-2:], call.latent_size[-2:])
+            shares = token_shares(canvas, site.grid[-2:], site.extent[-2:], part.size, part.origin)
             covered, strengths = canvas.mean(dim=(-2, -1)), torch.tensor(layout.strengths)
             if op.background or (text and op.against):
                 shares = operators.with_background(shares)
@@ -168,14 +189,15 @@ class Steering:
                 strengths = torch.cat([strengths, torch.ones(1)])
             amount = operators.amounts(shares, strengths, covered, 1.0, op.area)[..., None]
             batch = q.shape[0]
-            queries, amount = of_batch(shares, batch, frames), of_batch(amount, batch, frames)[..., 0]
+            queries, amount = (of_batch(each, batch, frames, part.seen, part.total) for each in (shares, amount))
+            amount = amount[..., 0]
             if not text:
                 return queries.to(q.device), queries.to(q.device), amount.to(q.device)
-            keys = operators.words_of(layout.keys(site.text_tokens), op.against)[None]
+            keys = operators.words_of(layout.keys(site.text_tokens, row.length), op.against)[None]
             columns = queries.shape[-1] if op.against else len(layout.tokens)  # else the background's pulls nothing
             return queries[..., :columns].to(q.device), keys[..., :columns].to(q.device), amount.to(q.device)
 
-        key = (id(layout), call.site.grid, call.site.extent, call.latent_size, q.shape[0], text, call.site.text_tokens,
+        key = (id(layout), call.site.grid, call.site.extent, part, q.shape[0], text, call.site.text_tokens, row.length,
                op, q.device)  # fmt: skip
         queries, keys, amount = _memo(self.kept, key, make)
         return queries, keys, amount * strength
@@ -184,10 +206,14 @@ class Steering:
 def layout_of(row: Row) -> Layout | None:
     """The regions of a row's prompt; None for a prompt that stands where it does not belong.
 
-    The host copies a positive prompt with an area to the negative ones, its marks included.
+    The host copies a prompt with an area to the guider's other lists, its marks included.
     """
     layout = row.marks.get(MARK)
-    return layout if layout is not None and layout.negative == (row.index > 0) else None
+    return layout if layout is not None and row.own and layout.negative == row.negative else None
+
+
+def _part(call: AttentionCall, row: Row) -> Part | None:
+    return part_of(call.run.size, call.latent_size, row.area, row.key.window)
 
 
 def _memo(kept: dict, key: tuple, make: Callable[[], tuple]) -> tuple:
@@ -196,11 +222,11 @@ def _memo(kept: dict, key: tuple, make: Callable[[], tuple]) -> tuple:
     return kept[key]
 
 
-def _hiding(layout: Layout, q: Tensor, k: Tensor, text_tokens: int) -> Pull:
+def _hiding(layout: Layout, q: Tensor, k: Tensor, text_tokens: int, own: int) -> Pull:
     """All queries leave the appended tokens alone."""
     batch, _, queries, _ = q.shape
     hidden = torch.zeros(1, k.shape[2], 1, device=q.device)
-    hidden[0, :text_tokens] = layout.hidden(text_tokens).to(q.device)
+    hidden[0, :text_tokens] = layout.hidden(text_tokens, own).to(q.device)
     keep = torch.ones(batch, 1, queries, device=q.device)
     return Pull(keep, HIDDEN * keep[..., None], hidden)
 

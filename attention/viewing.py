@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .run import Attention, AttentionCall, BlockId, Record, Row, Run
+from .prompts import Row
+from .run import Attention, AttentionCall, BlockId, Record, Run
 from .saliency import row_shares, row_tensors
 
 

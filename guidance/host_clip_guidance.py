@@ -20,12 +20,15 @@ from torch import Tensor
 from .clip_loss import SalientLoss, Scorer, wanted_by
 from .host_gradient import (
     GUIDANCE,
+    NoGradient,
     make_companions_ordinary,
     make_ordinary,
     ordinary,
     outside_inference_mode,
+    refuse_streaming,
     refuse_what_loses_gradient,
     resident,
+    safe,
     with_backward,
 )
 from .host_latents import bringing, decoder, make_loaded_ordinary, patchers_of
@@ -78,6 +81,8 @@ class _Guide:
             **named: Any) -> Tensor:  # fmt: skip
         """A run of the host outside of inference mode, with decoder and scorer loaded along."""
         guider = executor.class_obj
+        if latent_image.ndim != 4:
+            raise NoGradient("CLIP Guidance cannot look at latents with a frame axis (of videos, and of Qwen-Image).")
         more = [self.vae, *patchers_of(self.settings.scorer)]
         with outside_inference_mode():
             make_ordinary(guider.model_patcher.model)
@@ -95,11 +100,12 @@ class _Guide:
         sampling, level = model.model_sampling, float(sigma.flatten()[0])
         if not inside(sampling, level, self.settings.start, self.settings.end) or level <= 0 or not conds:
             return args["denoised"]
+        refuse_streaming(model)
         make_loaded_ordinary([self.vae, *patchers_of(self.settings.scorer)])
         one = torch.ones(1, device=x.device)
         scale = float(sampling.calculate_input(one * level, one))  # of the network's input: the root of alpha
         noise = float(sampling.noise_scaling(one * level, one, torch.zeros_like(one))) * scale  # the root of 1 - alpha
-        with torch.enable_grad():
+        with torch.enable_grad(), safe(model.current_patcher, conds)():
             leaf = x.detach().requires_grad_()
             (x0,) = comfy.samplers.calc_cond_batch(model, [conds], leaf, sigma, args["model_options"])
             pictures = decoder(self.settings.vae, self.vae.model, model.process_latent_out)(

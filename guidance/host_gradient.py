@@ -123,7 +123,7 @@ def ordinary(value: Any) -> Any:
 
 
 def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Raise NoGradient for a model whose steps depend on each other or run where gradients are lost."""
+    """Raise NoGradient for a model of whose prediction no gradient can be taken."""
     if any(cond.get("hooks") is not None for cond in conds):
         raise NoGradient(
             "A prompt has hooks that change the model's weights while it is sampled. Load their LoRA for the whole run."
@@ -136,8 +136,14 @@ def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[st
     refuse_step_caches(patcher)
     if EXPERTS in _wrappers(patcher):
         raise NoGradient(
-            "The model has an Expert Switch, whose models give no gradient. Connect one model, or set through to 0."
+            "The model has an Expert Switch, whose models give no gradient. Connect one model, or go past it (Optimize "
+            "Latent with through 0)."
         )
+
+
+def refuse_what_guidance_hides(patcher: ModelPatcher) -> None:
+    """Raise NoGradient where the guided result depends on the model's attention in ways that are not followed back."""
+    options = patcher.model_options
     for technique in options.get("transformer_options", {}).get(hooks.TECHNIQUES, ()):
         if getattr(technique, "every", 1) > 1:
             raise NoGradient(
@@ -212,11 +218,8 @@ class GradientSampler(comfy.samplers.Sampler):
         latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
         """Called by the host in its run, as for every sampler. Raises NoGradient where the weights do not fit."""
-        if self.through_model and getattr(model_wrap.inner_model, "model_lowvram", False):
-            raise NoGradient(
-                "The model does not fit into the GPU's memory as a whole, which gradients need. Use a smaller model, "
-                "or one in half precision or fp8, or set through to 0."
-            )
+        if self.through_model:
+            refuse_streaming(model_wrap.inner_model)
         sampling = model_wrap.inner_model.model_sampling
         self.mask = denoise_mask
         with outside_inference_mode():
@@ -224,12 +227,13 @@ class GradientSampler(comfy.samplers.Sampler):
         inner = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         inner.latent_image, inner.noise = latent_image, noise
         most = self.max_denoise(model_wrap, sigmas)
-        safe = _safe(model_wrap) if self.through_model else contextlib.nullcontext
+        every = [cond for found in model_wrap.conds.values() for cond in found or ()]
+        apart = safe(model_wrap.model_patcher, every) if self.through_model else contextlib.nullcontext
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
             level = torch.full((x.shape[0],), sigma, device=x.device, dtype=torch.float32)
-            with safe():
+            with apart():
                 return inner(x, level, denoise_mask, **extra_args).to(x.dtype)
 
         def start_of(z: Tensor) -> Tensor:
@@ -242,11 +246,19 @@ class GradientSampler(comfy.samplers.Sampler):
         return sampling.inverse_noise_scaling(sigmas[-1], found)
 
 
-def _safe(guider: Any) -> Callable[[], contextlib.AbstractContextManager]:
+def safe(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> Callable[[], contextlib.AbstractContextManager]:
     """The host's networks overwrite what autograd has kept, all but plain UNets do somewhere: a context for each
     evaluation."""
-    conds = [cond for found in guider.conds.values() for cond in found or ()]
-    network = guider.inner_model.diffusion_model
+    network = patcher.model.diffusion_model
     if isinstance(network, UNetModel) and not any(cond.get("control") is not None for cond in conds):
         return contextlib.nullcontext
-    return kept_apart([network, *(patcher.model for patcher in companions(guider.model_patcher, conds))])
+    return kept_apart([network, *(companion.model for companion in companions(patcher, conds))])
+
+
+def refuse_streaming(model: Any) -> None:
+    """Raise NoGradient for a model whose weights come and go while it is evaluated."""
+    if getattr(model, "model_lowvram", False):
+        raise NoGradient(
+            "The model does not fit into the GPU's memory as a whole, which gradients need. Use a smaller model, or "
+            "one in half precision or fp8, or go past it (Optimize Latent with through 0)."
+        )

@@ -24,6 +24,7 @@ from .host_gradient import (
     outside_inference_mode,
     refuse_clip_guidance,
     refuse_step_caches,
+    refuse_what_guidance_hides,
     refuse_what_loses_gradient,
     resident,
     with_backward,
@@ -99,6 +100,7 @@ def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callabl
     """
     if task.through != 0:
         refuse_clip_guidance(setting.model)
+        refuse_what_guidance_hides(setting.model)
         refuse_what_loses_gradient(setting.model, [options for _, options in (*setting.positive, *setting.negative)])
     if task.mode == "invertible":
         if setting.noise_mask is not None:
@@ -144,7 +146,10 @@ def tried(
     gradients that are wanted allow."""
     refuse_step_caches(setting.model)
     if setting.latent.ndim != 4:
-        raise NoGradient("Starting latents of videos cannot be optimised: use a model of pictures.")
+        raise NoGradient(
+            "Latents with a frame axis (of videos, and of Qwen-Image) cannot be optimised: use a model whose latents "
+            "have none, such as SD1.5, SDXL, SD3 or Flux."
+        )
     with outside_inference_mode() if gradient == RUN else contextlib.nullcontext():
         patcher, vae = setting.model.clone(), setting.vae.patcher
         if gradient >= PICTURES:

@@ -64,6 +64,11 @@ def look(
     lowest, highest = float(sampling.sigma_min), float(sampling.sigma_max)
     sigmas = [min(max(float(sampling.percent_to_sigma(p)), lowest), highest) for p in percents]
     guider.sample(noise, samples, _LevelByLevel(progress), torch.tensor(sigmas), disable_pbar=True, seed=seed)
+    if len(viewing.seen) != len(sigmas):
+        raise ValueError(
+            "Another model is evaluated at some of these levels (Expert Switch and the like): connect the model that "
+            "acts at the levels you want to see."
+        )
     return [Level(p, s, *seen) for p, s, seen in zip(percents, sigmas, viewing.seen)]
 
 

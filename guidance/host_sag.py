@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..attention import hooks
 from ..attention.blocks import block_name
-from ..attention.run import BlockId, Record, Run, Tap, Window
+from ..attention.prompts import Window
+from ..attention.run import BlockId, Record, Run, Tap
 from ..attention.saliency import SaliencyRecorder
 from . import sag
 from .blur import gaussian_blur

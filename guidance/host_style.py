@@ -16,6 +16,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..attention import hooks
 from .host_gradient import EXPERTS
 from .schedule import inside
 
@@ -100,6 +101,14 @@ class _Branches:
     towards_style: Tensor | None = None
 
     def __call__(self, args: dict) -> Sequence[Tensor]:
+        if hooks.DEGRADED in args["model_options"].get("transformer_options", {}):
+            return self.evaluated(args, None)[1]  # another guidance's further look at one prompt: no style in it
+        styled, outs = self.evaluated(args, self.styled)
+        self.towards_style = None if styled is None else styled - outs[0]
+        return outs
+
+    def evaluated(self, args: dict, wanted: list | None) -> tuple[Tensor | None, list[Tensor]]:
+        """The prediction of `wanted`, and those of text and null."""
         model, x, sigma, options = (args[name] for name in ("model", "input", "sigma", "model_options"))
 
         def batch(*conds: list | None) -> Sequence[Tensor]:
@@ -108,18 +117,17 @@ class _Branches:
         text, null = args["conds"]
         if self.before is not None:
             outs = list(self.before(args))
-            styled = batch(self.styled)[0] if self.styled else None
+            styled = batch(wanted)[0] if wanted else None
         elif _pictures_in_attention(options):
             (_, out_text) = batch(None, text)
-            styled, out_null = batch(self.styled, null) if self.styled or null else (None, out_text)
+            styled, out_null = batch(wanted, null) if wanted or null else (None, out_text)
             outs = [out_text, out_null]
-        elif self.styled:
-            styled, *outs = batch(self.styled, null, text)
+        elif wanted:
+            styled, *outs = batch(wanted, null, text)
             outs.reverse()
         else:
             styled, outs = None, list(batch(text, null))
-        self.towards_style = None if self.styled is None else styled - outs[0]
-        return outs
+        return styled if wanted else None, outs
 
 
 def _pictures_in_attention(options: dict) -> bool:

@@ -85,7 +85,7 @@ def load(name: str, allow_download: bool) -> ImscoreScorer:
             f"or fetch it by hand: {'; '.join(f'hf download {repo}' for repo in missing)}."
         )
     try:
-        return wrap(name, class_of(kind).from_pretrained(kind.repo, strict=True))
+        return wrap(name, class_of(kind).from_pretrained(kind.repo, strict=True, local_files_only=not allow_download))
     except Exception as why:
         raise ImscoreMissing(f"imscore cannot load {name} ({type(why).__name__}: {str(why)[:200]}).") from why
 

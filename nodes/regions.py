@@ -16,14 +16,21 @@ if TYPE_CHECKING:
 RegionsType = io.Custom("FOVEA_REGIONS")
 ALIASES = ["regional prompt", "region", "paint with words", "DenseDiffusion", "attention couple", "area composition"]
 REGIONS_OUT = "The regions so far, for Dense Diffusion, Paint with Words, or one more region."
+LONGEST_SIDE = 1024  # of masks of boxes: whatever the picture, no token grid is finer
 LEVELS = (8, 16, 32, 64)  # latent pixels are 8 image pixels: the layers of SD1.5 and SDXL have tokens of 8 to 64
+
+
+def check_number(previous: Regions | None, more: int, name: str) -> None:
+    """Raises ValueError before masks are made that nobody can use."""
+    count = more + (len(previous) if previous is not None else 0)
+    if count > MOST:
+        raise ValueError(f"{name}: {count} regions are too many, {MOST} at most.")
 
 
 def extended(previous: Regions | None, added: list[Any], overlap: str | None, name: str) -> Regions:
     """More regions on top of the previous ones. name: of the node, for the error."""
+    check_number(previous, len(added), name)
     items = (*(previous.items if previous is not None else ()), *added)
-    if len(items) > MOST:
-        raise ValueError(f"{name}: {len(items)} regions are too many, {MOST} at most.")
     return Regions(items, overlap or (previous.overlap if previous is not None else "top"))
 
 
@@ -169,11 +176,14 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
             found = paintings.parse_boxes(boxes, width, height)
         except ValueError as why:
             raise ValueError(f"Regions from Boxes: boxes: {why}") from None
+        check_number(regions, len(found), "Regions from Boxes")
+        scale = min(1.0, LONGEST_SIDE / max(width, height))  # masks are fitted to the picture anyway, edges in part
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
         lines = phrases.splitlines()
         added = []
         for i, box in enumerate(found):
             phrase = lines[i].strip() if i < len(lines) and lines[i].strip() else box.phrase
-            added.append(paintings.region(paintings.box_mask(box, width, height), phrase, strength))
+            added.append(paintings.region(paintings.box_mask(box, *size), phrase, strength))
         return io.NodeOutput(extended(regions, added, None, "Regions from Boxes"))
 
 

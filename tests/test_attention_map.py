@@ -17,7 +17,8 @@ import torch
 from reference import sag as reference
 
 from fovea.attention.run import BlockId
-from fovea.guidance import heat
+from fovea.guidance import heat, noise_levels
+from fovea.guidance.host_experts import Expert, ExpertSwitch
 from fovea.guidance.host_maps import Look, look
 from fovea.guidance.phrases import phrase_tokens
 from fovea.models import demo
@@ -68,6 +69,14 @@ def test_a_prompt_for_a_part_of_the_picture_is_refused(model: Any) -> None:
     latent = {"samples": torch.zeros(1, 4, 64, 64)}
     with pytest.raises(ValueError, match="part of the picture"):
         look(model, tiny.prompt(1, area=(32, 32, 0, 0)), latent, [0.3], 0, Look(frozenset({MIDDLE})))
+
+
+def test_a_level_at_which_another_model_acts_is_refused(model: Any) -> None:
+    low = tiny.unet("sd15", seed=1)
+    switch = ExpertSwitch.of(model, [Expert(low, noise_levels.half_log_snr(2.0, False))])
+    latent = {"samples": torch.zeros(1, 4, 64, 64)}
+    with pytest.raises(ValueError, match="connect the model that acts"):
+        look(switch.patched(model), tiny.prompt(1), latent, [0.9, 0.1], 0, Look(frozenset({MIDDLE})))
 
 
 def squares(values: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:

@@ -19,7 +19,8 @@ from reference import sag as reference
 
 from fovea.attention import blocks as naming
 from fovea.attention import families, hooks
-from fovea.attention.run import AttentionCall, BlockId, Row, Run, split_heads
+from fovea.attention.prompts import Row
+from fovea.attention.run import AttentionCall, BlockId, Run, split_heads
 from fovea.attention.saliency import SaliencyRecorder
 
 MIDDLE = BlockId("middle", 0, 0)

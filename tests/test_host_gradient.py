@@ -261,9 +261,13 @@ def windows(model: Any) -> Any:
      (lambda model: guided(model, every=2), "every"), (lambda model: guided(model, mask_mode="soft"), "soft")],
 )  # fmt: skip
 def test_what_would_lose_gradient_is_refused_by_name(change: Callable[[Any], Any], named: str) -> None:
-    host.refuse_what_loses_gradient(guided(tiny.unet("sd15")))
+    def refuse(patcher: Any) -> None:
+        host.refuse_what_loses_gradient(patcher)
+        host.refuse_what_guidance_hides(patcher)
+
+    refuse(guided(tiny.unet("sd15")))
     with pytest.raises(host.NoGradient, match=named):
-        host.refuse_what_loses_gradient(change(tiny.unet("sd15")))
+        refuse(change(tiny.unet("sd15")))
 
 
 def test_weight_hooks_are_refused() -> None:

@@ -8,6 +8,8 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import pytest
+import tiny_models as tiny
+import tiny_transformers as dit
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from comfy_extras.nodes_easycache import EasyCacheNode
@@ -265,6 +267,25 @@ class TestClipGuidance:
                     ))  # fmt: skip
             assert self.score(given, runs[1]) > self.score(given, runs[0]) + 3, sampler
         assert not any(p.requires_grad for p in given["model"].model.parameters())
+
+    def test_beside_a_controlnet(self, given: dict[str, Any]) -> None:
+        """Which overwrites in the network what the gradient needs."""
+        _, control = tiny.controlnet()
+        extra = {"control": control.set_cond_hint(torch.rand(1, 3, 128, 128), 1.0), "control_apply_to_uncond": False}
+        start, prompts = tiny.noise(16, 16), {"positive": tiny.prompt(1, **extra), "negative": tiny.prompt(2, **extra)}
+        plain = tiny.unet("sd15")
+        runs = [tiny.sample(model, start, 3.0, 2, **prompts)
+                for model in (plain, self.guided({**given, "model": plain}, 20.0))]  # fmt: skip
+        assert torch.isfinite(runs[1]).all() and (runs[0] - runs[1]).abs().max() > 1e-3
+
+    def test_what_it_cannot_look_at_is_refused(self, given: dict[str, Any]) -> None:
+        wan = self.guided({**given, "model": dit.build("wan")}, 20.0)
+        with pytest.raises(NoGradient, match="frame axis"):
+            dit.sample(wan, dit.noise("wan", frames=2), steps=1)
+
+    def test_only_what_it_takes_gradients_of_is_refused(self, given: dict[str, Any]) -> None:
+        """SAG acts after the model's predictions, of which the push is taken."""
+        self.guided({**given, "model": guided_every_second_step(given)}, 20.0)
 
     def test_the_push_is_the_gradient_of_the_loss(self, given: dict[str, Any]) -> None:
         """At one step, against finite differences of the loss that the formula names."""

@@ -109,6 +109,14 @@ class TestBoxes:
         inside = max(0.0, min(right, 1) - max(left, 0)) * max(0.0, min(bottom, 1) - max(top, 0))
         assert float(mask.mean()) == pytest.approx(inside, abs=1e-4)
 
+    def test_large_pictures_need_no_large_masks(self) -> None:
+        """64 boxes of the largest picture would be 64 GiB."""
+        boxes = [{"bbox": [0, 0, 500, 1000], "desc": f"thing {i}"} for i in range(65)]
+        (made,) = FoveaRegionsFromBoxes.execute(boxes[:64], 16384, 8192, "", 1.0).result
+        assert made.items[0].mask.shape == (1, 512, 1024) and float(made.items[0].mask.mean()) == 0.5
+        with pytest.raises(ValueError, match="65 regions are too many"):
+            FoveaRegionsFromBoxes.execute(boxes, 16384, 16384, "", 1.0)
+
     @pytest.mark.parametrize(
         "boxes, message",
         [("[1, 2", "no valid JSON"), ([{"x": 1}], "needs x, y, width and height"), (7, "as a list, got int"),

@@ -142,6 +142,24 @@ def test_other_guidance_goes_on(model: Any) -> None:
         torch.testing.assert_close(sample(change(guided(model, 2.0))), styled, rtol=5e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("branch", ["uncond", "cond"])
+def test_each_guidance_adds_its_own_part(model: Any, branch: str) -> None:
+    """One step: with SAG and style both, what SAG adds to the text alone and what style adds without SAG."""
+    from sag_steps import guided as with_sag
+
+    def one(patched: Any, positive: list = STYLED) -> Tensor:
+        return sample(patched, positive=positive, steps=1)
+
+    def sag(patched: Any) -> Any:
+        return with_sag(patched, branch=branch)
+
+    plain, by_sag, by_style = one(model, TEXT), one(sag(model), TEXT), one(guided(model, 2.0))
+    wanted = plain + (by_sag - plain) + (by_style - plain)
+    assert (by_sag - plain).abs().max() > 1e-3 * plain.abs().max()
+    for both in (guided(sag(model), 2.0), sag(guided(model, 2.0))):
+        assert (one(both) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
 def test_on_the_model_that_starts(model: Any) -> None:
     """Style on the first model ends where the expert takes over."""
     low = tiny.unet("shallow", seed=1)

@@ -1,0 +1,138 @@
+"""Which prompt every row of a model batch belongs to: its list in the guider, its place there, what it brings along."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+MARK_PREFIX = "fovea_"  # keys of a cond dict that techniques may use to recognise their own prompts
+Conds = Sequence[Mapping[str, Any]]
+
+
+class Window(NamedTuple):
+    """Frames of one context window: indices, the latent axis they lie on, whether an extra frame leads them."""
+
+    frames: tuple[int, ...]
+    axis: int
+    anchored: bool
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Every frame that the network sees, in order; what leads them is the frame before."""
+        return (self.frames[0] - 1, *self.frames) if self.anchored else self.frames
+
+
+class RowKey(NamedTuple):
+    """Identity of one prompt evaluation within a step.
+
+    `conds` is the ordered tuple of uuids of the cond list and `position` the place in it. The uuid alone is not enough:
+    the host copies a positive area cond into the negative list together with its uuid, but with the negative prompt.
+    """
+
+    conds: tuple[uuid.UUID, ...]
+    position: int
+    window: Window | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The slice [start, stop) of a model batch that belongs to one cond.
+
+    index: place of the cond list in the host's call, often 0 for the positive prompt. negative: of a negative prompt.
+    own: not the host's copy of another list's cond, which has that one's marks and area and this list's prompt.
+    area: (height, width, y, x) in latent pixels as the host keeps it, or None. marks: the cond's `fovea_` entries.
+    length: text tokens of the prompt, with what other nodes have put behind it; 0 where it has none.
+    """
+
+    key: RowKey
+    index: int
+    uuid: uuid.UUID
+    area: tuple[int, ...] | None
+    marks: Mapping[str, Any]
+    start: int = 0
+    stop: int = 0
+    negative: bool = False
+    own: bool = True
+    length: int = 0
+
+
+def cond_signature(conds: Conds) -> tuple[uuid.UUID, ...]:
+    """Ordered uuids of a cond list: tells the lists of one run apart even when they hold copies of the same conds."""
+    return tuple(cond["uuid"] for cond in conds)
+
+
+@dataclass(eq=False)
+class Roles:
+    """What a guider calls its cond lists: it evaluates them in an order of its own, so their place tells nothing."""
+
+    _names: dict[tuple[uuid.UUID, ...], str] = field(default_factory=dict)
+    _owners: dict[uuid.UUID, str] = field(default_factory=dict)
+
+    def begin(self, lists: Mapping[str, Conds | None]) -> None:
+        """A run begins: the host has not copied conds from list to list yet."""
+        self._owners = {cond["uuid"]: name for name, conds in lists.items() for cond in conds or () if "uuid" in cond}
+
+    def step(self, lists: Mapping[str, Conds | None]) -> None:
+        """A step begins: these are the lists that will be evaluated."""
+        self._names.update({cond_signature(conds): name for name, conds in lists.items() if conds})
+
+    def also(self, conds: Conds, copies: Conds) -> None:
+        """Copies with uuids of their own mean what the conds mean."""
+        name = self._names.get(cond_signature(conds))
+        if name is not None:
+            self._names[cond_signature(copies)] = name
+        for cond, copy in zip(conds, copies, strict=True):
+            if cond["uuid"] in self._owners:
+                self._owners[copy["uuid"]] = self._owners[cond["uuid"]]
+
+    def of(self, signature: tuple[uuid.UUID, ...], uid: uuid.UUID, index: int) -> tuple[bool, bool]:
+        """Whether a cond is of a negative prompt, and whether it is its list's own. A list that nobody has named counts
+        by its place: after the first they are negative."""
+        name = self._names.get(signature)
+        if name is None:
+            return index > 0, True
+        return "negative" in name, self._owners.get(uid, name) == name
+
+    def clear(self) -> None:
+        self._names.clear()
+        self._owners.clear()
+
+
+class CondTable:
+    """Maps (list index, uuid) of one host call to the row it will become."""
+
+    def __init__(self, lists: Sequence[Conds | None], window: Window | None = None, roles: Roles | None = None) -> None:
+        self._rows: dict[tuple[int, uuid.UUID], Row | None] = {}
+        self.signatures = tuple(None if conds is None else cond_signature(conds) for conds in lists)
+        roles = roles or Roles()
+        for index, conds in enumerate(lists):
+            signature = self.signatures[index] or ()
+            for position, cond in enumerate(conds or ()):
+                area = tuple(cond["area"]) if cond.get("area") is not None else None
+                marks = MappingProxyType({k: v for k, v in cond.items() if k.startswith(MARK_PREFIX)})
+                key, uid = RowKey(signature, position, window), cond["uuid"]
+                negative, own = roles.of(signature, uid, index)
+                known = (index, uid) in self._rows
+                row = Row(key, index, uid, area, marks, negative=negative, own=own, length=_text_tokens(cond))
+                # Two conds of one list with one uuid look alike inside the model: better none than the wrong one.
+                self._rows[index, uid] = None if known else row
+
+    def rows(self, indices: Sequence[int], uuids: Sequence[uuid.UUID], batch: int) -> tuple[Row, ...]:
+        """Rows of a model batch made of equal chunks, in order; unknown chunks are left out."""
+        if not indices or len(indices) != len(uuids) or batch % len(indices):
+            return ()
+        size = batch // len(indices)
+        found = []
+        for chunk, (index, uid) in enumerate(zip(indices, uuids)):
+            row = self._rows.get((index, uid))
+            if row is not None:
+                found.append(replace(row, start=chunk * size, stop=(chunk + 1) * size))
+        return tuple(found)
+
+
+def _text_tokens(cond: Mapping[str, Any]) -> int:
+    features = cond.get("cross_attn")
+    return features.shape[1] if features is not None and features.ndim == 3 else 0
