@@ -77,7 +77,8 @@ class Roles:
 
     def step(self, lists: Mapping[str, Conds | None]) -> None:
         """A step begins: these are the lists that will be evaluated."""
-        self._names.update({cond_signature(conds): name for name, conds in lists.items() if conds})
+        known = {name: conds for name, conds in lists.items() if conds and all("uuid" in cond for cond in conds)}
+        self._names.update({cond_signature(conds): name for name, conds in known.items()})
 
     def also(self, conds: Conds, copies: Conds) -> None:
         """Copies with uuids of their own mean what the conds mean."""

@@ -203,7 +203,7 @@ def test_nothing_salient_is_said(given: dict[str, Any]) -> None:
 
 
 def test_video_latents_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(NoGradient, match="pictures"):
+    with pytest.raises(NoGradient, match="frame axis"):
         optimised(given, latent_image={"samples": torch.zeros(1, 4, 2, 32, 32)})
 
 
