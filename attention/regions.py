@@ -121,7 +121,8 @@ def of_batch(
     """Shares [n, tokens, regions] of pictures as those of a model batch: [batch, all tokens, regions].
 
     Without frames the n masks repeat over the batch. With frames (video) they are spread over the frames, evenly where
-    the numbers differ, the same for every video of the batch. seen: which pictures, or which of `total` frames, these are, if not all.
+    the numbers differ, the same for every video of the batch. seen: which pictures, or which of `total` frames, these
+    are, if not all.
     """
     if frames is None:
         at = torch.arange(batch) if seen is None else torch.tensor(seen)[torch.arange(batch) % len(seen)]

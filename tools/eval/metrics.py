@@ -86,5 +86,5 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Array]:
     return dict(np.load(path))
 
 
-def rounded(values: Sequence[float], digits: int = 4) -> list[float]:
+def rounded(values: Sequence[float] | Array, digits: int = 4) -> list[float]:
     return [round(float(v), digits) for v in values]

@@ -45,7 +45,7 @@ def interpret(classes: np.ndarray) -> Reading:
         total = votes.total()
         objects += [c for c, n in votes.items() if n >= max(LEAST_PIXELS, LEAST_SHARE * total)]
     grounds = np.bincount(classes.ravel(), minlength=N_CLASSES)[N_OBJECT_CLASSES:]
-    return Reading(tuple(sorted(objects)), BACKGROUND_NAMES[int(grounds.argmax())])
+    return Reading(tuple(sorted(objects)), BACKGROUND_NAMES[int(np.argmax(grounds))])
 
 
 def score(scene: Scene, reading: Reading) -> dict[str, float]:

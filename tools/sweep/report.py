@@ -66,9 +66,9 @@ def with_interval(keys: Sequence[tuple[str, int, int]], values: Sequence[float])
     for (prompt, *_), value in zip(keys, values):
         by_prompt.setdefault(prompt, []).append(value)
     groups = [np.array(group) for group in by_prompt.values()]
-    sums, counts = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])
+    sums, counts = (np.array([float(of(group)) for group in groups]) for of in (np.sum, len))
     mean = metrics.bootstrap(lambda i: float(sums[i].sum() / counts[i].sum()), len(groups), 1000)
-    return metrics.rounded((sums.sum() / counts.sum(), *mean))
+    return metrics.rounded((float(sums.sum() / counts.sum()), *mean))
 
 
 def box_plots(found: dict[str, dict]) -> dict[str, str]:
