@@ -65,10 +65,14 @@ def with_interval(keys: Sequence[tuple[str, int, int]], values: Sequence[float])
     by_prompt: dict[str, list[float]] = {}
     for (prompt, *_), value in zip(keys, values):
         by_prompt.setdefault(prompt, []).append(value)
-    groups = [np.array(group) for group in by_prompt.values()]
-    sums, counts = (np.array([float(of(group)) for group in groups]) for of in (np.sum, len))
-    mean = metrics.bootstrap(lambda i: float(sums[i].sum() / counts[i].sum()), len(groups), 1000)
-    return metrics.rounded((float(sums.sum() / counts.sum()), *mean))
+    groups = list(by_prompt.values())
+    sums, counts = (np.array([float(of(group)) for group in groups]) for of in (sum, len))
+
+    def mean(chosen: np.ndarray) -> float:
+        return float(sums[chosen].sum() / counts[chosen].sum())
+
+    whole = mean(np.arange(len(groups)))
+    return metrics.rounded((whole, *metrics.bootstrap(mean, len(groups), 1000)))
 
 
 def box_plots(found: dict[str, dict]) -> dict[str, str]:
