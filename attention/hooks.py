@@ -96,7 +96,7 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if not techniques:
         return executor(*args, **kwargs)
     outer, run = options.get(RUN), Run(techniques)
-    run.roles.begin(getattr(executor.class_obj, "conds", {}))
+    run.roles.begin(executor.class_obj)
     options[RUN] = run
     token = _current.set(run)
     try:
@@ -114,7 +114,7 @@ def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, model_options: An
     run = run_of(model_options or {})
     if run is not None:
         guider = executor.class_obj
-        run.open(guider.inner_model, float(timestep.flatten()[0]), tuple(x.shape[2:]), getattr(guider, "conds", {}))
+        run.open(guider.inner_model, float(timestep.flatten()[0]), tuple(x.shape[2:]), guider)
     return executor(x, timestep, model_options or {}, seed)
 
 

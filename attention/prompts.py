@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 MARK_PREFIX = "fovea_"  # keys of a cond dict that techniques may use to recognise their own prompts
+POSITIVE = ("positive", "middle")  # what the host's guiders call them
 Conds = Sequence[Mapping[str, Any]]
 
 
@@ -64,38 +65,49 @@ def cond_signature(conds: Conds) -> tuple[uuid.UUID, ...]:
     return tuple(cond["uuid"] for cond in conds)
 
 
+def _lists(guider: Any) -> dict[str, Conds]:
+    """A guider's cond lists by its names for them, as far as they are the host's."""
+    lists = getattr(guider, "conds", None) or {}
+    return {name: conds for name, conds in lists.items() if conds and all("uuid" in cond for cond in conds)}
+
+
 @dataclass(eq=False)
 class Roles:
     """What a guider calls its cond lists: it evaluates them in an order of its own, so their place tells nothing."""
 
-    _names: dict[tuple[uuid.UUID, ...], str] = field(default_factory=dict)
-    _owners: dict[uuid.UUID, str] = field(default_factory=dict)
+    _names: dict[tuple[uuid.UUID, ...], set[str]] = field(default_factory=dict)
+    _owners: dict[uuid.UUID, set[str]] = field(default_factory=dict)
 
-    def begin(self, lists: Mapping[str, Conds | None]) -> None:
+    def begin(self, guider: Any) -> None:
         """A run begins: the host has not copied conds from list to list yet."""
-        self._owners = {cond["uuid"]: name for name, conds in lists.items() for cond in conds or () if "uuid" in cond}
+        for name, conds in _lists(guider).items():
+            for cond in conds:
+                self._owners.setdefault(cond["uuid"], set()).add(name)
 
-    def step(self, lists: Mapping[str, Conds | None]) -> None:
+    def step(self, guider: Any) -> None:
         """A step begins: these are the lists that will be evaluated."""
-        known = {name: conds for name, conds in lists.items() if conds and all("uuid" in cond for cond in conds)}
-        self._names.update({cond_signature(conds): name for name, conds in known.items()})
+        for name, conds in _lists(guider).items():
+            self._names.setdefault(cond_signature(conds), set()).add(name)
 
     def also(self, conds: Conds, copies: Conds) -> None:
         """Copies with uuids of their own mean what the conds mean."""
-        name = self._names.get(cond_signature(conds))
-        if name is not None:
-            self._names[cond_signature(copies)] = name
+        if cond_signature(conds) in self._names:
+            self._names[cond_signature(copies)] = self._names[cond_signature(conds)]
         for cond, copy in zip(conds, copies, strict=True):
             if cond["uuid"] in self._owners:
                 self._owners[copy["uuid"]] = self._owners[cond["uuid"]]
 
     def of(self, signature: tuple[uuid.UUID, ...], uid: uuid.UUID, index: int) -> tuple[bool, bool]:
-        """Whether a cond is of a negative prompt, and whether it is its list's own. A list that nobody has named counts
-        by its place: after the first they are negative."""
-        name = self._names.get(signature)
-        if name is None:
-            return index > 0, True
-        return "negative" in name, self._owners.get(uid, name) == name
+        """Whether a cond is of a negative prompt, and whether it is its list's own. A list without a name that tells
+        counts by its place: after the first they are negative."""
+        names = self._names.get(signature, set())
+        owners = self._owners.get(uid, names)
+        said = names & owners or names
+        if any("negative" in name for name in said):
+            negative = True
+        else:
+            negative = index > 0 and not any(name in POSITIVE or name.startswith(MARK_PREFIX) for name in said)
+        return negative, not names or bool(names & owners)
 
     def clear(self) -> None:
         self._names.clear()
@@ -136,4 +148,4 @@ class CondTable:
 
 def _text_tokens(cond: Mapping[str, Any]) -> int:
     features = cond.get("cross_attn")
-    return features.shape[1] if features is not None and features.ndim == 3 else 0
+    return features.shape[1] if getattr(features, "ndim", 0) == 3 else 0

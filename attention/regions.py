@@ -81,7 +81,15 @@ def token_shares(
     rows = _overlaps(grid[0], extent[0] / grid[0], canvas.shape[-2], size[0], origin[0])
     columns = _overlaps(grid[1], extent[1] / grid[1], canvas.shape[-1], size[1], origin[1])
     shares = torch.einsum("yh,nrhw,xw->nyxr", rows, canvas.float(), columns).flatten(1, 2)
-    return _rescued(shares, canvas.amax(dim=(-2, -1)))
+    peaks = canvas.amax(dim=(-2, -1))
+    thin = torch.ones_like(peaks, dtype=torch.bool)
+    if any(extent[axis] < size[axis] for axis in (0, 1)):  # a part may have no more than a sliver of a wide region
+        cells = [extent[axis] / grid[axis] for axis in (0, 1)]
+        many = [math.ceil(size[axis] / cells[axis]) for axis in (0, 1)]
+        rows = _overlaps(many[0], cells[0], canvas.shape[-2], size[0])
+        columns = _overlaps(many[1], cells[1], canvas.shape[-1], size[1])
+        thin = torch.einsum("yh,nrhw,xw->nryx", rows, canvas.float(), columns).amax(dim=(-2, -1)) < 0.5 * peaks
+    return _rescued(shares, peaks, thin)
 
 
 def _overlaps(cells: int, cell: float, pixels: int, size: int, origin: int = 0) -> Tensor:
@@ -93,10 +101,11 @@ def _overlaps(cells: int, cell: float, pixels: int, size: int, origin: int = 0) 
     return (lengths / lengths.sum(dim=1, keepdim=True).clamp_min(1e-12)).float()
 
 
-def _rescued(shares: Tensor, peaks: Tensor) -> Tensor:
-    """Give every region that is weak everywhere its strongest token. peaks [n, regions]: its largest canvas value."""
+def _rescued(shares: Tensor, peaks: Tensor, thin: Tensor) -> Tensor:
+    """Give every region that is weak everywhere its strongest token. peaks [n, regions]: its largest canvas value;
+    thin: whether it is weak outside of these tokens, too."""
     strongest, at = shares.max(dim=1)
-    weak = (strongest < 0.5 * peaks) & (strongest > 0)
+    weak = thin & (strongest < 0.5 * peaks) & (strongest > 0)
     if not weak.any():
         return shares
     shares = shares.clone()
@@ -164,7 +173,7 @@ def part_of(
     if tuple(sizes[-2:]) != latent[-2:]:
         return None
     seen, total = None, 0
-    if window is not None and window.axis == 0:
+    if axes == 2 and window is not None and window.axis == 0:
         seen = window.seen
     elif axes == 3:
         if window is not None and window.axis == 2 and len(window.seen) == latent[0]:

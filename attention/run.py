@@ -181,15 +181,10 @@ class Run:
     _warned: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def open(
-        self, model: Any, sigma: float, size: tuple[int, ...] = (), lists: Mapping[str, Conds | None] | None = None
-    ) -> None:
-        """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one.
-
-        lists: the guider's cond lists by its names for them.
-        """
+    def open(self, model: Any, sigma: float, size: tuple[int, ...] = (), guider: Any = None) -> None:
+        """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one."""
         self.model, self.sigma, self.size = model, sigma, size
-        self.roles.step(lists or {})
+        self.roles.step(guider)
         self._lists.clear()
         self._evaluated.clear()
         self._previous.update(self._records)

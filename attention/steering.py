@@ -64,7 +64,8 @@ class Steering:
     """Steers attention of marked prompts in one step.
 
     text, image: strengths at this noise level between image and text tokens and among image tokens; 0 is off.
-    kept: memory of the run for what depends on the layout and the grid alone.
+    kept: memory of the run for what depends on the layout and the grid alone. step: that of this step, for windows,
+    which may lie elsewhere in the next.
     """
 
     blocks: frozenset[BlockId] | None
@@ -72,6 +73,7 @@ class Steering:
     text: float
     image: float
     kept: dict = field(default_factory=dict, repr=False)
+    step: dict = field(default_factory=dict, repr=False)
 
     kinds: frozenset[str] = frozenset({"self", "cross", "joint"})
     reads: bool = False
@@ -108,7 +110,8 @@ class Steering:
             return self.text, self.image
         call.run.warn(
             "Regions do nothing here: the model sees a part of the picture of which neither the prompt's area nor a "
-            "context window tells, as tiling nodes give it. Sample without tiles, or use Regions to Conditioning."
+            "context window over frames tells, as tiling nodes give it. Sample the whole picture, or "
+            "use Regions to Conditioning."
         )
         return 0.0, 0.0
 
@@ -199,7 +202,7 @@ class Steering:
 
         key = (id(layout), call.site.grid, call.site.extent, part, q.shape[0], text, call.site.text_tokens, row.length,
                op, q.device)  # fmt: skip
-        queries, keys, amount = _memo(self.kept, key, make)
+        queries, keys, amount = _memo(self.kept if part.seen is None else self.step, key, make)
         return queries, keys, amount * strength
 
 

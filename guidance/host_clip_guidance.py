@@ -105,9 +105,10 @@ class _Guide:
         one = torch.ones(1, device=x.device)
         scale = float(sampling.calculate_input(one * level, one))  # of the network's input: the root of alpha
         noise = float(sampling.noise_scaling(one * level, one, torch.zeros_like(one))) * scale  # the root of 1 - alpha
-        with torch.enable_grad(), safe(model.current_patcher, conds)():
+        with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            (x0,) = comfy.samplers.calc_cond_batch(model, [conds], leaf, sigma, args["model_options"])
+            with safe(model.current_patcher, conds)():
+                (x0,) = comfy.samplers.calc_cond_batch(model, [conds], leaf, sigma, args["model_options"])
             pictures = decoder(self.settings.vae, self.vae.model, model.process_latent_out)(
                 noise * x0 + (1 - noise) * scale * leaf
             )

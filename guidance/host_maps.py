@@ -66,8 +66,8 @@ def look(
     guider.sample(noise, samples, _LevelByLevel(progress), torch.tensor(sigmas), disable_pbar=True, seed=seed)
     if len(viewing.seen) != len(sigmas):
         raise ValueError(
-            "Another model is evaluated at some of these levels (Expert Switch and the like): connect the model that "
-            "acts at the levels you want to see."
+            "At some of these levels another model is evaluated (Expert Switch), or none (nodes that skip steps): "
+            "connect the model that acts at the levels you want to see, without such nodes."
         )
     return [Level(p, s, *seen) for p, s, seen in zip(percents, sigmas, viewing.seen)]
 

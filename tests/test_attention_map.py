@@ -75,7 +75,7 @@ def test_a_level_at_which_another_model_acts_is_refused(model: Any) -> None:
     low = tiny.unet("sd15", seed=1)
     switch = ExpertSwitch.of(model, [Expert(low, noise_levels.half_log_snr(2.0, False))])
     latent = {"samples": torch.zeros(1, 4, 64, 64)}
-    with pytest.raises(ValueError, match="connect the model that acts"):
+    with pytest.raises(ValueError, match="another model is evaluated"):
         look(switch.patched(model), tiny.prompt(1), latent, [0.9, 0.1], 0, Look(frozenset({MIDDLE})))
 
 

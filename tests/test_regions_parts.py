@@ -72,6 +72,14 @@ class TestPart:
         assert part_of((8, 16, 16), (2, 16, 16), (2, 16, 16, 3, 0, 0), None) == Part((16, 16), (0, 0), (3, 4), 8)
         assert part_of((8, 16, 16), (6, 16, 16), None, window) == Part((16, 16))  # with frames that lead the way
 
+    def test_a_sliver_of_a_region_is_no_thin_region(self) -> None:
+        """Most of it lies outside of the part; a region that is thin everywhere keeps a token."""
+        wide, thin = torch.zeros(1, 64, 64), torch.zeros(1, 64, 64)
+        wide[:, :, :33], thin[:, 20, 34] = 1, 1
+        canvas = Regions((Region(wide), Region(thin))).canvas()
+        shares = token_shares(canvas, (8, 4), (64, 32), (64, 64), (0, 32))
+        assert float(shares[..., 0].max()) == 0.125 and float(shares[..., 1].max()) == 1
+
     def test_packed_latents_are_taken_as_they_come(self) -> None:
         assert part_of((4096,), (16, 16), None, None) == Part((16, 16))
 
@@ -105,7 +113,7 @@ class TestWhatTheNetworkSees:
         prompt = marked(tiny.prompt(1), two_regions())
         got = tiny.sample(steered(tiled, ALWAYS), tiny.noise(32, 32), 5.0, 2, prompt)
         assert not pulls and torch.equal(got, tiny.sample(tiled, tiny.noise(32, 32), 5.0, 2, tiny.prompt(1)))
-        assert ["Sample without tiles" in record.message for record in caplog.records].count(True) == 1
+        assert ["Sample the whole" in record.message for record in caplog.records].count(True) == 1
 
     @pytest.mark.parametrize("length, overlap", [(4, 2), (5, 1)])
     def test_windows_of_a_video_have_their_frames_masks(self, pulls: list, length: int, overlap: int) -> None:
@@ -134,6 +142,15 @@ class TestWhatTheNetworkSees:
         wanted = tiny.sample(steered(model, ALWAYS), x, 5.0, 2, prompt)
         got = tiny.sample(steered(windowed(model, 4, 3, 0), ALWAYS), x, 5.0, 2, prompt)
         assert_alike(got, wanted, 1e-4)
+
+    def test_windows_of_a_batch_of_videos(self) -> None:
+        """Every video has all frames' masks."""
+        wan = dit.build("wan")
+        masks = (torch.eye(2)[:, :, None, None].expand(2, 2, 16, 16)[:, i] for i in range(2))
+        prompt = marked(dit.prompt(1), Regions(tuple(Region(mask, "x") for mask in masks)), ((1,), (2,)))
+        x = dit.noise("wan", 16, 16, frames=2, batch=3)
+        wanted = dit.sample(steered(wan, ALWAYS), x, positive=prompt, steps=1)
+        assert_alike(dit.sample(steered(windowed(wan, 2, 1, 0), ALWAYS), x, positive=prompt, steps=1), wanted, 1e-3)
 
     def test_a_longer_prompt_keeps_its_phrases(self, model: Any, pulls: list) -> None:
         """Another node has put 77 more tokens behind the caption; the negative prompt is as long as both."""
