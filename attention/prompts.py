@@ -148,4 +148,4 @@ class CondTable:
 
 def _text_tokens(cond: Mapping[str, Any]) -> int:
     features = cond.get("cross_attn")
-    return features.shape[1] if getattr(features, "ndim", 0) == 3 else 0
+    return features.shape[1] if features is not None and getattr(features, "ndim", 0) == 3 else 0
