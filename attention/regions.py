@@ -78,18 +78,25 @@ def token_shares(
     The mean over each token's area, exact for any ratio of sizes. A region that is nowhere more than half a token
     keeps its strongest one, so thin shapes do not vanish on coarse grids.
     """
-    rows = _overlaps(grid[0], extent[0] / grid[0], canvas.shape[-2], size[0], origin[0])
-    columns = _overlaps(grid[1], extent[1] / grid[1], canvas.shape[-1], size[1], origin[1])
-    shares = torch.einsum("yh,nrhw,xw->nyxr", rows, canvas.float(), columns).flatten(1, 2)
+    cell = (extent[0] / grid[0], extent[1] / grid[1])
+    shares = _means(canvas, grid, cell, size, origin).flatten(1, 2)
     peaks = canvas.amax(dim=(-2, -1))
     thin = torch.ones_like(peaks, dtype=torch.bool)
     if any(extent[axis] < size[axis] for axis in (0, 1)):  # a part may have no more than a sliver of a wide region
-        cells = [extent[axis] / grid[axis] for axis in (0, 1)]
-        many = [math.ceil(size[axis] / cells[axis]) for axis in (0, 1)]
-        rows = _overlaps(many[0], cells[0], canvas.shape[-2], size[0])
-        columns = _overlaps(many[1], cells[1], canvas.shape[-1], size[1])
-        thin = torch.einsum("yh,nrhw,xw->nryx", rows, canvas.float(), columns).amax(dim=(-2, -1)) < 0.5 * peaks
+        whole = (math.ceil(size[0] / cell[0]), math.ceil(size[1] / cell[1]))
+        thin = _means(canvas, whole, cell, size).amax(dim=(1, 2)) < 0.5 * peaks
     return _rescued(shares, peaks, thin)
+
+
+def _means(
+    canvas: Tensor, grid: tuple[int, ...], cell: tuple[float, ...], size: tuple[int, ...],
+    origin: tuple[int, ...] = (0, 0),
+) -> Tensor:  # fmt: skip
+    """Mean of every region over every token: [n, height, width, regions] of a grid of cells of this size."""
+    rows, columns = (
+        _overlaps(grid[axis], cell[axis], canvas.shape[axis - 2], size[axis], origin[axis]) for axis in (0, 1)
+    )
+    return torch.einsum("yh,nrhw,xw->nyxr", rows, canvas.float(), columns)
 
 
 def _overlaps(cells: int, cell: float, pixels: int, size: int, origin: int = 0) -> Tensor:
@@ -118,8 +125,8 @@ def _rescued(shares: Tensor, peaks: Tensor, thin: Tensor) -> Tensor:
 
 def vanishing(canvas: Tensor, grid: tuple[int, int]) -> list[int]:
     """Regions that keep only a rescued token on this grid, in any of the n masks."""
-    rows, columns = (_overlaps(cells, n / cells, n, n) for cells, n in zip(grid, canvas.shape[-2:]))
-    strongest = torch.einsum("yh,nrhw,xw->nryx", rows, canvas.float(), columns).amax(dim=(-2, -1))
+    size = canvas.shape[-2:]
+    strongest = _means(canvas, grid, (size[0] / grid[0], size[1] / grid[1]), size).amax(dim=(1, 2))
     weak = (strongest < 0.5 * canvas.amax(dim=(-2, -1))).any(dim=0)
     return weak.nonzero().flatten().tolist()
 

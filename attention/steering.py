@@ -85,6 +85,7 @@ class Steering:
         return bool(self.text or self.image) or layout.appended < layout.length
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
+        """The call with the marked prompts' rows steered; shaped like `attention` gives it. See Tap."""
         steered = [row for row in call.rows if self._pulls(call, row)]
         if not steered:
             return attention(call.q, call.k, call.v)

@@ -62,6 +62,7 @@ class PointViewer(Viewer):
     point: tuple[float, float] = (0.5, 0.5)
 
     def values(self, call: AttentionCall, row: Row) -> Tensor | None:
+        """Softmax of the point's scores, the mean over heads: [batch, image tokens]."""
         q, k, bias = row_tensors(call, row)
         token = _token_at(self.point, call)
         scores = torch.matmul(q[:, :, token : token + 1].float(), _all_heads(k, q.shape[1]).float().transpose(-1, -2))

@@ -82,6 +82,7 @@ class _LevelByLevel(comfy.samplers.Sampler):
         self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
         latent_image: Tensor, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
+        """Called by the host in its run, as for every sampler; gives the latent back as it was."""
         for i, sigma in enumerate(sigmas):
             comfy.model_management.throw_exception_if_processing_interrupted()
             x = model_wrap.inner_model.model_sampling.noise_scaling(sigma, noise, latent_image)
@@ -98,6 +99,7 @@ class _Viewing:
     seen: list[tuple[Tensor, dict[str, Tensor]]]
 
     def begin(self, run: Run) -> Sequence[Tap]:
+        """A tap for each map that is wanted, new at every level."""
         taps: dict[str, Tap] = {"saliency": SaliencyRecorder(self.wanted.blocks)}
         if self.wanted.tokens:
             taps["phrase"] = PhraseViewer(None, tokens=self.wanted.tokens)
@@ -110,6 +112,7 @@ class _Viewing:
         return run.state(self, dict[str, Any])
 
     def post_cfg(self, args: dict[str, Any]) -> Tensor:
+        """Adds what this level shows to `seen`; the prediction stays as it is. Raises ValueError without a map."""
         run = hooks.run_of(args["model_options"])
         assert run is not None
         taps = self._taps(run)

@@ -55,6 +55,7 @@ class Doodl:
     def update(
         self, z: Tensor, gradient: Tensor, motion: Motion, noise: Tensor, rate: Tensor
     ) -> tuple[Tensor, Motion]:  # fmt: skip
+        """z moved against the clamped gradient, with momentum; at the length it had where that is kept."""
         velocity = self.momentum * motion.velocity + gradient.clamp(-self.clamp, self.clamp)
         z = z - self.rate * each(rate, z) * velocity
         if self.keep_norm:
@@ -74,6 +75,7 @@ class Reno:
     def update(
         self, z: Tensor, gradient: Tensor, motion: Motion, noise: Tensor, rate: Tensor
     ) -> tuple[Tensor, Motion]:  # fmt: skip
+        """z moved against the clipped gradient and towards the length that noise has, with momentum."""
         gradient = gradient + self.pull * self.regulariser_gradient(z)
         gradient = gradient * (self.clip / norms(gradient).clamp_min(1e-12)).clamp(max=1)
         velocity = self.momentum * motion.velocity + gradient

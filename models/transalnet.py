@@ -210,6 +210,7 @@ class Decoder(nn.Module):
         return F.relu(getattr(self, f"batchnorm{number}")(getattr(self, f"conv{number}")(x)))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
+        """Saliency from the encoder's maps, the finest first."""
         fine, middle, coarse = maps
         double = lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest")  # noqa: E731
         x = double(self._stage(1, self.TransEncoder1(coarse)))

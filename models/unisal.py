@@ -69,6 +69,7 @@ class MobileNet(nn.Module):
         self.features = nn.Sequential(*parts, head)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A picture [n, 3, height, width] -> its features at three scales, the coarsest first."""
         skips = []
         for number, part in enumerate(self.features):
             x = part(x)

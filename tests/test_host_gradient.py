@@ -11,7 +11,6 @@ import pytest
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from region_steps import PAPER, marked, two_regions
 from sag_steps import guided, relative
@@ -246,18 +245,9 @@ def lazycache(model: Any) -> Any:
     return LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).result[0]
 
 
-def windows(model: Any) -> Any:
-    order = comfy.context_windows.ContextSchedules.STATIC_STANDARD
-    fuse = comfy.context_windows.ContextFuseMethods.PYRAMID
-    shape = {"context_length": 4, "context_overlap": 2, "context_stride": 1, "closed_loop": False, "dim": 0}
-    return ContextWindowsManualNode.execute(
-        model, context_schedule=order, fuse_method=fuse, freenoise=False, **shape
-    ).result[0]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "change, named",
-    [(easycache, "easycache"), (lazycache, "lazycache"), (windows, "context windows"),
+    [(easycache, "easycache"), (lazycache, "lazycache"), (tiny.windowed, "context windows"),
      (lambda model: guided(model, every=2), "every"), (lambda model: guided(model, mask_mode="soft"), "soft")],
 )  # fmt: skip
 def test_what_would_lose_gradient_is_refused_by_name(change: Callable[[Any], Any], named: str) -> None:

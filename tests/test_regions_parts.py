@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.context_windows
 import pytest
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from region_steps import PLACES, assert_alike, boxes, marked, steered, two_regions
 from torch import Tensor
@@ -41,14 +39,6 @@ def pulls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
 
     monkeypatch.setattr(operators, "pull", spy)
     return seen
-
-
-def windowed(model: Any, length: int, overlap: int, axis: int) -> Any:
-    return ContextWindowsManualNode.execute(
-        model, context_length=length, context_overlap=overlap, context_stride=1, closed_loop=False, dim=axis,
-        context_schedule=comfy.context_windows.ContextSchedules.STATIC_STANDARD,
-        fuse_method=comfy.context_windows.ContextFuseMethods.PYRAMID, freenoise=False,
-    ).result[0]  # fmt: skip
 
 
 class TestPart:
@@ -124,7 +114,7 @@ class TestWhatTheNetworkSees:
         regions = Regions((Region(masks[0], "a"), Region(masks[1], "b")))
         prompt = marked(dit.prompt(1), regions, ((1,), (2,)))
         with dit.watching(wan, "wan") as calls:
-            dit.sample(steered(windowed(wan, length, overlap, 2), ALWAYS), dit.noise("wan", 16, 16, frames=frames),
+            dit.sample(steered(tiny.windowed(wan, length, overlap, 2), ALWAYS), dit.noise("wan", 16, 16, frames=frames),
                        positive=prompt, steps=1)  # fmt: skip
         seen = {call["x"].shape[2] for call in calls}
         assert seen and max(seen) < frames
@@ -140,7 +130,7 @@ class TestWhatTheNetworkSees:
         regions = two_regions((torch.cat([left, right] * 3), torch.cat([right, left] * 3)))
         x, prompt = tiny.noise(16, 16, batch=6), marked(tiny.prompt(1), regions)
         wanted = tiny.sample(steered(model, ALWAYS), x, 5.0, 2, prompt)
-        got = tiny.sample(steered(windowed(model, 4, 3, 0), ALWAYS), x, 5.0, 2, prompt)
+        got = tiny.sample(steered(tiny.windowed(model, 4, 3, 0), ALWAYS), x, 5.0, 2, prompt)
         assert_alike(got, wanted, 1e-4)
 
     def test_windows_of_a_batch_of_videos(self) -> None:
@@ -150,7 +140,8 @@ class TestWhatTheNetworkSees:
         prompt = marked(dit.prompt(1), Regions(tuple(Region(mask, "x") for mask in masks)), ((1,), (2,)))
         x = dit.noise("wan", 16, 16, frames=2, batch=3)
         wanted = dit.sample(steered(wan, ALWAYS), x, positive=prompt, steps=1)
-        assert_alike(dit.sample(steered(windowed(wan, 2, 1, 0), ALWAYS), x, positive=prompt, steps=1), wanted, 1e-3)
+        got = dit.sample(steered(tiny.windowed(wan, 2, 1, 0), ALWAYS), x, positive=prompt, steps=1)
+        assert_alike(got, wanted, 1e-3)
 
     def test_a_longer_prompt_keeps_its_phrases(self, model: Any, pulls: list) -> None:
         """Another node has put 77 more tokens behind the caption; the negative prompt is as long as both."""

@@ -7,12 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import comfy.context_windows
 import comfy.samplers
 import pytest
 import tiny_models as tiny
 import torch
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG, Guider_DualModel
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
@@ -102,18 +100,9 @@ class TestPrompts:
     def test_context_windows(self, model: Any, ours_first: bool) -> None:
         """Windows over a batch of independent pictures change nothing, so guidance must not either."""
         x = tiny.noise(16, 16, batch=6)
-        order = comfy.context_windows.ContextSchedules.STATIC_STANDARD
-        fuse = comfy.context_windows.ContextFuseMethods.PYRAMID
-        shape = {"context_length": 4, "context_overlap": 2, "context_stride": 1, "closed_loop": False, "dim": 0}
-
-        def windowed(model: Any) -> Any:
-            return ContextWindowsManualNode.execute(
-                model, context_schedule=order, fuse_method=fuse, freenoise=False, **shape
-            ).result[0]
-
         expected = tiny.sample(guided(model), x)
         with tiny.watching(model) as calls:
-            result = tiny.sample(windowed(guided(model)) if ours_first else guided(windowed(model)), x)
+            result = tiny.sample(tiny.windowed(guided(model)) if ours_first else guided(tiny.windowed(model)), x)
         assert {call["x"].shape[0] // len(call["chunks"]) for call in calls} <= {4, 5}
         torch.testing.assert_close(result, expected, **CLOSE)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import comfy.cldm.cldm
+import comfy.context_windows
 import comfy.controlnet
 import comfy.k_diffusion.sampling
 import comfy.model_base
@@ -20,6 +21,7 @@ import comfy.samplers
 import comfy.sd
 import comfy.supported_models
 import torch
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -157,6 +159,15 @@ def watching(model: comfy.model_patcher.ModelPatcher, at: str = MIDDLE) -> Itera
         del network.forward
         for handle in handles:
             handle.remove()
+
+
+def windowed(model: Any, length: int = 4, overlap: int = 2, axis: int = 0) -> Any:
+    """The host's context windows along an axis of the latent."""
+    return ContextWindowsManualNode.execute(
+        model, context_length=length, context_overlap=overlap, context_stride=1, closed_loop=False, dim=axis,
+        context_schedule=comfy.context_windows.ContextSchedules.STATIC_STANDARD,
+        fuse_method=comfy.context_windows.ContextFuseMethods.PYRAMID, freenoise=False,
+    ).result[0]  # fmt: skip
 
 
 def adds_noise(sampler: str) -> bool:

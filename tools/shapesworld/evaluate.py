@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--scheduler", default="normal")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--demo", type=Path, default=ROOT / "demo", help="folder of the shipped files")
+    parser.add_argument("--demo", type=Path, default=record.DEMO, help="folder of the shipped files")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "eval")
     args = parser.parse_args()
 
