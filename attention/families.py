@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
+from .compiled import original
 from .families_dit import TRANSFORMERS
 from .families_unet import UNetFamily
 from .run import BlockId, Forward, Site
@@ -23,6 +24,10 @@ class Family(Protocol):
 
     def blocks(self, network: nn.Module) -> tuple[BlockId, ...]:
         """Blocks whose image self-attention can be read, in order of execution."""
+        ...
+
+    def module(self, network: nn.Module, block: BlockId) -> nn.Module:
+        """The part of a network that a block is, with all its layers."""
         ...
 
     def default_blocks(self, network: nn.Module) -> frozenset[BlockId]:
@@ -45,7 +50,7 @@ class Family(Protocol):
 
 def family_of(network: object) -> Family | None:
     """The adapter for a diffusion network (`model.diffusion_model`, compiled or not), None if we have none for it."""
-    network = getattr(network, "_orig_mod", network)
+    network = original(network)
     if isinstance(network, UNetModel):
         family = UNetFamily()
         return family if family.blocks(network) else None

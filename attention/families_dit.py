@@ -17,7 +17,7 @@ from comfy.ldm.lumina.model import NextDiT, NextDiTPixelSpace
 from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from comfy.ldm.wan.model import CameraWanModel, VaceWanModel, WanModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from .run import BlockId, Forward, Site
 
@@ -36,6 +36,9 @@ class Transformer:
             for number, block in enumerate(getattr(network, attribute))
             for layer in range(self.self_attentions(block))
         )
+
+    def module(self, network: Any, block: BlockId) -> nn.Module:
+        return getattr(network, self.sections[block.section])[block.number]
 
     def self_attentions(self, block: Any) -> int:
         """How many attention calls of a block compare image tokens with each other."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
 from torch import Tensor, nn
 
+from .compiled import original
 from .run import CALL_STATE, BlockId, Forward, Site
 
 Patched = tuple[Tensor, Tensor, Tensor]
@@ -34,13 +35,17 @@ class UNetFamily:
         for section, modules in self._sections(network):
             for number, module in enumerate(modules):
                 # A block may hold several transformers that share its name; only a single one can be told apart.
-                spatial = [m for m in module if isinstance(m, host_attention.SpatialTransformer)]
+                parts = [original(part) for part in original(module)]
+                spatial = [part for part in parts if isinstance(part, host_attention.SpatialTransformer)]
                 if len(spatial) != 1 or isinstance(spatial[0], host_attention.SpatialVideoTransformer):
                     continue
-                for layer, block in enumerate(spatial[0].transformer_blocks):
+                for layer, block in enumerate(map(original, spatial[0].transformer_blocks)):
                     if not block.disable_self_attn:
                         found.append(BlockId(section, number, layer))
         return tuple(found)
+
+    def module(self, network: nn.Module, block: BlockId) -> nn.Module:
+        return dict(self._sections(network))[block.section][block.number]
 
     def default_blocks(self, network: nn.Module) -> frozenset[BlockId]:
         """The middle block's first layer, as in the paper; without one, the deepest block that has self-attention."""
@@ -78,7 +83,7 @@ class UNetFamily:
         return Site(layer, kind, (height, width), forward.latent_size, text_tokens=text_tokens)
 
     @staticmethod
-    def _sections(network: nn.Module) -> Iterable[tuple[str, Iterable[Iterable[nn.Module]]]]:
+    def _sections(network: Any) -> Iterator[tuple[str, Sequence[Any]]]:
         middle = getattr(network, "middle_block", None)
         yield "input", network.input_blocks
         yield "middle", [middle] if middle is not None else []

@@ -4,7 +4,8 @@
 happens while sampling: a `Run` is born with the run and dropped with it; each step the techniques say which taps they
 need; a model call in which no tap has anything to do goes through untouched. The attention override is put in front of
 whatever override the model has at that moment, so the order in which nodes were connected does not matter, and existing
-attn1 / attn2 replacements are wrapped, not displaced.
+attn1 / attn2 replacements are wrapped, not displaced. Calls with taps go past torch.compile (compiled.py), and no
+backend is asked for heads wider than it takes (head_widths.py).
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules import attention as comfy_attention
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .compiled import is_compiled, original, uncompiled
 from .families import Family, family_of
+from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
 from .prompts import Conds, CondTable, Row, Window
-from .run import CALL_STATE, Attention, AttentionCall, Forward, Run, Tap, Technique
+from .run import CALL_STATE, Attention, AttentionCall, Forward, Run, Site, Tap, Technique, head_width
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -32,6 +35,7 @@ RUN = "fovea_run"
 PREVIOUS_OVERRIDE = "fovea_previous_override"
 DEGRADED = "fovea_degraded"  # in transformer_options of an extra, spoilt evaluation: the name of its technique
 OVERRIDE = "optimized_attention_override"
+OWN_KEYS = frozenset({TECHNIQUES, RUN, DEGRADED})  # what we add to the options of calls without taps
 _current: ContextVar[Run | None] = ContextVar("fovea_current_run", default=None)
 
 
@@ -147,12 +151,21 @@ def _apply_model(
     transformer_options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
-    transformer_options = transformer_options or {}
-    run = transformer_options.get(RUN)
-    if run is not None and run.table is not None and CALL_STATE not in transformer_options:
+    options = transformer_options or {}
+    run = options.get(RUN)
+    if run is None or CALL_STATE in options:
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    tapped = options
+    if run.table is not None:
         inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
-        transformer_options = _tapped(run, run.table, x, inputs, transformer_options)
-    return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        tapped = _tapped(run, run.table, x, inputs, options)
+    if tapped is not options:
+        with uncompiled():
+            return executor(x, t, c_concat, c_crossattn, control, tapped, **kwargs)
+    wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    if is_compiled(executor.class_obj.diffusion_model, wrappers):
+        options = {key: value for key, value in options.items() if key not in OWN_KEYS}
+    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
 def _tapped(
@@ -164,8 +177,7 @@ def _tapped(
     taps = tuple(tap for tap in run.taps if rows and tap.wants(run, rows, degraded))
     if degraded is None:
         run.mark_evaluated(rows)
-    network = run.model.diffusion_model
-    network = getattr(network, "_orig_mod", network)  # compiled
+    network = original(run.model.diffusion_model)
     family = family_of(network) if taps else None
     if family is None:
         return options
@@ -184,17 +196,53 @@ def _tapped(
 def _override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **kwargs: Any) -> Tensor:
     """Attention override: the taps around the override that was there before, or around the user's backend."""
     options = kwargs["transformer_options"]
-    previous, given = options[PREVIOUS_OVERRIDE], heads
+    state: CallState = options[CALL_STATE]
+    previous, given, heads_first = options[PREVIOUS_OVERRIDE], heads, kwargs.get("skip_reshape", False)
+    site, width = _site(state, options, q, k, heads_first), head_width(q, heads, heads_first)
 
     def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
-        if previous is None:
-            return func(q, k, v, heads or given, *rest, **kwargs)
-        return previous(func, q, k, v, heads or given, *rest, **kwargs)
+        heads = heads or given
+        now = head_width(q, heads, heads_first)
+        if now != width:
+            return _widened(state.run, func, previous, width, now, q, k, v, heads, *rest, **kwargs)
+        if previous is not None:
+            return previous(func, q, k, v, heads, *rest, **kwargs)
+        return (_preferred(state, site) or func)(q, k, v, heads, *rest, **kwargs)
 
     mask = rest[0] if rest else kwargs.get("mask")
-    layout = {"heads_first": kwargs.get("skip_reshape", False), "mask": mask, "scale": kwargs.get("scale"),
-              "wrapped": previous is not None}  # fmt: skip
-    return _attend(options[CALL_STATE], options, q, k, v, heads, layout, attention)
+    layout = {"heads_first": heads_first, "mask": mask, "scale": kwargs.get("scale"), "wrapped": previous is not None}
+    return _attend(state, site, q, k, v, heads, layout, attention)
+
+
+def _widened(
+    run: Run, func: Callable, previous: Callable | None, width: int, now: int, *given: Any, **kwargs: Any
+) -> Tensor:
+    """Attention with heads widened from `width` to `now` channels: never quantized, never by a kernel they outgrow."""
+    kwargs["low_precision_attention"] = False  # ComfyUI's word for calls that Sage and the like leave to others
+    if previous is not None and outgrown(width, now, MAX_QUANTIZED):
+        run.warn(
+            f"Another node has replaced this model's attention function. Regions widen heads of {width} channels to "
+            f"{now}, which kernels such as SageAttention do not take: steered calls go past it to ComfyUI's own."
+        )
+        previous = None
+    if previous is not None:
+        return previous(func, *given, **kwargs)
+    backend = comfy_attention.attention_pytorch if outgrown(width, now, MAX_FLASH) else func
+    return backend(*given, **kwargs)
+
+
+def _preferred(state: CallState, site: Site | None) -> Callable | None:
+    """The attention function that a block's layers ask for, None if they ask for none or for several.
+
+    From ComfyUI 0.36 on a checkpoint can name one for a layer, which ComfyUI forgets where there is an override.
+    """
+    layer = getattr(comfy_attention, "ComfyAttention", None)
+    if layer is None:
+        return None
+    network = state.forward.network
+    block = network if site is None else state.family.module(network, site.block)
+    functions = {part.function for part in block.modules() if isinstance(part, layer)}
+    return functions.pop() if len(functions) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -212,22 +260,27 @@ class _TappedReplace:
         def plain(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
             heads = heads or extra_options["n_heads"]
             precision = extra_options["attn_precision"]
-            return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
+            return comfy_attention.optimized_attention(
+                q, k, v, heads, attn_precision=precision, transformer_options=extra_options
+            )
 
         layout = {"heads_first": False, "mask": None, "scale": None, "wrapped": True, "plain": plain}
         state: CallState = extra_options[CALL_STATE]
         state.forward.kind = self.kind
-        return _attend(state, extra_options, q, k, v, extra_options["n_heads"], layout, attention)
+        site = _site(state, extra_options, q, k, heads_first=False)
+        return _attend(state, site, q, k, v, extra_options["n_heads"], layout, attention)
+
+
+def _site(state: CallState, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool) -> Site | None:
+    """Where a call happens; None for calls that a tap makes, and where the family knows none."""
+    return None if state.busy else state.family.site(state.forward, options, q, k, heads_first)
 
 
 def _attend(
-    state: CallState, options: Mapping[str, Any], q: Tensor, k: Tensor, v: Tensor, heads: int,
-    layout: Mapping[str, Any], attention: Attention,
+    state: CallState, site: Site | None, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Mapping[str, Any],
+    attention: Attention,
 ) -> Tensor:  # fmt: skip
     """Run the taps that want this call around it, the first installed outermost."""
-    if state.busy:
-        return attention(q, k, v)
-    site = state.family.site(state.forward, options, q, k, layout["heads_first"])
     if site is None:
         return attention(q, k, v)
     about = {"rows": state.rows, "run": state.run, "latent_size": state.forward.latent_size, **layout}

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .head_widths import padded_width
 from .run import Attention, precision, split_heads
 
 # Size of the one buffer of scores that is alive at a time. Small enough for a call to need less than 1.2 times plain
@@ -115,15 +116,18 @@ def _scores_at(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, keys: Te
     return scores + bias.expand(*q.shape[:3], -1).gather(3, keys[..., None])[..., 0]
 
 
-def augment(q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
+def augment(
+    q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None, for_kernels: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v [batch, heads, tokens, dim] with the regions' columns, padded to a multiple of 8 channels.
 
-    scale: what the backend will multiply scores with; None: one over the root of the channels that it is given. The
-    columns are balanced, equal in size on both sides and repeated in the padding, so that backends which quantise q and
-    k lose little. The result's first `dim` channels are the attention's.
+    scale: what the backend will multiply scores with; None: one over the root of the channels that it is given.
+    for_kernels: pad to a width that kernels of other nodes take, too (head_widths.py). The columns are balanced, equal
+    in size on both sides and repeated in the padding, so that backends which quantise q and k lose little. The result's
+    first `dim` channels are the attention's.
     """
     dim, columns = q.shape[-1], pull.queries.shape[-1]
-    width = -(-(dim + columns) // 8) * 8
+    width = padded_width(dim + columns, for_kernels)
     plain = dim**-0.5 if scale is None else scale
     backend = width**-0.5 if scale is None else scale
     dtype = precision(q)
@@ -143,13 +147,13 @@ def augment(q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None) ->
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, heads_first: bool, heads: int, scale: float | None, attention: Attention,
-    pull_of: Callable[[slice], Pull], whole: bool = False,
+    pull_of: Callable[[slice], Pull], whole: bool = False, for_kernels: bool = False,
 ) -> Tensor:  # fmt: skip
     """Modulated attention through the user's backend, a few heads at a time: the longer copies stay small.
 
     q, k, v as the network gave them: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] if heads_first.
-    pull_of: the pull of some heads. whole: all heads in one call, for backends that others have wrapped.
-    Returns [batch, tokens, heads * dim].
+    pull_of: the pull of some heads. whole: all heads in one call, for backends that others have wrapped. for_kernels:
+    as in `augment`. Returns [batch, tokens, heads * dim].
     """
     parts = [split_heads(t, heads, heads_first) for t in (q, k, v)]
     dim, together = parts[0].shape[-1], heads if whole else max(1, heads // 8)
@@ -157,7 +161,7 @@ def attend(
     for start in range(0, heads, together):
         chosen = slice(start, min(start + together, heads))
         q, k, v = (t[:, chosen] for t in parts)
-        q, k, v = augment(q, k, v, pull_of(chosen), scale)
+        q, k, v = augment(q, k, v, pull_of(chosen), scale, for_kernels)
         count, width = chosen.stop - chosen.start, q.shape[-1]
         if not heads_first:
             q, k, v = (rearrange(t, "b h n d -> b n (h d)") for t in (q, k, v))

@@ -19,7 +19,7 @@ from .modulation import Pull, score_range
 
 MEASURES = ("range", "row max", "max", "std", "hard")
 OF_THE_CALL = ("max", "std")  # one number for all heads and rows of a call
-HARD = 1e3  # in scores: what does not match has no weight left
+HARD = 1e3  # in scores: what does not match has no weight left, and half precision holds it times a root of channels
 MOST_TEMPERATURE = 0.95  # at 1 the plain scores would be gone, beyond it they would turn around
 
 
@@ -67,7 +67,8 @@ def pull(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amou
     or 1, keys, regions]; amount: a [batch, queries]; bias: the call's own mask as a bias."""
     amount = amount[:, None]
     keep = 1 - (op.temperature * amount).clamp(max=MOST_TEMPERATURE) if op.temperature else torch.ones_like(amount)
-    unit = amount.clamp(max=MOST_TEMPERATURE) if op.temperature else amount
+    largest = MOST_TEMPERATURE if op.temperature else 1.0 if op.measure == "hard" else float("inf")
+    unit = amount.clamp(max=largest)
     height = unit * measure(q, k, scale, op, bias)
     return Pull(keep, height[..., None] * queries[:, None], keys)
 

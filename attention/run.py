@@ -277,6 +277,11 @@ def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
     return tensor.reshape(*tensor.shape[:2], heads, -1).transpose(1, 2)
 
 
+def head_width(tensor: Tensor, heads: int, heads_first: bool) -> int:
+    """Channels of a head of q, k or v, in either layout of AttentionCall."""
+    return tensor.shape[-1] if heads_first else math.prod(tensor.shape[2:]) // heads
+
+
 def precision(q: Tensor) -> torch.dtype:
     """What scores are computed in: double for double, else single."""
     return torch.float64 if q.dtype == torch.float64 else torch.float32

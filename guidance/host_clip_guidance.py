@@ -25,6 +25,7 @@ from .host_gradient import (
     make_ordinary,
     ordinary,
     outside_inference_mode,
+    refuse_packed_weights,
     refuse_streaming,
     refuse_what_loses_gradient,
     resident,
@@ -60,6 +61,7 @@ class ClipGuidance:
         if self.scale == 0 or self.start >= self.end:
             return model
         refuse_what_loses_gradient(model)
+        refuse_packed_weights(*(patcher.model for patcher in (self.vae.patcher, *patchers_of(self.scorer))))
         with outside_inference_mode():
             clone = resident(model)
             guide = _Guide(self, resident(self.vae.patcher), wanted_by(self.scorer, self.text))

@@ -18,9 +18,11 @@ import comfy.utils
 import torch
 from comfy.ldm.modules import attention as host_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from ..attention import hooks
+from ..attention.compiled import uncompiled
 from .reversible import Denoise, NoGradient, Schedule
 from .saved_tensors import kept_apart
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 OVERRIDE = hooks.OVERRIDE
+PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 STEP_CACHES = ("easycache", "lazycache")  # wrappers that skip evaluations by what they saw in steps before
 GUIDANCE = "fovea_clip_guidance"  # the wrapper of host_clip_guidance
 EXPERTS = "fovea_experts"  # those of host_experts
@@ -35,11 +38,12 @@ EXPERTS = "fovea_experts"  # those of host_experts
 
 @contextlib.contextmanager
 def outside_inference_mode() -> Iterator[None]:
-    """Where autograd works: no inference mode, and the host's kernels without a backward are off."""
+    """Where autograd works: no inference mode, nothing compiled, the host's kernels without a backward are off."""
     before = comfy.model_management.in_training
     comfy.model_management.in_training = True
     try:
-        with torch.inference_mode(False), torch.no_grad():  # gradients are switched on where they are wanted
+        # Gradients are switched on where they are wanted.
+        with uncompiled(), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         comfy.model_management.in_training = before
@@ -75,8 +79,28 @@ def _in_working_precision(module: nn.Module) -> None:
                 comfy.utils.set_attr_param(part, name, parameter.data.to(wanted))
 
 
+def refuse_packed_weights(*modules: nn.Module) -> None:
+    """Raise NoGradient for weights that may not survive being copied, before anything is touched.
+
+    PyTorch's own tensors and ComfyUI's quantized ones do. Other subclasses keep weights packed (GGUF files and the
+    like): a copy may lose what makes them weights, and the model would be broken until it is loaded anew.
+    """
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if type(tensor) not in PLAIN_TENSORS and not isinstance(tensor, QuantizedTensor):
+                raise NoGradient(
+                    f"The weights of {type(module).__name__} are packed ({type(tensor).__name__}), as those of GGUF "
+                    "files are, so no gradient is taken through them. Load it from a safetensors file. Optimize Latent "
+                    "can also go past a sampled model (through 0)."
+                )
+
+
 def make_ordinary(module: nn.Module) -> None:
-    """Replace tensors made in inference mode, which autograd refuses, by copies. Their values and ties stay."""
+    """Replace tensors made in inference mode, which autograd refuses, by copies. Their values and ties stay.
+
+    Raises NoGradient for packed weights, which are left as they are.
+    """
+    refuse_packed_weights(module)
     copies: dict[int, nn.Parameter] = {}
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         if parameter.is_inference():
@@ -124,6 +148,7 @@ def ordinary(value: Any) -> Any:
 
 def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]] = ()) -> None:
     """Raise NoGradient for a model of whose prediction no gradient can be taken."""
+    refuse_packed_weights(patcher.model)
     if any(cond.get("hooks") is not None for cond in conds):
         raise NoGradient(
             "A prompt has hooks that change the model's weights while it is sampled. Load their LoRA for the whole run."

@@ -23,6 +23,7 @@ from .host_gradient import (
     ordinary,
     outside_inference_mode,
     refuse_clip_guidance,
+    refuse_packed_weights,
     refuse_step_caches,
     refuse_what_guidance_hides,
     refuse_what_loses_gradient,
@@ -102,6 +103,7 @@ def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callabl
         refuse_clip_guidance(setting.model)
         refuse_what_guidance_hides(setting.model)
         refuse_what_loses_gradient(setting.model, [options for _, options in (*setting.positive, *setting.negative)])
+    refuse_packed_weights(*(patcher.model for patcher in (setting.vae.patcher, *patchers_of(task.scorer))))
     if task.mode == "invertible":
         if setting.noise_mask is not None:
             raise NoGradient("Mode invertible does not keep what an inpainting mask protects. Use mode checkpoint.")

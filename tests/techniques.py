@@ -1,0 +1,147 @@
+"""Every technique of the pack on one model, as its node runs it: for tests that hold for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tiny_models as tiny
+import torch
+from torch import Tensor
+
+from fovea.attention.regions import Region, Regions
+from fovea.guidance import captions
+from fovea.models import demo
+from fovea.nodes.attention_map import FoveaAttentionMap
+from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
+from fovea.nodes.guidance import FoveaSelfAttentionGuidance
+from fovea.nodes.latent import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.region_control import FoveaDenseDiffusion, FoveaPaintWithWords
+from fovea.nodes.style import FoveaStyleGuidance
+
+PROMPT = "a plain red star and a striped blue circle on a white background"
+STEPS = 2
+
+
+class World(NamedTuple):
+    """What nodes are given beside the model. start: noise and what is drawn on, [n, channels, height, width]."""
+
+    clip: Any
+    vae: Any
+    scorer: Any
+    positive: list
+    negative: list
+    styled: list
+    start: Tensor
+
+
+def shapesworld() -> World:
+    """Everything as the server makes it."""
+    with torch.inference_mode():
+        clip = demo.load_clip()
+        positive, negative, styled = (captions.encode(clip, text) for text in (PROMPT, "", "a plain green square"))
+        start = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+        return World(clip, demo.load_vae(), demo.load_scorer(clip), positive, negative, styled, start)
+
+
+def outputs(node: Any, **given: Any) -> tuple:
+    """A node's outputs; inputs that are not given have the values that the node shows first."""
+    defaults = {}
+    for socket in node.define_schema().inputs:
+        if getattr(socket, "default", None) is not None:
+            defaults[socket.id] = socket.default
+        elif getattr(socket, "options", None):
+            defaults[socket.id] = socket.options[0]
+    return node.execute(**{**defaults, **given}).result
+
+
+def sample(model: Any, world: World, positive: list | None = None, negative: list | None = None) -> Tensor:
+    conds = {"positive": positive or world.positive, "negative": negative or world.negative}
+    return tiny.sample(model, world.start, cfg=4.0, steps=STEPS, **conds)
+
+
+def halves(height: int = 32, width: int = 32) -> Regions:
+    left = torch.zeros(1, height, width)
+    left[..., : width // 2] = 1
+    return Regions((Region(left, "a plain red star"), Region(1 - left, "a striped blue circle")))
+
+
+def plain(model: Any, world: World) -> Tensor:
+    return sample(model, world)
+
+
+def sag(model: Any, world: World) -> Tensor:
+    return sample(*outputs(FoveaSelfAttentionGuidance, model=model), world)
+
+
+def regions(model: Any, world: World) -> Tensor:
+    given = {"model": model, "clip": world.clip, "regions": halves(), "caption": PROMPT}
+    patched, positive, negative, *_ = outputs(FoveaDenseDiffusion, **given)
+    return sample(patched, world, positive, negative)
+
+
+def hard_regions(model: Any, world: World) -> Tensor:
+    """At their strongest."""
+    given = {"model": model, "clip": world.clip, "regions": halves(), "caption": PROMPT}
+    extreme = {"operator": "hard", "cross_strength": 4.0, "self_strength": 4.0, "end_percent": 1.0}
+    patched, positive, negative, *_ = outputs(FoveaDenseDiffusion, **given, **extreme)
+    return sample(patched, world, positive, negative)
+
+
+def paint(model: Any, world: World) -> Tensor:
+    given = {"model": model, "clip": world.clip, "regions": halves(), "caption": PROMPT}
+    patched, positive, negative, *_ = outputs(FoveaPaintWithWords, **given)
+    return sample(patched, world, positive, negative)
+
+
+def attention_map(model: Any, world: World) -> Tensor:
+    given = {"model": model, "positive": world.positive, "latent": {"samples": world.start}}
+    return outputs(FoveaAttentionMap, **given)[0]
+
+
+def experts(model: Any, world: World) -> Tensor:
+    """The second is the same model with guidance of its own, so that what it does is seen."""
+    (second,) = outputs(FoveaSelfAttentionGuidance, model=model)
+    (chain,) = outputs(FoveaExpert, model=second, level="percent", below=0.5)
+    return sample(outputs(FoveaExpertSwitch, model=model, experts=chain)[0], world)
+
+
+def style(model: Any, world: World) -> Tensor:
+    patched, *_ = outputs(FoveaStyleGuidance, model=model, text=world.positive, style_scale=6.0)
+    return sample(patched, world, world.styled)
+
+
+def clip_guidance(model: Any, world: World) -> Tensor:
+    given = {"vae": world.vae, "scorer": world.scorer, "text": PROMPT}
+    return sample(*outputs(FoveaCLIPGuidance, model=model, **given), world)
+
+
+def _search(node: Any, model: Any, world: World, **settings: Any) -> Tensor:
+    given = {"vae": world.vae, "positive": world.positive, "negative": world.negative, "scorer": world.scorer,
+             "text": PROMPT, "latent_image": {"samples": torch.zeros_like(world.start)}}  # fmt: skip
+    return outputs(node, model=model, sampler_steps=STEPS, cfg=4.0, **given, **settings)[1]["samples"]
+
+
+def optimize_through(model: Any, world: World) -> Tensor:
+    return _search(FoveaOptimizeLatent, model, world, updates=1, draws=1, through=-1)
+
+
+def optimize_past(model: Any, world: World) -> Tensor:
+    return _search(FoveaOptimizeLatent, model, world, updates=1, draws=1, through=0)
+
+
+def best_of_n(model: Any, world: World) -> Tensor:
+    return _search(FoveaBestOfN, model, world, count=2)
+
+
+PATCHES: dict[str, Callable[[Any, World], Tensor]] = {
+    each.__name__: each for each in (sag, regions, hard_regions, paint, attention_map, experts, style)
+}
+WITH_GRADIENTS = {each.__name__: each for each in (clip_guidance, optimize_through)}  # through the sampled model
+TECHNIQUES = {**PATCHES, **WITH_GRADIENTS, **{each.__name__: each for each in (optimize_past, best_of_n)}}
+
+
+def run(name: str, model: Any, world: World) -> Tensor:
+    """As the server runs nodes."""
+    with torch.inference_mode():
+        return TECHNIQUES[name](model, world) if name in TECHNIQUES else plain(model, world)
