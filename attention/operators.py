@@ -64,11 +64,17 @@ def amounts(shares: Tensor, strengths: Tensor, covered: Tensor, strength: float,
 def pull(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amount: Tensor, op: Operator,
          bias: Tensor | None = None) -> Pull:  # fmt: skip
     """The operator on one call. q, k: [batch, heads, tokens, dim]; queries: M [batch, queries, regions]; keys: T [batch
-    or 1, keys, regions]; amount: a [batch, queries]; bias: the call's own mask as a bias."""
+    or 1, keys, regions]; amount: a [batch, queries]; bias: the call's own mask as a bias.
+
+    Hard pushes what does not match down instead of what matches up: within a softmax it is the same, but half precision
+    keeps the scores that are left, and in joint attention text and image keep their shares.
+    """
     amount = amount[:, None]
     keep = 1 - (op.temperature * amount).clamp(max=MOST_TEMPERATURE) if op.temperature else torch.ones_like(amount)
     largest = MOST_TEMPERATURE if op.temperature else 1.0 if op.measure == "hard" else float("inf")
     unit = amount.clamp(max=largest)
+    if op.measure == "hard":
+        keys = keys - (keys > 0).any(dim=-2, keepdim=True).to(keys.dtype)
     height = unit * measure(q, k, scale, op, bias)
     return Pull(keep, height[..., None] * queries[:, None], keys)
 

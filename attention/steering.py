@@ -146,9 +146,9 @@ class Steering:
             return _gathered([where for _, where in steered], pulls, queries.shape[0])
 
         whole = whole or self.operator.measure in operators.OF_THE_CALL
-        return attend(
-            q, k, v, call.heads_first, call.heads, call.scale, attention, pull_of, whole, for_kernels=call.wrapped
-        )
+        # Outside of inference mode gradients are taken, with PyTorch's attention: padding would cost their precision.
+        for_kernels = call.wrapped and torch.is_inference_mode_enabled()
+        return attend(q, k, v, call.heads_first, call.heads, call.scale, attention, pull_of, whole, for_kernels)
 
     def _pull(self, call: AttentionCall, row: Row, q: Tensor, k: Tensor) -> Pull:
         """The pull on one prompt's rows; q, k: [batch, heads, tokens, dim]."""
