@@ -1,9 +1,10 @@
 # Every target sets up what it needs (.host/: ComfyUI, .venv/: its packages) and does nothing twice.
 #   COMFYUI_PATH=/path/to/ComfyUI   use that copy; with PYTHON=/path/to/python also its interpreter
+#   COMFYUI_TAG=v0.33.1             fetch that release of ComfyUI and use it, with packages of its own
 #   PORT=8288                       where `make serve` listens
 PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
 RUN := @$(PYTHON3) -m tools.host
-export COMFYUI_PATH PYTHON PORT
+export COMFYUI_PATH COMFYUI_TAG PYTHON PORT
 
 .PHONY: help host demo test serve check browser-test thumbnails locales train eval bench soak
 

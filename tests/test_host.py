@@ -132,15 +132,46 @@ def test_no_network_is_one_line(shelf: Path, no_network: None, tmp_path: Path) -
 
 def test_falls_back_to_the_repository(shelf: Path, no_network: None, tmp_path: Path,
                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = tmp_path / "repository"
-    (repository / "comfy").mkdir(parents=True)
-    for name, text in {"main.py": "", "comfyui_version.py": VERSION_FILE, "comfy/cli_args.py": ""}.items():
-        (repository / name).write_text(text)
-    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"], ["tag", f"v{comfyui.VERSION}"]):
-        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments], cwd=repository, check=True)
+    repository = repository_with(tmp_path, comfyui.VERSION)
     monkeypatch.setattr(comfyui, "REPOSITORY", f"file://{repository}")
     target = comfyui.obtain(tmp_path / "host", Path(sys.executable))
     assert comfyui.version_of(target) == comfyui.VERSION and not leftovers(tmp_path / "host")
+
+
+def repository_with(tmp_path: Path, version: str) -> Path:
+    """A git repository that looks like ComfyUI's, with a tag."""
+    repository = tmp_path / "repository"
+    (repository / "comfy").mkdir(parents=True)
+    stated = VERSION_FILE.replace(comfyui.VERSION, version)
+    for name, text in {"main.py": "", "comfyui_version.py": stated, "comfy/cli_args.py": ""}.items():
+        (repository / name).write_text(text)
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"], ["tag", f"v{version}"]):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments], cwd=repository, check=True)
+    return repository
+
+
+def test_a_tag_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comfyui, "REPOSITORY", f"file://{repository_with(tmp_path, '0.99.1')}")
+    target = comfyui.obtain_tag(tmp_path / "host", "v0.99.1")
+    assert comfyui.version_of(target) == "0.99.1" and not leftovers(tmp_path / "host")
+    monkeypatch.setattr(comfyui, "REPOSITORY", "file:///nowhere")
+    assert comfyui.obtain_tag(tmp_path / "host", "v0.99.1") == target, "fetched once"
+    with pytest.raises(SetupError, match="COMFYUI_PATH"):
+        comfyui.obtain_tag(tmp_path / "host", "v0.99.2")
+
+
+def test_a_tag_has_packages_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+    repository = repository_with(tmp_path, "0.99.1")
+    monkeypatch.setattr(comfyui, "REPOSITORY", f"file://{repository}")
+    monkeypatch.setattr(host, "HOST_FOLDER", tmp_path / "host")
+    monkeypatch.setattr(host.environment, "create", lambda venv, *_: made.append(venv) or Path(sys.executable))
+    monkeypatch.setattr(host.environment, "install", lambda *_: False)
+    for name in ("COMFYUI_PATH", "PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COMFYUI_TAG", "v0.99.1")
+    assert host.prepare().path == tmp_path / "host" / "ComfyUI-v0.99.1" == host.locate()
+    assert made == [tmp_path / "host" / "venv-v0.99.1"]
 
 
 def run_host(**variables: str) -> subprocess.CompletedProcess:

@@ -117,18 +117,29 @@ def unpack(archive: Path, target: Path) -> Path:
     return target
 
 
-def clone(target: Path, reason: SetupError) -> Path:
-    """Fallback: the tag of the official repository. Where that fails too, the first reason is the one to tell."""
+def obtain_tag(folder: Path, tag: str) -> Path:
+    """The official repository's `tag` below `folder`, cloned unless it is there already."""
+    target = folder / f"ComfyUI-{tag}"
+    if version_of(target) is not None:
+        return target
+    return clone(target, SetupError(
+        f"cannot fetch ComfyUI {tag}: git does not reach {REPOSITORY}, or that has no such tag. Clone it by hand and "
+        "set COMFYUI_PATH to it."
+    ), tag)  # fmt: skip
+
+
+def clone(target: Path, reason: SetupError, tag: str = f"v{VERSION}") -> Path:
+    """A tag of the official repository. Where that fails, `reason` is what to tell."""
     if shutil.which("git") is None:
         raise reason
     with partial_folder(target.parent) as partial:
         copy = partial / "ComfyUI"
-        command = ["git", "clone", "--quiet", "--depth", "1", "--branch", f"v{VERSION}", REPOSITORY, str(copy)]
+        command = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, REPOSITORY, str(copy)]
         environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
         result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        if result.returncode != 0 or version_of(copy) != VERSION:
+        if result.returncode != 0 or (tag.startswith("v") and version_of(copy) != tag[1:]):
             raise reason
-        adopt(copy, target)
+        adopt(copy, target, version_of(copy))
     return target
 
 
@@ -140,9 +151,9 @@ def partial_folder(folder: Path) -> Iterator[Path]:
         yield Path(partial)
 
 
-def adopt(complete: Path, target: Path) -> None:
+def adopt(complete: Path, target: Path, version: str | None = VERSION) -> None:
     """Give a complete copy its final name. What stands there (an older version, a damaged copy) makes way."""
-    if version_of(complete) != VERSION:
+    if version is None or version_of(complete) != version:
         raise SetupError(f"what was fetched is not ComfyUI {VERSION}; nothing was changed. Run the command again.")
     if target.is_symlink() or target.exists():
         target.replace(complete.parent / "replaced")

@@ -1,8 +1,9 @@
 """Sets up what everything runs in: `python3 -m tools.host [-m MODULE ... | SCRIPT ...]`.
 
 Without arguments it only sets up. With arguments it then becomes the interpreter that holds ComfyUI's packages, run
-with those arguments. Two variables of the environment steer it:
+with those arguments. Three variables of the environment steer it:
   COMFYUI_PATH  an existing ComfyUI to use in place of the pinned one;
+  COMFYUI_TAG   a tag of the official repository to use in place of the pinned one, with packages of its own;
   PYTHON        with COMFYUI_PATH: the interpreter that copy runs with (nothing is installed into it);
                 without: the interpreter that `.venv` is made with.
 Standard library only, since nothing is installed yet when it starts.
@@ -43,11 +44,12 @@ def say(message: str) -> None:
 
 
 def locate() -> Path:
-    """The ComfyUI in use: COMFYUI_PATH, else the pinned copy. Fetches nothing."""
+    """The ComfyUI in use: COMFYUI_PATH, else that of COMFYUI_TAG, else the pinned copy. Fetches nothing."""
     named = os.environ.get("COMFYUI_PATH")
     if named:
         return comfyui.validate(Path(named).expanduser().resolve())
-    pinned = HOST_FOLDER / "ComfyUI"
+    tag = os.environ.get("COMFYUI_TAG")
+    pinned = HOST_FOLDER / (f"ComfyUI-{tag}" if tag else "ComfyUI")
     if comfyui.version_of(pinned) is None:
         raise SetupError("ComfyUI is not set up yet. Run `make host`, or set COMFYUI_PATH to a ComfyUI folder.")
     return pinned
@@ -68,7 +70,8 @@ def exclusive(folder: Path):
 
 def prepare() -> Host:
     """Set up whatever is missing and return the host. Does nothing where nothing changed."""
-    named, python = os.environ.get("COMFYUI_PATH"), os.environ.get("PYTHON")
+    named, python, tag = (os.environ.get(name) for name in ("COMFYUI_PATH", "PYTHON", "COMFYUI_TAG"))
+    venv = HOST_FOLDER / f"venv-{tag}" if tag and not named else VENV
     try:
         HOST_FOLDER.mkdir(exist_ok=True)  # servers work there, wherever ComfyUI itself is
         if named and python:
@@ -76,11 +79,13 @@ def prepare() -> Host:
         if named:
             locate()
         with exclusive(HOST_FOLDER):
-            own = environment.create(VENV, python or sys.executable, say)
-            if not named:
+            if tag and not named:
+                comfyui.obtain_tag(HOST_FOLDER, tag)
+            own = environment.create(venv, python or sys.executable, say)
+            if not tag and not named:
                 comfyui.obtain(HOST_FOLDER, own, say)
             host = Host(locate(), own)
-            environment.install(VENV, host.path, ROOT, say)
+            environment.install(venv, host.path, ROOT, say)
     except OSError as error:
         raise SetupError(comfyui.explain_os(error, Path(error.filename or ROOT))) from None
     return host
