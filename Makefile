@@ -17,7 +17,7 @@ host:  ## set up ComfyUI and its packages, nothing else
 demo:  ## queue the demo graphs: output/demo/contact_sheet.png, report.json
 	$(RUN) -m tools.demo
 
-test:  ## run the whole test suite (TESTS="tests/test_host.py -k hash" for a part)
+test:  ## run the whole test suite (TESTS="tests/tools/test_comfyui_setup.py -k hash" for a part)
 	$(RUN) -m pytest -c tests/pytest.ini --rootdir tests $(or $(TESTS),tests)
 
 serve:  ## open the graph editor with the pack and the demo model

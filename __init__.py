@@ -1,6 +1,6 @@
 """Fovea: training-free guidance for diffusion models, as ComfyUI nodes.
 
-Self-Attention Guidance, painted regions, latent optimisation and expert denoisers. Node classes live in `nodes/`;
+Self-Attention Guidance, painted regions, noise optimization and expert denoisers. Node classes live in `nodes/`;
 the algorithms below them (`guidance/`, `attention/`, `models/`) do not know about the graph.
 """
 
@@ -10,14 +10,14 @@ from comfy_api.latest import ComfyExtension, io
 
 from .nodes import (
     attention_map,
-    demo,
-    encoders,
+    demo_model,
+    encoder_schedule,
     experts,
-    guidance,
-    latent,
-    painter,
-    region_control,
+    noise_optimization,
+    region_painter,
+    region_sources,
     regions,
+    sag,
     saliency,
     scorers,
     style,
@@ -25,8 +25,8 @@ from .nodes import (
 
 WEB_DIRECTORY = "./web"
 MODULES = (
-    demo, guidance, attention_map, regions, painter, region_control, saliency, scorers, latent, experts, encoders,
-    style,
+    demo_model, sag, attention_map, region_sources, region_painter, regions, saliency, scorers, noise_optimization,
+    experts, encoder_schedule, style,
 )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""Attention: hooks into a model's attention calls, model-family adapters, region masks on token grids."""
+"""The engine: hooks into a model's attention calls, model-family adapters, recorders. It knows no technique."""

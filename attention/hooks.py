@@ -21,10 +21,12 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .compiled import is_compiled, original, uncompiled
-from .families import Family, family_of
+from .conds import Conds, CondTable, Row, Window
+from .families.registry import Family, family_of
 from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
-from .prompts import Conds, CondTable, Row, Window
-from .run import CALL_STATE, Attention, AttentionCall, Forward, Run, Site, Tap, Technique, head_width
+from .run import Attention, AttentionCall, Run, Tap, Technique
+from .sites import CALL_STATE, Forward, Site
+from .tensor_layout import head_width
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

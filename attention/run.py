@@ -7,81 +7,20 @@ remember between steps is kept here, never in a node, a module or a model, so tw
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
-from .prompts import Conds, CondTable, Roles, Row, RowKey, Window, cond_signature
+from .conds import Conds, CondTable, Roles, Row, RowKey, Window, cond_signature
+from .sites import BlockId, Site
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-CALL_STATE = "fovea_call"  # where a model call keeps its state in transformer_options; its `forward` is the family's
-
-
-class BlockId(NamedTuple):
-    """Place of a transformer layer in a model, as the host counts it: ("input", 7, 0) is layer 0 of input block 7."""
-
-    section: str
-    number: int
-    layer: int
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where an attention call happens: block, "self" / "cross" / "joint", and where the image's tokens are in it.
-
-    grid: tokens as (height, width), for video (frames, height, width). extent: latent pixels that the grid spans, more
-    than the latent has where the network pads it to whole patches (the padding lies at the far ends). start: place of
-    the image's first token among the queries, and among the keys too unless they are text only ("cross").
-    text_tokens: keys that are text; in "joint" calls they come before the image's.
-    """
-
-    block: BlockId
-    kind: str
-    grid: tuple[int, ...]
-    extent: tuple[int, ...]
-    start: int = 0
-    text_tokens: int = 0
-
-    @property
-    def image(self) -> slice:
-        """The image's own tokens among the queries."""
-        return slice(self.start, self.start + math.prod(self.grid))
-
-
-@dataclass(eq=False)
-class Forward:
-    """One call of the network, as a model family sees it. Made anew for every call; what is announced is kept here.
-
-    latent_size: axes after the channels. inputs: the call's further inputs under the host's names (ref_latents, ...).
-    """
-
-    network: Any
-    batch: int
-    latent_size: tuple[int, ...]
-    inputs: Mapping[str, Any]
-    kind: str | None = None  # of the next attention call, where the family can have it announced
-    place: tuple[str, int] | None = None  # block of the last attention call
-    number: int = 0  # of the last attention call within its block
-
-    def take_kind(self) -> str | None:
-        """The kind of the call announced last; an announcement serves one call."""
-        kind, self.kind = self.kind, None
-        return kind
-
-    def count(self, place: tuple[str, int]) -> int:
-        """How many attention calls of this block came before this one, when every call is counted once."""
-        self.number = self.number + 1 if place == self.place else 0
-        self.place = place
-        return self.number
 
 
 @dataclass(frozen=True)
@@ -232,9 +171,7 @@ class Run:
         with self._lock:
             self._records.setdefault((block, key), record)
 
-    def records(
-        self, block: BlockId, conds: Conds, position: int
-    ) -> list[tuple[Window | None, Record]]:
+    def records(self, block: BlockId, conds: Conds, position: int) -> list[tuple[Window | None, Record]]:
         """Records of one cond in this step, one per context window.
 
         Where the cond was evaluated but the network itself was skipped by a cache, the last record stands in.
@@ -268,29 +205,3 @@ class Run:
             self._warned.add(message)
         if fresh:
             logger.warning(message)
-
-
-def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
-    """View q, k or v as [batch, heads, tokens, dim]. SD3 leaves the heads of v apart: [batch, tokens, heads, dim]."""
-    if heads_first:
-        return tensor
-    return tensor.reshape(*tensor.shape[:2], heads, -1).transpose(1, 2)
-
-
-def head_width(tensor: Tensor, heads: int, heads_first: bool) -> int:
-    """Channels of a head of q, k or v, in either layout of AttentionCall."""
-    return tensor.shape[-1] if heads_first else math.prod(tensor.shape[2:]) // heads
-
-
-def precision(q: Tensor) -> torch.dtype:
-    """What scores are computed in: double for double, else single."""
-    return torch.float64 if q.dtype == torch.float64 else torch.float32
-
-
-def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """An attention mask (bool: True keeps; else added) as a bias [batch or 1, heads or 1, queries or 1, keys]."""
-    if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
-    while mask.ndim < 4:
-        mask = mask.unsqueeze(0 if mask.ndim == 2 else 1)
-    return mask.to(dtype)

@@ -1,1 +1,1 @@
-"""The algorithms: tensors in, tensors out. No graph, no server, no user interface."""
+"""A folder per technique, and what several of them share. No graph, no server, no user interface."""

@@ -8,11 +8,11 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..attention.blocks import parse_blocks
-from ..attention.families import family_of
-from ..guidance import heat
-from ..guidance.host_maps import Level, Look, look
-from ..guidance.phrases import phrase_tokens
+from ..attention.block_names import parse_blocks
+from ..attention.families.registry import family_of
+from ..guidance.attention_map.probe import Level, Look, look
+from ..guidance.token_spans import phrase_tokens
+from .ui import heat_maps
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -127,13 +127,13 @@ def _sheets(seen: list[Level], vae: VAE | None, phrase: str) -> list[Tensor]:
         if pictures is not None:
             rows.append(("estimate", [picture[i] for picture in pictures]))
         for name in maps[0]:
-            tiles = heat.enlarge(torch.stack([level[name][i] for level in maps]), (height, width))
-            tiles = tiles if name == "mask" else heat.spread(tiles)
+            tiles = heat_maps.enlarge(torch.stack([level[name][i] for level in maps]), (height, width))
+            tiles = tiles if name == "mask" else heat_maps.spread(tiles)
             rows.append((labels[name], [
-                heat.colours(tile) if pictures is None else heat.overlay(tile, pictures[j][i])
+                heat_maps.colours(tile) if pictures is None else heat_maps.overlay(tile, pictures[j][i])
                 for j, tile in enumerate(tiles)
             ]))  # fmt: skip
-        sheets.append(heat.sheet(rows, columns))
+        sheets.append(heat_maps.sheet(rows, columns))
     return sheets
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..guidance import experts as plan
 from ..guidance import noise_levels
-from ..guidance.experts import PRESETS, BadExperts
-from ..guidance.host_experts import DECIDE, MEMORY, ExpertSwitch
-from ..guidance.host_shadow import NODE, Expert, is_flow, name_of
+from ..guidance.experts import plan
+from ..guidance.experts.expert_guider import NODE, Expert, is_flow, name_of
+from ..guidance.experts.model_patch import DECIDE, MEMORY, ExpertSwitch
+from ..guidance.experts.plan import PRESETS, BadExperts
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -1,252 +1,288 @@
-"""Nodes that make regions: from a mask, a painting in flat colours, boxes; and one that shows them."""
+"""Nodes that make regions happen: DenseDiffusion, Paint-with-Words, and the way back to ComfyUI's own masks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from comfy_api.latest import io
 
-from ..attention.regions import MOST, OVERLAPS, Regions, vanishing
-from ..guidance import heat, paintings
+from ..attention.block_names import parse_blocks
+from ..attention.families.registry import family_of
+from ..attention.sites import BlockId
+from ..guidance.regions import prompt_encoding
+from ..guidance.regions.masks import Regions
+from ..guidance.regions.model_patch import RegionControl, watched
+from ..guidance.regions.score_bias import MEASURES, Operator
+from .region_sources import ALIASES, RegionsType
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
-RegionsType = io.Custom("FOVEA_REGIONS")
-ALIASES = ["regional prompt", "region", "paint with words", "DenseDiffusion", "attention couple", "area composition"]
-REGIONS_OUT = "The regions so far, for Dense Diffusion, Paint with Words, or one more region."
-LONGEST_SIDE = 1024  # of masks of boxes: whatever the picture, no token grid is finer
-LEVELS = (8, 16, 32, 64)  # latent pixels are 8 image pixels: the layers of SD1.5 and SDXL have tokens of 8 to 64
+DENSE, PAINT = "Dense Diffusion (Fovea)", "Paint with Words (Fovea)"
 
 
-def check_number(previous: Regions | None, more: int, name: str) -> None:
-    """Raises ValueError before masks are made that nobody can use."""
-    count = more + (len(previous) if previous is not None else 0)
-    if count > MOST:
-        raise ValueError(f"{name}: {count} regions are too many, {MOST} at most.")
+class Preset(NamedTuple):
+    """An operator of the node. law: how it depends on noise. text, image: what the node's strengths 1 and 1 mean."""
+
+    operator: Operator
+    law: str = "power"
+    text: float = 1.0
+    image: float = 1.0
 
 
-def extended(previous: Regions | None, added: list[Any], overlap: str | None, name: str) -> Regions:
-    """More regions on top of the previous ones. name: of the node, for the error."""
-    check_number(previous, len(added), name)
-    items = (*(previous.items if previous is not None else ()), *added)
-    return Regions(items, overlap or (previous.overlap if previous is not None else "top"))
+# "fovea" was found on ShapesWorld, with the window and the time exponent that are the node's defaults: docs/results.md.
+OPERATORS = {
+    "fovea": Preset(Operator(temperature=0.0, area=0.0, background=False, against=1.0), text=4.0, image=10 / 3),
+    "paper": Preset(Operator()),
+    "hard": Preset(Operator(measure="hard", temperature=0.0, area=0.0, background=False), "constant"),
+}
 
 
-class FoveaRegion(io.ComfyNode):
+def _outputs() -> list[io.Output]:
+    return [
+        io.Model.Output(display_name="model", tooltip="The model, steered where the prompts below are used with it."),
+        io.Conditioning.Output(display_name="positive", tooltip="The encoded caption, with its regions."),
+        io.Conditioning.Output(
+            display_name="negative", tooltip="The encoded negative prompt, with the regions' own negative phrases."
+        ),
+        io.String.Output(display_name="report", tooltip="What could not be done as asked, in words. Empty: nothing."),
+    ]
+
+
+def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
+    """Inputs before and after those of one method."""
+    first = [
+        io.Model.Input("model", tooltip="What to steer. SD1.x, SD2.x, SDXL and ShapesWorld in every mode; SD3, Flux, "
+                       "Chroma, Qwen-Image, Lumina 2, Z-Image and Wan in mode concat."),
+        io.Clip.Input("clip", tooltip="Encodes the caption and the phrases."),
+        RegionsType.Input("regions", tooltip="The places and their phrases."),
+        io.String.Input(
+            "caption", multiline=True, default="",
+            tooltip="The whole prompt, with the phrases of the regions in it. Empty: made of the phrases.",
+        ),
+        io.String.Input("negative", multiline=True, default="", tooltip="The negative prompt."),
+    ]  # fmt: skip
+    last = [
+        io.Float.Input(
+            "start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
+            tooltip="Where in the schedule steering begins: 0.0 is the first step.",
+        ),
+        io.Combo.Input(
+            "mode", options=list(prompt_encoding.MODES), default="auto",
+            tooltip="caption: phrases are found in the caption (the papers). concat: the phrases are encoded on their "
+            "own and appended, for any text encoder. auto: caption where it works, else concat.",
+        ),
+        io.String.Input(
+            "blocks", default="all",
+            tooltip="Which layers are steered: all, or names such as middle, input.4, output.5.*, separated by "
+            "commas. An unknown name is answered with the list for this model.",
+        ),
+        io.Boolean.Input(
+            "encode_phrases", default=True, advanced=True,
+            tooltip="In mode caption, encode every phrase also on its own and put that in its place: keeps one "
+            "phrase's words out of another's.",
+        ),
+    ]  # fmt: skip
+    return first, last
+
+
+class FoveaDenseDiffusion(io.ComfyNode):
     """Inputs are only ever appended."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        first, last = _common_inputs()
         return io.Schema(
-            node_id="FoveaRegion",
-            display_name="Region",
+            node_id="FoveaDenseDiffusion",
+            display_name=DENSE,
             category="Fovea/regions",
             description=(
-                "A place and what shall be there: a mask with a phrase. Chain several: later ones lie above earlier "
-                "ones. Connect the last to Dense Diffusion or Paint with Words."
+                "Each region's phrase appears in its place: attention between picture and words, and among places of "
+                "the picture, is steered in the first steps (DenseDiffusion). One model evaluation as ever, any size "
+                "and mask."
             ),
-            search_aliases=ALIASES,
+            search_aliases=[*ALIASES, "layout", "attention modulation"],
             inputs=[
-                io.Mask.Input(
-                    "mask",
-                    tooltip="Where: white is in the region. Any size, it is stretched over the picture. Several: one "
-                    "per picture of the batch or frame of the video.",
-                ),
-                io.String.Input(
-                    "phrase", multiline=True, default="",
-                    tooltip="What shall be there, in the caption's words, such as: a red star. Empty: a place without "
-                    "words of its own.",
+                *first,
+                io.Float.Input(
+                    "cross_strength", default=1.0, min=0.0, max=4.0, step=0.05,
+                    tooltip="How strongly places are bound to their words. 0 is off.",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.05,
-                    tooltip="How much of the effect this region gets, beside the others: 1 all of it, 0 none.",
-                ),
-                io.String.Input(
-                    "negative", default="",
-                    tooltip="What shall not be there: acts on the negative prompt in this place. Empty: nothing.",
-                ),
-                RegionsType.Input(
-                    "regions", optional=True, tooltip="Regions to add this one to, on top of them."
-                ),
-                io.Conditioning.Input(
-                    "conditioning", optional=True,
-                    tooltip="An encoded prompt for this place, instead of encoding the phrase. Needs mode concat.",
-                ),
-            ],
-            outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls, mask: Tensor, phrase: str, strength: float, negative: str, regions: Regions | None = None,
-        conditioning: list | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
-        added = paintings.region(mask, phrase, strength, negative, conditioning)
-        return io.NodeOutput(extended(regions, [added], None, "Region"))
-
-
-class FoveaRegionsFromColors(io.ComfyNode):
-    """Inputs are only ever appended."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FoveaRegionsFromColors",
-            display_name="Regions from Colors",
-            category="Fovea/regions",
-            description=(
-                "Regions from a picture painted in flat colours, each with a phrase. Every pixel goes to the nearest "
-                "listed colour, so soft brush edges and compressed pictures work."
-            ),
-            search_aliases=[*ALIASES, "color mask", "segmentation map"],
-            inputs=[
-                io.Image.Input("image", tooltip="The painting. Several pictures: one per picture of the batch."),
-                io.String.Input(
-                    "colors", multiline=True, default="#ff0000: a red star\n#0000ff: a blue circle",
-                    tooltip="One line per region: its colour and its phrase, as in #ff0000: a red star. Later lines "
-                    "lie on top of earlier ones.",
+                    "self_strength", default=0.3, min=0.0, max=4.0, step=0.05,
+                    tooltip="How strongly places look at their own region rather than at others. 0 is off.",
                 ),
                 io.Float.Input(
-                    "tolerance", default=0.3, min=0.0, max=1.0, step=0.01,
-                    tooltip="How far a pixel may be from a listed colour to belong to it, as a share of the way from "
-                    "black to white. Pixels beyond belong to no region. 1: all pixels belong to some region.",
+                    "area_strength", default=1.0, min=0.0, max=1.0, step=0.05,
+                    tooltip="How much gentler large regions are treated than small ones, in operator paper. 0: all "
+                    "alike.",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
-                ),
-                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
-            ],
-            outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls, image: Tensor, colors: str, tolerance: float, strength: float, regions: Regions | None = None
-    ) -> io.NodeOutput:
-        try:
-            listed = paintings.parse_colours(colors)
-        except ValueError as why:
-            raise ValueError(f"Regions from Colors: colors: {why}") from None
-        masks = paintings.colour_masks(image, listed, tolerance)
-        added = [paintings.region(mask, colour.phrase, strength) for mask, colour in zip(masks, listed)]
-        return io.NodeOutput(extended(regions, added, None, "Regions from Colors"))
-
-
-class FoveaRegionsFromBoxes(io.ComfyNode):
-    """Inputs are only ever appended."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FoveaRegionsFromBoxes",
-            display_name="Regions from Boxes",
-            category="Fovea/regions",
-            description=(
-                "Regions from boxes with descriptions: the elements or bboxes of Create Bounding Boxes, what a "
-                "detector found, or JSON."
-            ),
-            search_aliases=[*ALIASES, "bounding box", "layout", "GLIGEN"],
-            inputs=[
-                io.MultiType.Input(
-                    "boxes", [io.Array, io.BoundingBox, io.String],
-                    tooltip="Elements (with descriptions), bboxes in pixels, or JSON text of either.",
-                ),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture that the "
-                             "boxes are drawn on, in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
-                io.String.Input(
-                    "phrases", multiline=True, default="",
-                    tooltip="One line per box, in drawing order, in place of its description. Empty lines keep it.",
+                    "time_exponent", default=2.0, min=0.0, max=20.0, step=0.1,
+                    tooltip="How fast the effect fades from the first step on: (what is left of the schedule) to this "
+                    "power. 0: not at all. DenseDiffusion has 5.",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
+                    "end_percent", default=0.5, min=0.0, max=1.0, step=0.001,
+                    tooltip="Where in the schedule steering ends. Steps outside the window cost nothing. The paper "
+                    "of DenseDiffusion has 0.3.",
                 ),
-                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
-            ],
-            outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls, boxes: Any, width: int, height: int, phrases: str, strength: float, regions: Regions | None = None
-    ) -> io.NodeOutput:
-        try:
-            found = paintings.parse_boxes(boxes, width, height)
-        except ValueError as why:
-            raise ValueError(f"Regions from Boxes: boxes: {why}") from None
-        check_number(regions, len(found), "Regions from Boxes")
-        scale = min(1.0, LONGEST_SIDE / max(width, height))  # masks are fitted to the picture anyway, edges in part
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        lines = phrases.splitlines()
-        added = []
-        for i, box in enumerate(found):
-            phrase = lines[i].strip() if i < len(lines) and lines[i].strip() else box.phrase
-            added.append(paintings.region(paintings.box_mask(box, *size), phrase, strength))
-        return io.NodeOutput(extended(regions, added, None, "Regions from Boxes"))
-
-
-class FoveaRegionPreview(io.ComfyNode):
-    """Inputs are only ever appended."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FoveaRegionPreview",
-            display_name="Region Preview",
-            category="Fovea/regions",
-            description=(
-                "Shows regions in colours with a legend, and what is left of them on the token grids of a model's "
-                "layers, where thin shapes get lost."
-            ),
-            search_aliases=[*ALIASES, "preview regions"],
-            inputs=[
-                RegionsType.Input("regions", tooltip="The regions to show."),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture to make."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
                 io.Combo.Input(
-                    "overlap", options=["as given", *OVERLAPS], default="as given",
-                    tooltip="Where regions overlap, top: the last one has it; share: all of them share it. Goes into "
-                    "the regions that this node gives on.",
+                    "operator", options=list(OPERATORS), default="fovea",
+                    tooltip="fovea: words are pulled up in their place and pushed down in all others. paper: "
+                    "DenseDiffusion as published, which pushes everything else down, style words included. hard: "
+                    "places see nothing but their own words.",
+                ),
+                *last,
+                io.Int.Input(
+                    "sampled", default=1, min=1, max=64, advanced=True,
+                    tooltip="1 measures scores exactly; n looks at every n-th place only, which is faster and a little "
+                    "weaker.",
+                ),
+            ],
+            outputs=_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, clip: CLIP, regions: Regions, caption: str, negative: str, cross_strength: float,
+        self_strength: float, area_strength: float, time_exponent: float, end_percent: float, operator: str,
+        start_percent: float, mode: str, blocks: str, encode_phrases: bool, sampled: int,
+    ) -> io.NodeOutput:  # fmt: skip
+        preset = OPERATORS[operator]
+        chosen = replace(preset.operator, area=area_strength if preset.operator.area else 0.0, sampled=sampled)
+        control = RegionControl(
+            chosen, preset.text * cross_strength, preset.image * self_strength, start_percent, end_percent, preset.law,
+            time_exponent, _blocks(model, blocks, DENSE),
+        )  # fmt: skip
+        return _steered(DENSE, model, clip, regions, caption, negative, mode, encode_phrases, control)
+
+
+class FoveaPaintWithWords(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        first, last = _common_inputs()
+        return io.Schema(
+            node_id="FoveaPaintWithWords",
+            display_name=PAINT,
+            category="Fovea/regions",
+            description=(
+                "Each region's phrase appears in its place: the attention of a place to its words is raised, most "
+                "where there is most noise (Paint-with-Words of eDiff-I). One model evaluation as ever, any size and "
+                "mask."
+            ),
+            search_aliases=[*ALIASES, "eDiff-I", "paint-with-words"],
+            inputs=[
+                *first,
+                io.Float.Input(
+                    "strength", default=0.4, min=0.0, max=10.0, step=0.05,
+                    tooltip="How much the attention to a place's words is raised. 0 is off.",
+                ),
+                io.Combo.Input(
+                    "measure", options=[m for m in MEASURES if m != "hard"], default="row max",
+                    tooltip="What strength is counted in. row max: the largest score of each place. max, std: largest "
+                    "score and spread over the whole call, as older ports have it. range: as DenseDiffusion.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
+                    tooltip="Where in the schedule steering ends. Steps outside the window cost nothing.",
+                ),
+                *last,
+            ],
+            outputs=_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, clip: CLIP, regions: Regions, caption: str, negative: str, strength: float,
+        measure: str, end_percent: float, start_percent: float, mode: str, blocks: str, encode_phrases: bool,
+    ) -> io.NodeOutput:  # fmt: skip
+        operator = Operator(measure, temperature=0.0, area=0.0, background=False)
+        control = RegionControl(
+            operator, strength, 0.0, start_percent, end_percent, law="log", blocks=_blocks(model, blocks, PAINT)
+        )
+        return _steered(PAINT, model, clip, regions, caption, negative, mode, encode_phrases, control)
+
+
+def _blocks(model: ModelPatcher, names: str, node: str) -> frozenset[BlockId] | None:
+    """The blocks to steer, None for all."""
+    if names.strip().lower() in ("", "all", "auto"):
+        return None
+    network = model.get_model_object("diffusion_model")
+    family = family_of(network)
+    if family is None:
+        return None
+    try:
+        return parse_blocks(names, family.blocks(network), frozenset())
+    except ValueError as why:
+        raise ValueError(f"{node}: blocks: {why}") from None
+
+
+def _steered(
+    node: str, model: ModelPatcher, clip: CLIP, regions: Regions, caption: str, negative: str, mode: str,
+    separate: bool, control: RegionControl,
+) -> io.NodeOutput:  # fmt: skip
+    """The node's outputs. Neutral settings give the model itself and plain prompts."""
+    if clip is None:
+        raise ValueError(f"{node}: clip is empty. Connect the CLIP of a checkpoint that has a text encoder.")
+    if control.neutral or not len(regions):
+        plain = caption if caption.strip() else prompt_encoding.compose(regions)
+        return io.NodeOutput(model, prompt_encoding.encode(clip, plain), prompt_encoding.encode(clip, negative), "")
+    if family_of(model.get_model_object("diffusion_model")) is None:
+        raise ValueError(
+            f"{node}: the attention of the model ({type(model.model).__name__}) cannot be steered yet. Regions to "
+            "Conditioning makes ComfyUI's own masks of the same regions."
+        )
+    try:
+        found = prompt_encoding.positive(clip, caption, regions, mode, separate)
+        against = prompt_encoding.negative(clip, negative, regions)
+    except ValueError as why:
+        raise ValueError(f"{node}: {why}") from None
+    patched = model.clone()
+    control.install(patched)
+    report = "\n".join([*found.warnings, *against.warnings])
+    return io.NodeOutput(patched, watched(found.conditioning), against.conditioning, report)
+
+
+class FoveaRegionsToConditioning(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaRegionsToConditioning",
+            display_name="Regions to Conditioning",
+            category="Fovea/regions",
+            description=(
+                "The same regions as ComfyUI's own masked conditioning, one model evaluation per region: works with "
+                "every model, without attention control."
+            ),
+            search_aliases=[*ALIASES, "Conditioning (Set Mask)", "multi-diffusion"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="Encodes the phrases and the caption."),
+                RegionsType.Input("regions", tooltip="The places and their phrases."),
+                io.String.Input(
+                    "caption", multiline=True, default="",
+                    tooltip="Prompt of the whole picture, beside the regions'. Empty: none.",
+                ),
+                io.Float.Input(
+                    "caption_strength", default=0.5, min=0.0, max=10.0, step=0.05,
+                    tooltip="Weight of the caption where a region has weight 1. Places of no region have the caption "
+                    "alone.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="preview", tooltip="The regions, and one tile per token grid."),
-                RegionsType.Output(display_name="regions", tooltip="The same regions, with the chosen overlap."),
-                io.String.Output(display_name="report", tooltip="What gets lost, in words."),
+                io.Conditioning.Output(display_name="conditioning", tooltip="A masked prompt per region.")
             ],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, regions: Regions, width: int, height: int, overlap: str) -> io.NodeOutput:
-        regions = regions if overlap == "as given" else Regions(regions.items, overlap)
-        size = (256 * height // max(width, height), 256 * width // max(width, height))
-        size = (max(16, size[0]), max(16, size[1]))
-        grids = [(-(-height // n), -(-width // n)) for n in LEVELS]
-        tiles = [paintings.grid_picture(regions, grid, size) for grid in grids]
-        names = [region.phrase or "(no phrase)" for region in regions.items]
-        picture = torch.nn.functional.interpolate(
-            paintings.region_picture(regions)[:1].movedim(-1, 1), size=size, mode="area"
-        ).movedim(1, -1)[0]
-        columns = ["regions", *(f"{h} x {w} tokens" for h, w in grids)]
-        sheet = heat.sheet([("", [picture, *tiles])], columns)
-        lost = lost_regions(regions, width, height)
-        return io.NodeOutput(heat.legend(sheet, names, paintings.PALETTE)[None], regions, lost)
+    def execute(cls, clip: CLIP, regions: Regions, caption: str, caption_strength: float) -> io.NodeOutput:
+        return io.NodeOutput(prompt_encoding.masked(clip, caption, regions, caption_strength))
 
 
-def lost_regions(regions: Regions, width: int, height: int) -> str:
-    """Which regions keep only a single token on which grid, in words; "" if none does."""
-    canvas, lines = regions.canvas(), []
-    for n in LEVELS:
-        grid = (-(-height // n), -(-width // n))
-        for i in vanishing(canvas, grid):
-            name = regions.items[i].phrase or f"region {i + 1}"
-            lines.append(f"{name!r} is too thin for layers of {grid[0]} x {grid[1]} tokens: one is left of it there.")
-    for i, peak in enumerate(canvas.amax(dim=(0, 2, 3)).tolist()):
-        if peak == 0:
-            lines.append(f"{regions.items[i].phrase or f'region {i + 1}'!r} is empty or covered by others.")
-    return "\n".join(lines)
-
-
-NODES = [FoveaRegion, FoveaRegionsFromColors, FoveaRegionsFromBoxes, FoveaRegionPreview]
+NODES: list[Any] = [FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning]

@@ -10,11 +10,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance import heat
-from ..guidance.spectral import spectral_residual
-from ..models import folders, saliency_files
+from ..guidance.spectral_residual import spectral_residual
+from ..models import model_folders
+from ..models.saliency import loader
+from .ui import heat_maps
 
-FOLDER = folders.register("saliency")
+FOLDER = model_folders.register("saliency")
 WITHOUT_WEIGHTS = "spectral residual (no weights)"
 SaliencyType = io.Custom("FOVEA_SALIENCY")
 ALIASES = ["saliency", "attention of people", "TranSalNet", "where people look", "eye tracking"]
@@ -49,7 +50,7 @@ class FoveaLoadSaliencyModel(io.ComfyNode):
         if file == WITHOUT_WEIGHTS:
             return io.NodeOutput(spectral_residual)
         with torch.inference_mode(False):
-            return io.NodeOutput(saliency_files.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file))))
+            return io.NodeOutput(loader.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file))))
 
 
 class FoveaSaliencyMap(io.ComfyNode):
@@ -89,8 +90,8 @@ class FoveaSaliencyMap(io.ComfyNode):
         cls, image: Tensor, strength: float, spread: bool, saliency_model: Callable[[Tensor], Tensor] | None = None
     ) -> io.NodeOutput:
         maps = (saliency_model or spectral_residual)(image[..., :3].movedim(-1, 1))
-        maps = heat.spread(maps) if spread else maps.clamp(0, 1)
-        seen = [heat.overlay(found, picture[..., :3], strength) for found, picture in zip(maps, image)]
+        maps = heat_maps.spread(maps) if spread else maps.clamp(0, 1)
+        seen = [heat_maps.overlay(found, picture[..., :3], strength) for found, picture in zip(maps, image)]
         return io.NodeOutput(maps, torch.stack(seen))
 
 

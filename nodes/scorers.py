@@ -11,11 +11,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance import charts
-from ..guidance.clip_loss import SalientLoss, Scorer, ratings, wanted_by
-from ..models import demo, folders, imscore_scorers, open_clip_files, scorers
+from ..guidance.noise_optimization.losses import SalientLoss, Scorer, ratings, wanted_by
+from ..models import model_folders
+from ..models.scorers import comfy_clip, imscore, open_clip
+from ..models.shapesworld import loader as demo_model
+from .ui import charts
 
-FOLDER = folders.register("scorers")
+FOLDER = model_folders.register("scorers")
 CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
 ScorerType = io.Custom("FOVEA_SCORER")
 LOADER = "Load Scorer"
@@ -44,13 +46,13 @@ class FoveaLoadScorer(io.ComfyNode):
             search_aliases=[*ALIASES, "HPS", "open_clip"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=[CLIP_A, *folder_paths.get_filename_list(FOLDER), *imscore_scorers.names()],
+                    "file", options=[CLIP_A, *folder_paths.get_filename_list(FOLDER), *imscore.names()],
                     tooltip="A weight file in open_clip's format in models/scorers, or the demo model's scorer, which "
                     "knows ShapesWorld's words and pictures only. With the package imscore installed also PickScore, "
                     "ImageReward and others.",
                 ),
                 io.Combo.Input(
-                    "activation", options=list(open_clip_files.ACTIVATIONS), default="auto", advanced=True,
+                    "activation", options=list(open_clip.ACTIVATIONS), default="auto", advanced=True,
                     tooltip="OpenAI's own weights and those trained on from them need quick gelu. auto goes by the "
                     "file's name.",
                 ),
@@ -65,13 +67,11 @@ class FoveaLoadScorer(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, activation: str, allow_download: bool = False) -> io.NodeOutput:
         with torch.inference_mode(False):
-            if file.startswith(imscore_scorers.PREFIX):
-                return io.NodeOutput(imscore_scorers.load(file, allow_download))
+            if file.startswith(imscore.PREFIX):
+                return io.NodeOutput(imscore.load(file, allow_download))
             if file == CLIP_A:
-                return io.NodeOutput(demo.load_scorer())
-            return io.NodeOutput(
-                open_clip_files.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file)), activation)
-            )
+                return io.NodeOutput(demo_model.load_scorer())
+            return io.NodeOutput(open_clip.load(Path(folder_paths.get_full_path_or_raise(FOLDER, file)), activation))
 
 
 class FoveaScorerFromCLIP(io.ComfyNode):
@@ -97,7 +97,7 @@ class FoveaScorerFromCLIP(io.ComfyNode):
     @classmethod
     def execute(cls, clip_vision: Any, clip: Any) -> io.NodeOutput:
         with torch.inference_mode(False):
-            return io.NodeOutput(scorers.host_pair(clip_vision, clip))
+            return io.NodeOutput(comfy_clip.host_pair(clip_vision, clip))
 
 
 class FoveaScoreImages(io.ComfyNode):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..guidance.host_style import BadStyle, StyleGuidance
+from ..guidance.style.model_patch import BadStyle, StyleGuidance
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

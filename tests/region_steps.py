@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fovea.attention.operators import Operator
-from fovea.attention.regions import Region, Regions
-from fovea.attention.steering import MARK, Layout
-from fovea.guidance.host_regions import RegionControl
+from fovea.guidance.regions.attention_patch import MARK, Layout
+from fovea.guidance.regions.masks import Region, Regions
+from fovea.guidance.regions.model_patch import RegionControl
+from fovea.guidance.regions.score_bias import Operator
 
 PLACES = ((1, 2, 3), (5, 6))
 

@@ -10,8 +10,8 @@ import torch
 from reference import sag as reference
 from torch import Tensor
 
-from fovea.attention.run import split_heads
-from fovea.nodes.guidance import FoveaSelfAttentionGuidance
+from fovea.attention.tensor_layout import split_heads
+from fovea.nodes.sag import FoveaSelfAttentionGuidance
 
 DEFAULTS = {
     "scale": 0.75, "blur_sigma": 2.0, "threshold": 1.0, "mask_mode": "threshold", "branch": "auto", "blocks": "auto",

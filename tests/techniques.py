@@ -9,14 +9,14 @@ import tiny_models as tiny
 import torch
 from torch import Tensor
 
-from fovea.attention.regions import Region, Regions
-from fovea.guidance import captions
-from fovea.models import demo
+from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions.masks import Region, Regions
+from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.attention_map import FoveaAttentionMap
 from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
-from fovea.nodes.guidance import FoveaSelfAttentionGuidance
-from fovea.nodes.latent import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
-from fovea.nodes.region_control import FoveaDenseDiffusion, FoveaPaintWithWords
+from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords
+from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from fovea.nodes.style import FoveaStyleGuidance
 
 PROMPT = "a plain red star and a striped blue circle on a white background"
@@ -38,10 +38,12 @@ class World(NamedTuple):
 def shapesworld() -> World:
     """Everything as the server makes it."""
     with torch.inference_mode():
-        clip = demo.load_clip()
-        positive, negative, styled = (captions.encode(clip, text) for text in (PROMPT, "", "a plain green square"))
+        clip = demo_model.load_clip()
+        positive, negative, styled = (
+            prompt_encoding.encode(clip, text) for text in (PROMPT, "", "a plain green square")
+        )
         start = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
-        return World(clip, demo.load_vae(), demo.load_scorer(clip), positive, negative, styled, start)
+        return World(clip, demo_model.load_vae(), demo_model.load_scorer(clip), positive, negative, styled, start)
 
 
 def outputs(node: Any, **given: Any) -> tuple:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,9 +18,17 @@ MAY_IMPORT = {
     "attention": {"attention"},
     "models": {"models"},
 }
-HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "node_helpers",
-                "latent_preview", "execution", "server"}
-MAY_IMPORT_HOST = ("nodes/", "models/", "attention/hooks.py", "attention/families", "guidance/host_")
+COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "node_helpers", "latent_preview",
+           "execution", "server"}  # fmt: skip
+# The border: everything else works on plain tensors.
+MAY_IMPORT_COMFYUI = re.compile(
+    r"nodes/|models/|attention/hooks\.py|attention/families/|guidance/gradients/"
+    r"|guidance/\w+/(model_patch|\w+_guider|\w+_sampler|clip_guidance|probe)\.py"
+)
+# A technique imports no other one, with these exceptions.
+MAY_IMPORT_TECHNIQUE = {
+    "guidance.attention_map": {"guidance.sag": "it shows the mask that SAG would make"},
+}
 
 
 def pack_files() -> list[Path]:
@@ -67,10 +76,28 @@ def test_layers(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", pack_files(), ids=module_name)
-def test_only_the_border_imports_the_host(path: Path) -> None:
-    host = {name for name in imported(path)[1] if name.split(".")[0] in HOST_MODULES}
+def test_only_the_border_imports_comfyui(path: Path) -> None:
+    found = {name for name in imported(path)[1] if name.split(".")[0] in COMFYUI}
     relative = path.relative_to(ROOT).as_posix()
-    assert not host or relative.startswith(MAY_IMPORT_HOST), f"{relative}: plain tensors only, not {sorted(host)}"
+    assert not found or MAY_IMPORT_COMFYUI.match(relative), f"{relative}: plain tensors only, not {sorted(found)}"
+
+
+def technique_of(module: str) -> str | None:
+    """The folder of a technique that a module is in; what several techniques share is in none."""
+    parts = module.split(".")
+    shared = parts[0] != "guidance" or len(parts) < 3 or parts[1] == "gradients"
+    return None if shared else ".".join(parts[:2])
+
+
+@pytest.mark.parametrize("path", pack_files(), ids=module_name)
+def test_techniques_do_not_know_each_other(path: Path) -> None:
+    module = module_name(path)
+    if module.split(".")[0] != "guidance":
+        return
+    own = technique_of(module)
+    others = {technique_of(name) for name in imported(path)[0]} - {None, own}
+    foreign = others - set(MAY_IMPORT_TECHNIQUE.get(own or "", {}))
+    assert not foreign, f"{module} must not import {sorted(map(str, foreign))}: put what both need into guidance/"
 
 
 def test_no_circles() -> None:
@@ -85,6 +112,9 @@ def test_the_rules_bite() -> None:
     inside, outside = imported(ROOT / "guidance" / "x.py", source)
     assert {name.split(".")[0] for name in inside} == {"nodes", "guidance"}
     assert outside == {"comfy.utils"}
+    assert technique_of("guidance.sag.formulas") == "guidance.sag" and technique_of("guidance.blur") is None
+    assert technique_of("guidance.gradients.autograd") is None
+    assert not MAY_IMPORT_COMFYUI.match("guidance/sag/formulas.py")
 
 
 def test_entry_point_is_thin() -> None:
@@ -98,7 +128,16 @@ def test_safe_and_plain(path: Path) -> None:
     """What the registry and careful readers look for: no pickles, no processes, no global state switches."""
     text = path.read_text(encoding="utf-8")
     assert text.isascii()
-    for word in ("torch.load(", "torch.jit.load", "import pickle", "import subprocess", "urllib.request",
-                 "import requests", "eval(", "sys.path", ".cuda("):
+    for word in (
+        "torch.load(",
+        "torch.jit.load",
+        "import pickle",
+        "import subprocess",
+        "urllib.request",
+        "import requests",
+        "eval(",
+        "sys.path",
+        ".cuda(",
+    ):
         found = [line for line in text.splitlines() if word in line and not (word == "eval(" and ".eval(" in line)]
         assert not found, f"{word}: {found}"

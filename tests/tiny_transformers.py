@@ -159,5 +159,3 @@ def watching(model: comfy.model_patcher.ModelPatcher, name: str) -> Iterator[lis
 def tokens(name: str, size: tuple[int, ...]) -> tuple[int, ...]:
     """Token grid of a latent size (axes after the channels): pairs of pixels, one frame each."""
     return (*size[:-2], -(-size[-2] // 2), -(-size[-1] // 2))
-
-

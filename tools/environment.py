@@ -102,5 +102,7 @@ def pip_install(python: Path, arguments: list[str]) -> None:
 def check_space(folder: Path, needed_gb: float = NEEDED_GB) -> None:
     free = shutil.disk_usage(folder).free / 1e9
     if free < needed_gb:
-        raise SetupError(f"the environment needs about {needed_gb} GB and the disk of {folder} has {free:.1f} GB free. "
-                         "Free some space and run the command again.")
+        raise SetupError(
+            f"the environment needs about {needed_gb} GB and the disk of {folder} has {free:.1f} GB free. "
+            "Free some space and run the command again."
+        )

@@ -25,7 +25,7 @@ from .sweep.store import Store
 
 
 def seeds(text: str) -> list[int]:
-    """"3" -> 3; "0-3" -> 0, 1, 2, 3; "1,5" -> 1, 5."""
+    """ "3" -> 3; "0-3" -> 0, 1, 2, 3; "1,5" -> 1, 5."""
     found: list[int] = []
     try:
         for part in text.split(","):

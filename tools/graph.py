@@ -44,8 +44,11 @@ def save_nodes(graph: Graph) -> list[str]:
 
 def links(graph: Graph, node_id: str) -> dict[str, str]:
     """Input name -> id of the node that feeds it."""
-    return {name: value[0] for name, value in graph[node_id]["inputs"].items()
-            if isinstance(value, list) and len(value) == 2 and value[0] in graph}
+    return {
+        name: value[0]
+        for name, value in graph[node_id]["inputs"].items()
+        if isinstance(value, list) and len(value) == 2 and value[0] in graph
+    }
 
 
 def widgets(graph: Graph, node_id: str) -> dict[str, Any]:
@@ -72,8 +75,11 @@ def settings(graph: Graph, node_id: str) -> dict[str, Any]:
     sources = links(graph, sampler)
     told: dict[str, Any] = dict(widgets(graph, sampler))
     if "positive" in sources:
-        texts = [widgets(graph, found)["text"] for found in upstream(graph, sources["positive"])
-                 if "text" in widgets(graph, found)]
+        texts = [
+            widgets(graph, found)["text"]
+            for found in upstream(graph, sources["positive"])
+            if "text" in widgets(graph, found)
+        ]
         told["prompt"] = " | ".join(texts)
     chain = [sources["model"]] if "model" in sources else []
     while chain and "model" in links(graph, chain[-1]):

@@ -8,11 +8,15 @@ with those arguments. Three variables of the environment steer it:
                 without: the interpreter that `.venv` is made with.
 Standard library only, since nothing is installed yet when it starts.
 """
+
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036 - before anything that an older Python could not even read
-    sys.exit("fovea: Fovea needs Python 3.10 or newer; this one is " + sys.version.split()[0]
-             + ". Name another: make demo PYTHON=python3.12")
+    sys.exit(
+        "fovea: Fovea needs Python 3.10 or newer; this one is "
+        + sys.version.split()[0]
+        + ". Name another: make demo PYTHON=python3.12"
+    )
 
 import contextlib
 import fcntl

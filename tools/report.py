@@ -62,14 +62,14 @@ def training_summary(log: Path) -> list[dict]:
 
 def measure(work: Path) -> dict:
     """Quality of the coder and of the reader on held-out painted pictures, from the shipped files."""
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     from .shapesworld import data, train_reader, train_vae
 
     held_out = data.build(work / "data" / "held_out", "held_out", 1024)
     return {
-        "autoencoder_psnr_db": round(train_vae.evaluate(demo.load_vae().first_stage_model.float(), held_out), 2),
-        "reader_mean_iou": round(train_reader.evaluate(demo.load_reader(), held_out), 4),
+        "autoencoder_psnr_db": round(train_vae.evaluate(demo_model.load_vae().first_stage_model.float(), held_out), 2),
+        "reader_mean_iou": round(train_reader.evaluate(demo_model.load_reader(), held_out), 4),
     }
 
 

@@ -23,9 +23,12 @@ def serve() -> None:
     base = HOST_FOLDER / "base"
     print("starting ComfyUI", flush=True)
     with running(base, HOST_FOLDER / "serve.log", port=wished_port(), extra=extra) as server:
-        print(f"Fovea is ready: {server.address}\n"
-              "Open it in a browser; the workflows are under Templates, in the group fovea.\n"
-              f"Images go to {base / 'output'}. Stop with Ctrl-C.", flush=True)
+        print(
+            f"Fovea is ready: {server.address}\n"
+            "Open it in a browser; the workflows are under Templates, in the group fovea.\n"
+            f"Images go to {base / 'output'}. Stop with Ctrl-C.",
+            flush=True,
+        )
         server.process.wait()
     raise SetupError(f"ComfyUI ended by itself. Its log: {server.log}")
 

@@ -77,9 +77,22 @@ def has_cuda() -> bool:
 def command(base: Path, port: int, extra: Sequence[str] = ()) -> list[str]:
     device = [] if has_cuda() else ["--cpu"]
     # A database beside the base directory: the default one inside ComfyUI would be locked by a second server.
-    return [sys.executable, "main.py", *device, "--listen", "127.0.0.1", "--port", str(port), "--base-directory",
-            str(base), "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", "--disable-api-nodes",
-            "--disable-auto-launch", *extra]
+    return [
+        sys.executable,
+        "main.py",
+        *device,
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--base-directory",
+        str(base),
+        "--database-url",
+        f"sqlite:///{base / 'user' / 'comfyui.db'}",
+        "--disable-api-nodes",
+        "--disable-auto-launch",
+        *extra,
+    ]
 
 
 def answers(address: str) -> bool:
@@ -95,8 +108,10 @@ def wait_until_up(server: Server, seconds: float = START_SECONDS) -> None:
     while not answers(server.address):
         if server.process.poll() is not None:
             last = (server.log_text().strip().splitlines() or ["it wrote nothing"])[-1]
-            raise SetupError(f"ComfyUI stopped while starting (exit code {server.process.returncode}): {last} "
-                             f"(whole log: {server.log})")
+            raise SetupError(
+                f"ComfyUI stopped while starting (exit code {server.process.returncode}): {last} "
+                f"(whole log: {server.log})"
+            )
         if time.monotonic() > deadline:
             raise SetupError(f"ComfyUI did not answer within {seconds:.0f} s. Its log: {server.log}")
         time.sleep(0.3)
@@ -140,8 +155,9 @@ def termination_as_exit() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(base: Path, log: Path, port: int | None = None, extra: Sequence[str] = (),
-            pack: Path = ROOT) -> Iterator[Server]:
+def running(
+    base: Path, log: Path, port: int | None = None, extra: Sequence[str] = (), pack: Path = ROOT
+) -> Iterator[Server]:
     """Start the server in `base`, wait until it answers, and stop it at the end, also on error, Ctrl-C and SIGTERM.
 
     `base` and `log` are made where missing; `port` None takes a free one; `extra` goes to ComfyUI's command line.
@@ -152,9 +168,15 @@ def running(base: Path, log: Path, port: int | None = None, extra: Sequence[str]
     log.parent.mkdir(parents=True, exist_ok=True)
     with termination_as_exit(), log.open("wb") as sink:
         # Its own process group: a Ctrl-C meant for us reaches it only through stop().
-        process = subprocess.Popen(command(base.resolve(), port, extra), cwd=host, stdin=subprocess.DEVNULL,
-                                   stdout=sink, stderr=subprocess.STDOUT, start_new_session=True,
-                                   preexec_fn=die_with_parent if LIBC else None)
+        process = subprocess.Popen(
+            command(base.resolve(), port, extra),
+            cwd=host,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent if LIBC else None,
+        )
         try:
             server = Server(f"http://127.0.0.1:{port}", base.resolve(), log, process)
             wait_until_up(server)

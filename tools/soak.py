@@ -150,8 +150,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20)
     args = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="soak-", dir=HOST_FOLDER) as base, \
-            running(Path(base), FOLDER / "server.log") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="soak-", dir=HOST_FOLDER) as base,
+        running(Path(base), FOLDER / "server.log") as server,
+    ):
         client = Client(server.address)
         report = Soak(client, server.process.pid).whole(every_graph(client), args.prompts, args.minutes * 60)
     wrong = verdict(report)

@@ -282,8 +282,10 @@ def drawn(info: dict[str, Any]) -> dict[str, Workflow]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="templates-", dir=HOST_FOLDER) as base, \
-            running(Path(base), HOST_FOLDER / "templates.log") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="templates-", dir=HOST_FOLDER) as base,
+        running(Path(base), HOST_FOLDER / "templates.log") as server,
+    ):
         info = Client(server.address).json("/object_info")
     for name, made in drawn(info).items():
         (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

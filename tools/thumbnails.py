@@ -80,8 +80,10 @@ LOOK = """() => {
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="thumbnails-", dir=HOST_FOLDER) as base, \
-            running(Path(base), HOST_FOLDER / "thumbnails.log") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="thumbnails-", dir=HOST_FOLDER) as base,
+        running(Path(base), HOST_FOLDER / "thumbnails.log") as server,
+    ):
         client = Client(server.address)
         object_info = client.json("/object_info")
         every = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
@@ -93,8 +95,10 @@ def main() -> None:
             if run.status != "success":
                 raise SetupError(f"{path.name}: {run.explain()}")
             nodes = sorted((node_id for node_id in run.outputs if run.images(node_id)), key=int)
-            pictures = [[Image.open(io.BytesIO(client.image(image))).convert("RGB") for image in run.images(node_id)]
-                        for node_id in nodes]
+            pictures = [
+                [Image.open(io.BytesIO(client.image(image))).convert("RGB") for image in run.images(node_id)]
+                for node_id in nodes
+            ]
             compose(pictures).save(path.with_suffix(".jpg"), quality=88)
 
 

@@ -54,8 +54,11 @@ def to_api(workflow: Workflow, object_info: dict[str, Any]) -> dict[str, dict[st
         for socket in node.get("inputs", []):
             if socket.get("link") is not None:
                 inputs[socket["name"]] = origins[socket["link"]]
-        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs,
-                                  "_meta": {"title": node.get("title") or info.get("display_name") or node["type"]}}
+        graph[str(node["id"])] = {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node.get("title") or info.get("display_name") or node["type"]},
+        }
     return graph
 
 
@@ -123,8 +126,9 @@ def node_problems(workflow: Workflow, object_info: dict[str, Any]) -> list[str]:
             if slot is not None and value not in files and not upload:  # a server has what was brought there
                 found += [f"{name}: {problem}" for problem in value_problems(slot, value, inputs_of(info)[slot])]
         known = set(inputs_of(info))
-        found += [f"{name} has no input {socket['name']}" for socket in node.get("inputs", [])
-                  if socket["name"] not in known]
+        found += [
+            f"{name} has no input {socket['name']}" for socket in node.get("inputs", []) if socket["name"] not in known
+        ]
         kinds = [output["type"] for output in node.get("outputs", [])]
         if kinds != list(info["output"]):
             found.append(f"{name} has outputs {kinds}, the server says {info['output']}")

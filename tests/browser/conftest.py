@@ -17,8 +17,16 @@ else:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 SHOTS = Path(__file__).resolve().parent.parent.parent / "output" / "browser"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 MISSING = "no Chromium is installed (apt-get install chromium)"
 
 

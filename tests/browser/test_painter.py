@@ -88,7 +88,7 @@ def test_copied_and_in_a_subgraph(page, client, settings, renderer: str) -> None
 @both_renderers
 def test_what_is_painted_appears(page, client, settings, renderer: str, demo_model: Path) -> None:
     """Queued on ShapesWorld, the reader finds the objects inside of what was painted, in most of four seeds."""
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo
     from tools.shapesworld import judge
     from tools.shapesworld.world import COLOUR_NAMES, SHAPES
 
@@ -171,9 +171,12 @@ def test_the_brush_keeps_up(page, client, settings) -> None:
     index.save(data, format="PNG")
     text = json.dumps({"version": 1, "width": 1024, "height": 1024, "caption": "", "regions": regions,
                        "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()})  # fmt: skip
-    page.evaluate(f"""text => {{
+    page.evaluate(
+        f"""text => {{
         for (const name of ['width', 'height']) {NODE}.widgets.find(w => w.name === name).value = 1024;
-        {NODE}.widgets.find(w => w.name === 'painting').value = text; }}""", text)
+        {NODE}.widgets.find(w => w.name === 'painting').value = text; }}""",
+        text,
+    )
     page.wait_for_function("document.querySelector('.fovea-paper canvas').width === 1024")
     painter.page.evaluate("""() => { window.spent = [];
         const stage = document.querySelector('.fovea-stage');

@@ -60,18 +60,19 @@ def share(painter, row: int = 1) -> float:
 
 def test_scribbles_stay_small(page, client, settings) -> None:
     """Eight regions of four strokes each at 512 pixels: at most 20 KB, read back as they were, here and in Python."""
-    from fovea.guidance import drawing
+    from fovea.guidance.regions import painter_format
 
     opened(page, client, settings, "classic")
     for strokes, radius, most in ((2, 32, 20_000), (4, 16, 20_000), (8, 6, 32_000)):
         given = page.evaluate(SCRIBBLED, [512, strokes, radius])
         print(f"{strokes} strokes of radius {radius} in each of 8 regions: {len(given['text'])} bytes")
         assert given["same"] and len(given["text"]) <= most
-        assert len(drawing.masks(drawing.parse(given["text"]), 512, 512)) == 8
+        assert len(painter_format.masks(painter_format.parse(given["text"]), 512, 512)) == 8
 
 
 def test_a_pen_presses_and_rubs(painter, device) -> None:
     """Pressure makes the brush wider; the pen's other end rubs out."""
+
     def pen(points, force: float, **more) -> None:
         for kind, (x, y) in zip(("mousePressed", *["mouseMoved"] * (len(points) - 2), "mouseReleased"), points):
             x, y = painter.at(x, y)

@@ -53,10 +53,10 @@ def decoders(case: Case) -> dict[bool, Any]:
     import comfy.sd
     from comfy.taesd.taesd import TAESD
 
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     if case.model == "shapesworld":
-        return {False: demo.load_vae()}
+        return {False: demo_model.load_vae()}
     settings = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
                 "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
     whole = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=settings, embed_dim=4)
@@ -77,13 +77,15 @@ def scorer(case: Case) -> Any:
     """The papers' CLIP with random weights; ShapesWorld's own."""
     import open_clip
 
-    from fovea.models import demo, open_clip_files, scorers
+    from fovea.models.scorers import comfy_clip
+    from fovea.models.scorers import open_clip as open_clip_files
+    from fovea.models.shapesworld import loader as demo_model
 
     if case.model == "shapesworld":
-        return demo.load_scorer()
+        return demo_model.load_scorer()
     model = open_clip.create_model("ViT-B-32", pretrained=None)
     return open_clip_files.OpenClipScorer(
-        "ViT-B-32", 224, 77, scorers.patched(model), open_clip.get_tokenizer("ViT-B-32")
+        "ViT-B-32", 224, 77, comfy_clip.patched(model), open_clip.get_tokenizer("ViT-B-32")
     )  # fmt: skip
 
 
@@ -92,10 +94,10 @@ def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]
     import comfy.sample
     import comfy.samplers
 
-    from fovea.guidance.clip_loss import SalientLoss
-    from fovea.guidance.host_latents import Setting, Task, best_of, optimise
-    from fovea.guidance.latent_rules import Turn
-    from fovea.guidance.latent_search import Limits
+    from fovea.guidance.noise_optimization.losses import SalientLoss
+    from fovea.guidance.noise_optimization.noise_sampler import Setting, Task, best_of, optimise
+    from fovea.guidance.noise_optimization.search import Limits
+    from fovea.guidance.noise_optimization.update_rules import Turn
 
     model, judge, vaes = build(case), scorer(case), decoders(case)
     wide = 256 if case.model == "shapesworld" else SHAPES[case.model]["context_dim"]

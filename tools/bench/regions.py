@@ -48,12 +48,12 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
     """One self-attention call of one prompt's rows, four ways."""
     from comfy.ldm.modules.attention import optimized_attention
 
-    from fovea.attention import modulation, operators
-    from fovea.attention.operators import Operator
+    from fovea.guidance.regions import augmented_attention, score_bias
+    from fovea.guidance.regions.score_bias import Operator
 
     q, k, v = (torch.randn(1, tokens, heads * dim, device=device) for _ in range(3))
     shares = shares_of(tokens).to(device)
-    amount = operators.amounts(shares, torch.ones(REGIONS).to(device), shares.mean(1), 0.3, 1.0)
+    amount = score_bias.amounts(shares, torch.ones(REGIONS).to(device), shares.mean(1), 0.3, 1.0)
 
     given = heads
 
@@ -61,16 +61,16 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
         return optimized_attention(q, k, v, heads or given)
 
     def ours(operator: Operator) -> Tensor:
-        parts = [modulation.split_heads(t, heads, False) for t in (q, k)]
+        parts = [augmented_attention.split_heads(t, heads, False) for t in (q, k)]
 
-        def pull_of(chosen: slice) -> modulation.Pull:
+        def pull_of(chosen: slice) -> augmented_attention.Pull:
             q, k = (t[:, chosen] for t in parts)
-            return operators.pull(q, k, dim**-0.5, shares, shares, amount, operator)
+            return score_bias.pull(q, k, dim**-0.5, shares, shares, amount, operator)
 
-        return modulation.attend(q, k, v, False, heads, None, attention, pull_of)
+        return augmented_attention.attend(q, k, v, False, heads, None, attention, pull_of)
 
     def published() -> Tensor:
-        split_q, split_k, split_v = (modulation.split_heads(t, heads, False) for t in (q, k, v))
+        split_q, split_k, split_v = (augmented_attention.split_heads(t, heads, False) for t in (q, k, v))
         return naive(split_q, split_k, split_v, shares @ shares.mT, amount).transpose(1, 2).flatten(2)
 
     return {
@@ -111,10 +111,10 @@ def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
     """Whole sampling runs at CFG 5 with random prompts: plain, and steered in the paper's window."""
     import comfy.sample
 
-    from fovea.attention.operators import Operator
-    from fovea.attention.regions import Region, Regions
-    from fovea.attention.steering import MARK, Layout
-    from fovea.guidance.host_regions import RegionControl
+    from fovea.guidance.regions.attention_patch import MARK, Layout
+    from fovea.guidance.regions.masks import Region, Regions
+    from fovea.guidance.regions.model_patch import RegionControl
+    from fovea.guidance.regions.score_bias import Operator
 
     model = build(case)
     steered = model.clone()

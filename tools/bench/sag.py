@@ -71,10 +71,10 @@ def build(case: Case) -> Any:
     import comfy.model_patcher
     import comfy.supported_models
 
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     if case.model == "shapesworld":
-        return demo.load_model()
+        return demo_model.load_model()
     device = comfy.model_management.get_torch_device()
     family = comfy.supported_models.SDXL if case.model == "sdxl" else comfy.supported_models.SD15
     settings = family({**SHAPES[case.model], "dtype": case.dtype})
@@ -94,7 +94,7 @@ def methods(model: Any) -> dict[str, Any]:
     from comfy_extras.nodes_pag import PerturbedAttentionGuidance
     from comfy_extras.nodes_sag import SelfAttentionGuidance
 
-    from fovea.nodes.guidance import FoveaSelfAttentionGuidance
+    from fovea.nodes.sag import FoveaSelfAttentionGuidance
 
     def ours(**changes: Any) -> Any:
         settings = {
@@ -135,8 +135,8 @@ def recorder(case: Case, model: Any, device: torch.device) -> dict[str, float]:
     """The recorder beside the host's attention with kept scores, on tensors of the middle block's shape."""
     from comfy_extras.nodes_sag import attention_basic_with_sim
 
-    from fovea.attention.run import split_heads
-    from fovea.attention.saliency import column_sums
+    from fovea.attention.chunked_softmax import column_sums
+    from fovea.attention.tensor_layout import split_heads
 
     from . import meter
 

@@ -30,16 +30,16 @@ def techniques() -> dict[str, Callable[[int], Callable[[], Any]]]:
     """Name -> for a size in pixels, a run. Steered and guided in every step."""
     import comfy.sample
 
-    from fovea.guidance.host_experts import Expert, ExpertSwitch
-    from fovea.guidance.host_style import StyleGuidance
-    from fovea.models import demo
-    from fovea.nodes.guidance import FoveaSelfAttentionGuidance
-    from fovea.nodes.region_control import FoveaDenseDiffusion
-    from fovea.nodes.regions import FoveaRegion
+    from fovea.guidance.experts.model_patch import Expert, ExpertSwitch
+    from fovea.guidance.style.model_patch import StyleGuidance
+    from fovea.models.shapesworld import loader as demo_model
+    from fovea.nodes.region_sources import FoveaRegion
+    from fovea.nodes.regions import FoveaDenseDiffusion
+    from fovea.nodes.sag import FoveaSelfAttentionGuidance
 
     from ..shapesworld.evaluate import encoded
 
-    model, clip = demo.load_model(), demo.load_clip()
+    model, clip = demo_model.load_model(), demo_model.load_clip()
     positive, negative = encoded(clip, [TEXT]), encoded(clip, [""])
 
     def run(patcher: Any, positive: list, size: int) -> Callable[[], Any]:
@@ -71,7 +71,7 @@ def techniques() -> dict[str, Callable[[int], Callable[[], Any]]]:
         return run(StyleGuidance(encoded(clip, ["a star"]), 2.0).patched(model), positive, size)
 
     def experts(size: int) -> Callable[[], Any]:
-        second = demo.load_model()
+        second = demo_model.load_model()
         return run(ExpertSwitch.of(model, [Expert(second, 0.0)]).patched(model), positive, size)
 
     return {

@@ -33,7 +33,7 @@ class Reading:
         return model
 
     def encode(self, clip: Any, captions: list[str]) -> list:
-        from fovea.nodes.encoders import CUSTOM, FoveaEncoderSchedule
+        from fovea.nodes.encoder_schedule import CUSTOM, FoveaEncoderSchedule
 
         from ..shapesworld.evaluate import joined
 
@@ -53,12 +53,12 @@ def readings() -> list[Reading]:
 
 def pictures(folder: Path, count: int) -> list[dict]:
     """A row per reading, against both encoders; the model before it had two, first."""
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     from .experts import Way
     from .sag import Studio, measure
 
-    before, studio = Studio(folder / "before"), Studio(folder, demo.load_dual(), demo.load_dual_clip())
+    before, studio = Studio(folder / "before"), Studio(folder, demo_model.load_dual(), demo_model.load_dual_clip())
     real, rows = studio.real("report", 1024), []
     base = before.run(Way("base", ()), "report", count)
     both = studio.run(readings()[0], "report", count)
@@ -71,13 +71,13 @@ def pictures(folder: Path, count: int) -> list[dict]:
 def attended(count: int = 16, steps: int = 20) -> dict[str, Any]:
     """How much of cross-attention goes to CLIP's words, to T5's words and to the rest, per step, in the mean over
     layers, heads, places and prompts."""
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     from ..shapesworld import sets, t5_words, words
     from ..shapesworld.evaluate import encoded, sample_encoded
     from ..shapesworld.world import caption
 
-    model, clip, vae = demo.load_dual().clone(), demo.load_dual_clip(), demo.load_vae()
+    model, clip, vae = demo_model.load_dual().clone(), demo_model.load_dual_clip(), demo_model.load_vae()
     found: dict[float, list[np.ndarray]] = defaultdict(list)
     for i in range(count):
         text = caption(sets.scene("tune", i, 1 + i % 4))

@@ -37,7 +37,7 @@ class Way:
         from comfy.model_sampling import ModelSamplingDiscrete
 
         from fovea.guidance import noise_levels
-        from fovea.guidance.host_experts import Expert, ExpertSwitch
+        from fovea.guidance.experts.model_patch import Expert, ExpertSwitch
 
         from ..shapesworld.train_experts import EXPERTS
 
@@ -78,7 +78,7 @@ def with_change(model: Any, part: str, whole: bool) -> Any:
 
 def held_out_latents(folder: Path) -> tuple[Tensor, list[str]]:
     """Encoded held-out pictures [n, 4, 32, 32] at the model's scale, and their captions."""
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     from ..shapesworld import data
     from ..shapesworld.world import caption
@@ -86,11 +86,11 @@ def held_out_latents(folder: Path) -> tuple[Tensor, list[str]]:
     path = folder / "held_out.npy"
     pictures = data.build(WORK / "data" / "held_out", "held_out", 1024)
     if not path.exists():
-        vae = demo.load_vae()
+        vae = demo_model.load_vae()
         batches = [vae.encode(torch.from_numpy(np.array(pictures.pictures[i : i + 16])).float() / 255)
                    for i in tqdm(range(0, SAMPLES, 16), desc="encoding")]  # fmt: skip
         np.save(path, torch.cat(batches).numpy())
-    scale = demo.manifest()["latents"]["scale_factor"]
+    scale = demo_model.manifest()["latents"]["scale_factor"]
     return torch.from_numpy(np.load(path)) * scale, [caption(scene) for scene in pictures.scenes[:SAMPLES]]
 
 
@@ -115,13 +115,14 @@ def per_level(predict: Callable[[Tensor, Tensor, Tensor], Tensor], latents: Tens
 
 def losses(folder: Path) -> dict[str, Any]:
     """Loss per tenth of the timesteps, and each trained part less the shipped model, paired, with 95 % intervals."""
-    from fovea.models import demo, shapesworld
+    from fovea.models.shapesworld import generator as shapesworld
+    from fovea.models.shapesworld import loader as demo_model
 
     from ..shapesworld.evaluate import encoded
     from ..shapesworld.train_experts import EXPERTS, base, trained
 
     latents, captions = held_out_latents(folder)
-    contexts = encoded(demo.load_clip(), captions)[0][0].float()
+    contexts = encoded(demo_model.load_clip(), captions)[0][0].float()
     network, kept = shapesworld.unet(), {}
     for name in ("base", *EXPERTS):
         path = folder / f"losses_{name}.npy"

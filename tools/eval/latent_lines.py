@@ -47,7 +47,7 @@ def line(studio: Studio, index: int) -> dict[str, list[float]]:
         losses: list[float] = []
 
         def look(start: Tensor, evaluate: Any, *rest: Any, name: str = name, losses: list = losses) -> Any:
-            from fovea.guidance.latent_search import best_of
+            from fovea.guidance.noise_optimization.search import best_of
 
             first = evaluate(start, name != "random")
             direction = random.to(start) if name == "random" else first.gradient

@@ -56,7 +56,7 @@ def centre(pictures: Tensor) -> Tensor:
 
 
 def saliency_source(name: str) -> Callable[[Tensor], Tensor]:
-    from fovea.guidance.spectral import spectral_residual
+    from fovea.guidance.spectral_residual import spectral_residual
 
     return {"spectral": spectral_residual, "uniform": uniform, "centre": centre}[name]
 
@@ -67,11 +67,11 @@ def run(method: Method, tools: Any, text: str, seed: int, look: Callable[..., An
     import comfy.sample
     import comfy.samplers
 
-    from fovea.guidance import latent_rules
-    from fovea.guidance.clip_loss import SalientLoss
-    from fovea.guidance.host_clip_guidance import ClipGuidance
-    from fovea.guidance.host_latents import Setting, Task, best_of, optimise, tried
-    from fovea.guidance.latent_search import Limits
+    from fovea.guidance.noise_optimization import update_rules
+    from fovea.guidance.noise_optimization.clip_guidance import ClipGuidance
+    from fovea.guidance.noise_optimization.losses import SalientLoss
+    from fovea.guidance.noise_optimization.noise_sampler import Setting, Task, best_of, optimise, tried
+    from fovea.guidance.noise_optimization.search import Limits
 
     latent, model = torch.zeros(1, 4, 32, 32), tools.model
     if method.guidance:
@@ -82,7 +82,7 @@ def run(method: Method, tools: Any, text: str, seed: int, look: Callable[..., An
         model, tools.vae, encode(text), encode(""), CFG, comfy.sample.prepare_noise(latent, seed), latent,
         comfy.samplers.calculate_sigmas(sampling, "normal", STEPS), seed,
     )  # fmt: skip
-    rule = latent_rules.RULES[method.rule]
+    rule = update_rules.RULES[method.rule]
     task = Task(
         tools.scorer, text, SalientLoss(method.weight, 0, method.parts), rule(rate=method.rate or rule().rate),
         Limits(method.updates), saliency_source(method.source) if method.weight else None, mode=method.mode,

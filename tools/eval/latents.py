@@ -42,12 +42,14 @@ class Studio:
     """The demo model, the scorer that is optimised, and the judges."""
 
     def __init__(self, folder: Path) -> None:
-        from fovea.models import demo
+        from fovea.models.shapesworld import loader as demo_model
 
         self.folder = folder
-        self.tools = SimpleNamespace(model=demo.load_model(), clip=demo.load_clip(), vae=demo.load_vae())
-        self.tools.scorer = demo.load_scorer(self.tools.clip)
-        self.reader, self.clip_b = demo.load_reader(), demo.load_clip_b()
+        self.tools = SimpleNamespace(
+            model=demo_model.load_model(), clip=demo_model.load_clip(), vae=demo_model.load_vae()
+        )
+        self.tools.scorer = demo_model.load_scorer(self.tools.clip)
+        self.reader, self.clip_b = demo_model.load_reader(), demo_model.load_clip_b()
 
     def row(self, method: Method, which: str, index: int) -> dict[str, Any]:
         """What the judges say of the method's picture for one prompt, and what it cost; kept in a file."""
@@ -160,8 +162,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=list(FIRST_SEED), default="report")
     parser.add_argument("--prompts", type=int, default=PROMPTS)
-    parser.add_argument("--only", nargs="+", default=[], choices=list(METHODS), metavar="METHOD",
-                        help="these, and what they are compared with")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        choices=list(METHODS),
+        metavar="METHOD",
+        help="these, and what they are compared with",
+    )
     parser.add_argument("--processes", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()

@@ -13,16 +13,16 @@ Method = Callable[[Any, Any, Any, str], Prepared]  # (model, clip, regions, capt
 
 
 def plain(model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
-    from fovea.guidance import captions
+    from fovea.guidance.regions import prompt_encoding
 
-    return model, captions.encode(clip, caption), captions.encode(clip, "")
+    return model, prompt_encoding.encode(clip, caption), prompt_encoding.encode(clip, "")
 
 
 def masked(model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
     """The host's own masked prompts beside the caption."""
-    from fovea.guidance import captions
+    from fovea.guidance.regions import prompt_encoding
 
-    return model, captions.masked(clip, caption, regions, 0.5), captions.encode(clip, "")
+    return model, prompt_encoding.masked(clip, caption, regions, 0.5), prompt_encoding.encode(clip, "")
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Couple:
     share: float
 
     def __call__(self, model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
-        from fovea.attention.regions import token_shares
-        from fovea.guidance import captions
+        from fovea.guidance.regions import prompt_encoding
+        from fovea.guidance.regions.masks import token_shares
 
         canvas = regions.canvas()
         texts = [caption, *(region.phrase for region in regions.items)]
-        prompts = [captions.encode(clip, text)[0][0] for text in texts]
+        prompts = [prompt_encoding.encode(clip, text)[0][0] for text in texts]
 
         def attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], attn: Any) -> Tensor:
             from comfy.ldm.modules.attention import optimized_attention
@@ -65,7 +65,7 @@ class Couple:
                     for inner in getattr(module, "transformer_blocks", ()):
                         replacement = lambda q, k, v, options, a=inner.attn2: attend(q, k, v, options, a)  # noqa: E731
                         patched.set_model_attn2_replace(replacement, section, number)
-        return patched, captions.encode(clip, caption), captions.encode(clip, "")
+        return patched, prompt_encoding.encode(clip, caption), prompt_encoding.encode(clip, "")
 
 
 class Steered:
@@ -82,11 +82,11 @@ class Steered:
         return f"Steered({', '.join(f'{key}={value!r}' for key, value in vars(self).items())})"
 
     def __call__(self, model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
-        from fovea.attention.blocks import parse_blocks
-        from fovea.attention.families import family_of
-        from fovea.attention.operators import Operator
-        from fovea.guidance import captions
-        from fovea.guidance.host_regions import RegionControl
+        from fovea.attention.block_names import parse_blocks
+        from fovea.attention.families.registry import family_of
+        from fovea.guidance.regions import prompt_encoding
+        from fovea.guidance.regions.model_patch import RegionControl
+        from fovea.guidance.regions.score_bias import Operator
 
         blocks = None
         if self.blocks != "all":
@@ -98,8 +98,8 @@ class Steered:
         RegionControl(
             Operator(**self.operator), self.text, self.image, 0.0, self.end, self.law, self.exponent, blocks
         ).install(patched)
-        prompt = captions.positive(clip, caption, regions, self.mode, separate=True)
-        return patched, prompt.conditioning, captions.encode(clip, "")
+        prompt = prompt_encoding.positive(clip, caption, regions, self.mode, separate=True)
+        return patched, prompt.conditioning, prompt_encoding.encode(clip, "")
 
 
 def settings(method: Method) -> str:
@@ -143,8 +143,6 @@ def candidates() -> dict[str, Method]:
         2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "against": 0.5}
     )
     found["contrast area 2/0.6 end 0.5 pow 2"] = Steered(2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "area": 1.0})
-    found["contrast concat 2/0.6 end 0.5 pow 2"] = Steered(
-        2.0, 0.6, exponent=2.0, end=0.5, mode="concat", **CONTRAST
-    )
+    found["contrast concat 2/0.6 end 0.5 pow 2"] = Steered(2.0, 0.6, exponent=2.0, end=0.5, mode="concat", **CONTRAST)
     found["hard end 0.5"] = Steered(1, 0, "constant", end=0.5, **{**UP, "measure": "hard", "area": 0.0})
     return found

@@ -114,9 +114,9 @@ class ScoreReader:
         return True
 
     def attend(self, call: Any, attention: Any) -> Tensor:
-        from fovea.attention.regions import token_shares
-        from fovea.attention.saliency import row_tensors
-        from fovea.attention.steering import layout_of
+        from fovea.attention.recorders import row_tensors
+        from fovea.guidance.regions.attention_patch import layout_of
+        from fovea.guidance.regions.masks import token_shares
 
         for row in call.rows:
             layout = layout_of(row)

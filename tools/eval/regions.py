@@ -42,11 +42,13 @@ class Studio:
     """The demo model and its judges."""
 
     def __init__(self, folder: Path, demo_folder: Path) -> None:
-        from fovea.models import demo
+        from fovea.models.shapesworld import loader as demo_model
 
         self.folder = folder
-        self.model, self.clip, self.vae = (f(demo_folder) for f in (demo.load_model, demo.load_clip, demo.load_vae))
-        self.reader, self.clip_b = demo.load_reader(demo_folder), demo.load_clip_b(demo_folder)
+        self.model, self.clip, self.vae = (
+            f(demo_folder) for f in (demo_model.load_model, demo_model.load_clip, demo_model.load_vae)
+        )
+        self.reader, self.clip_b = demo_model.load_reader(demo_folder), demo_model.load_clip_b(demo_folder)
 
     def file(self, name: str, method: Method, which: str) -> Path:
         """Where a method's rows are kept."""
@@ -87,7 +89,7 @@ class Studio:
         """One picture [256, 256, 3] of a layout."""
         import comfy.sample
 
-        from fovea.attention.regions import Region, Regions
+        from fovea.guidance.regions.masks import Region, Regions
 
         regions = Regions(tuple(
             Region(torch.from_numpy(mask)[None].float(), thing.phrase)

@@ -52,7 +52,7 @@ class Cell:
         """The model with the method in it."""
         from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 
-        from fovea.nodes.guidance import FoveaSelfAttentionGuidance
+        from fovea.nodes.sag import FoveaSelfAttentionGuidance
 
         if self.method == "none":
             return model
@@ -87,11 +87,15 @@ class Studio:
     """A model (that of the demo), its judges, and what was sampled so far."""
 
     def __init__(self, folder: Path, model: Any = None, clip: Any = None) -> None:
-        from fovea.models import demo
+        from fovea.models.shapesworld import loader as demo_model
 
         self.folder = folder
-        self.model, self.clip, self.vae = model or demo.load_model(), clip or demo.load_clip(), demo.load_vae()
-        self.reader, self.clip_b = demo.load_reader(), demo.load_clip_b()
+        self.model, self.clip, self.vae = (
+            model or demo_model.load_model(),
+            clip or demo_model.load_clip(),
+            demo_model.load_vae(),
+        )
+        self.reader, self.clip_b = demo_model.load_reader(), demo_model.load_clip_b()
 
     def features(self, pictures: torch.Tensor) -> np.ndarray:
         """CLIP B's image vectors of pictures [n, height, width, 3]."""

@@ -48,13 +48,13 @@ class Studio:
     """The model with a style vector, and the judges."""
 
     def __init__(self, folder: Path, work: Path) -> None:
-        from fovea.models import demo
+        from fovea.models.shapesworld import loader as demo_model
 
         from ..shapesworld import train_style
 
         self.folder = folder
-        self.model, self.clip, self.vae = demo.load_dual(), demo.load_dual_clip(), demo.load_vae()
-        self.vision, self.reader = demo.load_clip_vision(), demo.load_reader()
+        self.model, self.clip, self.vae = demo_model.load_dual(), demo_model.load_dual_clip(), demo_model.load_vae()
+        self.vision, self.reader = demo_model.load_clip_vision(), demo_model.load_reader()
         self.judge = train_style.load(work)
 
     def run(self, way: Transfer, count: int) -> dict[str, np.ndarray]:
@@ -65,7 +65,7 @@ class Studio:
         return {key: np.concatenate([part[key] for part in parts]) for key in ("style", "right", "share")}
 
     def batch(self, way: Transfer, start: int) -> dict[str, np.ndarray]:
-        from fovea.guidance.host_style import StyleGuidance
+        from fovea.guidance.style.model_patch import StyleGuidance
 
         from ..shapesworld import judge, sets, train_style
         from ..shapesworld.evaluate import encoded, sample_encoded

@@ -93,12 +93,12 @@ def main() -> None:
     load_packages()
     from PIL import Image
 
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     torch.set_grad_enabled(False)
     args.out.mkdir(parents=True, exist_ok=True)
     model, clip, vae, reader = (
-        f(args.demo) for f in (demo.load_model, demo.load_clip, demo.load_vae, demo.load_reader)
+        f(args.demo) for f in (demo_model.load_model, demo_model.load_clip, demo_model.load_vae, demo_model.load_reader)
     )
     prompts = sets.report_prompts(args.prompts)
     how = (args.steps, args.cfg, args.sampler, args.scheduler)

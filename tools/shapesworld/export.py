@@ -46,10 +46,10 @@ def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
 
 def training_state(folder: Path, part: str) -> dict[str, Tensor]:
     """The inverse of `shipped_state`: a shipped part under the names that training uses, in fp32."""
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     prefix = f"{part}." if part in ("unet", "vae") else ""
-    return {prefix + k: v.float() for k, v in demo.load_part(part, folder).items()}
+    return {prefix + k: v.float() for k, v in demo_model.load_part(part, folder).items()}
 
 
 def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:

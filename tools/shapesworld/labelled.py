@@ -51,12 +51,12 @@ def agreement(labels: list[Reading], readings: list[Reading]) -> dict[str, float
 
 
 def make(steps: int = 20) -> None:
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     from .evaluate import sample
 
     torch.set_grad_enabled(False)
-    model, clip, vae = demo.load_model(), demo.load_clip(), demo.load_vae()
+    model, clip, vae = demo_model.load_model(), demo_model.load_clip(), demo_model.load_vae()
     captions = [caption(sets.scene("tune", 5000 + i, 1 + i % 4)) for i in range(SIDE * SIDE)]
     pictures = torch.cat(
         [sample(model, clip, vae, captions[i : i + 10], i, steps, 4.0, "euler", "normal") for i in range(0, 100, 10)]
@@ -72,13 +72,13 @@ def main() -> None:
     parser.add_argument("--make", action="store_true", help="generate a new sheet")
     args = parser.parse_args()
     load_packages()
-    from fovea.models import demo
+    from fovea.models.shapesworld import loader as demo_model
 
     if args.make:
         make()
         return
     labels = [parse(text) for text in json.loads((FOLDER / "labels.json").read_text())]
-    readings = read(demo.load_reader(), tiles(FOLDER / "sheet.png"))
+    readings = read(demo_model.load_reader(), tiles(FOLDER / "sheet.png"))
     for i, (label, reading) in enumerate(zip(labels, readings)):
         if Counter(label.objects) != Counter(reading.objects):
             eye = label.describe() if -1 not in label.objects else str(label)

@@ -14,9 +14,9 @@ PAD_ROW = 1  # of the compact table: ids are sorted, and the pad is 0
 
 @lru_cache
 def _tokenizer():
-    from fovea.models import shapesworld_dual
+    from fovea.models.shapesworld import dual_encoder
 
-    return shapesworld_dual.T5Tokenizer()
+    return dual_encoder.T5Tokenizer()
 
 
 @cache

@@ -69,16 +69,16 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, flo
 def build_a(seed: int) -> nn.ModuleDict:
     from comfy.ops import disable_weight_init as operations
 
-    from fovea.models import judges
+    from fovea.models.shapesworld import evaluators
 
-    text = judges.clip_a_text(device="meta")
+    text = evaluators.clip_a_text(device="meta")
     text.set_input_embeddings(nn.Identity())  # the full 49,408-row table is never trained: only the rows in use are
     text = text.to_empty(device="cpu")
     modules = nn.ModuleDict(
         {
             "text": text,
             "table": nn.Embedding(len(words.known_ids()) + 1, 256),
-            "image": judges.ClipAImage(operations=operations),
+            "image": evaluators.ClipAImage(operations=operations),
             "point_text": nn.Linear(256, POINT_WIDTH),
             "point_image": nn.Linear(192, POINT_WIDTH),
         }
@@ -115,7 +115,7 @@ def pointing_loss(modules: nn.ModuleDict, noun: Tensor, patches: Tensor, batch: 
 
 
 def train_a(run: Run, data: Dataset) -> None:
-    from fovea.models import judges
+    from fovea.models.shapesworld import evaluators
 
     modules = build_a(run.seed + 1).to(run.device)
     trainer = Trainer(run, modules, lr=1e-3, ema=0.995, weight_decay=0.05)
@@ -125,7 +125,7 @@ def train_a(run: Run, data: Dataset) -> None:
         batch = batch_of(data, rng, device=run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
             image, patches = modules["image"](batch.pictures)
-            hidden, text = judges.clip_a_text_forward(modules["text"], modules["table"](batch.rows), batch.ends)
+            hidden, text = evaluators.clip_a_text_forward(modules["text"], modules["table"](batch.rows), batch.ends)
         loss, right = contrastive(image.float(), text.float(), modules["scale"][0])
         noun = torch.gather(hidden[: len(image)], 1, batch.nouns[..., None].expand(-1, -1, hidden.shape[-1]))
         pointing = pointing_loss(modules, noun, patches, batch)
@@ -139,9 +139,9 @@ def train_a(run: Run, data: Dataset) -> None:
 def train_b(run: Run, data: Dataset) -> None:
     from comfy.ops import disable_weight_init as operations
 
-    from fovea.models import judges
+    from fovea.models.shapesworld import evaluators
 
-    model = initialise(judges.ClipB(len(words.known_ids()) + 1, operations=operations), run.seed + 2).to(run.device)
+    model = initialise(evaluators.ClipB(len(words.known_ids()) + 1, operations=operations), run.seed + 2).to(run.device)
     modules = nn.ModuleDict({"clip_b": model})
     modules["scale"] = nn.ParameterList([nn.Parameter(torch.tensor([2.66], device=run.device))])
     trainer = Trainer(run, modules, lr=1.5e-3, ema=0.995, weight_decay=0.05)

@@ -67,11 +67,11 @@ class T5(nn.Module):
         import comfy.text_encoders.t5
         from comfy.ops import disable_weight_init as operations
 
-        from fovea.models import shapesworld, shapesworld_dual
+        from fovea.models.shapesworld import dual_encoder, generator
 
-        config = {**shapesworld_dual.T5_CONFIG, "vocab_size": len(t5_words.known_ids()) + 1}
+        config = {**dual_encoder.T5_CONFIG, "vocab_size": len(t5_words.known_ids()) + 1}
         self.t5 = comfy.text_encoders.t5.T5(config, torch.float32, "cpu", operations)
-        self.projection = operations.Linear(config["d_model"], shapesworld.TEXT_CONFIG["hidden_size"])
+        self.projection = operations.Linear(config["d_model"], generator.TEXT_CONFIG["hidden_size"])
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of the table [B, 77] -> [B, 77, 256]. The host's own forward adds in place, which autograd refuses."""
@@ -100,9 +100,9 @@ def build_t5(seed: int) -> T5:
 
 def build(seed: int) -> nn.Module:
     """The shipped generator, frozen, with low-rank changes and a style embedding that are trained."""
-    from fovea.models import shapesworld_dual
+    from fovea.models.shapesworld import dual_encoder
 
-    model = initialise(shapesworld_dual.unet(), seed)
+    model = initialise(dual_encoder.unet(), seed)
     nn.init.zeros_(model.label_emb[0][2].weight)
     missing, unexpected = model.load_state_dict(base(), strict=False)
     if unexpected or not all(key.startswith("label_emb.") for key in missing):
@@ -161,14 +161,15 @@ def teach(run: Run, data: Dataset) -> None:
 @torch.no_grad()
 def styles(run: Run, data: Dataset) -> np.ndarray:
     """CLIP A's vectors of all training pictures as the generator takes them, [N, 256] fp16; computed once."""
-    from fovea.models import demo, shapesworld_dual
+    from fovea.models.shapesworld import dual_encoder
+    from fovea.models.shapesworld import loader as demo_model
 
     path = run.work / "styles.npy"
     if not path.exists():
-        tower, found = demo.load_clip_a_image().to(run.device), []
+        tower, found = demo_model.load_clip_a_image().to(run.device), []
         for i in tqdm(range(0, len(data), 64), desc="styles", mininterval=5):
             pictures = torch.from_numpy(np.array(data.small[i : i + 64])).to(run.device).permute(0, 3, 1, 2)
-            found.append(shapesworld_dual.style_vector(tower(pictures.float() / 255)[0]).half().cpu().numpy())
+            found.append(dual_encoder.style_vector(tower(pictures.float() / 255)[0]).half().cpu().numpy())
         temporary = path.with_suffix(".part.npy")
         np.save(temporary, np.concatenate(found))
         temporary.rename(path)
@@ -234,9 +235,9 @@ def follow(run: Run, data: Dataset, modules: nn.ModuleDict, tower: nn.ModuleDict
     The picture is another one and its objects are others, so only its style helps; half of the noisy pictures have
     another style than the one asked for, as those in the middle of sampling do.
     """
-    from fovea.models import shapesworld
+    from fovea.models.shapesworld import generator
 
-    teacher = shapesworld.unet()
+    teacher = generator.unet()
     teacher.load_state_dict(base())
     teacher.to(run.device).eval().requires_grad_(False)
     trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=0.99)
@@ -293,4 +294,3 @@ def change(work: Path) -> dict[str, Tensor]:
             layer, part = key.replace("unet.", "diffusion_model.", 1).split(".parametrizations.weight.0.")
             out[f"{layer}.lora_{part}.weight"] = value.flatten(1)
     return {key: value.half().contiguous() for key, value in out.items()}
-

@@ -64,12 +64,12 @@ def trained(work: Path, name: str) -> dict[str, Tensor]:
 
 def train(run: Run, data: Dataset) -> None:
     """All of them, one after the other."""
-    from fovea.models import shapesworld
+    from fovea.models.shapesworld import generator
 
     condition = read_by(text_tower(run, training_state(DEMO, "clip_a")), run.device)
     for name, expert in EXPERTS.items():
         torch.manual_seed(run.seed + 7)
-        model = shapesworld.unet().requires_grad_(True)
+        model = generator.unet().requires_grad_(True)
         model.load_state_dict(trained(run.work, expert.parent) if expert.parent else base())
         minutes = run.minutes * expert.share
         part = replace(run, name=name, minutes=minutes, shipped=None, rate=RATE, started=time.monotonic())

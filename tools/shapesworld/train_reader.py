@@ -58,9 +58,9 @@ def class_loss(factors: tuple[Tensor, ...], labels: Tensor) -> Tensor:
 def train(run: Run, data: Dataset) -> None:
     from comfy.ops import disable_weight_init as operations
 
-    from fovea.models import judges
+    from fovea.models.shapesworld import evaluators
 
-    model = initialise(judges.Reader(operations=operations), run.seed + 3).to(run.device)
+    model = initialise(evaluators.Reader(operations=operations), run.seed + 3).to(run.device)
     trainer = Trainer(run, nn.ModuleDict({"reader": model}), lr=2e-3, ema=0.99)
     rng = np.random.default_rng(run.seed + 31 + trainer.step)
     for step in trainer.steps():

@@ -79,12 +79,12 @@ def text_tower(run: Run, state: dict[str, Tensor] | None = None) -> nn.ModuleDic
 
 def contexts(tower: nn.ModuleDict, captions: list[str], device: torch.device) -> Tensor:
     """What the host's SDClipModel gives the UNet for these captions: [B, 77, 256]."""
-    from fovea.models import judges
+    from fovea.models.shapesworld import evaluators
 
     ids = np.stack([words.encode(c) for c in captions])
     rows = torch.from_numpy(words.rows(ids)).to(device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        hidden, _ = judges.clip_a_text_forward(
+        hidden, _ = evaluators.clip_a_text_forward(
             tower["text"], tower["table"](rows), torch.from_numpy(words.ends(ids)).to(device)
         )
     return hidden.float()
@@ -92,9 +92,9 @@ def contexts(tower: nn.ModuleDict, captions: list[str], device: torch.device) ->
 
 def build(seed: int) -> nn.Module:
     """The UNet with zeroed residual ends, so that it starts as the identity it deviates from."""
-    from fovea.models import shapesworld
+    from fovea.models.shapesworld import generator
 
-    model = initialise(shapesworld.unet(), seed)
+    model = initialise(generator.unet(), seed)
     for name, p in model.named_parameters():
         if name.endswith(("out_layers.3.weight", "proj_out.weight")) or name == "out.2.weight":
             nn.init.zeros_(p)

@@ -40,9 +40,9 @@ def loss_of(model: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build(seed: int) -> nn.Module:
-    from fovea.models import shapesworld
+    from fovea.models.shapesworld import generator
 
-    model = initialise(shapesworld.autoencoder(), seed)
+    model = initialise(generator.autoencoder(), seed)
     for coder in (model.encoder, model.decoder):
         # Convolutions do the work at this size; a silent attention block keeps crops and whole pictures consistent.
         for p in coder.mid.attn_1.parameters():

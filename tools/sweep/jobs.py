@@ -106,7 +106,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def place(graph: Graph, name: str) -> Place:
-    """"node.input" -> where that is; node by its id or its title. Raises SetupError."""
+    """ "node.input" -> where that is; node by its id or its title. Raises SetupError."""
     node, _, field = name.strip().rpartition(".")
     ids = [node] if node in graph else [each for each in graph if title(graph, each) == node]
     if len(ids) != 1:

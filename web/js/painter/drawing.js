@@ -1,13 +1,13 @@
 /** A drawing: rows with colours and phrases, a caption, and an index map. To and from the JSON text that workflows keep.
- *  Its format is docs/painting.schema.json; guidance/drawing.py reads it. */
+ *  Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
 import { greyPng } from "./png.js";
 import { t } from "./texts.js";
 
 export const VERSION = 1;
 export const MOST_ROWS = 64;
-export const LONGEST_PHRASE = 1000, LONGEST_CAPTION = 20_000; // as guidance/drawing.py has them
-// The pack's palette (guidance/paintings.py); rows beyond take its colours again, a little darker.
+export const LONGEST_PHRASE = 1000, LONGEST_CAPTION = 20_000; // as guidance/regions/painter_format.py has them
+// The pack's palette (guidance/regions/sources.py); rows beyond take its colours again, a little darker.
 const PALETTE = ["#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000"];
 
 export const blank = (width, height) => ({ width, height, caption: "", rows: [], map: new Uint8Array(width * height) });

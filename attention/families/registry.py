@@ -1,0 +1,57 @@
+"""One adapter per model family: what an attention call is (block, self / cross, grid), never guessed from lengths.
+
+A family that is not here is unsupported: `family_of` returns None and techniques say so and leave the model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor, nn
+
+from ..compiled import original
+from ..sites import BlockId, Forward, Site
+from .dit import TRANSFORMERS
+from .unet import UNetFamily
+
+
+class Family(Protocol):
+    """What techniques need to know about a kind of network."""
+
+    name: str
+
+    def blocks(self, network: nn.Module) -> tuple[BlockId, ...]:
+        """Blocks whose image self-attention can be read, in order of execution."""
+        ...
+
+    def module(self, network: nn.Module, block: BlockId) -> nn.Module:
+        """The part of a network that a block is, with all its layers."""
+        ...
+
+    def default_blocks(self, network: nn.Module) -> frozenset[BlockId]:
+        """Blocks that "auto" stands for."""
+        ...
+
+    def prepare(self, network: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of a call's transformer_options with what this family needs to announce its attention calls."""
+        ...
+
+    def site(
+        self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
+        """Where an attention call happens; asked exactly once for every call of the forward pass, in order.
+
+        None if it is no call with the image's own tokens in their grid (merged or tiled tokens, a side network's).
+        """
+        ...
+
+
+def family_of(network: object) -> Family | None:
+    """The adapter for a diffusion network (`model.diffusion_model`, compiled or not), None if we have none for it."""
+    network = original(network)
+    if isinstance(network, UNetModel):
+        family = UNetFamily()
+        return family if family.blocks(network) else None
+    return TRANSFORMERS.get(type(network))

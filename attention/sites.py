@@ -1,0 +1,68 @@
+"""Where an attention call happens: block, kind, token grid; and one call of the network as a model family sees it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+CALL_STATE = "fovea_call"  # where a model call keeps its state in transformer_options; its `forward` is the family's
+
+
+class BlockId(NamedTuple):
+    """Place of a transformer layer in a model, as the host counts it: ("input", 7, 0) is layer 0 of input block 7."""
+
+    section: str
+    number: int
+    layer: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an attention call happens: block, "self" / "cross" / "joint", and where the image's tokens are in it.
+
+    grid: tokens as (height, width), for video (frames, height, width). extent: latent pixels that the grid spans, more
+    than the latent has where the network pads it to whole patches (the padding lies at the far ends). start: place of
+    the image's first token among the queries, and among the keys too unless they are text only ("cross").
+    text_tokens: keys that are text; in "joint" calls they come before the image's.
+    """
+
+    block: BlockId
+    kind: str
+    grid: tuple[int, ...]
+    extent: tuple[int, ...]
+    start: int = 0
+    text_tokens: int = 0
+
+    @property
+    def image(self) -> slice:
+        """The image's own tokens among the queries."""
+        return slice(self.start, self.start + math.prod(self.grid))
+
+
+@dataclass(eq=False)
+class Forward:
+    """One call of the network, as a model family sees it. Made anew for every call; what is announced is kept here.
+
+    latent_size: axes after the channels. inputs: the call's further inputs under the host's names (ref_latents, ...).
+    """
+
+    network: Any
+    batch: int
+    latent_size: tuple[int, ...]
+    inputs: Mapping[str, Any]
+    kind: str | None = None  # of the next attention call, where the family can have it announced
+    place: tuple[str, int] | None = None  # block of the last attention call
+    number: int = 0  # of the last attention call within its block
+
+    def take_kind(self) -> str | None:
+        """The kind of the call announced last; an announcement serves one call."""
+        kind, self.kind = self.kind, None
+        return kind
+
+    def count(self, place: tuple[str, int]) -> int:
+        """How many attention calls of this block came before this one, when every call is counted once."""
+        self.number = self.number + 1 if place == self.place else 0
+        self.place = place
+        return self.number

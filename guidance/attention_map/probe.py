@@ -1,0 +1,147 @@
+"""Looks into a model's attention at chosen noise levels: single evaluations inside the host's sampling, no steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...attention import hooks
+from ...attention.recorders import SaliencyRecorder
+from ...attention.run import Record, Run, Tap
+from ...attention.sites import BlockId
+from ..sag import formulas
+from ..token_pictures import saliency_map, token_picture
+from .recorders import PhraseViewer, PointViewer
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to look for. tokens: of a phrase in the prompt; point: x, y as fractions; empty or None: not wanted."""
+
+    blocks: frozenset[BlockId]
+    threshold: float = 1.0
+    tokens: tuple[int, ...] = ()
+    point: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Level:
+    """What was seen at a noise level. x0: the model's estimate, a latent. maps: name -> [batch, 1, *latent size]."""
+
+    percent: float
+    sigma: float
+    x0: Tensor
+    maps: Mapping[str, Tensor]
+
+
+def look(
+    model: Any, positive: list, latent: Mapping[str, Any], percents: Sequence[float], seed: int, wanted: Look,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Level]:  # fmt: skip
+    """Evaluate the model once per noise level on the noised latent, without CFG, and return what its attention shows.
+
+    percents: places in the schedule, 0 the first step, 1 the last. Raises ValueError if a map could not be recorded.
+    """
+    if positive[0][1].get("area") is not None:
+        raise ValueError("The prompt is for a part of the picture (Conditioning Set Area): give one for all of it.")
+    if model.model_options.get("context_handler") is not None:
+        raise ValueError("The model evaluates long videos in windows (Context Windows): connect it without them.")
+    patched = model.clone()
+    viewing = _Viewing(wanted, [])
+    hooks.install(patched, viewing)
+    patched.set_model_sampler_post_cfg_function(viewing.post_cfg)
+    guider = comfy.samplers.CFGGuider(patched)
+    guider.inner_set_conds({"positive": positive})
+    guider.set_cfg(1.0)
+    samples = comfy.sample.fix_empty_latent_channels(patched, latent["samples"], latent.get("downscale_ratio_spacial"))
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    sampling = patched.get_model_object("model_sampling")
+    lowest, highest = float(sampling.sigma_min), float(sampling.sigma_max)
+    sigmas = [min(max(float(sampling.percent_to_sigma(p)), lowest), highest) for p in percents]
+    guider.sample(noise, samples, _LevelByLevel(progress), torch.tensor(sigmas), disable_pbar=True, seed=seed)
+    if len(viewing.seen) != len(sigmas):
+        raise ValueError(
+            "At some of these levels another model is evaluated (Expert Switch), or none (nodes that skip steps): "
+            "connect the model that acts at the levels you want to see, without such nodes."
+        )
+    return [Level(p, s, *seen) for p, s, seen in zip(percents, sigmas, viewing.seen)]
+
+
+class _LevelByLevel(comfy.samplers.Sampler):
+    """A sampler that takes no step: it evaluates the model at every level on the same latent with the same noise."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self.progress = progress
+
+    def sample(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
+        latent_image: Tensor, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Called by the host in its run, as for every sampler; gives the latent back as it was."""
+        for i, sigma in enumerate(sigmas):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            x = model_wrap.inner_model.model_sampling.noise_scaling(sigma, noise, latent_image)
+            model_wrap(x, sigma.expand(x.shape[0]), **extra_args)
+            self.progress(i + 1, len(sigmas))
+        return latent_image
+
+
+@dataclass(frozen=True, eq=False)
+class _Viewing:
+    """The technique of one look; `seen` gets (x0, maps) of every evaluation."""
+
+    wanted: Look
+    seen: list[tuple[Tensor, dict[str, Tensor]]]
+
+    def begin(self, run: Run) -> Sequence[Tap]:
+        """A tap for each map that is wanted, new at every level."""
+        taps: dict[str, Tap] = {"saliency": SaliencyRecorder(self.wanted.blocks)}
+        if self.wanted.tokens:
+            taps["phrase"] = PhraseViewer(None, tokens=self.wanted.tokens)
+        if self.wanted.point is not None:
+            taps["point"] = PointViewer(self.wanted.blocks, point=self.wanted.point)
+        self._taps(run).update(taps)
+        return tuple(taps.values())
+
+    def _taps(self, run: Run) -> dict[str, Any]:
+        return run.state(self, dict[str, Any])
+
+    def post_cfg(self, args: dict[str, Any]) -> Tensor:
+        """Adds what this level shows to `seen`; the prediction stays as it is. Raises ValueError without a map."""
+        run = hooks.run_of(args["model_options"])
+        assert run is not None
+        taps = self._taps(run)
+        conds = args["cond"]
+        if comfy.samplers.get_area_and_mult(conds[0], args["input"], args["sigma"]) is None:
+            raise ValueError("The prompt is not active at all levels (Conditioning Set Timestep Range): change levels.")
+        records = [record for block in sorted(self.wanted.blocks) for _, record in run.records(block, conds, 0)]
+        saliency = _average(records, relative=True, what="self-attention")
+        maps = {"saliency": saliency, "mask": formulas.guidance_mask(saliency, self.wanted.threshold, "threshold")}
+        for name in ("phrase", "point"):
+            if name in taps:
+                found = [record for _, record in sorted(taps[name].found.items())]
+                maps[name] = _average(found, relative=False, what=f"attention of the {name}")
+        process = run.model.process_latent_out
+        self.seen.append((process(args["denoised"]).float().cpu(), maps))
+        return args["denoised"]
+
+
+def _average(records: Sequence[Record], relative: bool, what: str) -> Tensor:
+    """Mean of maps of several blocks at the latent's size: [batch, 1, *size]. relative: each against its own mean."""
+    if not records:
+        raise ValueError(
+            f"No {what} was seen in the chosen blocks. Another node may merge or tile tokens there, or replace them: "
+            "choose other blocks."
+        )
+    total = torch.zeros(())
+    for record in records:
+        spread = saliency_map if relative else token_picture
+        total = total + spread(record.values.float().cpu(), record.grid, record.latent_size, extent=record.extent)
+    return total / len(records)

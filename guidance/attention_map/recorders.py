@@ -1,0 +1,88 @@
+"""Taps that look at attention for the eye: where a phrase is attended from, what a point of the picture attends to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...attention.chunked_softmax import row_shares
+from ...attention.conds import Row
+from ...attention.recorders import row_tensors
+from ...attention.run import Attention, AttentionCall, Record, Run
+from ...attention.sites import BlockId
+
+
+@dataclass(frozen=True, eq=False)
+class Viewer:
+    """Keeps a record per block of the first positive prompt in `found`; leaves the attention as it is.
+
+    The first of a step stays: later passes of the step are other techniques' perturbed ones.
+    """
+
+    blocks: frozenset[BlockId] | None
+    kinds: frozenset[str] = frozenset()
+    reads: bool = True
+    found: dict[BlockId, Record] = field(default_factory=dict, repr=False)
+
+    def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
+        return degraded is None
+
+    def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
+        for row in call.rows:
+            if row.index == 0 and row.key.position == 0 and call.site.block not in self.found:
+                values = self.values(call, row)
+                if values is not None:
+                    self.found[call.site.block] = Record(values, call.site.grid, call.site.extent, call.latent_size)
+        return attention(call.q, call.k, call.v)
+
+    def values(self, call: AttentionCall, row: Row) -> Tensor | None:
+        """What to show of a call: [batch, image tokens]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class PhraseViewer(Viewer):
+    """The share of its attention that every place of the picture gives to some text tokens (their indices)."""
+
+    kinds: frozenset[str] = frozenset({"cross", "joint"})
+    tokens: tuple[int, ...] = ()
+
+    def values(self, call: AttentionCall, row: Row) -> Tensor | None:
+        if max(self.tokens) >= call.site.text_tokens:
+            return None
+        q, k, bias = row_tensors(call, row)
+        return row_shares(q, k, torch.tensor(self.tokens, device=k.device), call.scale, bias)
+
+
+@dataclass(frozen=True, eq=False)
+class PointViewer(Viewer):
+    """What the token at a point (fractions of width and height; in video of the middle frame) attends to."""
+
+    kinds: frozenset[str] = frozenset({"self", "joint"})
+    point: tuple[float, float] = (0.5, 0.5)
+
+    def values(self, call: AttentionCall, row: Row) -> Tensor | None:
+        """Softmax of the point's scores, the mean over heads: [batch, image tokens]."""
+        q, k, bias = row_tensors(call, row)
+        token = _token_at(self.point, call)
+        scores = torch.matmul(q[:, :, token : token + 1].float(), _all_heads(k, q.shape[1]).float().transpose(-1, -2))
+        scores *= q.shape[-1] ** -0.5 if call.scale is None else call.scale
+        if bias is not None:
+            scores = scores + (bias[:, :, token : token + 1] if bias.shape[2] > 1 else bias)
+        return scores.softmax(dim=-1)[:, :, 0, call.site.image].mean(dim=1)
+
+
+def _token_at(point: tuple[float, float], call: AttentionCall) -> int:
+    """Index of the image token that covers a point (x, y)."""
+    *frames, rows, columns = call.site.grid
+    *_, height, width = call.latent_size
+    *_, tall, wide = call.site.extent
+    row = min(int(point[1] * height * rows / tall), rows - 1)
+    column = min(int(point[0] * width * columns / wide), columns - 1)
+    return ((frames[0] // 2 if frames else 0) * rows + row) * columns + column
+
+
+def _all_heads(k: Tensor, heads: int) -> Tensor:
+    return k if k.shape[1] == heads else k.repeat_interleave(heads // k.shape[1], dim=1)

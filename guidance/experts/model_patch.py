@@ -1,0 +1,281 @@
+"""Several models share one sampling run of the host, each in its own range of noise.
+
+Everything hangs on a clone of the main model, so any sampler and any guider works. Each expert has a guider of its own
+(a shadow) that never samples: it holds the expert's conditioning, encoded by the expert, its options and its CFG, and
+is asked for the picture x0 at the expert's noise levels. x0 is the same thing in every parameterisation, so a flow
+model and an eps model can take turns in one latent space.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import comfy.sampler_helpers
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+
+from ..noise_levels import converted, half_log_snr
+from ..wrapper_keys import EXPERTS
+from . import plan
+from .expert_guider import NODE, Expert, Shadow, Started, is_flow, name_of
+from .plan import BadExperts
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+logger = logging.getLogger(__name__)
+KEY = EXPERTS
+MEMORY = ("auto", "keep", "unload")
+DECIDE = ("sigma", "never back")
+
+
+def check(main: ModelPatcher, experts: Sequence[Expert]) -> None:
+    """Raise BadExperts for models that cannot share one latent."""
+    if any(KEY in model.wrappers.get(WrappersMP.PREDICT_NOISE, {}) for model in (main, *(e.model for e in experts))):
+        raise BadExperts("One of the models has an Expert Switch already. Chain all experts and use one switch.")
+    if not experts:
+        raise BadExperts("No expert is connected. Connect at least one Expert.")
+    flow = is_flow(main)
+    wanted = main.model.latent_format
+    for at, expert in enumerate(experts, 1):
+        mixed = is_flow(expert.model) != flow
+        both = [model.get_model_object("model_sampling") for model in (main, expert.model)]
+        if mixed and any(getattr(sampling, "noise_scale", 1.0) != 1.0 for sampling in both):
+            raise BadExperts(f"Expert {at} and the main model mix picture and noise in ways that cannot be converted.")
+        if expert.model.load_device != main.load_device:
+            raise BadExperts(
+                f"Expert {at} runs on {expert.model.load_device}, the main model on {main.load_device}. Use one device."
+            )
+        if main.model_options.get("context_handler") and not expert.model.model_options.get("context_handler"):
+            logger.warning("%s: the main model has context windows, expert %d has none.", NODE, at)
+        given = expert.model.model.latent_format
+        same = type(given) is type(wanted) and given.scale_factor == wanted.scale_factor
+        if not same or given.latent_channels != wanted.latent_channels:
+            raise BadExperts(
+                f"Expert {at} ({name_of(expert.model)}) works in the latent space {type(given).__name__} with "
+                f"{given.latent_channels} channels, the main model in {type(wanted).__name__} with "
+                f"{wanted.latent_channels}. Use experts made for the same VAE."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertSwitch:
+    """Experts from high noise to low, and how to switch. blend: width of the window around each border in which both
+    models are evaluated and mixed, in half-logSNR; 0 is a hard switch."""
+
+    experts: tuple[Expert, ...]
+    blend: float = 0.0
+    memory: str = "auto"
+    decide_by: str = "sigma"
+
+    @staticmethod
+    def of(main: ModelPatcher, experts: Sequence[Expert], blend: float = 0.0, memory: str = "auto",
+           decide_by: str = "sigma") -> ExpertSwitch:  # fmt: skip
+        """Checked, and in order. Raises BadExperts."""
+        check(main, experts)
+        order = plan.ordered([expert.below for expert in experts])
+        switch = ExpertSwitch(tuple(experts[i] for i in order), blend, memory, decide_by)
+        models = [main, *(expert.model for expert in switch.experts)]
+        gaps = [after - before for before, after in zip(switch.ends, switch.ends[1:-1])]
+        if blend > min(gaps, default=math.inf):
+            raise BadExperts(
+                f"Two borders are {min(gaps):.2g} apart in half-logSNR, less than the blending window {blend:g}. Set "
+                "blend to that or less."
+            )
+        if blend > 0 and any(a.is_clone(b) for a, b in zip(models, models[1:])):
+            raise BadExperts(
+                "Two neighbours are the same checkpoint with other patches, such as two LoRAs. They cannot be in "
+                "memory at once, so they cannot blend: set blend to 0, or load the checkpoint twice."
+            )
+        return switch
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """Where each model's part ends, the main one's first."""
+        return (*(expert.below for expert in self.experts), math.inf)
+
+    @property
+    def cfgs(self) -> tuple[float | None, ...]:
+        """Each model's CFG, the main one's first; None is the sampler's."""
+        return (None, *(expert.cfg for expert in self.experts))
+
+    def patched(self, main: ModelPatcher) -> ModelPatcher:
+        """A clone of the main model that gives way to its experts."""
+        clone = main.clone()
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._run)
+        clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _begin)
+        # In front of what the main model has already (style, caches), which is to act where the main model does.
+        others = clone.wrappers.get(WrappersMP.PREDICT_NOISE, {})
+        clone.wrappers[WrappersMP.PREDICT_NOISE] = {KEY: [_predict], **others}
+        return clone
+
+    def _run(self, executor: Any, *given: Any, latent_shapes: Any = None, **named: Any) -> Tensor:
+        """OUTER_SAMPLE: one run, its experts around it."""
+        guider = executor.class_obj
+        options = guider.model_options.setdefault("transformer_options", {})
+        run = options[KEY] = _Run(self, guider, latent_shapes)
+        try:
+            return run.around(executor, given, {**named, "latent_shapes": latent_shapes})
+        finally:
+            options.pop(KEY, None)
+            run.started = None  # it holds options that hold the run
+            run.shadows.clear()
+
+
+def _begin(
+    executor: Any, guider: Any, sigmas: Tensor, extra_args: dict, callback: Any, noise: Tensor,
+    latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
+) -> Tensor:  # fmt: skip
+    """SAMPLER_SAMPLE: what experts need to encode their conditioning is known now."""
+    run = extra_args["model_options"]["transformer_options"].get(KEY)
+    if run is not None:
+        run.begin(sigmas, extra_args, noise, latent_image, denoise_mask)
+    return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+
+
+def _predict(executor: Any, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: Any = None) -> Tensor:
+    """PREDICT_NOISE: who acts at this noise level?"""
+    options = model_options or {}
+    run = options.get("transformer_options", {}).get(KEY)
+    if run is None or run.started is None:
+        return executor(x, timestep, options, seed)
+    return run.predict(executor, x, timestep, options, seed)
+
+
+@dataclass
+class _Run:
+    """One sampling run. active: who is loaded now, 0 the main model."""
+
+    switch: ExpertSwitch
+    guider: Any
+    latent_shapes: Any
+    active: tuple[int, ...] | None = (0,)
+    furthest: float = -math.inf
+    started: Started | None = None
+    steps: list[plan.Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.flow = is_flow(self.guider.model_patcher)
+        self.shadows = [Shadow(expert, self.guider) for expert in self.switch.experts]
+
+    def around(self, executor: Any, given: tuple, named: dict) -> Tensor:
+        """The run inside of every expert's own wrappers: caches and guidance of an expert prepare themselves there."""
+        with ExitStack() as stack:
+            for shadow in self.shadows:
+                stack.enter_context(shadow.prepared())
+            inner: Callable[..., Tensor] = executor
+            for shadow in reversed(self.shadows):
+                wrappers = get_all_wrappers(WrappersMP.OUTER_SAMPLE, shadow.model_options, is_model_options=True)
+                inner = WrapperExecutor.new_class_executor(inner, shadow, wrappers).execute
+            try:
+                return inner(*given, **named)
+            finally:
+                logger.info("%s:\n%s", NODE, plan.table(self.steps, self.names(), self.flow))
+
+    def names(self) -> list[str]:
+        first = f"main model ({name_of(self.guider.model_patcher)})"
+        return [first, *(f"expert {at} ({name_of(shadow.model_patcher)})" for at, shadow in enumerate(self.shadows, 1))]
+
+    def begin(self, sigmas: Tensor, extra_args: dict, noise: Tensor, latent_image: Any, denoise_mask: Any) -> None:
+        """A sampler starts, with what experts need to encode their prompts when their part comes."""
+        schedule = [half_log_snr(float(sigma), self.flow) for sigma in sigmas]
+        self.started = Started(schedule, sigmas, extra_args["model_options"], noise, latent_image, denoise_mask,
+                                extra_args.get("seed"))  # fmt: skip
+        self.furthest = -math.inf
+        if self.steps:  # a second sampler within the run
+            self.steps.clear()
+            self.active = None
+            for shadow in self.shadows:
+                shadow.forget()
+
+    def predict(self, executor: Any, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
+        """x0 by whoever acts at this noise level."""
+        assert self.started is not None
+        level = half_log_snr(float(sigma.flatten()[0]), self.flow)
+        if self.switch.decide_by == "never back":
+            level = self.furthest = max(level, self.furthest)
+        shared = plan.shares(level, self.switch.ends, self.switch.blend)
+        self.load(tuple(who for who, _ in shared))
+        self.note(level, tuple(who for who, _ in shared))
+        outs = [
+            weight * out if weight != 1 else out
+            for who, weight in shared
+            for out in [executor(x, sigma, options, seed) if who == 0 else self.expert(who, x, sigma, options, seed)]
+        ]
+        return outs[0] if len(outs) == 1 else outs[0] + outs[1]
+
+    def note(self, level: float, who: tuple[int, ...]) -> None:
+        """One line per step: samplers evaluate in between, too."""
+        start = plan.step_start(level, self.started.schedule) if self.started else level
+        if not self.steps or self.steps[-1].level != start or self.steps[-1].who != who:
+            self.steps.append(plan.Step(start, who, self.switch.cfgs[who[0]]))
+
+    def expert(self, who: int, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
+        shadow, started = self.shadows[who - 1], self.started
+        assert started is not None
+        x, sigma = converted(x, sigma, self.flow, shadow.flow, shadow.most)
+        return shadow.predicted(x, sigma, _with_added(shadow.called, started.options, options), seed)
+
+    def load(self, who: tuple[int, ...]) -> None:
+        """Have these models in memory, and their prompts encoded."""
+        if who == self.active:
+            return
+        gone = [at for at in self.active or () if at not in who]
+        if self.switch.memory == "unload":
+            for at in gone:
+                if any(self.patcher(at).is_clone(self.patcher(other)) for other in who):
+                    continue  # its weights are wanted, with other patches
+                comfy.model_management.unload_model_and_clones(self.patcher(at))
+        for at in who:
+            more = [self.patcher(other) for other in who if other != at]
+            if self.switch.memory == "keep":
+                more += [self.patcher(other) for other in range(len(self.shadows) + 1) if other not in who]
+            once = {id(other.model): other for other in more if not other.is_clone(self.patcher(at))}
+            self.bring(at, list(once.values()))
+        self.active = who
+
+    def patcher(self, who: int) -> ModelPatcher:
+        return self.guider.model_patcher if who == 0 else self.shadows[who - 1].model_patcher
+
+    def bring(self, who: int, more: list[ModelPatcher]) -> None:
+        """Load one model; `more` stay in memory beside it."""
+        owner = self.guider if who == 0 else self.shadows[who - 1]
+        started, patcher = self.started, self.patcher(who)
+        assert started is not None
+        options = owner.model_options
+        conds = owner.conds
+        if more:
+            conds = {name: [_with_models(cond, more) for cond in found] for name, found in conds.items()}
+        if who > 0:
+            owner.brought = True
+        _, _, loaded = comfy.sampler_helpers.prepare_sampling(patcher, started.noise.shape, conds, options)
+        patcher.model.current_patcher = patcher  # clones of one checkpoint take turns in it
+        if who > 0:
+            owner.loaded += [model for model in loaded if model not in more]
+            owner.start(started, self.latent_shapes, self.flow)
+
+
+def _with_models(cond: Mapping[str, Any], more: list[ModelPatcher]) -> dict:
+    """A cond for which the host loads more models."""
+    given = cond.get("additional_models", [])
+    return {**cond, "additional_models": [*(given if isinstance(given, list) else [given]), *more]}
+
+
+def _with_added(own: dict, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict:
+    """An expert's options with what a sampler added to the main model's for this call, such as post-CFG functions."""
+    out = own.copy()
+    for key, value in now.items():
+        known = before.get(key)
+        if value is known or key in ("transformer_options", "to_load_options", "multigpu_clones"):
+            continue
+        if isinstance(value, list):
+            out[key] = [*out.get(key, ()), *(one for one in value if not any(one is old for old in known or ()))]
+        else:
+            out[key] = value
+    return out

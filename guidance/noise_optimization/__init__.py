@@ -1,0 +1,1 @@
+"""Optimizing the starting noise: SGOOL, DOODL, ReNO's rule, best of n, and CLIP guidance to compare with."""

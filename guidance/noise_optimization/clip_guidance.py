@@ -1,0 +1,125 @@
+"""CLIP guidance, the papers' baseline, as a patch of a model: every step is pushed to where a scorer likes the picture.
+
+At a step the model predicts the picture x0 from x. The latent sqrt(b) x0 + (1 - sqrt(b)) x, with b = 1 - alpha, is
+decoded and scored; the gradient of the loss at x, through decoder and model, is added to eps, times sqrt(b) and a
+scale. As DOODL (arXiv 2303.13703) compares with; the formulas are those of diffusers' community pipeline.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..gradients.autograd import (
+    NoGradient,
+    make_companions_ordinary,
+    make_ordinary,
+    ordinary,
+    outside_inference_mode,
+    resident,
+    safe,
+    with_backward,
+)
+from ..gradients.refusals import refuse_packed_weights, refuse_streaming, refuse_what_loses_gradient
+from ..schedule import inside
+from ..wrapper_keys import CLIP_GUIDANCE
+from .losses import SalientLoss, Scorer, wanted_by
+from .noise_sampler import bringing, decoder, make_loaded_ordinary, patchers_of
+from .update_rules import each
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+logger = logging.getLogger(__name__)
+KEY = CLIP_GUIDANCE
+
+
+@dataclass(frozen=True, eq=False)
+class ClipGuidance:
+    """scale: 0 is off. cutouts: 0 scores the whole picture; n random squares, of which the best counts. start, end:
+    window in percent of the schedule as fractions."""
+
+    scorer: Scorer
+    vae: Any
+    text: str
+    scale: float
+    cutouts: int = 0
+    start: float = 0.0
+    end: float = 1.0
+
+    def patched(self, model: ModelPatcher) -> ModelPatcher:
+        """A clone that is guided, with any sampler; the model itself where settings are neutral. Raises NoGradient."""
+        if self.scale == 0 or self.start >= self.end:
+            return model
+        refuse_what_loses_gradient(model)
+        refuse_packed_weights(*(patcher.model for patcher in (self.vae.patcher, *patchers_of(self.scorer))))
+        with outside_inference_mode():
+            clone = resident(model)
+            guide = _Guide(self, resident(self.vae.patcher), wanted_by(self.scorer, self.text))
+        with_backward(clone)
+        clone.set_model_sampler_post_cfg_function(guide)
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guide.run)
+        return clone
+
+
+@dataclass(frozen=True, eq=False)
+class _Guide:
+    """What acts inside a run."""
+
+    settings: ClipGuidance
+    vae: ModelPatcher
+    wanted: Any
+
+    def run(self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *rest: Any,
+            **named: Any) -> Tensor:  # fmt: skip
+        """A run of the host outside of inference mode, with decoder and scorer loaded along."""
+        guider = executor.class_obj
+        if latent_image.ndim != 4:
+            raise NoGradient("CLIP Guidance cannot look at latents with a frame axis (of videos, and of Qwen-Image).")
+        more = [self.vae, *patchers_of(self.settings.scorer)]
+        with outside_inference_mode():
+            make_ordinary(guider.model_patcher.model)
+            every = [cond for found in guider.conds.values() for cond in found or ()]
+            refuse_what_loses_gradient(guider.model_patcher, every)
+            make_companions_ordinary(guider.model_patcher, every)
+            conds = {name: ordinary(conds) for name, conds in guider.conds.items()}
+            guider.conds = {name: [bringing(cond, more) for cond in found or ()] for name, found in conds.items()}
+            rest, named = ordinary(tuple(rest)), ordinary(dict(named))
+            return executor(ordinary(noise), ordinary(latent_image), sampler, ordinary(sigmas), *rest, **named)
+
+    def __call__(self, args: Mapping[str, Any]) -> Tensor:
+        """x0 moved by the guidance."""
+        model, x, sigma, conds = args["model"], args["input"], args["sigma"], args["cond"]
+        sampling, level = model.model_sampling, float(sigma.flatten()[0])
+        if not inside(sampling, level, self.settings.start, self.settings.end) or level <= 0 or not conds:
+            return args["denoised"]
+        refuse_streaming(model)
+        make_loaded_ordinary([self.vae, *patchers_of(self.settings.scorer)])
+        one = torch.ones(1, device=x.device)
+        scale = float(sampling.calculate_input(one * level, one))  # of the network's input: the root of alpha
+        noise = float(sampling.noise_scaling(one * level, one, torch.zeros_like(one))) * scale  # the root of 1 - alpha
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            with safe(model.current_patcher, conds)():
+                (x0,) = comfy.samplers.calc_cond_batch(model, [conds], leaf, sigma, args["model_options"])
+            pictures = decoder(self.settings.vae, self.vae.model, model.process_latent_out)(
+                noise * x0 + (1 - noise) * scale * leaf
+            )
+            losses = SalientLoss(weight=0.0, cutouts=self.settings.cutouts)(
+                self.settings.scorer, self.wanted, pictures, None,
+                [torch.Generator().manual_seed(round(1e4 * level) + i) for i in range(len(pictures))],
+            )  # fmt: skip
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        # eps moves by noise * scale * gradient at the network's input; x0 = x - sigma * eps.
+        push = self.settings.scale * level * noise * gradient / scale
+        sound = each(torch.isfinite(push.flatten(1)).all(dim=1), push)
+        if not sound.all():
+            logger.warning("CLIP guidance: the gradient at sigma %.4g is not finite; the step is not guided.", level)
+        return args["denoised"] - torch.where(sound, push, torch.zeros_like(push))

@@ -1,0 +1,148 @@
+"""The search for a better starting latent: evaluate, keep the best, move; for any loss and any rule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import update_rules
+from .update_rules import Rule, each
+
+LEAST_RATE = 1 / 64  # a latent whose steps keep failing is left alone below this
+
+
+class Evaluation(NamedTuple):
+    """A set of starting latents tried out: losses [n], gradient like the latents (None: not asked for), the sampled
+    latents and the pictures [n, 3, height, width] in 0..1."""
+
+    losses: Tensor
+    gradient: Tensor | None
+    sampled: Tensor
+    pictures: Tensor
+
+
+@dataclass
+class Best:
+    """The best of what was tried, each latent by itself, and the losses of all iterations [iterations][n]."""
+
+    losses: Tensor
+    start: Tensor
+    sampled: Tensor
+    pictures: Tensor
+    iterations: list[list[float]] = field(default_factory=list)
+    rejected: int = 0
+    stopped: str = ""
+
+    def consider(self, start: Tensor, found: Evaluation) -> Tensor:
+        """Take over what is better; returns for which latents."""
+        better = found.losses < self.losses  # false for NaN
+        for kept, new in ((self.losses, found.losses), (self.start, start), (self.sampled, found.sampled),
+                          (self.pictures, found.pictures)):  # fmt: skip
+            at = better.to(kept.device)
+            kept[at] = new[at.to(new.device)].to(kept)
+        return better
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop: updates; seconds (0: any); patience, iterations without a better loss (0: any)."""
+
+    updates: int
+    seconds: float = 0.0
+    patience: int = 0
+
+
+def search(
+    start: Tensor,
+    evaluate: Callable[[Tensor, bool], Evaluation],
+    rule: Rule,
+    limits: Limits,
+    generators: list[torch.Generator],
+    watch: Callable[[int, Best], None] = lambda _iteration, _best: None,
+    best: Best | None = None,
+) -> Best:
+    """Move the starting latents [n, ...] (unit noise) to where their losses are lower.
+
+    evaluate: (latents, whether the gradient is wanted). generators: one per latent, for the rule's noise. watch: told
+    after every evaluation. best: what was found before, which is added to. A latent whose loss or gradient is not
+    finite goes back to its best and on with half the step. Raises ValueError if nothing finite was found at all.
+    """
+    began, z = time.monotonic(), start
+    motion, rate = update_rules.at_rest(start), torch.ones(len(start), device=start.device)
+    idle = 0
+    for iteration in range(limits.updates + 1):
+        last = iteration == limits.updates
+        found = evaluate(z, not last)
+        if best is None:
+            best = _nothing(start, found)
+        again = iteration == 0 and bool(best.iterations)  # what was found before is evaluated once more
+        idle = 0 if best.consider(z, found).any() or again else idle + 1
+        best.iterations.append(found.losses.tolist())
+        watch(iteration, best)
+        if last or found.gradient is None:
+            break
+        if limits.seconds and time.monotonic() - began >= limits.seconds:
+            best.stopped = f"time is up after {iteration} updates"
+            break
+        if limits.patience and idle >= limits.patience:
+            best.stopped = f"nothing better in {idle} iterations"
+            break
+        sound = torch.isfinite(found.losses) & torch.isfinite(found.gradient.flatten(1)).all(dim=1)
+        if not sound.all():
+            best.rejected += int((~sound).sum())
+            z, motion, rate = _back(z, best, motion, rate, sound)
+            found = found._replace(gradient=torch.where(each(sound, z), found.gradient, torch.zeros_like(z)))
+            if (rate < LEAST_RATE).all():
+                best.stopped = "losses or gradients stayed NaN"
+                break
+        assert found.gradient is not None
+        z, motion = rule.update(z, found.gradient, motion, update_rules.unit_noise(z, generators), rate)
+    assert best is not None
+    if not torch.isfinite(best.losses).any():
+        raise ValueError("No starting latent gave a finite loss.")
+    return best
+
+
+def best_of(
+    draws: Iterable[Tensor],
+    evaluate: Callable[[Tensor, bool], Evaluation],
+    seconds: float = 0.0,
+    watch: Callable[[int, Best], None] = lambda _iteration, _best: None,
+) -> Best:
+    """Try fresh starting latents and keep the best of each place: the search without gradients to compare with.
+
+    Raises ValueError if nothing finite was found.
+    """
+    began, best = time.monotonic(), None
+    for number, z in enumerate(draws):
+        if best is not None and seconds and time.monotonic() - began >= seconds:
+            best.stopped = f"time is up after {number} draws"
+            break
+        found = evaluate(z, False)
+        if best is None:
+            best = _nothing(z, found)
+        best.consider(z, found)
+        best.iterations.append(found.losses.tolist())
+        watch(number, best)
+    if best is None or not torch.isfinite(best.losses).any():
+        raise ValueError("No starting latent gave a finite loss.")
+    return best
+
+
+def _nothing(z: Tensor, found: Evaluation) -> Best:
+    lost = torch.full_like(found.losses, float("inf"))
+    return Best(lost, z.clone(), found.sampled.clone(), found.pictures.clone())
+
+
+def _back(
+    z: Tensor, best: Best, motion: update_rules.Motion, rate: Tensor, sound: Tensor
+) -> tuple[Tensor, update_rules.Motion, Tensor]:
+    """Latents that failed at their best place, at rest, with half the step."""
+    velocity = torch.where(each(sound, z), motion.velocity, torch.zeros_like(z))
+    z = torch.where(each(sound, z), z, best.start)
+    return z, motion._replace(velocity=velocity), torch.where(sound, rate, rate / 2)

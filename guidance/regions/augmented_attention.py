@@ -1,0 +1,169 @@
+"""Attention scores changed by regions, without a matrix of scores: s' = keep * s + bias * (M T^t).
+
+DenseDiffusion (arXiv 2308.12964) pushes matching pairs to their row's largest score and all others to its smallest.
+Up to a constant per row, which the softmax drops, that is a temperature per query and a bias on matching pairs:
+
+    s'_ij = (1 - a_i) s_ij + a_i (max_i - min_i) R_ij,    R = M T^t
+
+with a column per region in M (queries) and T (keys). So it is plain attention on longer vectors, q' = [keep q, bias M]
+and k' = [k, T]: exact on any backend, and no N x N tensor exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ...attention.head_widths import padded_width
+from ...attention.run import Attention
+from ...attention.tensor_layout import precision, split_heads
+
+# Size of the one buffer of scores that is alive at a time. Small enough for a call to need less than 1.2 times plain
+# attention's memory on a CPU; a GPU has more to share and needs larger pieces to be busy.
+CHUNK_BYTES, GPU_CHUNK_BYTES = 2**20, 2**24
+
+
+class Pull(NamedTuple):
+    """What to do to the scores of one call: s'_ij = keep_i s_ij + sum_c queries_ic keys_jc.
+
+    keep: [batch, heads or 1, queries]. queries: [batch, heads or 1, queries, columns]; keys: [batch or 1,
+    keys, columns].
+    """
+
+    keep: Tensor
+    queries: Tensor
+    keys: Tensor
+
+
+class Range(NamedTuple):
+    """Largest and smallest score of every query row: [batch, heads, queries]."""
+
+    largest: Tensor
+    smallest: Tensor
+
+
+def score_range(
+    q: Tensor, k: Tensor, scale: float, bias: Tensor | None = None, every: int = 1, chunk_bytes: int | None = None
+) -> Range:
+    """Range of q k^T * scale over the keys of each row, in chunks of rows. q, k: [batch, heads, tokens, dim].
+
+    bias: added to the scores, [batch, heads or 1, queries or 1, keys]; keys at -inf do not count. every: look at every
+    n-th key only, which underestimates the range a little (16 % at 8 for normally distributed scores). Differentiable:
+    where gradients are on, they go to the two keys that have each row's largest and smallest score.
+    """
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES if q.device.type == "cpu" else GPU_CHUNK_BYTES
+    k = k[:, :, ::every]
+    bias = None if bias is None else bias[..., ::every]
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        return Range(*(_scores_at(q, k, scale, bias, keys) for keys in _extreme_keys(q, k, scale, bias, chunk_bytes)))
+    dtype = precision(q)
+    largest, smallest = (q.new_empty(q.shape[:3], dtype=dtype) for _ in range(2))
+    with torch.no_grad():
+        for at, scores in _score_chunks(q, k, scale, bias, chunk_bytes):
+            if bias is None:
+                smallest[at], largest[at] = torch.aminmax(scores, dim=-1)
+            else:
+                largest[at] = scores.amax(dim=-1)
+                smallest[at] = scores.masked_fill(scores == float("-inf"), float("inf")).amin(dim=-1)
+    return Range(largest, smallest)
+
+
+def _score_chunks(
+    q: Tensor, k: Tensor, scale: float, bias: Tensor | None, chunk_bytes: int
+) -> Iterator[tuple[tuple, Tensor]]:
+    """All scores, a few heads or rows of one sample at a time: where they belong, and [heads, rows, keys]."""
+    batch, heads, queries, _ = q.shape
+    dtype = precision(q)
+    row_bytes = k.shape[2] * torch.finfo(dtype).bits // 8
+    rows = max(1, min(queries, chunk_bytes // row_bytes))
+    together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
+    for b in range(batch):
+        for head in range(0, heads, together):
+            k_part = k[b, head : head + together].to(dtype).transpose(1, 2)
+            for start in range(0, queries, rows):
+                at = (b, slice(head, head + together), slice(start, start + rows))
+                scores = torch.bmm(q[at].to(dtype) * scale, k_part)
+                if bias is not None:
+                    part = bias[b if bias.shape[0] > 1 else 0, at[1] if bias.shape[1] > 1 else slice(None)]
+                    scores = scores + (part[:, at[2]] if part.shape[1] > 1 else part)
+                yield at, scores
+
+
+@torch.no_grad()
+def _extreme_keys(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, chunk_bytes: int) -> tuple[Tensor, Tensor]:
+    """Index of the key with each row's largest and smallest score."""
+    largest, smallest = (q.new_empty(q.shape[:3], dtype=torch.long) for _ in range(2))
+    for at, scores in _score_chunks(q, k, scale, bias, chunk_bytes):
+        largest[at] = scores.argmax(dim=-1)
+        smallest[at] = scores.masked_fill(scores == float("-inf"), float("inf")).argmin(dim=-1)
+    return largest, smallest
+
+
+def _scores_at(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, keys: Tensor) -> Tensor:
+    """The score of every query with one key. keys: [batch, heads, queries]."""
+    dtype = precision(q)
+    chosen = k.gather(2, keys[..., None].expand(-1, -1, -1, k.shape[-1]))
+    scores = (q.to(dtype) * chosen.to(dtype)).sum(dim=-1) * scale
+    if bias is None:
+        return scores
+    return scores + bias.expand(*q.shape[:3], -1).gather(3, keys[..., None])[..., 0]
+
+
+def augment(
+    q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None, for_kernels: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v [batch, heads, tokens, dim] with the regions' columns, padded to a multiple of 8 channels.
+
+    scale: what the backend will multiply scores with; None: one over the root of the channels that it is given.
+    for_kernels: pad to a width that kernels of other nodes take, too (head_widths.py). The columns are balanced, equal
+    in size on both sides and repeated in the padding, so that backends which quantise q and k lose little. The result's
+    first `dim` channels are the attention's.
+    """
+    dim, columns = q.shape[-1], pull.queries.shape[-1]
+    width = padded_width(dim + columns, for_kernels)
+    plain = dim**-0.5 if scale is None else scale
+    backend = width**-0.5 if scale is None else scale
+    dtype = precision(q)
+    copies = (width - dim) // columns
+    left = pull.queries.to(dtype) / (backend * copies)
+    # The size of a column on both sides. It cancels out, so gradients need not know how it was found.
+    side = left.detach().abs().amax(dim=-2, keepdim=True).sqrt().clamp_min(1e-12)
+    q_kept = q.to(dtype) * (pull.keep.to(dtype)[..., None] * (plain / backend))
+
+    def extend(tensor: Tensor, extra: Tensor) -> Tensor:
+        extra = extra.expand(*tensor.shape[:-1], columns).repeat_interleave(copies, dim=-1)
+        return torch.cat([tensor, F.pad(extra, (0, width - dim - columns * copies)).to(tensor.dtype)], dim=-1)
+
+    right = side * pull.keys.to(dtype)[:, None]
+    return extend(q_kept.to(q.dtype), left / side), extend(k, right), F.pad(v, (0, width - dim))
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, heads_first: bool, heads: int, scale: float | None, attention: Attention,
+    pull_of: Callable[[slice], Pull], whole: bool = False, for_kernels: bool = False,
+) -> Tensor:  # fmt: skip
+    """Modulated attention through the user's backend, a few heads at a time: the longer copies stay small.
+
+    q, k, v as the network gave them: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] if heads_first.
+    pull_of: the pull of some heads. whole: all heads in one call, for backends that others have wrapped. for_kernels:
+    as in `augment`. Returns [batch, tokens, heads * dim].
+    """
+    parts = [split_heads(t, heads, heads_first) for t in (q, k, v)]
+    dim, together = parts[0].shape[-1], heads if whole else max(1, heads // 8)
+    result = parts[0].new_empty(parts[0].shape[0], parts[0].shape[2], heads, dim)
+    for start in range(0, heads, together):
+        chosen = slice(start, min(start + together, heads))
+        q, k, v = (t[:, chosen] for t in parts)
+        q, k, v = augment(q, k, v, pull_of(chosen), scale, for_kernels)
+        count, width = chosen.stop - chosen.start, q.shape[-1]
+        if not heads_first:
+            q, k, v = (rearrange(t, "b h n d -> b n (h d)") for t in (q, k, v))
+        out = attention(q, k, v, count)
+        result[:, :, chosen] = rearrange(out, "b n (h d) -> b n h d", d=width)[..., :dim]
+    return result.flatten(2)

@@ -1,0 +1,190 @@
+"""Regions: painted places and what shall be there, and how much of each lies in every token of a layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...attention.conds import Window
+
+MOST = 64  # regions that a model call can serve: each takes a column beside every head's channels
+OVERLAPS = ("top", "share")
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A place and its phrase.
+
+    mask: [n, height, width] on the CPU, 0..1; one for all pictures, or one per picture of a batch or frame of a video.
+    strength: how much of a node's effect this region gets. negative: phrase for the negative prompt, "" for none.
+    conditioning: an encoded prompt to use instead of the phrase.
+    """
+
+    mask: Tensor = field(repr=False)
+    phrase: str = ""
+    strength: float = 1.0
+    negative: str = ""
+    conditioning: tuple | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions in paint order. overlap: where several claim a pixel, "top": the last has it; "share": all share it."""
+
+    items: tuple[Region, ...] = ()
+    overlap: str = "top"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def canvas(self) -> Tensor:
+        """What is whose: [n, regions, height, width] of the largest mask's size, 0..1, at most 1 in sum per pixel.
+
+        Masks of other sizes are fitted; fewer masks than n repeat.
+        """
+        if not self.items:
+            return torch.zeros(1, 0, 1, 1)
+        height, width = (max(region.mask.shape[axis] for region in self.items) for axis in (-2, -1))
+        count = max(region.mask.shape[0] for region in self.items)
+        fitted = [_fit(region.mask, height, width)[torch.arange(count) % region.mask.shape[0]] for region in self.items]
+        masks = torch.stack(fitted, dim=1)
+        if self.overlap == "share":
+            return masks / masks.sum(dim=1, keepdim=True).clamp_min(1)
+        above = torch.cumprod(1 - masks.flip(1), dim=1).flip(1)  # what a region and those painted after it leave free
+        return masks * torch.cat([above[:, 1:], torch.ones_like(above[:, :1])], dim=1)
+
+
+def _fit(mask: Tensor, height: int, width: int) -> Tensor:
+    """A mask [n, h, w] at another size, 0..1, without NaN."""
+    mask = torch.nan_to_num(mask.float(), nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1)
+    if mask.shape[-2:] == (height, width):
+        return mask
+    return F.interpolate(mask[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def token_shares(
+    canvas: Tensor, grid: tuple[int, ...], extent: tuple[int, ...], size: tuple[int, ...],
+    origin: tuple[int, ...] = (0, 0),
+) -> Tensor:  # fmt: skip
+    """How much of every token belongs to each region: [n, tokens, regions], rows sum to at most 1.
+
+    canvas: [n, regions, height, width], stretched over the latent of `size` pixels (height, width). grid: tokens.
+    extent: latent pixels that the grid spans from `origin` (y, x) on, maybe beyond size: a token at the border is
+    judged by its part inside.
+    The mean over each token's area, exact for any ratio of sizes. A region that is nowhere more than half a token
+    keeps its strongest one, so thin shapes do not vanish on coarse grids.
+    """
+    cell = (extent[0] / grid[0], extent[1] / grid[1])
+    shares = _means(canvas, grid, cell, size, origin).flatten(1, 2)
+    peaks = canvas.amax(dim=(-2, -1))
+    thin = torch.ones_like(peaks, dtype=torch.bool)
+    if any(extent[axis] < size[axis] for axis in (0, 1)):  # a part may have no more than a sliver of a wide region
+        whole = (math.ceil(size[0] / cell[0]), math.ceil(size[1] / cell[1]))
+        thin = _means(canvas, whole, cell, size).amax(dim=(1, 2)) < 0.5 * peaks
+    return _rescued(shares, peaks, thin)
+
+
+def _means(
+    canvas: Tensor, grid: tuple[int, ...], cell: tuple[float, ...], size: tuple[int, ...],
+    origin: tuple[int, ...] = (0, 0),
+) -> Tensor:  # fmt: skip
+    """Mean of every region over every token: [n, height, width, regions] of a grid of cells of this size."""
+    rows, columns = (
+        _overlaps(grid[axis], cell[axis], canvas.shape[axis - 2], size[axis], origin[axis]) for axis in (0, 1)
+    )
+    return torch.einsum("yh,nrhw,xw->nyxr", rows, canvas.float(), columns)
+
+
+def _overlaps(cells: int, cell: float, pixels: int, size: int, origin: int = 0) -> Tensor:
+    """Row i: how much of cell i each of `pixels` canvas pixels fills, which stretch over `size`. Rows sum to 1 or 0."""
+    pixel = size / pixels
+    starts = origin + torch.arange(cells, dtype=torch.float64)[:, None] * cell
+    edges = torch.arange(pixels, dtype=torch.float64)[None] * pixel
+    lengths = (torch.minimum(starts + cell, edges + pixel) - torch.maximum(starts, edges)).clamp_min(0)
+    return (lengths / lengths.sum(dim=1, keepdim=True).clamp_min(1e-12)).float()
+
+
+def _rescued(shares: Tensor, peaks: Tensor, thin: Tensor) -> Tensor:
+    """Give every region that is weak everywhere its strongest token. peaks [n, regions]: its largest canvas value;
+    thin: whether it is weak outside of these tokens, too."""
+    strongest, at = shares.max(dim=1)
+    weak = thin & (strongest < 0.5 * peaks) & (strongest > 0)
+    if not weak.any():
+        return shares
+    shares = shares.clone()
+    for n, r in weak.nonzero().tolist():
+        token = at[n, r]
+        shares[n, token] *= 1 - peaks[n, r]
+        shares[n, token, r] = peaks[n, r]
+    return shares
+
+
+def vanishing(canvas: Tensor, grid: tuple[int, int]) -> list[int]:
+    """Regions that keep only a rescued token on this grid, in any of the n masks."""
+    size = canvas.shape[-2:]
+    strongest = _means(canvas, grid, (size[0] / grid[0], size[1] / grid[1]), size).amax(dim=(1, 2))
+    weak = (strongest < 0.5 * canvas.amax(dim=(-2, -1))).any(dim=0)
+    return weak.nonzero().flatten().tolist()
+
+
+def of_batch(
+    shares: Tensor, batch: int, frames: int | None, seen: tuple[int, ...] | None = None, total: int = 0
+) -> Tensor:
+    """Shares [n, tokens, regions] of pictures as those of a model batch: [batch, all tokens, regions].
+
+    Without frames the n masks repeat over the batch. With frames (video) they are spread over the frames, evenly where
+    the numbers differ, the same for every video of the batch. seen: which pictures, or which of `total` frames, these
+    are, if not all.
+    """
+    if frames is None:
+        at = torch.arange(batch) if seen is None else torch.tensor(seen)[torch.arange(batch) % len(seen)]
+        return shares[at % shares.shape[0]]
+    seen, total = (tuple(range(frames)), frames) if seen is None else (seen, total)
+    at = torch.tensor(seen)[(torch.arange(frames) * len(seen) / frames).long()]  # a token may span several frames
+    picked = shares[(at * len(shares) / total).long()]
+    return picked.flatten(0, 1)[None].expand(batch, math.prod(picked.shape[:2]), -1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What part of a picture or video the network sees. size: (height, width) of all of it, origin: (y, x) of the part,
+    in latent pixels. seen: which frames of `total`, or which pictures of the batch, None for all."""
+
+    size: tuple[int, ...]
+    origin: tuple[int, ...] = (0, 0)
+    seen: tuple[int, ...] | None = None
+    total: int = 0
+
+
+def part_of(
+    whole: tuple[int, ...], latent: tuple[int, ...], area: tuple[int, ...] | None, window: Window | None
+) -> Part | None:
+    """The part that a latent of this size is of the whole, None where neither area nor window explain it.
+
+    area: sizes, then offsets, as the host keeps it: axes that it lacks lead, what it has too many end.
+    """
+    if len(whole) != len(latent):  # packed, or not known
+        return Part(latent[-2:])
+    axes = len(whole)
+    sizes, offsets = list(whole), [0] * axes
+    if area is not None:
+        given = len(area) // 2
+        lacking = max(0, axes - given)
+        offsets = ([0] * lacking + list(area[given:]))[:axes]
+        sizes = ([*whole[:lacking], *area[:given]])[:axes]
+        sizes = [min(size, all_of_it - offset) for size, all_of_it, offset in zip(sizes, whole, offsets)]
+    if tuple(sizes[-2:]) != latent[-2:]:
+        return None
+    seen, total = None, 0
+    if axes == 2 and window is not None and window.axis == 0:
+        seen = window.seen
+    elif axes == 3:
+        if window is not None and window.axis == 2 and len(window.seen) == latent[0]:
+            seen, total = window.seen, whole[0]
+        elif window is None and sizes[0] == latent[0] < whole[0]:
+            seen, total = tuple(range(offsets[0], offsets[0] + sizes[0])), whole[0]
+    return Part(whole[-2:], tuple(offsets[-2:]), seen, total)

@@ -1,0 +1,148 @@
+"""Masks from what people have: pictures of flat colours, boxes with descriptions; and regions as a picture again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .masks import Region, Regions, token_shares
+
+# Told apart by eye and by colour-blind eyes; regions beyond take them again.
+PALETTE = ("#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000")
+_LINE = re.compile(r"^\s*#?([0-9a-fA-F]{6})\s*[:=]\s*(.*?)\s*$")
+
+
+class Colour(NamedTuple):
+    """A painted colour 0..1 and its phrase."""
+
+    rgb: tuple[float, float, float]
+    phrase: str
+
+
+def parse_colours(text: str) -> list[Colour]:
+    """Lines such as "#ff0000: a red star"; empty lines do not matter. Raises ValueError that names the wrong line."""
+    found: list[Colour] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        match = _LINE.match(line)
+        if match is None:
+            raise ValueError(f"Line {number} should look like '#ff0000: a red star', but is {line.strip()!r}.")
+        colour = Colour(rgb(match[1]), match[2])
+        if any(colour.rgb == other.rgb for other in found):
+            raise ValueError(f"Line {number}: #{match[1]} is listed twice; give every region a colour of its own.")
+        found.append(colour)
+    if not found:
+        raise ValueError("No colours are given: write a line such as '#ff0000: a red star' for each.")
+    return found
+
+
+def rgb(hexadecimal: str) -> tuple[float, float, float]:
+    """A colour such as "ff0000" or "#ff0000" as red, green, blue 0..1."""
+    digits = hexadecimal.lstrip("#")
+    red, green, blue = (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    return red, green, blue
+
+
+def colour_masks(picture: Tensor, colours: Sequence[Colour], tolerance: float) -> Tensor:
+    """Which pixels have which colour: [colours, n, height, width] of pictures [n, height, width, 3], 0 or 1.
+
+    Each pixel goes to the nearest colour, so soft edges of a brush leave no gaps; pixels farther than `tolerance` (a
+    share of the distance from black to white) from all of them go to none.
+    """
+    palette = torch.tensor([colour.rgb for colour in colours])
+    distances = torch.cdist(picture[..., :3].float().cpu().flatten(0, -2), palette)
+    nearest = distances.argmin(dim=1)
+    nearest[distances.amin(dim=1) > tolerance * 3**0.5] = -1
+    return torch.stack([(nearest == i).float().reshape(picture.shape[:-1]) for i in range(len(colours))])
+
+
+class Box(NamedTuple):
+    """Edges as fractions of the picture, and what is in it."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    phrase: str
+
+
+def parse_boxes(data: Any, width: int, height: int) -> list[Box]:
+    """Boxes as the host's nodes give them, in drawing order.
+
+    Elements {"bbox": [ymin, xmin, ymax, xmax] in thousandths, "desc": ...}; boxes {"x", "y", "width", "height"} in
+    pixels of a width x height picture, maybe with {"metadata": {"desc": ...}} or a "label"; lists of lists of them
+    (frames: the first counts), or JSON text of any. Raises ValueError that tells what was found instead.
+    """
+    if isinstance(data, str):
+        try:
+            data = json.loads(data) if data.strip() else []
+        except ValueError as why:
+            raise ValueError(f"The boxes are no valid JSON: {why}.") from None
+    if isinstance(data, Mapping):
+        data = [data]
+    if isinstance(data, Sequence) and data and isinstance(data[0], Sequence) and not isinstance(data[0], str):
+        data = data[0]
+    if not isinstance(data, Sequence):
+        raise ValueError(f"Boxes are expected as a list, got {type(data).__name__}.")
+    return [_box(entry, width, height) for entry in data]
+
+
+def _box(entry: Any, width: int, height: int) -> Box:
+    try:
+        if "bbox" in entry:
+            top, left, bottom, right = (float(n) / 1000 for n in entry["bbox"])
+            phrase = entry.get("desc") or entry.get("text") or ""
+        else:
+            left, top = float(entry["x"]) / width, float(entry["y"]) / height
+            right, bottom = left + float(entry["width"]) / width, top + float(entry["height"]) / height
+            phrase = (entry.get("metadata") or {}).get("desc") or entry.get("label") or ""
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise ValueError(
+            f"A box needs x, y, width and height, or a bbox of four thousandths; this is none: {entry!r}."
+        ) from None
+    return Box(min(left, right), min(top, bottom), max(left, right), max(top, bottom), str(phrase).strip())
+
+
+def box_mask(box: Box, width: int, height: int) -> Tensor:
+    """The box as a mask [1, height, width]; pixels at its edges count in part."""
+
+    def along(start: float, stop: float, count: int) -> Tensor:
+        pixels = torch.arange(count, dtype=torch.float64)
+        return ((pixels + 1).clamp(max=stop * count) - pixels.clamp(min=start * count)).clamp(0, 1).float()
+
+    return (along(box.top, box.bottom, height)[:, None] * along(box.left, box.right, width))[None]
+
+
+def region_picture(regions: Regions) -> Tensor:
+    """What is whose in colours: [n, height, width, 3]; grey where nothing is."""
+    canvas = regions.canvas()
+    return coloured(canvas.movedim(1, -1))
+
+
+def grid_picture(regions: Regions, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """What a layer with this token grid sees of the regions, drawn at `size`: [height, width, 3]."""
+    canvas = regions.canvas()[:1]
+    shares = token_shares(canvas, grid, size, size)[0].reshape(*grid, -1)
+    rows = torch.arange(size[0]) * grid[0] // size[0]
+    columns = torch.arange(size[1]) * grid[1] // size[1]
+    return coloured(shares[rows][:, columns])
+
+
+def coloured(shares: Tensor, colours: Tensor | None = None) -> Tensor:
+    """Shares [..., regions] as colours [..., 3]; grey where nobody is. colours: [regions, 3], else the palette's."""
+    if colours is None:
+        colours = torch.tensor([rgb(PALETTE[i % len(PALETTE)]) for i in range(shares.shape[-1])]).reshape(-1, 3)
+    return shares @ colours + (1 - shares.sum(dim=-1, keepdim=True)).clamp(0, 1) * 0.85
+
+
+def region(mask: Tensor, phrase: str, strength: float = 1.0, negative: str = "", conditioning: Any = None) -> Region:
+    """A region of its own copy of a mask [height, width] or [n, height, width]."""
+    mask = mask.detach().float().cpu().reshape(-1, *mask.shape[-2:]).clone()
+    given = None if conditioning is None else tuple(conditioning)
+    return Region(mask, phrase.strip(), strength, negative.strip(), given)

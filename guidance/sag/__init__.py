@@ -1,0 +1,1 @@
+"""Self-Attention Guidance (arXiv 2210.00939)."""

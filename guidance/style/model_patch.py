@@ -1,0 +1,136 @@
+"""Style with a scale of its own (eDiff-I's style vector, arXiv 2211.01324), in a window of the schedule.
+
+x0 = null + cfg (text - null) + style (styled - text). `styled` is the sampler's positive prompt: text with a style
+(unCLIP, Redux, or a plain prompt on a model with IPAdapter); `text` is the prompt alone. The third evaluation takes
+place inside the window only; outside of it there is no style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.sampler_helpers
+import comfy.samplers
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...attention import hooks
+from ..schedule import inside
+from ..wrapper_keys import EXPERTS
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+KEY = "fovea_style"
+TEXT = "fovea_text"  # the guider's list of conds without style
+SLOT = "sampler_calc_cond_batch_function"
+
+
+class BadStyle(ValueError):
+    """Style cannot be guided here; the message names the cure."""
+
+
+@dataclass(frozen=True, eq=False)
+class StyleGuidance:
+    """text: CONDITIONING without style. scale: of the style; the sampler's CFG is the text's. start, end: window in
+    percent of the schedule as fractions."""
+
+    text: list = field(repr=False)
+    scale: float
+    start: float = 0.0
+    end: float = 1.0
+
+    def patched(self, model: ModelPatcher) -> ModelPatcher:
+        """A clone with the guidance. Raises BadStyle."""
+        before = model.wrappers.get(WrappersMP.PREDICT_NOISE, {})
+        if KEY in before:
+            raise BadStyle("The model has Style Guidance already. Use one.")
+        if EXPERTS in before:
+            raise BadStyle("The model has an Expert Switch, past which style does not reach. Put Style Guidance onto "
+                           "each model before the switch.")  # fmt: skip
+        if not self.text:
+            raise BadStyle("text is empty: connect the prompt without style.")
+        if comfy.sampler_helpers.cond_has_hooks(self.text):
+            raise BadStyle("text has hooks (a LoRA or ControlNet of its own), which do not act here. Put them onto the "
+                           "model, or onto the sampler's prompts.")  # fmt: skip
+        clone = model.clone()
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._outer)
+        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self._predict)
+        return clone
+
+    def _outer(self, executor: Any, *given: Any, **named: Any) -> Tensor:
+        """OUTER_SAMPLE: the host encodes and loads for this list of conds as for its own."""
+        guider = executor.class_obj
+        if type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
+            raise BadStyle(f"Style Guidance: {type(guider).__name__} combines prompts in its own way. Use KSampler, "
+                           "CFGGuider or Style Guider.")  # fmt: skip
+        text = [{**cond, "prompt_type": "positive"} for cond in comfy.sampler_helpers.convert_cond(self.text)]
+        guider.conds = {**guider.conds, TEXT: text}
+        return executor(*given, **named)
+
+    def _predict(self, executor: Any, x: Tensor, sigma: Tensor, model_options: dict | None = None,
+                 seed: Any = None) -> Tensor:  # fmt: skip
+        """PREDICT_NOISE: the host guides by the text alone; the style is added to that."""
+        guider, options = executor.class_obj, model_options or {}
+        within = inside(guider.inner_model.model_sampling, float(sigma.flatten()[0]), self.start, self.end)
+        scale = self.scale if within else 0.0
+        if scale == guider.cfg and scale != 0:
+            return executor(x, sigma, options, seed)  # null + cfg (styled - null), a branch less
+        branches = _Branches(guider.conds["positive"] if scale else None, options.get(SLOT))
+        conds = guider.conds
+        guider.conds = {**conds, "positive": conds[TEXT]}
+        try:
+            guided = executor(x, sigma, {**options, SLOT: branches}, seed)
+        finally:
+            guider.conds = conds
+        return guided if branches.towards_style is None else guided + scale * branches.towards_style
+
+
+@dataclass
+class _Branches:
+    """What the host calls for its predictions of [text, null]; the styled one is evaluated along.
+
+    Patches that bring a picture into attention (IPAdapter) give it to list 0 and nothing to list 1, and know no list 2.
+    So where there are such patches, the text alone is evaluated as list 1, by itself.
+    """
+
+    styled: list | None
+    before: Callable | None  # somebody else's function in the same slot
+    towards_style: Tensor | None = None
+
+    def __call__(self, args: dict) -> Sequence[Tensor]:
+        if hooks.DEGRADED in args["model_options"].get("transformer_options", {}):
+            return self.evaluated(args, None)[1]  # another guidance's further look at one prompt: no style in it
+        styled, outs = self.evaluated(args, self.styled)
+        self.towards_style = None if styled is None else styled - outs[0]
+        return outs
+
+    def evaluated(self, args: dict, wanted: list | None) -> tuple[Tensor | None, list[Tensor]]:
+        """The prediction of `wanted`, and those of text and null."""
+        model, x, sigma, options = (args[name] for name in ("model", "input", "sigma", "model_options"))
+
+        def batch(*conds: list | None) -> Sequence[Tensor]:
+            return comfy.samplers.calc_cond_batch(model, list(conds), x, sigma, options)
+
+        text, null = args["conds"]
+        if self.before is not None:
+            outs = list(self.before(args))
+            styled = batch(wanted)[0] if wanted else None
+        elif _pictures_in_attention(options):
+            (_, out_text) = batch(None, text)
+            styled, out_null = batch(wanted, null) if wanted or null else (None, out_text)
+            outs = [out_text, out_null]
+        elif wanted:
+            styled, *outs = batch(wanted, null, text)
+            outs.reverse()
+        else:
+            styled, outs = None, list(batch(text, null))
+        return styled if wanted else None, outs
+
+
+def _pictures_in_attention(options: dict) -> bool:
+    """Whether other packs' patches take part in cross-attention."""
+    inner = options.get("transformer_options", {})
+    return bool(inner.get("patches_replace", {}).get("attn2") or inner.get("patches", {}).get("attn2_patch"))

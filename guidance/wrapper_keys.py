@@ -1,0 +1,6 @@
+"""Keys under which techniques put wrappers into a model, by which others find them."""
+
+from __future__ import annotations
+
+CLIP_GUIDANCE = "fovea_clip_guidance"
+EXPERTS = "fovea_experts"

@@ -1,0 +1,1 @@
+"""Saliency models: where people look in a picture."""

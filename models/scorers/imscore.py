@@ -1,0 +1,115 @@
+"""Preference scorers of the optional package imscore (PickScore, HPS v2.1, ImageReward, MPS, CLIP score).
+
+They rate a picture and a text in one go. Their weights come from a hub's cache on this machine; nothing is downloaded
+unless asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .comfy_clip import patched
+
+PREFIX = "imscore: "
+
+
+class Kind(NamedTuple):
+    """module, cls: where the class is. repo: of its weights; needs: what else its constructor reads from the hub.
+    weight: by which ReNO (arXiv 2406.04312) multiplies such a rating to use several as one loss."""
+
+    module: str
+    cls: str
+    repo: str
+    needs: tuple[str, ...]
+    weight: float
+
+
+CLIP_H, BERT = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "bert-base-uncased"
+CLIP_L = "openai/clip-vit-large-patch14"
+KINDS = {
+    "PickScore": Kind("pickscore", "PickScorer", "RE-N-Y/pickscore", (CLIP_H, "yuvalkirstain/PickScore_v1"), 0.05),
+    "HPS v2.1": Kind("hps", "HPSv2", "RE-N-Y/hpsv21", (CLIP_H,), 5.0),
+    "ImageReward": Kind("imreward", "ImageReward", "RE-N-Y/ImageReward", (BERT,), 1.0),
+    "MPS": Kind("mps", "MPS", "RE-N-Y/mpsv1", (CLIP_H,), 0.05),
+    "CLIP score L/14": Kind("preference", "CLIPScore", "RE-N-Y/clipscore-vit-large-patch14", (CLIP_L,), 0.01),
+}
+
+
+class ImscoreMissing(RuntimeError):
+    """The package or its weights are not there; the text says how to get them."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImscoreScorer:
+    """unit, weight: as guidance.clip_loss.Judge has them."""
+
+    name: str
+    unit: str
+    weight: float
+    patcher: Any = field(repr=False)
+    size: int = 224
+
+    def rate(self, squares: Tensor, text: str) -> Tensor:
+        """[n, 3, size, size] in 0..1 -> [n], higher is better, differentiable. The network is loaded by the caller."""
+        squares = squares.to(self.patcher.load_device)
+        return self.patcher.model.score(squares, [text] * len(squares)).reshape(-1)
+
+
+OLD_TRANSFORMERS = ("PickScore", "ImageReward", "MPS")  # imscore 0.0.11 uses in them what transformers 5 has not
+
+
+def names() -> list[str]:
+    """What the installed package offers, nothing without it."""
+    if not importlib.util.find_spec("imscore"):
+        return []
+    new = int(importlib.metadata.version("transformers").split(".")[0]) >= 5
+    return [PREFIX + name for name in KINDS if not (new and name in OLD_TRANSFORMERS)]
+
+
+def load(name: str, allow_download: bool) -> ImscoreScorer:
+    """A scorer by one of `names`. Raises ImscoreMissing."""
+    name = name.removeprefix(PREFIX)
+    kind = KINDS[name]
+    missing = [] if allow_download else not_here(kind)
+    if missing:
+        raise ImscoreMissing(
+            f"{name} needs {', '.join(missing)}, which is not in this machine's hub cache. Switch allow_download on, "
+            f"or fetch it by hand: {'; '.join(f'hf download {repo}' for repo in missing)}."
+        )
+    try:
+        return wrap(name, class_of(kind).from_pretrained(kind.repo, strict=True, local_files_only=not allow_download))
+    except Exception as why:
+        raise ImscoreMissing(f"imscore cannot load {name} ({type(why).__name__}: {str(why)[:200]}).") from why
+
+
+def class_of(kind: Kind) -> Any:
+    """Raises ImscoreMissing."""
+    try:
+        return getattr(importlib.import_module(f"imscore.{kind.module}.model"), kind.cls)
+    except ImportError as why:
+        raise ImscoreMissing(f"The package imscore cannot be used ({why}). Install it: pip install imscore.") from why
+
+
+def not_here(kind: Kind, cache: Path | None = None) -> list[str]:
+    """Which of a kind's repositories the hub's cache (this folder; else the hub's own) does not have."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        here = {repo.repo_id for repo in scan_cache_dir(cache).repos}
+    except CacheNotFound:
+        here = set()
+    return [repo for repo in (kind.repo, *kind.needs) if repo not in here]
+
+
+def wrap(name: str, network: torch.nn.Module) -> ImscoreScorer:
+    """A network of imscore's as a scorer."""
+    return ImscoreScorer(name, name, KINDS[name].weight, patched(network.float()))

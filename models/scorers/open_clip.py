@@ -1,0 +1,120 @@
+"""CLIP scorers from local weight files in open_clip's format: which architecture a file is, and the scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.model_management as mm
+import open_clip
+import torch
+from torch import Tensor
+
+from .. import weight_files
+from .comfy_clip import patched
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, used by all of these
+
+
+class UnknownScorer(ValueError):
+    """A file that is no CLIP of a kind we know; the text says what was found and what is expected."""
+
+
+class Shape(NamedTuple):
+    """What tells one architecture from another: the picture tower's width, layers, patch and grid; the text's width."""
+
+    width: int
+    layers: int
+    patch: int
+    grid: int
+    text: int
+
+
+ARCHITECTURES = {
+    Shape(768, 12, 32, 7, 512): "ViT-B-32",
+    Shape(768, 12, 16, 14, 512): "ViT-B-16",
+    Shape(1024, 24, 14, 16, 768): "ViT-L-14",
+    Shape(1024, 24, 14, 24, 768): "ViT-L-14-336",
+    Shape(1280, 32, 14, 16, 1024): "ViT-H-14",
+    Shape(1408, 40, 14, 16, 1024): "ViT-g-14",
+    Shape(1664, 48, 14, 16, 1280): "ViT-bigG-14",
+}
+ACTIVATIONS = ("auto", "gelu", "quick gelu")
+
+
+@dataclass(frozen=True, eq=False)
+class OpenClipScorer:
+    """A CLIP of open_clip. context: how many tokens of a text it reads."""
+
+    name: str
+    size: int
+    context: int
+    patcher: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+
+    def image(self, squares: Tensor) -> Tensor:
+        """[n, 3, size, size] in 0..1 -> [n, width], differentiable. The network is loaded by the caller."""
+        squares = squares.to(self.patcher.load_device)
+        mean, std = (squares.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+        return self.patcher.model.encode_image((squares - mean) / std)
+
+    def text(self, texts: Sequence[str]) -> Tensor:
+        """-> [n, width], without gradient. Loads the network; tokens beyond the context are cut off."""
+        mm.load_models_gpu([self.patcher])
+        with torch.no_grad():
+            return self.patcher.model.encode_text(self.tokenizer(list(texts)).to(self.patcher.load_device))
+
+    def unread(self, text: str) -> int:
+        """How many tokens of a text are beyond the context."""
+        return max(0, len(self.tokenizer.encode(text)) + 2 - self.context)
+
+
+def load(path: Path, activation: str = "auto") -> OpenClipScorer:
+    """A scorer from a weight file (weights only, never code). activation: "auto" takes OpenAI's for files that look
+    like theirs. Raises UnknownScorer."""
+    state = weight_files.read(
+        path, UnknownScorer, "It may be damaged or hold code instead of weights (TorchScript): take the file that "
+        "open_clip or the model's page offers as state dict or safetensors.",
+    )  # fmt: skip
+    name = architecture(state, path.name)
+    quick = f"{name}-quickgelu"
+    if activation == "quick gelu" or (activation == "auto" and wants_quick_gelu(state, path.name)):
+        if quick not in open_clip.list_models():
+            raise UnknownScorer(f"{path.name} is {name}, which exists with gelu only: set activation to gelu.")
+        name = quick
+    model = open_clip.create_model(name, pretrained=None, precision="fp32")
+    kept = {key: value for key, value in state.items() if key in model.state_dict()}
+    missing = set(model.state_dict()) - set(kept) - {"attn_mask"}
+    if missing:
+        raise UnknownScorer(f"{path.name} looks like {name}, but lacks {len(missing)} weights, {min(missing)} first.")
+    model.load_state_dict(kept, strict=False)
+    size = model.visual.image_size
+    size = size if isinstance(size, int) else size[0]
+    title, tokenizer = f"{path.stem} ({name})", open_clip.get_tokenizer(name)
+    return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer)
+
+
+def architecture(state: dict[str, Tensor], file: str) -> str:
+    """open_clip's name for a state dict."""
+    try:
+        width, _, patch, _ = state["visual.conv1.weight"].shape
+        tokens = state["visual.positional_embedding"].shape[0] - 1
+        layers = len({key.split(".")[3] for key in state if key.startswith("visual.transformer.resblocks.")})
+        text = state["token_embedding.weight"].shape[1]
+    except (KeyError, ValueError) as why:
+        raise UnknownScorer(
+            f"{file} is no CLIP in open_clip's format (no {why}). Known: {', '.join(ARCHITECTURES.values())}, and HPS "
+            "v2 and v2.1, which are ViT-H-14."
+        ) from None
+    shape = Shape(width, layers, patch, round(tokens**0.5), text)
+    if shape not in ARCHITECTURES:
+        raise UnknownScorer(f"{file} has an unknown shape, {shape}. Known: {', '.join(ARCHITECTURES.values())}.")
+    return ARCHITECTURES[shape]
+
+
+def wants_quick_gelu(state: dict[str, Tensor], file: str) -> bool:
+    """Whether a file looks like weights of OpenAI, MetaCLIP or DFN, or like HPS v1, trained on from OpenAI's."""
+    hints = ("openai", "hpc", "hps_v1", "metaclip", "dfn")
+    return "input_resolution" in state or any(hint in file.lower() for hint in hints)

@@ -1,0 +1,1 @@
+"""ShapesWorld, the small trained model that ships with the pack."""

@@ -1,0 +1,303 @@
+"""Optimising the starting latent: the search by gradients, the search without, and the papers' baseline."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as mm
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..guidance.noise_optimization import update_rules
+from ..guidance.noise_optimization.clip_guidance import ClipGuidance
+from ..guidance.noise_optimization.losses import PARTS, SalientLoss, Scorer
+from ..guidance.noise_optimization.noise_sampler import MODES, Outcome, Setting, Task, best_of, evaluations, optimise
+from ..guidance.noise_optimization.search import Best, Limits
+from ..guidance.spectral_residual import spectral_residual
+from .saliency import SaliencyType
+from .scorers import ALIASES, ScorerType, unread
+from .ui import charts
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import VAE
+
+OPTIMISE, BEST_OF_N = "Optimize Latent (Fovea)", "Best of N (Fovea)"
+CLIP_GUIDANCE = "CLIP Guidance (Fovea)"
+
+
+def _sampling_inputs() -> list[io.Input]:
+    """What a sampler needs, and what to look for."""
+    return [
+        io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
+        io.Vae.Input("vae", tooltip="Decodes what is scored. A tiny autoencoder saves time and memory."),
+        io.Conditioning.Input("positive", tooltip="The prompt, as for a sampler."),
+        io.Conditioning.Input("negative", tooltip="The negative prompt, as for a sampler."),
+        io.Latent.Input("latent_image", tooltip="Empty latents, or pictures to start from. Each of a batch by itself."),
+        ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
+        io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show, for the scorer."),
+        io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+                     tooltip="Of the first starting noise: the same that a KSampler would begin with."),
+        io.Int.Input("sampler_steps", default=20, min=1, max=1000,
+                     tooltip="Steps of every trial. Fewer are faster: time is steps times trials."),
+        io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="normal",
+                       tooltip="Noise levels of the steps. The sampler is Euler, which is DDIM without noise."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As for a sampler."),
+    ]  # fmt: skip
+
+
+def _result_outputs() -> list[io.Output]:
+    return [
+        io.Latent.Output(
+            display_name="start", tooltip="The best starting latent, noise included: for KSampler (Advanced) with "
+            "add_noise off, or SamplerCustom without noise. Not for flow models: use noise."
+        ),
+        io.Latent.Output(display_name="samples", tooltip="The best sample."),
+        io.Image.Output(display_name="image", tooltip="The best pictures."),
+        io.Image.Output(display_name="curve", tooltip="The losses of all trials."),
+        io.String.Output(display_name="report", tooltip="What was done and found, in words."),
+        io.Noise.Output(display_name="noise", tooltip="The best starting noise, for SamplerCustomAdvanced."),
+    ]  # fmt: skip
+
+
+class FoveaOptimizeLatent(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaOptimizeLatent",
+            display_name=OPTIMISE,
+            category="Fovea/latent",
+            description=(
+                "Changes the starting noise step by step until the finished picture, and above all the parts that "
+                "people look at, fits the text (SGOOL, DOODL). Gradients go through scorer, decoder and the whole "
+                "sampling."
+            ),
+            search_aliases=ALIASES,
+            inputs=[
+                *_sampling_inputs(),
+                io.Int.Input("updates", default=20, min=0, max=1000,
+                             tooltip="How often the noise is changed. The papers' is 50. 0: only the draws are tried."),
+                io.Float.Input("rate", default=1.0, min=0.0, max=1000.0, step=0.1,
+                               tooltip="How far each change goes, in the rule's own unit. 0 is as updates 0."),
+                io.Combo.Input("rule", options=list(update_rules.RULES), default="turn",
+                               tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
+                               "norm, for models of one to four steps. turn: always equally far."),
+                io.Float.Input("salient_weight", default=0.0, min=0.0, max=1.0, step=0.05,
+                               tooltip="Share of the salient parts in the loss (SGOOL: above 0, such as 0.5). 0 looks "
+                               "at the whole picture only."),
+                io.Combo.Input("parts", options=list(PARTS), default="cutouts",
+                               tooltip="crops: around the map's bright parts (SGOOL). cutouts: random squares, drawn "
+                               "where the map is bright."),
+                io.Int.Input("refresh", default=1, min=1, max=100,
+                             tooltip="Look for the salient parts anew every so many trials."),
+                io.Int.Input("cutouts", default=0, min=0, max=64, advanced=True,
+                             tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
+                io.Combo.Input("mode", options=list(MODES), default="checkpoint", advanced=True,
+                               tooltip="checkpoint keeps a latent per step. invertible is EDICT: keeps none, at twice "
+                               "the time; needs through -1."),
+                io.Int.Input("patience", default=0, min=0, max=1000, advanced=True,
+                             tooltip="Stop after so many trials without a better one. 0: never."),
+                io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
+                               tooltip="Stop after so much time. 0: never."),
+                SaliencyType.Input("saliency_model", optional=True,
+                                   tooltip="From Load Saliency Model. Without one: the spectral residual."),
+                io.Mask.Input("mask", optional=True,
+                              tooltip="Where the picture matters, instead of a saliency model."),
+                io.Int.Input("draws", default=8, min=1, max=1000, optional=True,
+                             tooltip="Try so many noises first, and go on with the best."),
+                io.Int.Input("through", default=0, min=-1, max=1000, optional=True,
+                             tooltip="-1 takes the exact gradient, through all sampler steps. n: through the last n "
+                             "steps only. 0: past the model, faster and with almost any model, only a direction."),
+            ],
+            outputs=_result_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
+        text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, updates: int, rate: float, rule: str,
+        salient_weight: float, parts: str, refresh: int, cutouts: int, mode: str, patience: int, seconds: float,
+        saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None, draws: int = 8,
+        through: int = 0,
+    ) -> io.NodeOutput:  # fmt: skip
+        setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
+        chosen = update_rules.RULES[rule]()
+        updates = updates if rate > 0 else 0
+        task = Task(
+            scorer, text, SalientLoss(salient_weight, cutouts, parts),
+            type(chosen)(rate=chosen.rate * rate), Limits(updates, seconds, patience),
+            mask if mask is not None else (saliency_model or spectral_residual), refresh, mode, draws=draws,
+            through=None if through < 0 else through,
+        )  # fmt: skip
+        progress = _Progress(evaluations(mode, sampler_steps, updates, draws, task.through))
+        with _advice(setting):
+            found = optimise(setting, task, progress.watch, progress.tick)
+        return _result(found, setting, latent_image, scorer, text, "update")
+
+
+class FoveaBestOfN(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaBestOfN",
+            display_name=BEST_OF_N,
+            category="Fovea/latent",
+            description=(
+                "Samples several starting noises and keeps the picture that fits the text best. What Optimize Latent "
+                "should be compared with, at equal time."
+            ),
+            search_aliases=[*ALIASES, "best of n", "seed search", "rejection sampling"],
+            inputs=[
+                *_sampling_inputs(),
+                io.Int.Input("count", default=8, min=1, max=10000, tooltip="How many noises are tried."),
+                io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
+                               tooltip="Stop after so much time. 0: never."),
+            ],
+            outputs=_result_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
+        text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, count: int, seconds: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
+        task = Task(scorer, text, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds))
+        progress = _Progress(sampler_steps * count)
+        with _advice(setting):
+            found = best_of(setting, task, count, progress.watch, progress.tick)
+        return _result(found, setting, latent_image, scorer, text, "draw")
+
+
+class FoveaCLIPGuidance(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaCLIPGuidance",
+            display_name=CLIP_GUIDANCE,
+            category="Fovea/latent",
+            description=(
+                "Pushes every sampling step to where a scorer likes the picture: the baseline of DOODL and SGOOL. "
+                "Works with every sampler; costs one more model evaluation per step, and its gradient."
+            ),
+            search_aliases=[*ALIASES, "CLIP guidance", "classifier guidance"],
+            inputs=[
+                io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
+                io.Vae.Input("vae", tooltip="Decodes what is scored, at every step: a tiny autoencoder saves time."),
+                ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
+                io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show."),
+                io.Float.Input("scale", default=20.0, min=0.0, max=100000.0, step=1.0,
+                               tooltip="How strongly to push. 0 is off: the same picture bit for bit, at no cost."),
+                io.Int.Input("cutouts", default=0, min=0, max=64, advanced=True,
+                             tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
+                               tooltip="Where in the schedule guidance begins: 0.0 is the first step."),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
+                               tooltip="Where in the schedule guidance ends. Steps outside the window cost nothing."),
+            ],
+            outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, vae: VAE, scorer: Scorer, text: str, scale: float, cutouts: int,
+        start_percent: float, end_percent: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        guidance = ClipGuidance(scorer, vae, text, scale, cutouts, start_percent, end_percent)
+        return io.NodeOutput(guidance.patched(model))
+
+
+def _setting(
+    model: ModelPatcher, vae: VAE, positive: list, negative: list, latent: dict, seed: int, steps: int, scheduler: str,
+    cfg: float,
+) -> Setting:  # fmt: skip
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+    return Setting(model, vae, positive, negative, cfg, noise, samples, sigmas, seed, latent.get("noise_mask"))
+
+
+@contextlib.contextmanager
+def _advice(setting: Setting) -> Iterator[None]:
+    """Say what to do where memory does not suffice."""
+    try:
+        yield
+    except mm.OOM_EXCEPTION as why:
+        batch, _, height, width = setting.latent.shape
+        raise RuntimeError(
+            f"Out of memory with {batch} picture(s), latents of {width} x {height}. Gradients need several times the "
+            "memory of plain sampling, whatever the number of steps: use a smaller picture, a batch of one, a tiny "
+            "autoencoder (TAESD) as vae, or through 0, which takes none of the model's."
+        ) from why
+
+
+class _Progress:
+    """The node's progress bar over all evaluations of the model, with the best picture so far."""
+
+    def __init__(self, total: int) -> None:
+        self.bar, self.done, self.total = comfy.utils.ProgressBar(total), 0, total
+
+    def tick(self) -> None:
+        self.done = min(self.done + 1, self.total)
+        self.bar.update_absolute(self.done, self.total)
+
+    def watch(self, _iteration: int, best: Best) -> None:
+        shown = (best.pictures[0].movedim(0, -1).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        preview = Image.fromarray(np.asarray(shown))
+        self.bar.update_absolute(self.done, self.total, ("JPEG", preview, 512))
+
+
+class FixedNoise:
+    """A NOISE that is given, for SamplerCustomAdvanced."""
+
+    def __init__(self, noise: Tensor, seed: int) -> None:
+        self.noise, self.seed = noise, seed
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        wanted = tuple(input_latent["samples"].shape)
+        if wanted != tuple(self.noise.shape):
+            raise ValueError(
+                f"The optimised noise is for latents of shape {tuple(self.noise.shape)}, not {wanted}: connect the "
+                "latent that it was optimised for."
+            )
+        return self.noise.clone()
+
+
+def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text: str, trial: str) -> io.NodeOutput:
+    best = found.best
+    kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
+    curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
+    told = [
+        *unread(scorer, text),
+        *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"
+          for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
+        f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),
+        *(f"picture {i + 1}: nothing salient in {count} trials, where the whole picture counted alone"
+          for i, count in enumerate(found.nowhere) if count),
+        *([f"{best.rejected} steps led to NaN and were taken back"] if best.rejected else []),
+    ]  # fmt: skip
+    return io.NodeOutput(
+        {**{k: v for k, v in kept.items() if k != "noise_mask"}, "samples": found.started.cpu().float()},
+        {**kept, "samples": best.sampled.cpu().float()},
+        best.pictures.movedim(1, -1).cpu().float(),
+        curve[None],
+        "\n".join(told),
+        FixedNoise(best.start.cpu().float(), setting.seed),
+    )
+
+
+NODES: list[Any] = [FoveaOptimizeLatent, FoveaBestOfN, FoveaCLIPGuidance]

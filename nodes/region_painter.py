@@ -1,0 +1,103 @@
+"""The region painter: regions painted inside the graph editor, or given as JSON and masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..guidance.regions import painter_format, sources
+from ..guidance.regions.masks import Regions
+from ..guidance.regions.painter_format import Drawing
+from .region_sources import ALIASES, REGIONS_OUT, RegionsType, extended
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "Region Painter"
+WIDGET = "FOVEA_PAINTER"  # what web/js/region_painter.js offers
+
+
+class FoveaRegionPainter(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaRegionPainter",
+            display_name=NAME,
+            category="Fovea/regions",
+            description=(
+                "Paint with words: choose a phrase's colour, paint where it shall be, queue. The drawing is kept in "
+                "the workflow itself. Connect regions and caption to Dense Diffusion or Paint with Words."
+            ),
+            search_aliases=[*ALIASES, "paint", "draw", "mask editor", "canvas", "color mask", "eDiff-I"],
+            inputs=[
+                io.Image.Input("image", optional=True, tooltip="A picture to paint over. It is only shown."),
+                io.Mask.Input(
+                    "masks", optional=True,
+                    tooltip="Places instead of the drawing's: mask 1 is the first row's, and so on.",
+                ),
+                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+                io.Int.Input("width", default=512, min=painter_format.LEAST_SIDE, max=painter_format.MOST_SIDE, step=8,
+                             tooltip="Width of the picture. What is painted is stretched."),
+                io.Int.Input("height", default=512, min=painter_format.LEAST_SIDE, max=painter_format.MOST_SIDE, step=8,
+                             tooltip="Height of the picture. What is painted is stretched."),
+                io.String.Input(
+                    "painting", default="", optional=True, socketless=True, extra_dict={"widgetType": WIDGET},
+                    tooltip="The drawing. Over the API: JSON, as docs/painting.schema.json tells.",
+                ),
+            ],
+            outputs=[
+                RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT),
+                io.Mask.Output(display_name="masks", tooltip="One mask per row, in order."),
+                io.Image.Output(display_name="preview", tooltip="The regions in their colours."),
+                io.String.Output(display_name="caption", tooltip="The caption; without one, the phrases in a row."),
+                io.Int.Output(display_name="width", tooltip="For the empty latent."),
+                io.Int.Output(display_name="height", tooltip="For the empty latent."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, painting: str = "") -> bool | str:
+        """Before anything runs."""
+        try:
+            painter_format.parse(painting or "")
+        except painter_format.BadDrawing as why:
+            return f"{NAME}: painting: {why}"
+        return True
+
+    @classmethod
+    def execute(
+        cls, width: int, height: int, image: Tensor | None = None, masks: Tensor | None = None,
+        regions: Regions | None = None, painting: str = "",
+    ) -> io.NodeOutput:  # fmt: skip
+        try:
+            drawn = painter_format.parse(painting or "")
+            places = painter_format.masks(drawn, width, height) if masks is None else _given(masks, drawn)
+        except painter_format.BadDrawing as why:
+            raise ValueError(f"{NAME}: painting: {why}") from None
+        added = [
+            sources.region(place, row.phrase, row.strength) for place, row in zip(places, drawn.shown) if place.any()
+        ]
+        found = extended(regions, added, None, NAME)
+        colours = torch.tensor([sources.rgb(row.colour) for row in drawn.shown]).reshape(-1, 3)
+        preview = sources.coloured(places.movedim(0, -1), colours)[None]
+        shown = {} if image is None else {"fovea_background": ui.PreviewImage(image[:1], cls=cls).as_dict()["images"]}
+        batch = places if len(places) else torch.zeros(1, height, width)
+        return io.NodeOutput(found, batch, preview, painter_format.caption_of(drawn), width, height, ui=shown or None)
+
+
+def _given(masks: Tensor, drawn: Drawing) -> Tensor:
+    """Masks [n, height, width], one per row, as the places of the rows that are not left out."""
+    masks = masks.reshape(-1, *masks.shape[-2:]).float().clamp(0, 1)
+    if len(masks) != len(drawn.rows):
+        raise ValueError(
+            f"{NAME}: {len(masks)} masks are given for {len(drawn.rows)} rows: connect one mask per row, or disconnect "
+            "masks to use what is painted."
+        )
+    return masks[[i for i, row in enumerate(drawn.rows) if not row.hidden]]
+
+
+NODES = [FoveaRegionPainter]

@@ -1,0 +1,253 @@
+"""Nodes that make regions: from a mask, a painting in flat colours, boxes; and one that shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import io
+
+from ..guidance.regions import sources
+from ..guidance.regions.masks import MOST, OVERLAPS, Regions, vanishing
+from .ui import heat_maps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RegionsType = io.Custom("FOVEA_REGIONS")
+ALIASES = ["regional prompt", "region", "paint with words", "DenseDiffusion", "attention couple", "area composition"]
+REGIONS_OUT = "The regions so far, for Dense Diffusion, Paint with Words, or one more region."
+LONGEST_SIDE = 1024  # of masks of boxes: whatever the picture, no token grid is finer
+LEVELS = (8, 16, 32, 64)  # latent pixels are 8 image pixels: the layers of SD1.5 and SDXL have tokens of 8 to 64
+
+
+def check_number(previous: Regions | None, more: int, name: str) -> None:
+    """Raises ValueError before masks are made that nobody can use."""
+    count = more + (len(previous) if previous is not None else 0)
+    if count > MOST:
+        raise ValueError(f"{name}: {count} regions are too many, {MOST} at most.")
+
+
+def extended(previous: Regions | None, added: list[Any], overlap: str | None, name: str) -> Regions:
+    """More regions on top of the previous ones. name: of the node, for the error."""
+    check_number(previous, len(added), name)
+    items = (*(previous.items if previous is not None else ()), *added)
+    return Regions(items, overlap or (previous.overlap if previous is not None else "top"))
+
+
+class FoveaRegion(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaRegion",
+            display_name="Region",
+            category="Fovea/regions",
+            description=(
+                "A place and what shall be there: a mask with a phrase. Chain several: later ones lie above earlier "
+                "ones. Connect the last to Dense Diffusion or Paint with Words."
+            ),
+            search_aliases=ALIASES,
+            inputs=[
+                io.Mask.Input(
+                    "mask",
+                    tooltip="Where: white is in the region. Any size, it is stretched over the picture. Several: one "
+                    "per picture of the batch or frame of the video.",
+                ),
+                io.String.Input(
+                    "phrase", multiline=True, default="",
+                    tooltip="What shall be there, in the caption's words, such as: a red star. Empty: a place without "
+                    "words of its own.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=10.0, step=0.05,
+                    tooltip="How much of the effect this region gets, beside the others: 1 all of it, 0 none.",
+                ),
+                io.String.Input(
+                    "negative", default="",
+                    tooltip="What shall not be there: acts on the negative prompt in this place. Empty: nothing.",
+                ),
+                RegionsType.Input(
+                    "regions", optional=True, tooltip="Regions to add this one to, on top of them."
+                ),
+                io.Conditioning.Input(
+                    "conditioning", optional=True,
+                    tooltip="An encoded prompt for this place, instead of encoding the phrase. Needs mode concat.",
+                ),
+            ],
+            outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, mask: Tensor, phrase: str, strength: float, negative: str, regions: Regions | None = None,
+        conditioning: list | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        added = sources.region(mask, phrase, strength, negative, conditioning)
+        return io.NodeOutput(extended(regions, [added], None, "Region"))
+
+
+class FoveaRegionsFromColors(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaRegionsFromColors",
+            display_name="Regions from Colors",
+            category="Fovea/regions",
+            description=(
+                "Regions from a picture painted in flat colours, each with a phrase. Every pixel goes to the nearest "
+                "listed colour, so soft brush edges and compressed pictures work."
+            ),
+            search_aliases=[*ALIASES, "color mask", "segmentation map"],
+            inputs=[
+                io.Image.Input("image", tooltip="The painting. Several pictures: one per picture of the batch."),
+                io.String.Input(
+                    "colors", multiline=True, default="#ff0000: a red star\n#0000ff: a blue circle",
+                    tooltip="One line per region: its colour and its phrase, as in #ff0000: a red star. Later lines "
+                    "lie on top of earlier ones.",
+                ),
+                io.Float.Input(
+                    "tolerance", default=0.3, min=0.0, max=1.0, step=0.01,
+                    tooltip="How far a pixel may be from a listed colour to belong to it, as a share of the way from "
+                    "black to white. Pixels beyond belong to no region. 1: all pixels belong to some region.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
+                ),
+                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+            ],
+            outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, colors: str, tolerance: float, strength: float, regions: Regions | None = None
+    ) -> io.NodeOutput:
+        try:
+            listed = sources.parse_colours(colors)
+        except ValueError as why:
+            raise ValueError(f"Regions from Colors: colors: {why}") from None
+        masks = sources.colour_masks(image, listed, tolerance)
+        added = [sources.region(mask, colour.phrase, strength) for mask, colour in zip(masks, listed)]
+        return io.NodeOutput(extended(regions, added, None, "Regions from Colors"))
+
+
+class FoveaRegionsFromBoxes(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaRegionsFromBoxes",
+            display_name="Regions from Boxes",
+            category="Fovea/regions",
+            description=(
+                "Regions from boxes with descriptions: the elements or bboxes of Create Bounding Boxes, what a "
+                "detector found, or JSON."
+            ),
+            search_aliases=[*ALIASES, "bounding box", "layout", "GLIGEN"],
+            inputs=[
+                io.MultiType.Input(
+                    "boxes", [io.Array, io.BoundingBox, io.String],
+                    tooltip="Elements (with descriptions), bboxes in pixels, or JSON text of either.",
+                ),
+                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture that the "
+                             "boxes are drawn on, in pixels."),
+                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
+                io.String.Input(
+                    "phrases", multiline=True, default="",
+                    tooltip="One line per box, in drawing order, in place of its description. Empty lines keep it.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
+                ),
+                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+            ],
+            outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, boxes: Any, width: int, height: int, phrases: str, strength: float, regions: Regions | None = None
+    ) -> io.NodeOutput:
+        try:
+            found = sources.parse_boxes(boxes, width, height)
+        except ValueError as why:
+            raise ValueError(f"Regions from Boxes: boxes: {why}") from None
+        check_number(regions, len(found), "Regions from Boxes")
+        scale = min(1.0, LONGEST_SIDE / max(width, height))  # masks are fitted to the picture anyway, edges in part
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        lines = phrases.splitlines()
+        added = []
+        for i, box in enumerate(found):
+            phrase = lines[i].strip() if i < len(lines) and lines[i].strip() else box.phrase
+            added.append(sources.region(sources.box_mask(box, *size), phrase, strength))
+        return io.NodeOutput(extended(regions, added, None, "Regions from Boxes"))
+
+
+class FoveaRegionPreview(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaRegionPreview",
+            display_name="Region Preview",
+            category="Fovea/regions",
+            description=(
+                "Shows regions in colours with a legend, and what is left of them on the token grids of a model's "
+                "layers, where thin shapes get lost."
+            ),
+            search_aliases=[*ALIASES, "preview regions"],
+            inputs=[
+                RegionsType.Input("regions", tooltip="The regions to show."),
+                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture to make."),
+                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
+                io.Combo.Input(
+                    "overlap", options=["as given", *OVERLAPS], default="as given",
+                    tooltip="Where regions overlap, top: the last one has it; share: all of them share it. Goes into "
+                    "the regions that this node gives on.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="preview", tooltip="The regions, and one tile per token grid."),
+                RegionsType.Output(display_name="regions", tooltip="The same regions, with the chosen overlap."),
+                io.String.Output(display_name="report", tooltip="What gets lost, in words."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, regions: Regions, width: int, height: int, overlap: str) -> io.NodeOutput:
+        regions = regions if overlap == "as given" else Regions(regions.items, overlap)
+        size = (256 * height // max(width, height), 256 * width // max(width, height))
+        size = (max(16, size[0]), max(16, size[1]))
+        grids = [(-(-height // n), -(-width // n)) for n in LEVELS]
+        tiles = [sources.grid_picture(regions, grid, size) for grid in grids]
+        names = [region.phrase or "(no phrase)" for region in regions.items]
+        picture = torch.nn.functional.interpolate(
+            sources.region_picture(regions)[:1].movedim(-1, 1), size=size, mode="area"
+        ).movedim(1, -1)[0]
+        columns = ["regions", *(f"{h} x {w} tokens" for h, w in grids)]
+        sheet = heat_maps.sheet([("", [picture, *tiles])], columns)
+        lost = lost_regions(regions, width, height)
+        return io.NodeOutput(heat_maps.legend(sheet, names, sources.PALETTE)[None], regions, lost)
+
+
+def lost_regions(regions: Regions, width: int, height: int) -> str:
+    """Which regions keep only a single token on which grid, in words; "" if none does."""
+    canvas, lines = regions.canvas(), []
+    for n in LEVELS:
+        grid = (-(-height // n), -(-width // n))
+        for i in vanishing(canvas, grid):
+            name = regions.items[i].phrase or f"region {i + 1}"
+            lines.append(f"{name!r} is too thin for layers of {grid[0]} x {grid[1]} tokens: one is left of it there.")
+    for i, peak in enumerate(canvas.amax(dim=(0, 2, 3)).tolist()):
+        if peak == 0:
+            lines.append(f"{regions.items[i].phrase or f'region {i + 1}'!r} is empty or covered by others.")
+    return "\n".join(lines)
+
+
+NODES = [FoveaRegion, FoveaRegionsFromColors, FoveaRegionsFromBoxes, FoveaRegionPreview]

@@ -1,0 +1,1 @@
+"""What nodes draw: heat maps, charts."""

@@ -1,0 +1,298 @@
+"""Every technique with what people run models with: compiled networks, half precision, other attention kernels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_patcher
+import pytest
+import techniques
+import tiny_encoders
+import tiny_models as tiny
+import tiny_transformers as dit
+import torch
+from comfy.ldm.modules import attention
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_torch_compile import TorchCompileModel, skip_torch_compile_dict
+from techniques import PATCHES, PROMPT, TECHNIQUES, WITH_GRADIENTS, World
+from torch import Tensor
+
+from fovea.guidance.regions import prompt_encoding
+from fovea.models.shapesworld import generator
+from fovea.models.shapesworld import loader as demo_model
+
+BACKENDS = ("attention_pytorch", "attention_split", "attention_sub_quad", "attention_basic")
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return techniques.shapesworld()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    with torch.inference_mode():
+        return demo_model.load_model()
+
+
+@pytest.fixture(scope="module")
+def wanted(model: Any, world: World) -> dict[str, Tensor]:
+    """What every technique draws with PyTorch's attention, uncompiled, in single precision."""
+    return {name: techniques.run(name, model, world) for name in ("plain", *TECHNIQUES)}
+
+
+def whole(model: Any) -> Any:
+    return TorchCompileModel.execute(model, "eager").result[0]
+
+
+def by_block(model: Any) -> Any:
+    """As other packs compile, with ComfyUI's filter of guards: each transformer block by itself."""
+    patched = model.clone()
+    names = [name for name, _ in model.model.diffusion_model.named_modules()]
+    keys = [f"diffusion_model.{name}" for name in names if name.split(".")[-2:-1] == ["transformer_blocks"]]
+    assert len(keys) > 3
+    options = {"guard_filter_fn": skip_torch_compile_dict}
+    set_torch_compile_wrapper(patched, backend="eager", options=options, keys=keys)
+    return patched
+
+
+COMPILED = {"whole": whole, "by block": by_block}
+
+
+class TestCompiled:
+    """Backend "eager" stands for inductor: the same tracing, without the C++ compiler, which would take minutes."""
+
+    @pytest.fixture(scope="class", params=list(COMPILED))
+    def compiled(self, request: pytest.FixtureRequest, model: Any, world: World) -> Iterator[tuple[Any, Tensor]]:
+        torch.compiler.reset()
+        patcher = COMPILED[request.param](model)
+        yield patcher, techniques.run("plain", patcher, world)  # what is traced first serves all that follows
+        torch.compiler.reset()
+
+    @pytest.mark.parametrize("technique", list(TECHNIQUES))
+    def test_after_a_plain_run(
+        self, compiled: tuple[Any, Tensor], technique: str, world: World, wanted: dict[str, Tensor]
+    ) -> None:
+        patcher, plain = compiled
+        assert relative(plain, wanted["plain"]) < 1e-4
+        assert relative(techniques.run(technique, patcher, world), wanted[technique]) < 1e-3
+        assert torch.equal(techniques.run("plain", patcher, world), plain), "a plain run stays plain"
+
+    @pytest.mark.parametrize("compile_model", COMPILED.values(), ids=COMPILED)
+    @pytest.mark.parametrize("first", ["sag", "regions"])
+    def test_before_a_plain_run(
+        self, compile_model: Callable[[Any], Any], first: str, model: Any, world: World, wanted: dict[str, Tensor]
+    ) -> None:
+        torch.compiler.reset()
+        patcher = compile_model(model)
+        assert relative(techniques.run(first, patcher, world), wanted[first]) < 1e-3
+        assert relative(techniques.run("plain", patcher, world), wanted["plain"]) < 1e-4
+        torch.compiler.reset()
+
+    def test_compiled_code_is_used_where_nobody_looks(self, model: Any, world: World) -> None:
+        """Twin: compiled calls do take place, and none of them sees a key of ours."""
+        torch.compiler.reset()
+        calls: list[list[str]] = []
+
+        def backend(graph: torch.fx.GraphModule, _inputs: list) -> Callable:
+            def run(*given: Any) -> Any:
+                calls.append([])
+                return graph.forward(*given)
+
+            return run
+
+        patched = model.clone()
+        set_torch_compile_wrapper(patched, backend=backend, options={"guard_filter_fn": skip_torch_compile_dict})
+        techniques.run("plain", patched, world)
+        plain = len(calls)
+        techniques.run("attention_map", patched, world)
+        assert len(calls) == plain, "a call with hooks goes past it"
+        techniques.run("best_of_n", patched, world)
+        assert len(calls) >= 2 * plain
+        torch.compiler.reset()
+
+
+class TestBackends:
+    @pytest.mark.parametrize("backend", BACKENDS[1:])
+    @pytest.mark.parametrize("technique", list(TECHNIQUES))
+    def test_every_backend(
+        self, technique: str, backend: str, model: Any, world: World, wanted: dict[str, Tensor],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(attention, "optimized_attention", getattr(attention, backend))
+        assert relative(techniques.run(technique, model, world), wanted[technique]) < 2e-3
+
+
+def wide_heads() -> Any:
+    """The demo model with all channels in one head of 128: as wide as those of Flux, Qwen-Image, Wan and Z-Image."""
+    facts, state = demo_model.manifest()["latents"], demo_model.load_part("unet")
+    config = generator.ShapesWorldConfig(generator.ShapesWorldLatent(facts["scale_factor"]))
+    config.unet_config = {**config.unet_config, "num_head_channels": 128}
+    model = config.get_model(state, "")
+    model.diffusion_model.load_state_dict(state, strict=False)
+    return comfy.model_patcher.ModelPatcher(model, tiny.CPU, tiny.CPU)
+
+
+class Kernel:
+    """Stands for SageAttention (at most 128 channels per head) and for kernels of some widths only: raises what they
+    raise, and counts what it served."""
+
+    def __init__(self, takes: Callable[[int], bool]) -> None:
+        self.takes, self.served = takes, 0
+
+    def override(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **more: Any) -> Tensor:
+        """As a node that puts a kernel into the model."""
+        self.check(q.shape[-1] if more.get("skip_reshape") else q.shape[-1] // heads)
+        return func(q, k, v, heads, *rest, **more)
+
+    def sageattn(self, q: Tensor, k: Tensor, v: Tensor, tensor_layout: str = "HND", is_causal: bool = False,
+                 sm_scale: float | None = None, attn_mask: Tensor | None = None, **_: Any) -> Tensor:  # fmt: skip
+        """As the function of the package, which ComfyUI calls under --use-sage-attention."""
+        self.check(q.shape[-1])
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v)) if tensor_layout == "NHD" else (q, k, v)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=sm_scale)
+        return out.transpose(1, 2) if tensor_layout == "NHD" else out
+
+    def check(self, width: int) -> None:
+        if not self.takes(width):
+            raise ValueError(f"Unsupported head_dim: {width}")
+        self.served += 1
+
+
+class TestNarrowKernels:
+    @pytest.fixture(scope="class")
+    def wide(self) -> Any:
+        with torch.inference_mode():
+            return wide_heads()
+
+    @pytest.fixture(scope="class")
+    def wanted_wide(self, wide: Any, world: World) -> dict[str, Tensor]:
+        return {name: techniques.run(name, wide, world) for name in TECHNIQUES}
+
+    @pytest.mark.parametrize("technique", list(TECHNIQUES))
+    def test_a_node_with_a_kernel_of_128_channels(
+        self, technique: str, wide: Any, world: World, wanted_wide: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kernel, patched = Kernel(lambda width: width <= 128), wide.clone()
+        patched.model_options["transformer_options"]["optimized_attention_override"] = kernel.override
+        with caplog.at_level(logging.WARNING):
+            assert relative(techniques.run(technique, patched, world), wanted_wide[technique]) < 1e-3
+        # Calls that nobody steers keep the kernel; regions that are hard to the end steer every one.
+        assert kernel.served or technique == "hard_regions"
+        told = [record for record in caplog.records if "attention" in record.message]
+        steers = technique in ("regions", "hard_regions", "paint")
+        assert len(told) == steers, [record.message for record in told]
+
+    @pytest.mark.parametrize("technique", list(TECHNIQUES))
+    def test_use_sage_attention(
+        self, technique: str, wide: Any, world: World, wanted_wide: dict[str, Tensor],
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        kernel = Kernel(lambda width: width <= 128)
+        monkeypatch.setattr(attention, "sageattn", kernel.sageattn, raising=False)
+        monkeypatch.setattr(attention, "SAGE_ATTENTION_SUPPORTS_MASK", True)
+        monkeypatch.setattr(attention, "optimized_attention", attention.attention_sage)
+        with caplog.at_level(logging.WARNING):
+            assert relative(techniques.run(technique, wide, world), wanted_wide[technique]) < 1e-3
+        assert not [record for record in caplog.records if "attention" in record.message]
+        assert kernel.served or technique in WITH_GRADIENTS, "calls that nobody steers keep the backend"
+
+    @pytest.mark.parametrize("technique", list(TECHNIQUES))
+    def test_a_kernel_of_some_widths(self, technique: str, model: Any, world: World, wanted: dict[str, Tensor]) -> None:
+        """The demo model's heads have 32 channels; steered ones come in a width that kernels are made for."""
+        kernel, patched = Kernel(lambda width: width in (32, 64, 96, 128)), model.clone()
+        patched.model_options["transformer_options"]["optimized_attention_override"] = kernel.override
+        assert relative(techniques.run(technique, patched, world), wanted[technique]) < 1e-3
+        assert kernel.served
+
+    def test_steered_calls_are_not_quantized(self, model: Any, world: World) -> None:
+        """ComfyUI's word for that reaches another node's kernel with the steered calls, and only with those."""
+        said: list[tuple[bool, int]] = []
+
+        def override(func: Callable, q: Tensor, *rest: Any, **more: Any) -> Tensor:
+            said.append((more.get("low_precision_attention", True), q.shape[-1] // rest[2]))
+            return func(q, *rest, **more)
+
+        patched = model.clone()
+        patched.model_options["transformer_options"]["optimized_attention_override"] = override
+        techniques.run("regions", patched, world)
+        assert {(True, 32), (False, 64)} == set(said)
+
+
+class TestPreferredBackends:
+    """From ComfyUI 0.36 on, a checkpoint can name a layer's attention function, which an override makes ComfyUI forget.
+    The version that tests run in knows no such layers: these stand for them."""
+
+    class Layer(torch.nn.Module):
+        def __init__(self, function: Callable | None) -> None:
+            super().__init__()
+            self.function = function
+
+    @pytest.mark.parametrize("mixed", [False, True])
+    def test_layers_that_nobody_steers_keep_theirs(
+        self, mixed: bool, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[int] = []
+
+        def preferred(q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **more: Any) -> Tensor:
+            asked.append(q.shape[-1] // heads)
+            return attention.attention_pytorch(q, k, v, heads, *rest, **more)
+
+        monkeypatch.setattr(attention, "ComfyAttention", self.Layer, raising=False)
+        with torch.inference_mode():
+            model = demo_model.load_model()
+        blocks = [part for name, part in model.model.diffusion_model.named_modules() if name.endswith("attn1")]
+        for number, block in enumerate(blocks):
+            block.comfy_attention = self.Layer(None if mixed and number % 2 else preferred)
+        techniques.run("plain", model, world)
+        assert not asked, "only under an override has the pack to think of it"
+        techniques.run("sag", model, world)
+        assert set(asked) == {32} and len(asked) > 2
+        found = len(asked)
+        techniques.run("hard_regions", model, world)
+        assert set(asked[found:]) <= {32}, "widened heads are not for it"
+
+
+class TestHalfPrecision:
+    """A network in half precision, not only its weights: the shapes of SD1.5, SDXL and Flux."""
+
+    NEAR = {torch.float16: 0.01, torch.bfloat16: 0.08}  # plain runs of these models: 0.005 and 0.04 apart
+
+    @pytest.fixture(scope="class", params=["sd15", "sdxl", "flux"])
+    def small(self, request: pytest.FixtureRequest) -> tuple[dict[torch.dtype, Any], World, dict[str, Tensor]]:
+        """A network in three precisions, and what every technique draws in single precision."""
+        build = {
+            "sd15": lambda: tiny.unet("sd15"),
+            "sdxl": lambda: tiny.unet("sdxl", adm_in_channels=6 * 256 + tiny.CONTEXT),
+            "flux": lambda: dit.build("flux", vec_in_dim=tiny.CONTEXT, guidance_embed=False),
+        }[request.param]
+        clip = tiny_encoders.encoder("flux")
+        prompts = [prompt_encoding.encode(clip, text) for text in (PROMPT, "", "a plain green square")]
+        start = dit.noise("flux", 16, 24) if request.param == "flux" else tiny.noise(16, 24)
+        world, models = World(clip, None, None, *prompts, start), {}
+        for dtype in (torch.float32, *self.NEAR):
+            with torch.inference_mode():
+                models[dtype] = build()
+                models[dtype].model.diffusion_model.to(dtype).dtype = dtype
+        return models, world, {name: techniques.run(name, models[torch.float32], world) for name in PATCHES}
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("dtype", list(NEAR), ids=str)
+    @pytest.mark.parametrize("technique", list(PATCHES))
+    def test_near_single_precision(
+        self, technique: str, dtype: torch.dtype, backend: str, small: tuple, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(attention, "optimized_attention", getattr(attention, backend))
+        monkeypatch.setattr(dit.FLUX.module, dit.FLUX.function, getattr(attention, backend))
+        models, world, single = small
+        got = techniques.run(technique, models[dtype], world)
+        assert torch.isfinite(got).all()
+        # A map shows which tokens are above a threshold: some are near it.
+        near = self.NEAR[dtype] * (4 if technique == "attention_map" and dtype == torch.bfloat16 else 1)
+        assert relative(got, single[technique]) < near

@@ -1,0 +1,218 @@
+"""The nodes of the experts: levels and presets, reports, schedules, the guider, and errors that name the cure."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import time
+from typing import Any
+
+import comfy.context_windows
+import comfy.samplers
+import pytest
+import tiny_models as tiny
+import torch
+from comfy.model_base import ModelType
+from comfy_extras.nodes_custom_sampler import SplitSigmas
+from PIL import Image
+
+from fovea.guidance import noise_levels
+from fovea.guidance.experts.model_patch import ExpertSwitch
+from fovea.guidance.gradients.autograd import NoGradient
+from fovea.guidance.gradients.refusals import refuse_what_loses_gradient
+from fovea.nodes.experts import FoveaExpert, FoveaExpertGuider, FoveaExpertSigmas, FoveaExpertSwitch
+
+
+@pytest.fixture(scope="module")
+def flows() -> list[Any]:
+    return [tiny.unet("shallow", ModelType.FLOW, seed=seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[Any]:
+    return [tiny.unet("shallow", seed=seed) for seed in range(2)]
+
+
+def chained(*given: tuple[Any, str, float, float]) -> tuple:
+    experts = None
+    for model, kind, below, cfg in given:
+        experts = FoveaExpert.execute(model, kind, below, cfg, experts=experts).result[0]
+    return experts
+
+
+def switch(model: Any, experts: tuple, **more: Any) -> Any:
+    return FoveaExpertSwitch.execute(model, experts, 0.0, "auto", "sigma", **more).result
+
+
+@pytest.mark.parametrize(
+    ("kind", "below", "cfg", "sigma", "scale"),
+    [("sigma", 0.875, -1, 0.875, None), ("timestep", 0.9, 2.0, 0.9, 2.0), ("percent", 0.25, -1, 0.75, None),
+     ("SNR dB", 0.0, -1, 0.5, None), ("Wan 2.2 T2V, low noise", 0.1, -1, 0.875, 3.0),
+     ("Wan 2.2 I2V, low noise", 0.1, -1, 0.9, 3.5), ("speed LoRA, third stage", 0.1, -1, 0.875, 1.0),
+     ("speed LoRA, third stage", 0.1, 2.0, 0.875, 2.0)],
+)  # fmt: skip
+def test_levels_and_presets(
+    flows: list, kind: str, below: float, cfg: float, sigma: float, scale: float | None
+) -> None:
+    (expert,) = chained((flows[1], kind, below, cfg))
+    assert noise_levels.sigma_of(expert.below, True) == pytest.approx(sigma, abs=1e-3) and expert.cfg == scale
+
+
+def test_levels_of_an_eps_model(plain: list) -> None:
+    (refiner,) = chained((plain[1], "SDXL refiner", 0.0, -1))
+    assert noise_levels.sigma_of(refiner.below, False) == pytest.approx(0.572, abs=2e-3) and refiner.cfg is None
+
+
+def test_errors_name_the_cure(flows: list) -> None:
+    with pytest.raises(ValueError, match="Expert: sigma 3 is not between 0 and 1"):
+        chained((flows[1], "sigma", 3.0, -1))
+    with pytest.raises(ValueError, match=r"Expert Switch: .*main model would never act"):
+        switch(flows[0], chained((flows[1], "sigma", 1.0, -1)))
+    with pytest.raises(ValueError, match="Expert Sigmas: steps is 'ten'"):
+        FoveaExpertSigmas.execute(flows[0], chained((flows[1], "sigma", 0.5, -1)), "ten")
+    with pytest.raises(ValueError, match="Expert Sigmas: 2 experts take part"):
+        FoveaExpertSigmas.execute(flows[0], chained((flows[1], "sigma", 0.5, -1)), "10")
+    with pytest.raises(ValueError, match="16 experts at most"):
+        chained(*[(flows[1], "sigma", 0.9 - 0.01 * i, -1.0) for i in range(17)])
+    switched = switch(flows[0], chained((flows[1], "sigma", 0.5, -1)))[0]
+    with pytest.raises(NoGradient, match="Expert Switch"):
+        refuse_what_loses_gradient(switched)
+
+
+def test_the_report_is_what_happens(flows: list, caplog: pytest.LogCaptureFixture) -> None:
+    """The plan, made before, and the log, written while sampling, agree line by line."""
+    experts = chained((flows[2], "sigma", 0.3, 1.0), (flows[1], "sigma", 0.875, 2.0))
+    sampling = flows[0].get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 7)
+    model, report = switch(flows[0], experts, sigmas=sigmas)
+    with caplog.at_level(logging.INFO, logger="fovea.guidance.experts.model_patch"):
+        tiny.sample(model, tiny.noise(8, 8), steps=7)
+    planned = [line for line in report.splitlines() if line.startswith("step") or "swap" in line]
+    logged = [line.replace("main model", "model") for line in caplog.text.splitlines()
+              if line.startswith("step") or "swap" in line]  # fmt: skip
+    assert planned == logged and len(planned) == 8 and planned[-1] == "2 swaps of models"
+    assert "CFG 1 (no negative prompt)" in report and "0.875 (-16.9 dB)" in report
+    late = SplitSigmas.execute(sigmas, 5).result[1]
+    assert "no step in this schedule" in switch(flows[0], experts, sigmas=late)[1]
+
+
+def test_the_schedule_meets_the_border(flows: list) -> None:
+    experts = chained((flows[1], "sigma", 0.875, -1))
+    sigmas = FoveaExpertSigmas.execute(flows[0], experts, "2, 3").result[0]
+    assert len(sigmas) == 6 and float(sigmas[2]) == pytest.approx(0.875) and float(sigmas[-1]) == 0
+    report = switch(flows[0], experts, sigmas=sigmas)[1]
+    assert report.count(": sigma") - 2 == 5 and "step 3: sigma 0.875, model" in report, "the knot is the noisier one's"
+
+
+def test_the_guider_is_the_switch(plain: list) -> None:
+    high, low = plain
+    experts = chained((low, "sigma", 2.0, 1.0))
+    prompts = tiny.prompt(1), tiny.prompt(2)
+    guider = FoveaExpertGuider.execute(high, experts, *prompts, 4.0, 0.0, "auto", "sigma").result[0]
+    x = tiny.noise(16, 16)
+    wanted = tiny.sample(switch(high, experts)[0], x, cfg=4.0, steps=5)
+    assert torch.equal(tiny.sample_with(guider, x, steps=5), wanted)
+    models = guider.get_models()
+    assert models[0].is_clone(high) and models[1] is low
+
+
+def test_windows_of_a_long_latent(plain: list) -> None:
+    """Context windows are options of each model: put on both, identical experts are one model."""
+    high, _ = plain
+    handler = comfy.context_windows.IndexListContextHandler(
+        comfy.context_windows.get_matching_context_schedule("standard_static"),
+        comfy.context_windows.get_matching_fuse_method("pyramid"), context_length=8, context_overlap=4, dim=3,
+    )  # fmt: skip
+
+    def windowed(model: Any) -> Any:
+        clone = model.clone()
+        clone.model_options["context_handler"] = handler
+        comfy.context_windows.create_prepare_sampling_wrapper(clone)
+        return clone
+
+    twin, x = windowed(tiny.unet("shallow")), tiny.noise(8, 16)
+    both = switch(windowed(high), chained((twin, "sigma", 2.0, -1)))[0]
+    assert torch.equal(tiny.sample(both, x, steps=5), tiny.sample(windowed(high), x, steps=5))
+    assert (tiny.sample(both, x, steps=5) - tiny.sample(high, x, steps=5)).abs().max() > 1e-4
+
+
+def test_the_switch_costs_nothing_of_note(plain: list) -> None:
+    """What our wrappers add to a step, measured apart from the network: well under a millisecond."""
+    high, low = plain
+    model, x = switch(high, chained((low, "sigma", 1e-3, -1)))[0], torch.zeros(1, 4, 8, 8)
+
+    def instantly(apply: Any, args: dict) -> torch.Tensor:
+        return args["input"]
+
+    seconds = {}
+    for name, base in (("plain", high.clone()), ("switched", model)):
+        base.set_model_unet_function_wrapper(instantly)
+        best = math.inf
+        for _ in range(5):
+            began = time.perf_counter()
+            tiny.sample(base, x, steps=40)
+            best = min(best, time.perf_counter() - began)
+        seconds[name] = best / 40
+    added = seconds["switched"] - seconds["plain"]
+    print(f"a step {seconds['plain'] * 1e3:.3f} ms, the switch adds {added * 1e3:.3f} ms")
+    assert added < 2e-3
+
+
+def test_experts_stay_as_they_are_in_json() -> None:
+    """Presets are part of saved workflows: their names never change."""
+    from fovea.guidance.experts.plan import PRESETS
+
+    assert json.dumps(list(PRESETS)) == json.dumps([
+        "Wan 2.2 T2V, low noise", "Wan 2.2 I2V, low noise", "SDXL refiner", "eDiff-I, middle", "eDiff-I, lowest noise",
+        "speed LoRA, second stage", "speed LoRA, third stage"])  # fmt: skip
+
+
+def test_order_on_the_wire_does_not_matter(flows: list) -> None:
+    one = chained((flows[2], "sigma", 0.3, -1), (flows[1], "sigma", 0.875, -1))
+    two = chained((flows[1], "sigma", 0.875, -1), (flows[2], "sigma", 0.3, -1))
+    first, second = (ExpertSwitch.of(flows[0], experts).experts for experts in (one, two))
+    assert [expert.model for expert in first] == [expert.model for expert in second]
+
+
+@pytest.mark.server
+def test_over_the_api(client, demo_model) -> None:
+    """On the demo model, queued headless: the same weights in two models give one model's picture exactly; CFG 1
+    in the second half, a schedule of its own, and the style nodes run too; a bad graph is explained."""
+
+    def node(kind: str, **inputs: Any) -> dict:
+        return {"class_type": kind, "inputs": inputs}
+
+    def picture(model: list, **extra: dict) -> list:
+        graph = {
+            "a": node("FoveaLoadDemo"), "b": node("FoveaLoadDemo"), **extra,
+            "positive": node("CLIPTextEncode", clip=["a", 1], text="a plain red star on a white background"),
+            "negative": node("CLIPTextEncode", clip=["a", 1], text=""),
+            "empty": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+            "sample": node("KSampler", model=model, positive=["positive", 0], negative=["negative", 0],
+                           latent_image=["empty", 0], seed=3, steps=4, cfg=4.0, sampler_name="dpmpp_2m",
+                           scheduler="normal", denoise=1.0),
+            "decode": node("VAEDecode", samples=["sample", 0], vae=["a", 2]),
+            "show": node("PreviewImage", images=["decode", 0]),
+        }  # fmt: skip
+        run = client.run(graph)
+        assert run.status == "success", run.explain()
+        return list(Image.open(io.BytesIO(client.image(run.images("show")[0]))).getdata())
+
+    def expert(**inputs: Any) -> dict:
+        return node("FoveaExpert", **{"model": ["b", 0], "level": "percent", "below": 0.5, "cfg": -1.0, **inputs})
+
+    settings = {"blend": 0.0, "memory": "auto", "decide_by": "sigma"}
+    switch = node("FoveaExpertSwitch", model=["a", 0], experts=["expert", 0], **settings)
+    plain = picture(["a", 0])
+    assert picture(["switch", 0], expert=expert(), switch=switch) == plain
+    assert picture(["switch", 0], expert=expert(cfg=1.0), switch=switch) != plain
+    style = node("FoveaStyleGuidance", model=["a", 0], text=["negative", 0], style_scale=2.0, start_percent=0.3,
+                 end_percent=1.0)  # fmt: skip
+    assert picture(["style", 0], style=style) != plain
+    bad = client.run({
+        "a": node("FoveaLoadDemo"), "expert": expert(model=["a", 0], below=0.0), "switch": switch,
+        "text": node("PreviewAny", source=["switch", 1]),
+    })  # fmt: skip
+    assert "main model would never act" in bad.explain()

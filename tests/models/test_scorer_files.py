@@ -1,0 +1,146 @@
+"""Scorers from what is loaded already, CLIP_VISION with its text tower, and from the package imscore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.sd
+import comfy.sd1_clip
+import comfy.text_encoders.sd2_clip
+import comfy.utils
+import open_clip
+import pytest
+import torch
+from comfy.supported_models_base import ClipTarget
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from fovea.guidance.noise_optimization.losses import COSINE, SalientLoss, distances, ratings, wanted_by
+from fovea.models.scorers import comfy_clip, imscore
+from fovea.models.shapesworld.loader import load_clip
+
+WIDE, LAYERS, HEADS, SIDE = 64, 3, 2, 64
+TEXT = "a plain red star"
+TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
+pictures = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    """A small CLIP of open_clip's, whose weights the host's towers get."""
+    torch.manual_seed(0)
+    vision = {"image_size": SIDE, "layers": LAYERS, "width": WIDE, "patch_size": 16, "head_width": WIDE // HEADS}
+    text = {"context_length": 77, "vocab_size": 49408, "width": WIDE, "heads": HEADS, "layers": LAYERS}
+    return open_clip.CLIP(WIDE, vision, text).eval()
+
+
+def clip_vision(network: Any, wide: int = WIDE) -> comfy.clip_vision.ClipVisionModel:
+    made = comfy.clip_vision.ClipVisionModel({
+        "model_type": "clip_vision_model", "image_size": SIDE, "hidden_size": WIDE, "intermediate_size": 4 * WIDE,
+        "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "patch_size": 16, "num_channels": 3,
+        "projection_dim": wide, "hidden_act": "gelu",
+    })  # fmt: skip
+    if wide == WIDE:
+        state = {f"visual.{k}": v.clone() for k, v in network.visual.state_dict().items()}
+        missing, _ = made.load_sd(comfy.clip_vision.convert_to_transformers(state, "visual."))
+        assert not missing
+    return made
+
+
+def clip_h(network: Any) -> comfy.sd.CLIP:
+    """SD2's text encoder, small."""
+    sizes = {"hidden_size": WIDE, "intermediate_size": 4 * WIDE, "num_attention_heads": HEADS,
+             "num_hidden_layers": LAYERS}  # fmt: skip
+    sd2 = comfy.text_encoders.sd2_clip
+    clip = comfy.sd.CLIP(ClipTarget(sd2.SD2Tokenizer, sd2.SD2ClipModel), model_options={"clip_h_model_config": sizes})
+    state = {f"x.{k}": v.clone() for k, v in network.state_dict().items() if not k.startswith("visual.")}
+    state["x.text_projection.weight"] = state.pop("x.text_projection").T.contiguous()
+    found = comfy.utils.clip_text_transformers_convert(state, "x.", "")
+    clip.cond_stage_model.clip_h.transformer.load_state_dict(found, strict=False)
+    return clip
+
+
+@pytest.fixture(scope="module")
+def pair(network: Any) -> comfy_clip.HostPairScorer:
+    with torch.inference_mode():  # as a server's loaders
+        vision, clip = clip_vision(network), clip_h(network)
+    return comfy_clip.host_pair(vision, clip)
+
+
+def test_a_pair_is_open_clips_network(network: Any, pair: comfy_clip.HostPairScorer) -> None:
+    mean, std = (torch.tensor(v)[:, None, None] for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    with torch.no_grad():
+        images = network.encode_image((pictures - mean) / std)
+        words = network.encode_text(open_clip.tokenize([TEXT]))
+    for got, wanted in ((pair.image(pictures), images), (pair.text([TEXT]), words)):
+        assert (got - wanted).norm() < 0.01 * wanted.norm()  # the host keeps these towers in half precision
+    assert pair.unread(TEXT) == 0 and pair.unread("star " * 100) > 20
+    leaf = pictures.clone().requires_grad_()
+    distances(pair, leaf, wanted_by(pair, TEXT)).sum().backward()
+    assert leaf.grad is not None and leaf.grad.abs().amax() > 0
+    cosine = torch.nn.functional.cosine_similarity(images, words)
+    values, unit = ratings(pair, distances(pair, pictures, wanted_by(pair, TEXT)))
+    torch.testing.assert_close(values, 100 * cosine, rtol=0.01, atol=0.2)
+    assert unit == COSINE
+
+
+def test_what_was_not_trained_together_is_refused(network: Any) -> None:
+    with pytest.raises(comfy_clip.NoPair, match="not trained together"):
+        comfy_clip.host_pair(clip_vision(network, 32), clip_h(network))
+    with pytest.raises(comfy_clip.NoPair, match="Load Scorer"):
+        comfy_clip.host_pair(clip_vision(network), load_clip())
+
+
+@pytest.fixture(scope="module")
+def preference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """imscore's own class around a small CLIP, as its constructor finds one on disk."""
+    from imscore.preference.model import CLIPScore
+
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": WIDE, "intermediate_size": WIDE, "num_attention_heads": HEADS, "num_hidden_layers": 2}
+    config = CLIPConfig(
+        text_config={**sizes, "eos_token_id": 49407}, vision_config={**sizes, "image_size": 224, "patch_size": 32},
+        projection_dim=WIDE,
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=77)
+    CLIPProcessor(CLIPImageProcessor(), tokenizer).save_pretrained(folder)
+    model = CLIPScore(str(folder))
+    return model, imscore.wrap("CLIP score L/14", model)
+
+
+def test_imscore_rates(preference: tuple[Any, Any]) -> None:
+    model, scorer = preference
+    large = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = model.score(large, [TEXT] * 2)
+    found = SalientLoss(weight=0.0)(scorer, wanted_by(scorer, TEXT), large, None, [torch.Generator()] * 2)
+    values, unit = ratings(scorer, found)
+    torch.testing.assert_close(values.detach(), wanted, rtol=1e-3, atol=1e-3)
+    assert unit == "CLIP score L/14"
+    leaf = large.clone().requires_grad_()
+    distances(scorer, leaf, TEXT).sum().backward()
+    assert leaf.grad is not None and leaf.grad.abs().amax() > 0
+
+
+def test_imscore_downloads_nothing_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With an empty cache, and with one that has a scorer's own weights but not what its constructor needs."""
+    assert "imscore: CLIP score L/14" in imscore.names()
+    kind = imscore.KINDS["CLIP score L/14"]
+    assert imscore.not_here(kind, tmp_path / "none") == [kind.repo, *kind.needs]
+    folder = tmp_path / f"models--{kind.repo.replace('/', '--')}" / "snapshots" / ("0" * 40)
+    (folder / "x").mkdir(parents=True)
+    assert imscore.not_here(kind, tmp_path) == list(kind.needs)
+    asked: list[str] = []
+    for name, kind in imscore.KINDS.items():
+        monkeypatch.setattr(imscore.class_of(kind), "from_pretrained", lambda repo, **_: asked.append(repo))
+        with pytest.raises(imscore.ImscoreMissing, match=f"hf download {kind.repo}"):
+            imscore.load(imscore.PREFIX + name, allow_download=False)
+    assert asked == []
+
+
+def test_without_the_package_nothing_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert imscore.names() == []

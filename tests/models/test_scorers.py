@@ -1,0 +1,97 @@
+"""Scorers from files: right architecture, right vectors, gradients through to the pixels, and clear refusals."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fovea.models.scorers import open_clip as open_clip_files
+from fovea.models.scorers.open_clip import ARCHITECTURES, UnknownScorer
+from fovea.models.shapesworld import loader as demo_model
+from tools.shapesworld import sets
+from tools.shapesworld.world import caption, render
+
+SMALL = "ViT-B-32"
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    torch.manual_seed(0)
+    return open_clip.create_model(SMALL, pretrained=None).eval()
+
+
+@pytest.fixture(scope="module")
+def file(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scorers") / "small.safetensors"
+    save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES.values())
+def test_architectures_are_told_by_their_shapes(name: str) -> None:
+    with torch.device("meta"):
+        model = open_clip.create_model(name, pretrained=None, device="meta")
+    assert open_clip_files.architecture(model.state_dict(), "x.pt") == name
+
+
+def test_vectors_are_open_clips(network: Any, file: Path) -> None:
+    scorer = open_clip_files.load(file)
+    assert (scorer.size, scorer.context) == (224, 77) and SMALL in scorer.name
+    pictures = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    words = ["a plain red star", "two dogs"]
+    with torch.no_grad():
+        wanted = network.encode_image((pictures - mean) / std), network.encode_text(open_clip.tokenize(words))
+    for got, expected in zip((scorer.image(pictures), scorer.text(words)), wanted):
+        assert (got - expected).norm() < 0.01 * expected.norm()  # the file is in half precision
+    leaf = pictures.requires_grad_()
+    scorer.image(leaf).square().sum().backward()
+    assert leaf.grad is not None and leaf.grad.abs().amax() > 0
+
+
+def test_activation(file: Path, tmp_path: Path) -> None:
+    """OpenAI's files have no name of their own kind in them: the file's name or the user decides."""
+    assert "quickgelu" in open_clip_files.load(file, "quick gelu").name
+    assert "quickgelu" not in open_clip_files.load(file, "gelu").name
+    named = tmp_path / "ViT-B-32-openai.safetensors"
+    named.symlink_to(file)
+    assert "quickgelu" in open_clip_files.load(named).name
+
+
+def test_longer_texts_are_counted(file: Path) -> None:
+    scorer = open_clip_files.load(file)
+    assert scorer.unread("a star") == 0 and scorer.unread("star " * 100) == 25
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("evil"),))
+
+
+def test_bad_files(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken, code, other, part = (tmp_path / n for n in ("broken.safetensors", "code.pt", "other.pt", "part.pt"))
+    broken.write_bytes(file.read_bytes()[:10_000])
+    code.write_bytes(pickle.dumps({"state_dict": Evil()}))
+    torch.save({"weight": torch.zeros(3)}, other)
+    torch.save({k: v for k, v in load_file(file).items() if "proj" not in k}, part)
+    for path, said in ((broken, "damaged"), (code, "weights"), (other, "Known: ViT-B-32"), (part, "lacks")):
+        with pytest.raises(UnknownScorer, match=said):
+            open_clip_files.load(path)
+    assert not Path("evil").exists()
+
+
+def test_clip_a_prefers_its_own_captions() -> None:
+    scorer = demo_model.load_scorer()
+    scenes = [sets.scene("tune", 50 + i, 2 + i % 3) for i in range(4)]
+    pictures = torch.stack([torch.from_numpy(render(scene)[0]) for scene in scenes]).movedim(-1, 1).float() / 255
+    images = scorer.image(torch.nn.functional.interpolate(pictures, size=(128, 128), mode="area"))
+    texts = scorer.text([caption(scene) for scene in scenes])
+    fit = torch.nn.functional.cosine_similarity(images[:, None], texts[None], dim=-1)
+    assert fit.diagonal().min() > 0.8 and fit.fill_diagonal_(-1).max() < 0.5

@@ -1,0 +1,358 @@
+"""The latent nodes on the demo model: what they find is what the host's own samplers draw from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import pytest
+import tiny_models as tiny
+import tiny_transformers as dit
+import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from comfy_extras.nodes_easycache import EasyCacheNode
+from torch import Tensor
+
+from fovea.guidance.gradients.autograd import NoGradient, resident
+from fovea.guidance.noise_optimization import noise_sampler
+from fovea.guidance.regions import prompt_encoding
+from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.sag import FoveaSelfAttentionGuidance
+from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages
+from fovea.nodes.ui import charts
+
+TEXT = "a plain red star and a striped blue circle on a white background"
+STEPS, CFG = 4, 4.0
+OPTIONS = {"updates": 2, "rate": 30.0, "rule": "doodl", "salient_weight": 0.5, "parts": "crops", "refresh": 1,
+           "cutouts": 0, "mode": "checkpoint", "patience": 0, "seconds": 0.0, "draws": 1, "through": -1}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given() -> dict[str, Any]:
+    """Everything a latent node takes, made as the server makes it."""
+    with torch.inference_mode():
+        model, clip, vae = demo_model.load_model(), demo_model.load_clip(), demo_model.load_vae()
+        (scorer,) = FoveaLoadScorer.execute(CLIP_A, "auto").result
+        return {
+            "model": model, "vae": vae, "positive": prompt_encoding.encode(clip, TEXT),
+            "negative": prompt_encoding.encode(clip, ""),
+            "latent_image": {"samples": torch.zeros(2, 4, 32, 32)}, "scorer": scorer, "text": TEXT, "seed": 5,
+            "sampler_steps": STEPS, "scheduler": "normal", "cfg": CFG,
+        }  # fmt: skip
+
+
+def optimised(given: dict[str, Any], **changes: Any) -> tuple:
+    with torch.inference_mode():
+        return FoveaOptimizeLatent.execute(**{**given, **OPTIONS, **changes}).result
+
+
+def sampled(given: dict[str, Any], noise: Tensor, latent: Tensor, **extra: Any) -> Tensor:
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            given["model"], noise, STEPS, CFG, "euler", "normal", given["positive"], given["negative"], latent,
+            disable_pbar=True, seed=5, **extra,
+        )  # fmt: skip
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
+    return bool((a - b).norm() < tolerance * b.norm())
+
+
+def test_without_updates_it_is_the_euler_sampler(given: dict[str, Any]) -> None:
+    latent = given["latent_image"]["samples"]
+    wanted = sampled(given, comfy.sample.prepare_noise(latent, 5), latent)
+    for off in ({"updates": 0}, {"rate": 0.0}):
+        _, samples, image, curve, report, _ = optimised(given, **off)
+        assert close(samples["samples"], wanted) and "1 trials" in report
+    with torch.inference_mode():
+        assert close(image, given["vae"].decode(wanted))
+    assert curve.ndim == 4 and curve.shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"mode": "invertible"}, {"rule": "reno", "rate": 1.0}, {"parts": "cutouts", "cutouts": 3},
+     {"mask": torch.ones(1, 256, 256)}, {"salient_weight": 0.0}, {"rule": "turn", "rate": 1.0, "through": 2},
+     {"rule": "turn", "rate": 1.0, "through": 0}],
+    ids=str,
+)  # fmt: skip
+def test_losses_fall_and_the_best_is_what_samplers_draw(given: dict[str, Any], changes: dict[str, Any]) -> None:
+    start, samples, image, _, report, noise = optimised(given, **changes)
+    losses = [[float(word) for word in line.split() if "." in word] for line in report.splitlines()[:2]]
+    assert all(best <= first for first, best in losses) and any(best < first - 1e-3 for first, best in losses)
+    assert image.shape == (2, 256, 256, 3) and "3 trials" in report
+    if changes.get("mode") != "invertible":  # EDICT's own steps are not Euler's
+        zeros = torch.zeros_like(start["samples"])
+        assert close(sampled(given, zeros, start["samples"], disable_noise=True), samples["samples"], 1e-3)
+        guider = comfy.samplers.CFGGuider(given["model"])
+        guider.set_conds(given["positive"], given["negative"])
+        guider.set_cfg(CFG)
+        sigmas = comfy.samplers.calculate_sigmas(given["model"].get_model_object("model_sampling"), "normal", STEPS)
+        with torch.inference_mode():
+            again = SamplerCustomAdvanced.execute(
+                noise, guider, comfy.samplers.sampler_object("euler"), sigmas, given["latent_image"]
+            ).result[0]
+        assert close(again["samples"], samples["samples"], 1e-3)
+
+
+def test_the_same_seed_finds_the_same_and_plain_runs_stay_the_same(given: dict[str, Any]) -> None:
+    latent = given["latent_image"]["samples"]
+    noise = comfy.sample.prepare_noise(latent, 1)
+    before = sampled(given, noise, latent)
+    first, second = optimised(given), optimised(given)
+    assert torch.equal(first[1]["samples"], second[1]["samples"])
+    assert torch.equal(sampled(given, noise, latent), before)
+    assert not any(p.requires_grad for p in given["model"].model.parameters())
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(given: dict[str, Any]) -> None:
+    both = optimised(given)[1]["samples"]
+    alone = optimised(given, latent_image={"samples": torch.zeros(1, 4, 32, 32)})[1]["samples"]
+    assert close(both[:1], alone, 1e-2)
+
+
+def test_inpainting(given: dict[str, Any]) -> None:
+    """What the mask protects stays; the noise found gives the same picture again; EDICT is refused."""
+    picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+    mask = torch.zeros(1, 1, 256, 256)
+    mask[..., :128] = 1
+    latent = {"samples": picture, "noise_mask": mask}
+    _, samples, _, _, report, noise = optimised(given, latent_image=latent)
+    assert close(samples["samples"][..., 16:], picture[..., 16:]) and "3 trials" in report
+    with torch.inference_mode():
+        again = sampled(given, noise.generate_noise(latent), picture, noise_mask=mask)
+    assert close(again, samples["samples"], 1e-3)
+    with pytest.raises(NoGradient, match="checkpoint"):
+        optimised(given, latent_image=latent, mode="invertible")
+
+
+def test_draws_come_first(given: dict[str, Any]) -> None:
+    """The best of the draws is what Best of N finds with the same seed, and updates only add to it."""
+    with torch.inference_mode():
+        *_, best_report, _ = FoveaBestOfN.execute(**given, count=3, seconds=0.0).result
+    report = optimised(given, draws=3, updates=0, salient_weight=0.0)[4]
+    assert report.splitlines()[:2] == best_report.splitlines()[:2] and "4 trials" in report
+    bests = [float(line.split()[-3]) for line in best_report.splitlines()[:2]]
+    more = optimised(given, draws=3, updates=2, salient_weight=0.0, rule="turn", rate=1.0, through=0)[4]
+    assert all(float(line.split()[-3]) <= best for line, best in zip(more.splitlines(), bests)) and "6 trials" in more
+
+
+def guided_every_second_step(given: dict[str, Any]) -> Any:
+    return FoveaSelfAttentionGuidance.execute(
+        given["model"], scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", branch="auto", blocks="auto",
+        start_percent=0.0, end_percent=1.0, every=2, rescale=0.0, kernel="auto",
+    ).result[0]  # fmt: skip
+
+
+def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is refused otherwise, with a state that lives through a run: every trial begins without it. An
+    inpainting mask. The sampled model is the one given, only the decoder has to stay where it is."""
+    settings = {"through": 0, "rule": "turn", "rate": 1.0, "sampler_steps": 3}
+    guided = guided_every_second_step(given)
+    _, samples, _, _, report, noise = optimised(given, model=guided, **settings)
+    assert "3 trials" in report
+    again = noise.generate_noise(given["latent_image"])
+    with torch.inference_mode():
+        plain = comfy.sample.sample(
+            guided, again, 3, CFG, "euler", "normal", given["positive"], given["negative"],
+            given["latent_image"]["samples"], disable_pbar=True, seed=5,
+        )  # fmt: skip
+    assert close(samples["samples"], plain, 1e-3)
+    mask = torch.zeros(1, 1, 256, 256)
+    mask[..., :128] = 1
+    picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+    kept = optimised(given, latent_image={"samples": picture, "noise_mask": mask}, **settings)[1]["samples"]
+    assert close(kept[..., 16:], picture[..., 16:])
+    stayed: list[Any] = []
+    monkeypatch.setattr(noise_sampler, "resident", lambda patcher: stayed.append(patcher) or resident(patcher))
+    optimised(given, **settings)
+    assert stayed == [given["vae"].patcher]
+    optimised(given, updates=1)
+    assert stayed[1:] == [given["vae"].patcher, given["model"]]
+    with pytest.raises(NoGradient, match="through"):
+        optimised(given, mode="invertible", through=0)
+    assert not comfy.model_management.in_training
+
+
+def test_what_remembers_earlier_steps_is_refused_everywhere(given: dict[str, Any]) -> None:
+    cached = EasyCacheNode.execute(given["model"], 0.2, 0.15, 0.95, False).result[0]
+    for changes in ({}, {"through": 0}):
+        with pytest.raises(NoGradient, match="easycache"):
+            optimised(given, model=cached, **changes)
+    with pytest.raises(NoGradient, match="easycache"), torch.inference_mode():
+        FoveaBestOfN.execute(**{**given, "model": cached}, count=2, seconds=0.0)
+
+
+def test_clip_guidance_has_no_gradient(given: dict[str, Any]) -> None:
+    guided = TestClipGuidance.guided(given, 20.0)
+    with pytest.raises(NoGradient, match="CLIP Guidance"):
+        optimised(given, model=guided)
+    assert "3 trials" in optimised(given, model=guided, through=0, rule="turn", rate=1.0)[4]
+
+
+def test_time_is_up_while_drawing(given: dict[str, Any]) -> None:
+    report = optimised(given, draws=50, updates=5, seconds=0.01)[4]
+    assert "time is up after 1 draws" in report and "1 trials" in report
+
+
+def test_nothing_salient_is_said(given: dict[str, Any]) -> None:
+    mask = torch.zeros(2, 256, 256)
+    mask[1, 50:90, 50:90] = 1
+    report = optimised(given, mask=mask)[4]
+    assert "picture 1: nothing salient in 3 trials" in report and "picture 2: nothing" not in report
+
+
+def test_video_latents_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(NoGradient, match="frame axis"):
+        optimised(given, latent_image={"samples": torch.zeros(1, 4, 2, 32, 32)})
+
+
+def test_cancel(given: dict[str, Any]) -> None:
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        optimised(given)
+    assert not comfy.model_management.in_training
+    optimised(given, updates=0)
+
+
+def test_what_loses_gradient_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(NoGradient, match="every"):
+        optimised(given, model=guided_every_second_step(given))
+
+
+def test_best_of_n(given: dict[str, Any]) -> None:
+    with torch.inference_mode():
+        _, one, *_ = FoveaBestOfN.execute(**given, count=1, seconds=0.0).result
+        *_, image, _, report, _ = FoveaBestOfN.execute(**given, count=4, seconds=0.0).result
+        order = FoveaScoreImages.execute(image, given["scorer"], TEXT).result[2]
+    latent = given["latent_image"]["samples"]
+    assert close(one["samples"], sampled(given, comfy.sample.prepare_noise(latent, 5), latent))
+    firsts, bests = zip(*[[float(word) for word in line.split() if "." in word] for line in report.splitlines()[:2]])
+    assert "4 trials" in report and sum(bests) < sum(firsts) and image.shape == (2, 256, 256, 3)
+    best = max(float(line.split()[0]) for line in order.splitlines())
+    assert best == pytest.approx(100 * torch.cos(torch.tensor(2 * min(bests)).sqrt()).item(), abs=0.1)
+
+
+class TestClipGuidance:
+    @staticmethod
+    def guided(given: dict[str, Any], scale: float, **changes: Any) -> Any:
+        window = {"cutouts": 0, "start_percent": 0.0, "end_percent": 1.0, **changes}
+        with torch.inference_mode():
+            return FoveaCLIPGuidance.execute(
+                given["model"], given["vae"], given["scorer"], TEXT, scale=scale, **window
+            ).result[0]  # fmt: skip
+
+    @staticmethod
+    def score(given: dict[str, Any], samples: Tensor) -> float:
+        with torch.inference_mode():
+            report = FoveaScoreImages.execute(given["vae"].decode(samples), given["scorer"], TEXT).result[2]
+        return sum(float(line.split()[0]) for line in report.splitlines()) / len(report.splitlines())
+
+    def test_neutral_settings_are_the_model_itself(self, given: dict[str, Any]) -> None:
+        assert self.guided(given, 0.0) is given["model"]
+        assert self.guided(given, 50.0, start_percent=0.5, end_percent=0.5) is given["model"]
+
+    def test_pictures_fit_better_with_any_sampler(self, given: dict[str, Any]) -> None:
+        """Without a prompt, so that nothing else tells what to draw."""
+        latent = given["latent_image"]["samples"]
+        noise = comfy.sample.prepare_noise(latent, 5)
+        guided = self.guided(given, 20.0)
+        for sampler in ("euler", "dpmpp_2m", "heun"):
+            runs = []
+            for model in (given["model"], guided):
+                with torch.inference_mode():
+                    runs.append(comfy.sample.sample(
+                        model, noise, 8, 1.0, sampler, "normal", given["negative"], given["negative"], latent,
+                        disable_pbar=True, seed=5,
+                    ))  # fmt: skip
+            assert self.score(given, runs[1]) > self.score(given, runs[0]) + 3, sampler
+        assert not any(p.requires_grad for p in given["model"].model.parameters())
+
+    def test_beside_a_controlnet(self, given: dict[str, Any]) -> None:
+        """Which overwrites in the network what the gradient needs."""
+        _, control = tiny.controlnet()
+        extra = {"control": control.set_cond_hint(torch.rand(1, 3, 128, 128), 1.0), "control_apply_to_uncond": False}
+        start, prompts = tiny.noise(16, 16), {"positive": tiny.prompt(1, **extra), "negative": tiny.prompt(2, **extra)}
+        plain = tiny.unet("sd15")
+        runs = [tiny.sample(model, start, 3.0, 2, **prompts)
+                for model in (plain, self.guided({**given, "model": plain}, 20.0))]  # fmt: skip
+        assert torch.isfinite(runs[1]).all() and (runs[0] - runs[1]).abs().max() > 1e-3
+
+    def test_what_it_cannot_look_at_is_refused(self, given: dict[str, Any]) -> None:
+        wan = self.guided({**given, "model": dit.build("wan")}, 20.0)
+        with pytest.raises(NoGradient, match="frame axis"):
+            dit.sample(wan, dit.noise("wan", frames=2), steps=1)
+
+    def test_only_what_it_takes_gradients_of_is_refused(self, given: dict[str, Any]) -> None:
+        """SAG acts after the model's predictions, of which the push is taken."""
+        self.guided({**given, "model": guided_every_second_step(given)}, 20.0)
+
+    def test_the_push_is_the_gradient_of_the_loss(self, given: dict[str, Any]) -> None:
+        """At one step, against finite differences of the loss that the formula names."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(args: dict[str, Any]) -> Tensor:
+            seen.update(x=args["input"].clone(), sigma=args["sigma"].clone(), denoised=args["denoised"].clone())
+            return args["denoised"]
+
+        latent = torch.zeros(1, 4, 32, 32)
+        one = {**given, "latent_image": {"samples": latent}}
+        for scale in (0.0, 100.0):
+            model = self.guided(one, scale).clone()
+            model.set_model_sampler_post_cfg_function(keep)
+            with torch.inference_mode():
+                comfy.sample.sample(
+                    model, comfy.sample.prepare_noise(latent, 5), 1, CFG, "euler", "normal", given["positive"],
+                    given["negative"], latent, disable_pbar=True, seed=5,
+                )  # fmt: skip
+            seen[f"at {scale:g}"] = seen["denoised"]
+        push = seen["at 0"] - seen["at 100"]
+        sigma = float(seen["sigma"])
+        root = (1 + sigma**2) ** -0.5
+
+        def loss(x: Tensor) -> float:
+            with torch.inference_mode():
+                guider = comfy.samplers.CFGGuider(given["model"])
+                guider.set_conds(given["positive"], given["positive"])
+                guider.set_cfg(1.0)
+
+                class Once(comfy.samplers.Sampler):
+                    def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict, *_: Any, **__: Any) -> Tensor:
+                        return model_wrap(x, sigmas[:1], **extra_args)
+
+                levels = torch.tensor([sigma, 0.0])
+                x0 = guider.sample(torch.zeros_like(x), latent, Once(), levels, disable_pbar=True, seed=5)
+                x0 = given["model"].model.process_latent_in(x0)
+                noisy = sigma * root
+                mixed = given["model"].model.process_latent_out(noisy * x0 + (1 - noisy) * root * x)
+                picture = given["vae"].decode(mixed).movedim(-1, 1)
+                small = torch.nn.functional.interpolate(picture, size=(128, 128), mode="bilinear", antialias=True)
+                vectors = given["scorer"].image(small), given["scorer"].text([TEXT])
+                return float(torch.arccos(torch.nn.functional.cosine_similarity(*vectors).double()) ** 2 / 2)
+
+        gradient = push / (100.0 * sigma**2)  # at the network's input, whose x is root times ours
+        step = 5e-4 * sigma * push / push.norm() * push.numel() ** 0.5
+        slope = (loss(seen["x"] + step) - loss(seen["x"] - step)) / 2
+        predicted = float((gradient * step).sum())
+        assert slope == pytest.approx(predicted, rel=0.1) and predicted > 0
+
+
+def test_scores_are_sorted(given: dict[str, Any]) -> None:
+    pictures = torch.rand(5, 64, 100, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ordered, chart, report = FoveaScoreImages.execute(pictures, given["scorer"], TEXT).result
+    values = [float(line.split()[0]) for line in report.splitlines()]
+    places = [int(line.split()[-1]) - 1 for line in report.splitlines()]
+    assert values == sorted(values, reverse=True) and sorted(places) == list(range(5))
+    assert torch.equal(ordered, pictures[places]) and chart.shape[0] == 1
+
+
+def test_charts_draw_anything() -> None:
+    for series in ([], [[]], [[1.0]], [[1.0, float("nan"), 0.5], [2.0, 2.0]], [[0.0] * 200]):
+        assert torch.isfinite(charts.curves(series, "t", "x")).all()
+    for values in ([], [1.0], [float("nan")], [-1.0, 2.0], [3.0] * 60):
+        drawn = charts.bars(values, [str(i) for i in range(len(values))], "t")
+        assert drawn.shape == (charts.HEIGHT, charts.WIDTH, 3)

@@ -1,0 +1,130 @@
+"""Regions with every sampler of the host, in second passes and inpainting, beside LoRA and ControlNet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+import tiny_transformers as dit
+import torch
+import torch.nn.functional as F
+from comfy.samplers import SAMPLER_NAMES
+from region_steps import LATER, PAPER, PLACES, assert_alike, boxes, marked, published, steered, two_regions
+from sag_steps import relative
+from tiny_encoders import encoder
+
+from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions.attention_patch import MARK
+from fovea.nodes.regions import FoveaDenseDiffusion
+
+CAPTION = "a plain red star and a plain blue circle on a white background"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny.unet("sd15")
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+def test_every_sampler(model: Any, sampler: str) -> None:
+    """No more evaluations than without; outside of the window not a bit changes; pictures of a batch are apart."""
+    x, prompt, runs = tiny.noise(16, 16, batch=2), marked(tiny.prompt(1), two_regions()), {}
+    for name, patched in (("plain", model), ("later", steered(model, LATER)), ("steered", steered(model, PAPER))):
+        with tiny.watching(model) as calls:
+            runs[name] = tiny.sample(patched, x, 3.0, 4, prompt, sampler=sampler), len(calls)
+    assert torch.equal(runs["later"][0], runs["plain"][0])
+    got, evaluations = runs["steered"]
+    assert torch.isfinite(got).all() and relative(got, runs["plain"][0]) > 1e-4
+    if sampler != "dpm_adaptive":  # it chooses its steps by what it sees
+        assert evaluations == runs["plain"][1] >= 4
+        if not tiny.adds_noise(sampler):
+            alone = tiny.sample(steered(model, PAPER), x[1:], 3.0, 4, prompt, sampler=sampler)
+            assert relative(got[1:], alone) < 1e-3
+
+
+def test_a_second_pass_at_another_size(model: Any) -> None:
+    """One patched model serves both passes, each as if it had been patched for it alone."""
+    control, prompt = PAPER, marked(tiny.prompt(1), two_regions())
+    patched = steered(model, control)
+    first = tiny.sample(patched, tiny.noise(), 5.0, 3, prompt)
+    larger = F.interpolate(first, size=(96, 80), mode="nearest")
+    second = {"latent": larger, "denoise": 0.9}
+    got = tiny.sample(patched, tiny.noise(96, 80), 5.0, 3, prompt, **second)
+    assert torch.equal(got, tiny.sample(steered(model, control), tiny.noise(96, 80), 5.0, 3, prompt, **second))
+    assert relative(got, tiny.sample(model, tiny.noise(96, 80), 5.0, 3, prompt, **second)) > 1e-3
+
+
+def test_a_second_pass_equals_the_published_operator_there(model: Any) -> None:
+    regions = two_regions()
+    latent = tiny.noise(128, 64, seed=4)
+    with published(model, regions, PLACES, PAPER):
+        wanted = tiny.sample(model, tiny.noise(128, 64), 5.0, 3, tiny.prompt(1), latent=latent, denoise=0.95)
+    prompt = marked(tiny.prompt(1), regions)
+    got = tiny.sample(steered(model, PAPER), tiny.noise(128, 64), 5.0, 3, prompt, latent=latent, denoise=0.95)
+    assert_alike(got, wanted, 1e-3)
+
+
+def test_inpainting(model: Any) -> None:
+    x, latent, prompt = tiny.noise(), tiny.noise(seed=4), marked(tiny.prompt(1), two_regions())
+    inside = torch.zeros(1, 1, 512, 512)
+    inside[..., :256] = 1
+    settings = {"latent": latent, "noise_mask": inside}
+    plain = tiny.sample(model, x, 5.0, 3, prompt, **settings)
+    got = tiny.sample(steered(model, PAPER), x, 5.0, 3, prompt, **settings)
+    torch.testing.assert_close(got[..., 32:], latent[..., 32:], rtol=1e-4, atol=1e-4)
+    assert relative(got[..., :32], plain[..., :32]) > 1e-2 and torch.isfinite(got).all()
+
+
+def test_lora() -> None:
+    """Before and after ours: the published operator on the changed weights."""
+    model, regions = tiny.unet("sd15"), two_regions()
+    with published(model, regions, PLACES, PAPER):
+        wanted = tiny.sample(tiny.with_lora(model), tiny.noise(), 5.0, 2, tiny.prompt(1))
+        plain = tiny.sample(model, tiny.noise(), 5.0, 2, tiny.prompt(1))
+    for both in (steered(tiny.with_lora(model), PAPER), tiny.with_lora(steered(model, PAPER))):
+        assert_alike(tiny.sample(both, tiny.noise(), 5.0, 2, marked(tiny.prompt(1), regions)), wanted, 1e-4)
+    assert relative(plain, wanted) > 1e-3
+
+
+def test_controlnet(model: Any) -> None:
+    """Its own attention is left alone, the network's is steered as without it."""
+    _, control = tiny.controlnet()
+    hint = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(2))
+    extra = {"control": control.copy().set_cond_hint(hint, 1.0), "control_apply_to_uncond": False}
+    positive, negative, regions = tiny.prompt(1, **extra), tiny.prompt(2, **extra), two_regions()
+    with published(model, regions, PLACES, PAPER):
+        wanted = tiny.sample(model, tiny.noise(), 5.0, 2, positive, negative)
+    got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, marked(positive, regions), negative)
+    assert_alike(got, wanted, 1e-4)
+    without = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, marked(tiny.prompt(1), regions))
+    assert relative(got, without) > 1e-3
+
+
+@pytest.mark.parametrize("name, changes", [("flux", {"vec_in_dim": tiny.CONTEXT}), ("sd3", {"adm_in_channels": 2048})])
+def test_transformers_with_their_own_text_encoders(name: str, changes: dict) -> None:
+    """T5 cannot tell phrases in a caption: they are appended, the report says so, they act where they are painted."""
+    model, clip = dit.build(name, **changes), encoder(name)
+    _, positive, negative, report = (result := dense(model, clip)).result
+    caption = prompt_encoding.encode(clip, CAPTION)[0][0]
+    tokens = caption.shape[1]
+    assert "use mode concat" in report and "appended" in report
+    assert torch.equal(positive[0][0][:, :tokens], caption) and positive[0][0].shape[1] == 3 * tokens
+    assert positive[0][1][MARK].tokens == (tuple(range(tokens, 2 * tokens)), tuple(range(2 * tokens, 3 * tokens)))
+
+    start = dit.noise(name, 16, 16)
+    got = tiny.sample(result.result[0], start, 3.0, 3, positive, negative)
+    turned = dense(model, clip, turned=True)
+    other = tiny.sample(turned.result[0], start, 3.0, 3, turned.result[1], negative)
+    plain = tiny.sample(model, start, 3.0, 3, prompt_encoding.encode(clip, CAPTION), negative)
+    assert all(torch.isfinite(x).all() for x in (got, other))
+    assert relative(got, plain) > 1e-3 and relative(got, other) > 1e-3
+
+
+def dense(model: Any, clip: Any, turned: bool = False) -> Any:
+    left, right = boxes()
+    return FoveaDenseDiffusion.execute(
+        model=model, clip=clip, regions=two_regions((right, left) if turned else (left, right)), caption=CAPTION,
+        negative="", cross_strength=1.0, self_strength=0.3, area_strength=1.0, time_exponent=2.0, end_percent=0.6,
+        operator="fovea", start_percent=0.0, mode="auto", blocks="all", encode_phrases=True, sampled=1,
+    )  # fmt: skip

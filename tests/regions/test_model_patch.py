@@ -1,0 +1,430 @@
+"""Regions inside the real host: steered sampling equals the published operator written out; nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+import tiny_transformers as dit
+import torch
+from region_steps import LATER, PAPER, PLACES, assert_alike, boxes, marked, published, steered, two_regions
+from sag_steps import guided
+from torch import Tensor
+
+from fovea.attention import hooks
+from fovea.attention.recorders import SaliencyRecorder
+from fovea.attention.sites import BlockId
+from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions.attention_patch import MARK
+from fovea.guidance.regions.masks import Regions
+from fovea.guidance.regions.model_patch import RegionControl, noise_to_signal
+from fovea.guidance.regions.score_bias import Operator
+from fovea.guidance.schedule import left_of_schedule
+from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
+
+DENSE = {
+    "negative": "", "cross_strength": 1.0, "self_strength": 0.3, "area_strength": 1.0, "time_exponent": 5.0,
+    "end_percent": 0.3, "operator": "paper", "start_percent": 0.0, "mode": "auto", "blocks": "all",
+    "encode_phrases": True, "sampled": 1,
+}  # fmt: skip
+PAINT = {"negative": "", "strength": 0.4, "measure": "row max", "end_percent": 1.0, "start_percent": 0.0,
+         "mode": "auto", "blocks": "all", "encode_phrases": True}  # fmt: skip
+CAPTION = "a plain red star and a plain blue circle on a white background"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny.unet("sd15")
+
+
+@pytest.fixture(scope="module")
+def shapesworld() -> dict[str, Any]:
+    return {"model": demo_model.load_model(), "clip": demo_model.load_clip()}
+
+
+class TestAgainstThePublishedOperator:
+    @pytest.mark.parametrize("cfg", [1.0, 5.0])
+    @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+    def test_sampling_is_the_same(self, kind: str, cfg: float) -> None:
+        model, regions = tiny.unet(kind), two_regions()
+        prompt = tiny.prompt(1)
+        with published(model, regions, PLACES, PAPER):
+            wanted = tiny.sample(model, tiny.noise(batch=2), cfg, 6, prompt)
+        got = tiny.sample(steered(model, PAPER), tiny.noise(batch=2), cfg, 6, marked(prompt, regions))
+        plain = tiny.sample(model, tiny.noise(batch=2), cfg, 6, prompt)
+        assert_alike(got, wanted, 1e-3)
+        assert (got - plain).abs().max() > 0.05 * plain.abs().max()
+        with published(model, regions, PLACES, PAPER), tiny.watching(model) as calls:
+            tiny.sample(model, tiny.noise(), cfg, 1, prompt)
+        with tiny.watching(model) as ours:  # one evaluation, before errors grow
+            tiny.sample(steered(model, PAPER), tiny.noise(), cfg, 1, marked(prompt, regions))
+        assert_alike(ours[0]["output"], calls[0]["output"])
+
+    def test_wrong_masks_would_be_noticed(self, model: Any) -> None:
+        left, right = boxes()
+        with published(model, two_regions(), PLACES, PAPER):
+            wanted = tiny.sample(model, tiny.noise(), 5.0, 6, tiny.prompt(1))
+        for other in ((left.mT, right.mT), (right, left)):
+            prompt = marked(tiny.prompt(1), two_regions(other))
+            got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 6, prompt)
+            assert (got - wanted).abs().max() > 0.01 * wanted.abs().max()
+
+
+class TestNothingElse:
+    def test_prompts_without_regions_are_untouched(self, model: Any) -> None:
+        plain = tiny.sample(model, tiny.noise(), 5.0, 4)
+        assert torch.equal(tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 4), plain)
+
+    def test_steps_outside_of_the_window_are_untouched(self, model: Any) -> None:
+        got = tiny.sample(steered(model, LATER), tiny.noise(), 5.0, 4, marked(tiny.prompt(1), two_regions()))
+        assert torch.equal(got, tiny.sample(model, tiny.noise(), 5.0, 4, tiny.prompt(1)))
+
+    def test_negative_rows_are_untouched(self, model: Any) -> None:
+        with tiny.watching(model) as calls:
+            tiny.sample(model, tiny.noise(), 5.0, 1)
+            tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 1, marked(tiny.prompt(1), two_regions()))
+        plain, ours = (call["output"] for call in calls)
+        row = calls[0]["chunks"].index(1)
+        assert calls[0]["chunks"] == calls[1]["chunks"]
+        assert_alike(ours[row], plain[row], 1e-6)
+        assert (plain[1 - row] - ours[1 - row]).abs().max() > 0.01
+
+    def test_a_negative_prompt_with_regions_is_steered_alone(self, model: Any) -> None:
+        with tiny.watching(model) as calls:
+            tiny.sample(model, tiny.noise(), 5.0, 1)
+            negative = marked(tiny.prompt(2), two_regions(), negative=True)
+            tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 1, negative=negative)
+        row = calls[0]["chunks"].index(1)
+        assert (calls[0]["output"][row] - calls[1]["output"][row]).abs().max() > 0.01
+        assert_alike(calls[1]["output"][1 - row], calls[0]["output"][1 - row], 1e-6)
+
+    def test_number_of_evaluations(self, model: Any) -> None:
+        with tiny.watching(model) as calls:
+            tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 4, marked(tiny.prompt(1), two_regions()))
+        assert len(calls) == 4
+
+    def test_the_run_leaves_nothing_behind(self, model: Any) -> None:
+        patched = steered(model, PAPER)
+        first = tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions()))
+        assert torch.equal(tiny.sample(model, tiny.noise(), 5.0, 3), tiny.sample(model, tiny.noise(), 5.0, 3))
+        assert torch.equal(tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions())), first)
+
+
+class TestBatches:
+    def test_items_do_not_depend_on_neighbours(self, model: Any) -> None:
+        patched, prompt = steered(model, PAPER), marked(tiny.prompt(1), two_regions())
+        together = tiny.sample(patched, tiny.noise(batch=3), 5.0, 3, prompt)
+        for i in range(3):
+            alone = tiny.sample(patched, tiny.noise(batch=3)[i : i + 1], 5.0, 3, prompt)
+            assert_alike(together[i : i + 1], alone)
+
+    def test_every_picture_has_its_mask(self, model: Any) -> None:
+        left, right = boxes()
+        several = (torch.cat([left, right]), torch.cat([right, left]))
+        patched = steered(model, PAPER)
+        start = tiny.noise().expand(2, -1, -1, -1)
+        got = tiny.sample(patched, start, 5.0, 3, marked(tiny.prompt(1), two_regions(several)))
+        for i, masks in enumerate(((left, right), (right, left))):
+            alone = tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions(masks)))
+            assert_alike(got[i : i + 1], alone)
+
+    def test_several_positive_prompts(self, model: Any) -> None:
+        """One of two combined prompts has regions, and the two are of different lengths."""
+        prompt = [*marked(tiny.prompt(1), two_regions()), *tiny.prompt(3, tokens=154)]
+        got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 3, prompt)
+        plain = tiny.sample(model, tiny.noise(), 5.0, 3, prompt)
+        assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(60, 33), (65, 130), (9, 8)], ids=str)
+def test_any_size(model: Any, size: tuple[int, int]) -> None:
+    prompt = marked(tiny.prompt(1), two_regions())
+    got = tiny.sample(steered(model, PAPER), tiny.noise(*size), 5.0, 2, prompt)
+    plain = tiny.sample(model, tiny.noise(*size), 5.0, 2, prompt)
+    assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-4
+
+
+class TestConcat:
+    """Regions' own prompts behind the caption's tokens."""
+
+    def appended(self, **changes: Any) -> list:
+        caption, blocks = tiny.prompt(1), [tiny.prompt(5)[0][0], tiny.prompt(6)[0][0]]
+        whole = [[torch.cat([caption[0][0], *blocks], dim=1), caption[0][1]]]
+        places = (tuple(range(77, 154)), tuple(range(154, 231)))
+        return marked(whole, two_regions(), places, appended=77, **changes)
+
+    @pytest.mark.parametrize("cfg", [1.0, 5.0])
+    def test_appended_tokens_are_hidden_outside_of_the_window(self, model: Any, cfg: float) -> None:
+        got = tiny.sample(steered(model, LATER), tiny.noise(), cfg, 3, self.appended())
+        assert_alike(got, tiny.sample(model, tiny.noise(), cfg, 3, tiny.prompt(1)), 1e-4)
+        seen = tiny.sample(model, tiny.noise(), cfg, 3, self.appended())
+        assert (got - seen).abs().max() > 1e-2 * seen.abs().max()
+
+    def test_they_act_inside_of_it(self, model: Any) -> None:
+        got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 3, self.appended())
+        assert (got - tiny.sample(model, tiny.noise(), 5.0, 3, tiny.prompt(1))).abs().max() > 1e-2
+
+
+class PicturePrompt:
+    """Attention to more keys in place of the host's, as IPAdapter nodes have it: no transformer_options reach it."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+        self.sizes: list[int] = []
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        from comfy.ldm.modules.attention import optimized_attention
+
+        self.sizes.append(q.shape[-1])
+        out = optimized_attention(q, k, v, extra_options["n_heads"])
+        rows = [0.0 if i == 1 else 1.0 for i in extra_options["cond_or_uncond"]]
+        weights = torch.tensor(rows).repeat_interleave(len(q) // len(rows))[:, None, None]
+        extra = self.features[:, :, : q.shape[-1]].expand(len(q), -1, -1)
+        return out + weights * optimized_attention(q, extra, extra, extra_options["n_heads"])
+
+
+def test_a_picture_prompt_of_another_node_stays(model: Any) -> None:
+    """Ours and theirs are both there, and theirs sees the tensors it knows."""
+    features = torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(9))
+    with_picture, picture = model.clone(), PicturePrompt(features)
+    for block in (("middle", 0), ("output", 4), ("input", 5)):
+        with_picture.set_model_attn2_replace(picture, *block)
+    prompt = marked(tiny.prompt(1), two_regions())
+    results = {
+        "plain": tiny.sample(model, tiny.noise(), 5.0, 1, prompt),
+        "regions": tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 1, prompt),
+        "picture": tiny.sample(with_picture, tiny.noise(), 5.0, 1, prompt),
+        "both": tiny.sample(steered(with_picture, PAPER), tiny.noise(), 5.0, 1, prompt),
+    }
+    assert set(picture.sizes) == {32}
+    for name in ("regions", "picture"):
+        assert (results["both"] - results[name]).abs().max() > 1e-3
+        assert (results[name] - results["plain"]).abs().max() > 1e-3
+    untouched = steered(with_picture, LATER)
+    assert torch.equal(tiny.sample(untouched, tiny.noise(), 5.0, 1, prompt), results["picture"])
+
+
+def perturbed(model: Any) -> Any:
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+    return PerturbedAttentionGuidance.execute(model, 3.0).result[0]
+
+
+@pytest.mark.parametrize("other", [guided, perturbed], ids=["SAG", "PAG"])
+def test_order_of_nodes_does_not_matter(model: Any, other: Callable[[Any], Any]) -> None:
+    prompt = marked(tiny.prompt(1), two_regions())
+
+    def run(patched: Any) -> Tensor:
+        return tiny.sample(patched, tiny.noise(), 5.0, 2, prompt)
+
+    both = run(steered(other(model), PAPER))
+    assert_alike(run(other(steered(model, PAPER))), both)
+    for single in (run(steered(model, PAPER)), run(other(model))):
+        assert (both - single).abs().max() > 1e-3 * single.abs().max()
+
+
+def test_saliency_is_that_of_the_steered_attention(model: Any) -> None:
+    """What Self-Attention Guidance reads is what the network does, not what it would do without regions."""
+    found: dict[str, Tensor] = {}
+
+    class Reading:
+        def begin(self, run: Any) -> tuple:
+            self.run = run
+            return (SaliencyRecorder(frozenset({BlockId("middle", 0, 0)})),)
+
+    for name, first in (("regions first", True), ("regions last", False)):
+        patched, reading = model.clone(), Reading()
+        for technique in (PAPER, reading) if first else (reading, PAPER):
+            hooks.install(patched, technique)
+
+        def keep(args: dict[str, Any], name: str = name, reading: Reading = reading) -> Tensor:
+            (_, record), *_ = reading.run.records(BlockId("middle", 0, 0), args["cond"], 0)
+            found[name] = record.values
+            return args["denoised"]
+
+        patched.set_model_sampler_post_cfg_function(keep)
+        with tiny.watching(model) as calls:
+            tiny.sample(patched, tiny.noise(), 1.0, 1, marked(tiny.prompt(1), two_regions()))
+    assert torch.equal(*found.values())
+    q, k = (calls[0][name].unflatten(-1, (4, -1)).transpose(1, 2).double() for name in "qk")
+    plain = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1).mean(1).sum(1)
+    assert (found["regions first"] - plain).abs().max() > 0.05
+    assert found["regions first"].mean() == pytest.approx(1, abs=1e-4)
+
+
+def test_another_override_is_kept(model: Any) -> None:
+    seen: list[int] = []
+
+    def override(func: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(args[0].shape[0])
+        return func(*args, **kwargs)
+
+    other = model.clone()
+    other.model_options["transformer_options"]["optimized_attention_override"] = override
+    prompt = marked(tiny.prompt(1), two_regions())
+    got = tiny.sample(steered(other, PAPER), tiny.noise(), 5.0, 2, prompt)
+    assert_alike(got, tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, prompt))
+    assert set(seen) == {2}, "it gets the whole batch that it knows from transformer_options"
+
+
+@pytest.mark.parametrize("backend", ["attention_split", "attention_sub_quad", "attention_pytorch"])
+def test_every_backend_serves(model: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from comfy.ldm.modules import attention
+
+    prompt = marked(tiny.prompt(1), two_regions())
+    wanted = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, prompt)
+    monkeypatch.setattr(attention, "optimized_attention", getattr(attention, backend))
+    got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, prompt)
+    assert_alike(got, wanted)
+
+
+@pytest.mark.parametrize("name", sorted(dit.KINDS))
+def test_transformers(name: str) -> None:
+    """Regions change what they should and only that; nothing breaks at an unaligned size, with two pictures."""
+    model = dit.build(name)
+    start = dit.noise(name, 18, 22, batch=2)
+    control = RegionControl(Operator(temperature=0.0, background=False), 1.0, 0.3, 0.0, 0.6)
+    positive = dit.prompt(1)
+    settings = {"positive": positive, "negative": dit.prompt(2)}
+    plain = dit.sample(model, start, **settings)
+    got = dit.sample(steered(model, control), start, **{**settings, "positive": marked(positive, two_regions())})
+    assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-4
+    untouched = dit.sample(steered(model, LATER), start, **{**settings, "positive": marked(positive, two_regions())})
+    assert torch.equal(untouched, plain)
+
+
+class TestLaws:
+    def test_left_of_schedule_is_the_timestep(self, model: Any) -> None:
+        sampling = model.get_model_object("model_sampling")
+        for percent in (0.0, 0.1, 0.3, 0.77):
+            assert left_of_schedule(sampling, sampling.percent_to_sigma(percent or 1e-9)) == pytest.approx(
+                1 - percent, abs=2e-3
+            )
+        sigma = sampling.sigma(torch.tensor(700.0))
+        assert left_of_schedule(sampling, float(sigma)) == pytest.approx(0.7, abs=2e-3)
+
+    def test_noise_to_signal(self, model: Any) -> None:
+        assert noise_to_signal(model.get_model_object("model_sampling"), 3.3) == pytest.approx(3.3)
+        flow = dit.build(sorted(dit.KINDS)[0]).get_model_object("model_sampling")
+        assert noise_to_signal(flow, 0.75) == pytest.approx(3.0)
+        assert noise_to_signal(flow, 1.0) < 15
+
+
+class TestNodes:
+    @pytest.mark.parametrize("node, settings", [(FoveaDenseDiffusion, DENSE), (FoveaPaintWithWords, PAINT)])
+    def test_neutral_settings_change_nothing(self, shapesworld: dict, node: Any, settings: dict) -> None:
+        plain = shapesworld["clip"].encode_from_tokens_scheduled(shapesworld["clip"].tokenize(CAPTION))
+        off = {k: 0.0 for k in settings if k in ("cross_strength", "self_strength", "strength")}
+        for regions, changes in ((two_regions(), off), (Regions(), {}), (two_regions(), {"end_percent": 0.0})):
+            result = node.execute(regions=regions, caption=CAPTION, **shapesworld, **{**settings, **changes}).result
+            assert result[0] is shapesworld["model"]
+            assert torch.equal(result[1][0][0], plain[0][0]) and set(result[1][0][1]) == set(plain[0][1])
+
+    def test_inputs_are_not_changed(self, shapesworld: dict) -> None:
+        before = dict(shapesworld["model"].model_options["transformer_options"])
+        FoveaDenseDiffusion.execute(regions=two_regions(), caption=CAPTION, **shapesworld, **DENSE)
+        assert shapesworld["model"].model_options["transformer_options"] == before
+
+    def test_phrases_are_found_and_encoded_alone(self, shapesworld: dict) -> None:
+        clip = shapesworld["clip"]
+        alone = prompt_encoding.positive(clip, CAPTION, two_regions(), "caption", True).conditioning[0]
+        whole = prompt_encoding.positive(clip, CAPTION, two_regions(), "caption", False).conditioning[0]
+        star = prompt_encoding.encode(clip, "a plain red star")[0][0]
+        assert alone[1][MARK].tokens == ((1, 2, 3, 4), (6, 7, 8, 9))
+        assert torch.equal(alone[0][:, 1:5], star[:, 1:5])
+        assert torch.equal(whole[0], prompt_encoding.encode(clip, CAPTION)[0][0])
+
+    def test_repeated_phrases_are_kept_apart(self, shapesworld: dict) -> None:
+        caption = "a red star and a red star and a star"
+        places, warnings = prompt_encoding.phrase_places(
+            shapesworld["clip"], caption, ["a red star", "a star", "a red star"]
+        )
+        assert places == [(1, 2, 3), (9, 10), (5, 6, 7)] and not warnings
+        places, warnings = prompt_encoding.phrase_places(shapesworld["clip"], caption, ["a star"] * 2)
+        assert places == [(9, 10)] * 2 and "share it" in warnings[0]
+
+    def test_all_occurrences_of_one_regions_phrase(self, shapesworld: dict) -> None:
+        places, _ = prompt_encoding.phrase_places(shapesworld["clip"], "red star, red star", ["red star", ""])
+        assert places == [(1, 2, 4, 5), ()]
+
+    def test_weights_of_the_caption_stay(self, shapesworld: dict) -> None:
+        clip = shapesworld["clip"]
+        weighted = "(a plain red star:1.5) and a plain blue circle"
+        got = prompt_encoding.positive(clip, weighted, two_regions(), "caption", True).conditioning[0]
+        alone = prompt_encoding.encode(clip, "(a plain red star:1.5)")[0][0]
+        assert got[1][MARK].tokens[0] == (1, 2, 3, 4)
+        torch.testing.assert_close(got[0][:, 1:5], alone[:, 1:5])
+        assert not torch.allclose(got[0][:, 1:5], prompt_encoding.encode(clip, "a plain red star")[0][0][:, 1:5])
+
+    def test_long_prompts(self, shapesworld: dict) -> None:
+        caption = "a white background, " * 20 + "a plain red star, a plain blue circle"
+        found = prompt_encoding.positive(shapesworld["clip"], caption, two_regions(), "caption", True).conditioning[0]
+        assert found[0].shape[1] == 154 and min(found[1][MARK].tokens[0]) > 77
+
+    def test_a_missing_phrase_says_what_to_do(self, shapesworld: dict) -> None:
+        with pytest.raises(ValueError, match=r"Dense Diffusion.*'a plain red star'.*words are: a, green.*concat"):
+            FoveaDenseDiffusion.execute(
+                regions=two_regions(), caption="a green star", **shapesworld, **{**DENSE, "mode": "caption"}
+            )
+        given = {"regions": two_regions(), "caption": "a green star", **shapesworld}
+        result = FoveaDenseDiffusion.execute(**given, **DENSE).result
+        assert "appended" in result[3] and result[1][0][0].shape[1] == 3 * 77
+        assert result[1][0][1][MARK].appended == 77
+
+    def test_a_negative_phrase_marks_the_negative_prompt(self, shapesworld: dict) -> None:
+        regions = two_regions(negative="striped")
+        _, positive, negative, _ = FoveaPaintWithWords.execute(
+            regions=regions, caption=CAPTION, **shapesworld, **PAINT
+        ).result  # fmt: skip
+        assert negative[0][1][MARK].negative and not positive[0][1][MARK].negative
+        assert negative[0][1][MARK].tokens == (tuple(range(77, 154)), ())
+
+    def test_an_empty_caption_is_made_of_the_phrases(self, shapesworld: dict) -> None:
+        positive = FoveaPaintWithWords.execute(regions=two_regions(), caption=" ", **shapesworld, **PAINT).result[1]
+        assert positive[0][1][MARK].tokens == ((1, 2, 3, 4), (6, 7, 8, 9))
+
+    def test_unsupported_model(self, shapesworld: dict) -> None:
+        with pytest.raises(ValueError, match=r"PixArt.*Regions to Conditioning"):
+            FoveaPaintWithWords.execute(
+                model=tiny.pixart(), clip=shapesworld["clip"], regions=two_regions(), caption=CAPTION, **PAINT
+            )
+
+    def test_unknown_block(self, shapesworld: dict) -> None:
+        with pytest.raises(ValueError, match=r"Unknown block 'outer'.*middle"):
+            FoveaPaintWithWords.execute(
+                regions=two_regions(), caption=CAPTION, **shapesworld, **{**PAINT, "blocks": "outer"}
+            )
+
+    def test_pictures_change(self, shapesworld: dict) -> None:
+        model, positive, negative, report = FoveaPaintWithWords.execute(
+            regions=two_regions(), caption=CAPTION, **shapesworld, **PAINT
+        ).result  # fmt: skip
+        start = tiny.noise(32, 32)
+        got = tiny.sample(model, start, 4.0, 4, positive, negative)
+        plain = tiny.sample(shapesworld["model"], start, 4.0, 4, positive, negative)
+        assert report == "" and torch.isfinite(got).all() and (got - plain).abs().max() > 0.05
+
+    def test_prompts_without_their_model_are_said_once(
+        self, shapesworld: dict, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model, positive, negative, _ = FoveaDenseDiffusion.execute(
+            regions=two_regions(negative="striped"), caption=CAPTION, **shapesworld, **DENSE
+        ).result  # fmt: skip
+        start = tiny.noise(32, 32)
+        tiny.sample(model, start, 4.0, 1, positive, negative)
+        assert list(positive[0][1]["additional_models"]) == []  # as a cache of the host looks into it
+        assert not caplog.records
+        tiny.sample(guided(shapesworld["model"]), start, 4.0, 1, positive, negative)
+        assert ["Connect the model output" in record.message for record in caplog.records] == [True]
+        tiny.sample(shapesworld["model"], start, 4.0, 1, positive, negative)
+        assert len(caplog.records) == 2 and all(record.name.startswith("fovea") for record in caplog.records)
+
+    def test_way_back_to_masks_of_the_host(self, shapesworld: dict) -> None:
+        conditioning = FoveaRegionsToConditioning.execute(shapesworld["clip"], two_regions(), CAPTION, 0.5).result[0]
+        assert [c[1].get("mask") is not None for c in conditioning] == [True, True, False]
+        got = tiny.sample(shapesworld["model"], tiny.noise(32, 32), 4.0, 2, conditioning, prompt_encoding.encode(
+            shapesworld["clip"], ""))  # fmt: skip
+        assert torch.isfinite(got).all()

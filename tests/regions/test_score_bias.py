@@ -1,0 +1,266 @@
+"""Regions on plain tensors: token shares of any mask, and modulated attention against the published operators."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import dense as reference
+from torch import Tensor
+
+from fovea.guidance.regions import augmented_attention, score_bias
+from fovea.guidance.regions.masks import Region, Regions, of_batch, token_shares, vanishing
+from fovea.guidance.regions.score_bias import Operator
+
+HEADS, DIM = 3, 10
+
+
+def backend(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
+    """What a host's backend does: [batch, tokens, heads * dim], its scale taken from the channels it sees."""
+    parts = [t.unflatten(2, (heads or HEADS, -1)).transpose(1, 2) for t in (q, k, v)]
+    return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+
+
+def tensors(seed: int, batch: int, queries: int, keys: int, spread: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    make = lambda n: torch.randn(batch, n, HEADS * DIM, generator=generator) * spread  # noqa: E731
+    return make(queries), make(keys), make(keys)
+
+
+def modulated(q: Tensor, k: Tensor, v: Tensor, shares: Tensor, keys: Tensor, amount: Tensor, op: Operator) -> Tensor:
+    def pull_of(chosen: slice) -> augmented_attention.Pull:
+        parts = [augmented_attention.split_heads(t, HEADS, False)[:, chosen] for t in (q, k)]
+        return score_bias.pull(*parts, DIM**-0.5, shares, keys, amount, op)
+
+    return augmented_attention.attend(q, k, v, False, HEADS, None, backend, pull_of)
+
+
+def heads(tensor: Tensor) -> Tensor:
+    """[tokens, heads * dim] as [heads, tokens, dim] in double precision."""
+    return tensor.double().unflatten(1, (HEADS, DIM)).transpose(0, 1)
+
+
+def joined(tensor: Tensor) -> Tensor:
+    return tensor.transpose(0, 1).flatten(1).float()
+
+
+def stripe(start: int, stop: int) -> Tensor:
+    """Some rows of a 6x4 mask."""
+    mask = torch.zeros(6, 4)
+    mask[start:stop] = 1
+    return mask
+
+
+def pixel(index: int) -> Tensor:
+    return (torch.arange(24) == index).float().reshape(6, 4)
+
+
+MASKS = {
+    "two halves": torch.stack([stripe(0, 3), stripe(3, 6)]),
+    "touching, rest free": torch.stack([stripe(0, 2), stripe(2, 4)]),
+    "overlapping": torch.stack([stripe(0, 4), stripe(2, 5)]),
+    "empty and full": torch.stack([stripe(0, 0), stripe(0, 6)]),
+    "one pixel": torch.stack([pixel(9), pixel(10)]),
+    "soft": torch.rand(2, 6, 4, generator=torch.Generator().manual_seed(0)) / 2,
+}
+
+
+def shares_of(masks: Tensor) -> Tensor:
+    """One picture's shares on a grid of the masks' own size: [1, tokens, regions]."""
+    canvas = Regions(tuple(Region(mask[None]) for mask in masks), "share").canvas()
+    return token_shares(canvas, *[masks.shape[1:]] * 3)
+
+
+@pytest.mark.parametrize("kind", ["self", "cross"])
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("strength", [0.05, 0.6, 0.93])
+def test_paper_operator_equals_the_published_one(kind: str, name: str, strength: float) -> None:
+    shares = shares_of(MASKS[name])
+    tokens, covered = shares.shape[1], shares.mean(dim=1)
+    if kind == "self":
+        columns = keys = score_bias.with_background(shares)
+        covered = columns.mean(dim=1)
+    else:
+        columns, keys = shares, torch.zeros(1, 11, 2)
+        keys[0, 2:4, 0] = keys[0, 6, 1] = 1
+    q, k, v = tensors(1, 1, tokens, keys.shape[1])
+    amount = score_bias.amounts(columns, torch.ones(columns.shape[-1]), covered, strength, 1.0)
+    got = modulated(q, k, v, columns, keys, amount, Operator())[0]
+    pairs = (columns[0] @ keys[0].T).double()
+    area = 1 - amount[0].double() / strength
+    wanted = joined(reference.dense_diffusion(heads(q[0]), heads(k[0]), heads(v[0]), DIM**-0.5, pairs, area, strength))
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    assert name == "empty and full" or not torch.allclose(got, backend(q, k, v)[0], atol=1e-3)
+
+
+def test_paint_with_words_equals_the_published_one() -> None:
+    shares = shares_of(MASKS["two halves"])
+    keys = torch.zeros(1, 9, 2)
+    keys[0, 3:5, 0] = keys[0, 5, 1] = 1
+    q, k, v = tensors(2, 1, shares.shape[1], 9)
+    weight, sigma = 0.4, 3.3
+    amount = score_bias.amounts(shares, torch.ones(2), torch.zeros(1, 2), weight * math.log(1 + sigma), 0.0)
+    whole = Operator("max", temperature=0, area=0, background=False)
+    parts = [augmented_attention.split_heads(t, HEADS, False) for t in (q, k)]
+    pull = score_bias.pull(*parts, DIM**-0.5, shares, keys, amount, whole)
+    got = augmented_attention.attend(q, k, v, False, HEADS, None, backend, lambda chosen: pull, whole=True)[0]
+    pairs = (shares[0] @ keys[0].T).double()
+    wanted = reference.paint_with_words(heads(q[0]), heads(k[0]), heads(v[0]), DIM**-0.5, pairs, weight, sigma)
+    torch.testing.assert_close(got, joined(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_words_of_other_regions_are_pushed_down() -> None:
+    words = torch.tensor([[0, 0], [1, 0], [1, 0], [0, 1], [1, 1], [0, 0]]).float()  # the last but one is of both
+    red, blue, free = score_bias.words_of(words, 0.5).T.tolist()
+    assert red == [0, 1, 1, -0.5, 1, 0] and blue == [0, -0.5, -0.5, 1, 1, 0] and free == [0, -0.5, -0.5, -0.5, -0.5, 0]
+    torch.testing.assert_close(score_bias.words_of(words, 0.0)[:, :2], words)
+
+    shares, amount = torch.tensor([[[1.0, 0, 0], [0.25, 0.25, 0.5]]]), torch.tensor([[0.8, 0.4]])
+    q, k, v = tensors(8, 1, 2, 6)
+    got = modulated(q, k, v, shares, score_bias.words_of(words, 0.5)[None], amount, Operator(temperature=0.0))[0]
+    scores = torch.einsum("hid,hjd->hij", heads(q[0]), heads(k[0])) * DIM**-0.5
+    bias = amount[0, :, None] * torch.tensor([red, [0.25 * (r + b) + 0.5 * f for r, b, f in zip(red, blue, free)]])
+    scores = scores + (scores.amax(-1, keepdim=True) - scores.amin(-1, keepdim=True)) * bias
+    torch.testing.assert_close(got, joined(scores.softmax(-1) @ heads(v[0])), rtol=1e-5, atol=1e-5)
+
+
+def test_std_is_that_of_all_scores() -> None:
+    q, k, _ = tensors(3, 2, 7, 5)
+    q, k = (augmented_attention.split_heads(t, HEADS, False) for t in (q, k))
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) * 0.3
+    torch.testing.assert_close(score_bias.scores_std(q, k, 0.3), scores.std())
+
+
+@pytest.mark.parametrize("chunk", [1, 64, 10**9])
+@pytest.mark.parametrize("masked", [False, True])
+def test_range_is_that_of_the_whole_matrix(chunk: int, masked: bool) -> None:
+    q, k, _ = tensors(4, 2, 7, 5)
+    q, k = (augmented_attention.split_heads(t, HEADS, False) for t in (q, k))
+    bias = torch.zeros(2, 1, 1, 5)
+    bias[0, ..., 3:] = bias[1, ..., 0] = float("-inf")
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) * 0.3 + (bias if masked else 0)
+    found = augmented_attention.score_range(q, k, 0.3, bias if masked else None, chunk_bytes=chunk)
+    torch.testing.assert_close(found.largest, scores.amax(-1))
+    torch.testing.assert_close(found.smallest, torch.where(scores.isinf(), torch.inf, scores).amin(-1))
+
+
+@pytest.mark.parametrize("measure", ["range", "row max", "std"])
+def test_gradients_are_those_of_the_written_out_operator(measure: str) -> None:
+    """The range's own gradient included: it reaches the keys that have the largest and the smallest score."""
+    shares = score_bias.with_background(shares_of(MASKS["two halves"]))
+    q, k, v = (t.double().requires_grad_() for t in tensors(11, 1, 24, 24))
+    amount = score_bias.amounts(shares, torch.ones(3), shares.mean(dim=1), 0.6, 1.0)
+    weight = torch.randn(24, HEADS * DIM, generator=torch.Generator().manual_seed(1)).double()
+    out = modulated(q, k, v, shares.double(), shares.double(), amount.double(), Operator(measure))
+    got = torch.autograd.grad((out[0] * weight).sum(), (q, k, v))
+    split = [t[0].unflatten(1, (HEADS, DIM)).transpose(0, 1) for t in (q, k, v)]
+    s = torch.einsum("hid,hjd->hij", *split[:2]) * DIM**-0.5
+    spread = s.std(dim=(1, 2))[:, None]  # `modulated` has one head in a call
+    height = {"range": s.amax(-1) - s.amin(-1), "row max": s.amax(-1).clamp_min(0), "std": spread}
+    keep, pairs = (1 - amount.double())[0, :, None], (shares[0] @ shares[0].T).double()
+    s = keep * s + (amount.double()[0] * height[measure])[..., None] * pairs
+    wanted_out = (s.softmax(-1) @ split[2]).transpose(0, 1).flatten(1)
+    wanted = torch.autograd.grad((wanted_out * weight).sum(), (q, k, v))
+    torch.testing.assert_close(out[0], wanted_out, rtol=1e-6, atol=1e-6)
+    for a, b in zip(got, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), regions=st.integers(1, 6), soft=st.booleans(), strength=st.floats(0, 4),
+    operator=st.sampled_from([Operator(), Operator("row max", 0, 0, False), Operator("std", 0.5, 1, True)]),
+    region_strength=st.floats(0, 10),
+)  # fmt: skip
+def test_any_masks_give_finite_attention(
+    seed: int, regions: int, soft: bool, strength: float, operator: Operator, region_strength: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(regions, 9, 7, generator=generator)
+    masks = masks if soft else (masks > masks.median() * 1.6).float()
+    masks[0] *= seed % 2  # an empty one every other time
+    shares = token_shares(Regions(tuple(Region(m[None]) for m in masks)).canvas(), (4, 3), (9, 7), (9, 7))
+    columns = score_bias.with_background(shares) if operator.background else shares
+    strengths = torch.full((columns.shape[-1],), region_strength)
+    amount = score_bias.amounts(columns, strengths, columns.mean(dim=1), strength, operator.area)
+    q, k, v = tensors(seed, 1, 12, 12, spread=8.0)
+    out = modulated(q, k, v, columns, columns, amount, operator)
+    assert torch.isfinite(out).all()
+    assert out.abs().max() <= v.abs().max() * 1.001  # a mean of values
+
+
+def test_items_do_not_depend_on_their_neighbours() -> None:
+    fading = torch.tensor([1.0, 0.5, 0.1])[:, None, None]
+    shares = score_bias.with_background(of_batch(shares_of(MASKS["soft"]), 3, None) * fading)
+    q, k, v = tensors(5, 3, 24, 24)
+    amount = score_bias.amounts(shares, torch.ones(3), shares.mean(dim=1), 0.7, 1.0)
+    together = modulated(q, k, v, shares, shares, amount, Operator())
+    alone = [modulated(*(t[i : i + 1] for t in (q, k, v, shares, shares, amount)), Operator()) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-6, atol=1e-6)
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)), grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    patch=st.integers(1, 8), cut=st.integers(0, 3), overlap=st.sampled_from(["top", "share"]), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_token_shares_are_shares(
+    sizes: tuple[int, int], grid: tuple[int, int], patch: int, cut: int, overlap: str, seed: int
+) -> None:
+    masks = torch.rand(3, 1, *sizes, generator=torch.Generator().manual_seed(seed))
+    extent = (grid[0] * patch, grid[1] * patch)
+    size = tuple(max(1, n - cut) for n in extent)
+    canvas = Regions(tuple(Region(m) for m in masks), overlap).canvas()
+    shares = token_shares(canvas, grid, extent, size)
+    assert shares.shape == (1, math.prod(grid), 3)
+    assert shares.min() >= 0 and shares.sum(dim=-1).max() <= 1 + 1e-5
+
+
+def test_token_shares_are_area_means() -> None:
+    mask = torch.rand(1, 12, 8, generator=torch.Generator().manual_seed(1)) * 0.2 + 0.6
+    canvas = Regions((Region(mask),)).canvas()
+    shares = token_shares(canvas, (3, 4), (12, 8), (12, 8)).reshape(3, 4)
+    for y in range(3):
+        for x in range(4):
+            torch.testing.assert_close(shares[y, x], mask[0, 4 * y : 4 * y + 4, 2 * x : 2 * x + 2].mean())
+
+
+def test_a_thin_region_keeps_its_strongest_token() -> None:
+    thin = torch.zeros(1, 64, 64)
+    thin[0, :, 21] = 1
+    wide = torch.ones(1, 64, 64)
+    regions = Regions((Region(wide), Region(thin)))
+    shares = token_shares(regions.canvas(), (8, 8), (64, 64), (64, 64))
+    assert (shares[0, :, 1] == 1).sum() == 1
+    assert shares.sum(dim=-1).max() <= 1
+    assert vanishing(regions.canvas(), (8, 8)) == [1]
+    assert vanishing(regions.canvas(), (64, 64)) == []
+
+
+def test_the_last_painted_is_on_top() -> None:
+    below, above = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
+    above[0, 0, 0], above[0, 1, 1] = 1, 0.5
+    canvas = Regions((Region(below), Region(above))).canvas()[0]
+    assert canvas[:, 0, 0].tolist() == [0, 1] and canvas[:, 1, 1].tolist() == [0.5, 0.5]
+    assert canvas[:, 2, 2].tolist() == [1, 0]
+    shared = Regions((Region(below), Region(above)), "share").canvas()[0]
+    torch.testing.assert_close(shared[:, 1, 1], torch.tensor([2 / 3, 1 / 3]))
+
+
+def test_masks_of_other_sizes_and_numbers_are_fitted() -> None:
+    one, many = torch.ones(1, 8, 8), torch.zeros(3, 16, 4)
+    many[1] = 1
+    canvas = Regions((Region(one), Region(many)), "share").canvas()
+    assert canvas.shape == (3, 2, 16, 8)
+    assert canvas[1, :, 0, 0].tolist() == [0.5, 0.5] and canvas[2, :, 0, 0].tolist() == [1, 0]
+
+
+def test_frames_get_their_own_masks() -> None:
+    shares = torch.arange(4.0)[:, None, None].expand(4, 6, 2)
+    assert of_batch(shares, 2, 4)[1, :, 0].tolist() == [0.0] * 6 + [1.0] * 6 + [2.0] * 6 + [3.0] * 6
+    assert of_batch(shares, 1, 2)[0, ::6, 0].tolist() == [0, 2]
+    assert of_batch(shares, 1, 8)[0, ::6, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert of_batch(shares, 6, None)[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1]

@@ -1,0 +1,159 @@
+"""Where regions come from: masks, flat colours, boxes; what the preview shows; and errors that name the cure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fovea.guidance.regions import sources
+from fovea.guidance.regions.masks import Regions
+from fovea.nodes.region_sources import (
+    FoveaRegion,
+    FoveaRegionPreview,
+    FoveaRegionsFromBoxes,
+    FoveaRegionsFromColors,
+    lost_regions,
+)
+
+
+def region(mask: Tensor, phrase: str = "a star", regions: Regions | None = None) -> Regions:
+    return FoveaRegion.execute(mask, phrase, 1.0, "", regions).result[0]
+
+
+class TestRegion:
+    def test_chains_in_order(self) -> None:
+        first = region(torch.ones(1, 8, 8), "a")
+        second = region(torch.zeros(8, 8), " b ", first)
+        assert [r.phrase for r in second.items] == ["a", "b"] and len(first) == 1
+        assert second.items[1].mask.shape == (1, 8, 8)
+
+    def test_has_its_own_mask(self) -> None:
+        mask = torch.ones(1, 4, 4)
+        made = region(mask)
+        mask.zero_()
+        assert made.items[0].mask.min() == 1
+
+    def test_too_many(self) -> None:
+        regions = None
+        for _ in range(64):
+            regions = region(torch.ones(1, 2, 2), regions=regions)
+        with pytest.raises(ValueError, match="65 regions are too many, 64 at most"):
+            region(torch.ones(1, 2, 2), regions=regions)
+
+    def test_broken_masks_do_not_spread(self) -> None:
+        mask = torch.tensor([[[float("nan"), 2.0], [-1.0, float("inf")]]])
+        assert region(mask).canvas()[0, 0].tolist() == [[0, 1], [0, 1]]
+
+
+class TestColors:
+    def test_soft_edges_and_noise_leave_no_holes(self) -> None:
+        picture = torch.zeros(1, 16, 16, 3)
+        picture[:, :, :8] = torch.tensor([1.0, 0, 0])
+        picture[:, :, 8:] = torch.tensor([0, 0, 1.0])
+        picture[:, :, 7:9] = 0.5 * torch.tensor([1.0, 0, 0]) + 0.5 * torch.tensor([0, 0, 1.0])
+        picture += 0.05 * torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
+        (made,) = FoveaRegionsFromColors.execute(picture, "#ff0000: left\n\n#0000FF: right", 1.0, 1.0).result
+        assert [r.phrase for r in made.items] == ["left", "right"]
+        assert torch.equal(made.canvas().sum(dim=1), torch.ones(1, 16, 16))
+        assert made.items[0].mask[..., :7].min() == 1 and made.items[1].mask[..., 9:].min() == 1
+
+    def test_colours_that_are_not_listed(self) -> None:
+        picture = torch.ones(2, 4, 4, 4)  # with transparency
+        picture[0, :2, :, :3] = torch.tensor([1.0, 0, 0])
+        (made,) = FoveaRegionsFromColors.execute(picture, "ff0000 = red", 0.3, 2.0).result
+        assert made.items[0].mask.sum(dim=(1, 2)).tolist() == [8, 0] and made.items[0].strength == 2
+
+    @pytest.mark.parametrize(
+        "lines, message",
+        [("red: a star", "Line 1 should look like"), ("#ff0000: a\n#gg0000: b", "Line 2"), ("  \n", "No colours"),
+         ("#ff0000: a\n#FF0000: b", "listed twice")],
+    )  # fmt: skip
+    def test_wrong_lines(self, lines: str, message: str) -> None:
+        with pytest.raises(ValueError, match=f"Regions from Colors: colors: {message}|{message}"):
+            FoveaRegionsFromColors.execute(torch.zeros(1, 4, 4, 3), lines, 0.3, 1.0)
+
+
+class TestBoxes:
+    ELEMENTS = [{"type": "obj", "bbox": [250, 0, 1000, 500], "desc": "a star"}]
+    BOXES = [[{"x": 0, "y": 64, "width": 128, "height": 192, "metadata": {"desc": "a star"}}]]
+
+    @pytest.mark.parametrize("boxes", [ELEMENTS, BOXES, BOXES[0], BOXES[0][0], json.dumps(BOXES), json.dumps(ELEMENTS)])
+    def test_every_form(self, boxes: object) -> None:
+        (made,) = FoveaRegionsFromBoxes.execute(boxes, 256, 256, "", 1.0).result
+        mask = made.items[0].mask
+        assert made.items[0].phrase == "a star" and mask.shape == (1, 256, 256)
+        assert mask[0, 64:, :128].min() == 1 and mask.sum() == 192 * 128
+
+    def test_phrases_take_the_place_of_descriptions(self) -> None:
+        boxes = [self.ELEMENTS[0], {**self.ELEMENTS[0], "desc": "b"}]
+        (made,) = FoveaRegionsFromBoxes.execute(boxes, 64, 64, "\na heart\n", 1.0).result
+        assert [r.phrase for r in made.items] == ["a star", "a heart"]
+
+    def test_edges_count_in_part(self) -> None:
+        box = sources.Box(0.125, 0.25, 0.625, 1.0, "")
+        mask = sources.box_mask(box, 4, 4)[0]
+        assert mask[2].tolist() == [0.5, 1, 0.5, 0] and mask[0].max() == 0
+
+    @given(edges=st.tuples(*[st.floats(-1, 2)] * 4), width=st.integers(1, 40), height=st.integers(1, 40))
+    @settings(max_examples=50, deadline=None)
+    def test_any_box_is_a_mask(self, edges: tuple, width: int, height: int) -> None:
+        left, right = sorted(edges[:2])
+        top, bottom = sorted(edges[2:])
+        mask = sources.box_mask(sources.Box(left, top, right, bottom, ""), width, height)
+        assert mask.shape == (1, height, width) and mask.min() >= 0 and mask.max() <= 1
+        inside = max(0.0, min(right, 1) - max(left, 0)) * max(0.0, min(bottom, 1) - max(top, 0))
+        assert float(mask.mean()) == pytest.approx(inside, abs=1e-4)
+
+    def test_large_pictures_need_no_large_masks(self) -> None:
+        """64 boxes of the largest picture would be 64 GiB."""
+        boxes = [{"bbox": [0, 0, 500, 1000], "desc": f"thing {i}"} for i in range(65)]
+        (made,) = FoveaRegionsFromBoxes.execute(boxes[:64], 16384, 8192, "", 1.0).result
+        assert made.items[0].mask.shape == (1, 512, 1024) and float(made.items[0].mask.mean()) == 0.5
+        with pytest.raises(ValueError, match="65 regions are too many"):
+            FoveaRegionsFromBoxes.execute(boxes, 16384, 16384, "", 1.0)
+
+    @pytest.mark.parametrize(
+        "boxes, message",
+        [("[1, 2", "no valid JSON"), ([{"x": 1}], "needs x, y, width and height"), (7, "as a list, got int"),
+         ([{"bbox": [1, 2]}], "needs x, y")],
+    )  # fmt: skip
+    def test_wrong_boxes(self, boxes: object, message: str) -> None:
+        with pytest.raises(ValueError, match=f"Regions from Boxes: boxes: .*{message}"):
+            FoveaRegionsFromBoxes.execute(boxes, 64, 64, "", 1.0)
+
+    def test_no_boxes(self) -> None:
+        assert len(FoveaRegionsFromBoxes.execute([], 64, 64, "", 1.0).result[0]) == 0
+
+
+class TestPreview:
+    def test_shows_what_is_lost(self) -> None:
+        thin = torch.zeros(1, 256, 256)
+        thin[..., 20] = 1
+        regions = region(thin, "a line", region(torch.ones(1, 64, 64), "a wall"))
+        regions = region(torch.zeros(1, 8, 8), "nothing", regions)
+        picture, same, report = FoveaRegionPreview.execute(regions, 256, 256, "share").result
+        assert picture.ndim == 4 and picture.shape[-1] == 3 and picture.min() >= 0 and picture.max() <= 1
+        assert same.overlap == "share" and same.items == regions.items and regions.overlap == "top"
+        assert "'a line' is too thin for layers of 4 x 4 tokens" in report and "'nothing' is empty" in report
+        assert "a wall" not in report
+
+    def test_any_size_and_no_regions(self) -> None:
+        for width, height in ((16, 4096), (72, 64), (2048, 1152)):
+            picture = FoveaRegionPreview.execute(region(torch.ones(1, 5, 9)), width, height, "as given").result[0]
+            assert picture.isfinite().all()
+        assert lost_regions(Regions(), 64, 64) == ""
+        assert FoveaRegionPreview.execute(Regions(), 512, 512, "as given").result[0].shape[0] == 1
+
+    def test_colours_are_where_the_regions_are(self) -> None:
+        left = torch.zeros(1, 8, 8)
+        left[..., :4] = 1
+        picture = sources.region_picture(region(left))[0]
+        assert torch.allclose(picture[0, 0], torch.tensor(sources.rgb(sources.PALETTE[0])))
+        assert torch.allclose(picture[0, 7], torch.full((3,), 0.85))
+        tile = sources.grid_picture(region(left), (2, 2), (8, 8))
+        assert torch.allclose(tile, picture)

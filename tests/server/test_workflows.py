@@ -1,0 +1,129 @@
+"""The shipped templates: sound by themselves, right for the live server, and they run."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from pathlib import Path
+
+import folder_paths
+import pytest
+from PIL import Image
+
+from tools import templates
+from tools import workflow as ui
+from tools.api import Refused
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+NEEDY = [path for path in WORKFLOWS if ui.needs_files(json.loads(path.read_text(encoding="utf-8")))]
+READY = [path for path in WORKFLOWS if path not in NEEDY]
+every_ready_workflow = pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+every_needy_workflow = pytest.mark.parametrize("path", NEEDY, ids=lambda path: path.stem)
+
+
+def load(path: Path) -> ui.Workflow:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.static
+def test_there_are_workflows() -> None:
+    assert WORKFLOWS
+    assert not (ROOT / "example_workflows").exists(), "with two template folders one of them answers 404"
+
+
+@pytest.mark.static
+@every_workflow
+def test_structure(path: Path) -> None:
+    workflow = load(path)
+    assert not ui.structure_problems(workflow)
+    notes = [node for node in workflow["nodes"] if node["type"] in ui.NOTES]
+    assert notes and all(len(node["widgets_values"][0]) > 80 for node in notes), "a template explains itself in a note"
+
+
+@pytest.mark.static
+@every_workflow
+def test_thumbnail(path: Path) -> None:
+    with Image.open(path.with_suffix(".jpg")) as picture:
+        assert picture.format == "JPEG" and min(picture.size) >= 256
+    assert path.with_suffix(".jpg").stat().st_size < 300_000
+
+
+@pytest.mark.server
+@every_workflow
+def test_against_the_live_server(path: Path, object_info: dict) -> None:
+    assert not ui.node_problems(load(path), object_info)
+
+
+@pytest.mark.static
+@every_needy_workflow
+def test_files_are_told(path: Path) -> None:
+    """Every weight file that a node names comes with an address and a folder of ComfyUI's."""
+    for node in load(path)["nodes"]:
+        named = {value for value in node.get("widgets_values") or [] if str(value).endswith(".safetensors")}
+        told = {model["name"]: model for model in ui.models_of(node)}
+        assert named == set(told), node["type"]
+        for name, model in told.items():
+            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{name}")
+            assert model["directory"] in folder_paths.folder_names_and_paths
+
+
+@pytest.mark.server
+def test_they_are_what_the_tool_draws(object_info: dict) -> None:
+    made = templates.drawn(object_info)
+    assert set(made) == {path.stem for path in NEEDY}
+    for path in NEEDY:
+        assert load(path) == json.loads(json.dumps(made[path.stem])), "run python -m tools.templates"
+
+
+@pytest.mark.server
+@every_needy_workflow
+def test_nothing_but_the_files_is_missing(path: Path, client, object_info: dict) -> None:
+    """The server refuses it for its files alone: every link and every other value is right."""
+    workflow = load(path)
+    files = {model["name"] for node in workflow["nodes"] for model in ui.models_of(node)}
+    try:
+        told = client.queue(ui.to_api(workflow, object_info)).node_errors  # what needs no file is run
+    except Refused as why:
+        told = why.node_errors
+    errors = [error for node in told.values() for error in node["errors"]]
+    assert errors and {error["type"] for error in errors} <= {"value_not_in_list", "custom_validation_failed"}
+    for error in errors:
+        assert error["extra_info"].get("received_value") in files or "example.png" in error["details"]
+
+
+@pytest.mark.server
+@every_ready_workflow
+def test_runs(path: Path, client, object_info: dict, demo_model: Path) -> None:
+    graph = ui.to_api(load(path), object_info)
+    run = client.run(graph)
+    assert run.status == "success", run.explain()
+    images = [image for node_id in run.outputs for image in run.images(node_id)]
+    assert images
+    for reference in images:
+        with Image.open(io.BytesIO(client.image(reference))) as picture:
+            low, high = picture.convert("L").getextrema()
+            assert high > low, "a blank picture"
+
+
+@pytest.mark.static
+def test_the_checks_bite() -> None:
+    """A workflow broken in each way must be found out: otherwise the tests above could not fail."""
+    sound = load(WORKFLOWS[0])
+
+    def problems(change) -> list[str]:
+        broken = copy.deepcopy(sound)
+        change(broken)
+        return ui.structure_problems(broken)
+
+    assert problems(lambda w: w["nodes"].append(w["nodes"][0]))
+    assert problems(lambda w: w["nodes"][0].update(mode=4))
+    assert problems(lambda w: w["links"].pop())
+    assert problems(lambda w: w["links"][0].__setitem__(5, "NOISE"))
+    assert problems(lambda w: w["nodes"][0].update(pos=w["nodes"][1]["pos"]))
+    assert ui.value_problems("cfg", 900.0, ("FLOAT", {"min": 0.0, "max": 100.0}))
+    assert ui.value_problems("sampler", "x", (["euler"], {}))
+    assert ui.value_problems("steps", "20", ("INT", {}))
+    assert not ui.value_problems("steps", 20, ("INT", {"min": 1, "max": 100}))

@@ -1,0 +1,173 @@
+"""The evaluation's metrics against their definitions, slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from fovea.guidance.regions.score_bias import Operator
+from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.regions import OPERATORS, FoveaDenseDiffusion
+from tools import report_latents
+from tools.eval import latent_methods, latent_plots, latents, layouts, metrics, region_plots, sag
+from tools.eval.region_methods import METHODS, Steered
+from tools.shapesworld.world import render
+
+
+@pytest.fixture
+def sets() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(6, 6))
+    return rng.normal(size=(80, 6)) @ mix, rng.normal(size=(50, 6)) @ mix * 1.3 + 0.4
+
+
+def test_frechet(sets: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = sets
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    cross = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * cross)
+    assert metrics.frechet(a, b) == pytest.approx(expected, rel=1e-9)
+    assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_kid(sets: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = sets
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / 6 + 1) ** 3)
+
+    inside = [np.mean([kernel(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j]) for s in (a, b)]
+    across = np.mean([kernel(x, y) for x in a for y in b])
+    assert metrics.kid(a, b) == pytest.approx(sum(inside) - 2 * across, rel=1e-9)
+
+
+def test_kid_is_unbiased() -> None:
+    rng = np.random.default_rng(1)
+    values = [metrics.kid(rng.normal(size=(20, 4)), rng.normal(size=(20, 4))) for _ in range(400)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 20
+
+
+def test_precision_and_recall() -> None:
+    rng = np.random.default_rng(2)
+    real = rng.normal(size=(60, 3))
+    narrow, far = real[:20] * 0.2, real + 100
+    precision, recall = metrics.precision_recall(narrow, real)
+    assert precision == 1 and recall < 0.5
+    assert metrics.precision_recall(far, real) == (0, 0)
+    assert metrics.precision_recall(real, real) == (1, 1)
+
+
+def test_bootstrap_covers_the_mean() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for i in range(100):
+        values = rng.normal(size=60)
+        low, high = metrics.bootstrap(lambda index, v=values: float(v[index].mean()), 60, 100, seed=i)
+        hits += low <= 0 <= high
+    assert 85 <= hits <= 100
+
+
+@pytest.mark.parametrize("statistic", [metrics.frechet, metrics.kid])
+def test_intervals_of_distances_hold_their_value(statistic: Callable[[np.ndarray, np.ndarray], float]) -> None:
+    """In many dimensions repeated members shift a distance by more than its spread."""
+    rng = np.random.default_rng(4)
+    made, real = rng.normal(size=(120, 32)), rng.normal(size=(300, 32)) * 1.1
+    low, high = metrics.bootstrap(lambda i: statistic(made[i], real), 120, 60)
+    assert low < statistic(made, real) < high
+    fresh = [statistic(rng.normal(size=(120, 32)), real) for _ in range(60)]
+    assert 0.3 < (high - low) / (np.quantile(fresh, 0.975) - np.quantile(fresh, 0.025)) < 3
+
+
+def test_tuning_and_report_share_no_seed() -> None:
+    seeds = {which: set(range(first, first + 1024)) for which, first in sag.FIRST_SEED.items()}
+    assert not seeds["tune"] & seeds["report"]
+
+
+class TestLayouts:
+    """What measures layouts, on painted pictures, which are right."""
+
+    @pytest.fixture(scope="class")
+    def painted(self) -> tuple[list[layouts.Layout], torch.Tensor]:
+        found = [layouts.layout("tune", i) for i in range(9)]
+        return found, torch.stack([torch.from_numpy(render(one.scene)[0]) for one in found]).float() / 255
+
+    def test_right_pictures_have_their_objects(self, painted: tuple[list[layouts.Layout], torch.Tensor]) -> None:
+        right = layouts.score(demo_model.load_reader(), painted[1], painted[0])
+        exchanged = [replace(one, masks=np.roll(one.masks, 1, axis=0)) for one in painted[0]]
+        wrong = layouts.score(demo_model.load_reader(), painted[1], exchanged)
+        iou = [np.mean([np.mean(row["iou"]) for row in rows]) for rows in (right, wrong)]
+        there = [np.mean([np.mean(row["there"]) for row in rows]) for rows in (right, wrong)]
+        assert there[0] > 0.95 and there[1] < 0.05 and iou[0] > 0.4 > 0.05 > iou[1]
+
+    def test_clip_b_prefers_what_is_there(self, painted: tuple[list[layouts.Layout], torch.Tensor]) -> None:
+        exchanged = [replace(one, masks=np.roll(one.masks, 1, axis=0)) for one in painted[0]]
+        right, wrong = (
+            layouts.clip_rows(demo_model.load_clip_b(), painted[1], given) for given in (painted[0], exchanged)
+        )
+        local = [np.mean([np.mean(row["local"]) for row in rows]) for rows in (right, wrong)]
+        assert local[0] > local[1] + 0.2 and np.mean([row["global"] for row in right]) > 0.8
+
+    def test_forms_and_numbers_are_balanced(self) -> None:
+        found = [layouts.layout("report", i) for i in range(18)]
+        assert {(one.form, len(one.masks)) for one in found} == {(f, n) for f in layouts.FORMS for n in (2, 3, 4)}
+        assert all(one.masks.any(axis=(1, 2)).all() for one in found)
+
+    def test_what_is_reported_as_fovea_is_what_the_node_does_by_default(self) -> None:
+        widgets = {i.id: i.default for i in FoveaDenseDiffusion.define_schema().inputs if hasattr(i, "default")}
+        preset = OPERATORS[widgets["operator"]]
+        measured = METHODS["fovea"]
+        assert isinstance(measured, Steered) and widgets["operator"] == "fovea"
+        assert measured.text == pytest.approx(preset.text * widgets["cross_strength"])
+        assert measured.image == pytest.approx(preset.image * widgets["self_strength"])
+        assert (measured.law, measured.exponent, measured.end) == (
+            preset.law, widgets["time_exponent"], widgets["end_percent"]
+        )  # fmt: skip
+        assert Operator(**measured.operator) == preset.operator and widgets["start_percent"] == 0
+
+    def test_described_scores(self) -> None:
+        scores = torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(0))
+        matched = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 1]]).bool()
+        found = {c: [] for c in region_plots.CURVES}
+        for head in range(2):
+            for place in range(3):
+                row = scores[0, head, place].tolist()
+                own = [s for s, m in zip(row, matched[place]) if m]
+                others = [s for s, m in zip(row, matched[place]) if not m]
+                for curve, value in zip(found, (max(own), np.mean(own), max(others), np.mean(others))):
+                    found[curve].append(value)
+        expected = [np.mean(values) for values in found.values()]
+        assert region_plots.describe(scores, matched) == pytest.approx(expected, abs=1e-5)
+
+
+def test_latent_reports_name_methods_that_exist() -> None:
+    """Plots and page for made-up rows of every method."""
+    methods = latents.settled({name: 3 for name, method in latent_methods.METHODS.items() if method.timed})
+    assert {*latent_plots.PICTURED, *latent_plots.CURVED, *latents.BASELINES} <= set(methods)
+    assert not any(methods[name].weight for name in latent_plots.CURVED), "only the whole picture's loss is comparable"
+    rng = np.random.default_rng(0)
+    rows = {
+        name: [{**{key: float(rng.random()) for key in latents.MEASURED}, "seconds": 1.0, "norm": 64.0} for _ in "1234"]
+        for name in methods
+    }
+    baselines = {name: rows[name] for name in latents.BASELINES}
+    table = {name: {"settings": asdict(methods[name]), **latents.summary(rows[name], baselines)} for name in methods}
+    assert table["DOODL"]["against"]["DOODL"]["clip_b"] == [0, 0, 0]
+    page = report_latents.latents_section(
+        {"prompts": 4, "steps": 8, "cfg": 4.0, "updates": 12, "device": "cpu", "table": table}
+    )
+    assert all(f"| {name} |" in page for name in methods) and "3" in page
+    costs = latent_plots.costs_of(methods["past the model, whole"], 16, 2.0, 1.0)
+    assert costs == [1.0] * 12 + [2.0] * 3 + [1.0] and len(costs) == 16
+
+
+def test_counts_fill_the_time() -> None:
+    method = latent_methods.Method(draws=-1)
+    assert method.timed and method.filled(7).draws == 7 and latent_methods.Method(updates=-1).filled(5).updates == 5
+    for name in ("uniform", "centre", "spectral"):
+        found = latent_methods.saliency_source(name)(torch.rand(2, 3, 32, 32))
+        assert found.shape == (2, 32, 32) and found.min() >= 0

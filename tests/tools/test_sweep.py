@@ -1,0 +1,271 @@
+"""Sweeps: what is planned, what is kept, what is reported, who votes; on a live server and on Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import evaluate
+from tools import graph as graphs
+from tools.errors import SetupError
+from tools.sweep import blind, jobs, report, work
+from tools.sweep.store import OLD, Result, Store
+
+ROOT = Path(__file__).resolve().parents[2]
+SCORER = "ShapesWorld CLIP A (ships with Fovea)"
+PNG = b"\x89PNG stands for a picture"
+
+
+@pytest.fixture
+def small() -> graphs.Graph:
+    """The demo's SAG graph on small latents with two steps."""
+    graph = graphs.load(ROOT / "demo" / "sag_off_on.json")
+    for node in graph.values():
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = 2
+        if "batch_size" in node["inputs"]:
+            node["inputs"].update(width=64, height=64, batch_size=2)
+    return graph
+
+
+def command(tmp_path: Path, graph: graphs.Graph, prompts: str, *more: str) -> list[str]:
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    (tmp_path / "prompts.csv").write_text(prompts)
+    return [str(tmp_path / "graph.json"), str(tmp_path / "prompts.csv"), "--out", str(tmp_path / "out"), *more]
+
+
+def planned(tmp_path: Path, graph: graphs.Graph, prompts: str, *more: str) -> list[jobs.Job]:
+    return evaluate.planned(evaluate.parser().parse_args(command(tmp_path, graph, prompts, *more)))
+
+
+def test_prompts_are_read_in_drawbenchs_form(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text('Prompts,Category\n"a red star, alone",Colors\nb,Counting\n,\n', encoding="utf-8-sig")
+    assert jobs.read_prompts(file) == [jobs.Prompt("a red star, alone", "Colors"), jobs.Prompt("b", "Counting")]
+    (tmp_path / "p.txt").write_text("one\n\n two \n")
+    assert jobs.read_prompts(tmp_path / "p.txt") == [jobs.Prompt("one"), jobs.Prompt("two")]
+    file.write_text("Name\nx\n")
+    with pytest.raises(SetupError, match="no column of prompts"):
+        jobs.read_prompts(file)
+    file.write_text("Prompts\n")
+    with pytest.raises(SetupError, match=r"column|no prompt"):
+        jobs.read_prompts(file)
+
+
+def test_every_combination_has_its_graph(tmp_path: Path, small: graphs.Graph) -> None:
+    found = planned(tmp_path, small, "Prompts\na red star\na blue heart\n", "--seeds", "3-4,9", "--setting", "plain",
+                    "--setting", "weak: sag.scale=0.25")  # fmt: skip
+    assert len(found) == len({job.key for job in found}) == 2 * 3 * 2
+    for job in found:
+        graph = job.graph
+        texts = [graph[node]["inputs"]["text"] for node in ("positive", "negative")]
+        assert texts == [job.prompt.text, ""]
+        samplers = [node["inputs"]["seed"] for node in graph.values() if "seed" in node["inputs"]]
+        assert samplers and set(samplers) == {job.seed}
+        scale = graph["sag"]["inputs"]["scale"]
+        assert scale == (0.25 if job.setting.name == "weak" else small["sag"]["inputs"]["scale"])
+    again = planned(tmp_path, small, "Prompts\na red star\na blue heart\n", "--seeds", "3-4,9", "--setting", "plain",
+                    "--setting", "weak: sag.scale=0.25")  # fmt: skip
+    assert [job.key for job in again] == [job.key for job in found], "the same command means the same jobs"
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    (("--setting", "x: nothing.scale=1"), r"no nodes 'nothing'"),
+    (("--setting", "x: sag.nothing=1"), r"no input 'nothing'"),
+    (("--setting", "x: sag.scale"), r"no node\.input=value"),
+    (("--seeds", "three"), r"--seeds 'three'"),
+    (("--seeds", "5-3"), r"--seeds '5-3'"),
+    (("--seeds", "3-"), r"--seeds '3-'"),
+    (("--setting", "sag.scale=1"), r"begin with its name"),
+    (("--setting", "x: sag.scale=NaN"), r"NaN is no value"),
+    (("--setting", "x: positive.text=b"), r"where prompts or seeds are written"),
+    (("--server", "http://127.0.0.1:9", "--workers", "2"), r"--server runs by itself"),
+    (("--setting", "a", "--setting", "a"), r"the same name"),
+])  # fmt: skip
+def test_what_is_wrong_is_told(
+    tmp_path: Path, small: graphs.Graph, capsys: pytest.CaptureFixture, more: tuple[str, ...], message: str
+) -> None:
+    assert evaluate.main(command(tmp_path, small, "Prompts\na\n", *more)) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_values_behind_a_link_are_found() -> None:
+    graph = graphs.load(ROOT / "demo" / "base.json")
+    sampler = next(node for node in graph.values() if "seed" in node["inputs"])
+    sampler["inputs"]["seed"] = ["number", 0]
+    graph["number"] = {"class_type": "PrimitiveInt", "inputs": {"value": 1}}
+    assert jobs.seed_places(graph) == [("number", "value")]
+    assert all(graph[node]["class_type"] == "CLIPTextEncode" for node, _ in jobs.prompt_places(graph))
+
+
+@pytest.mark.parametrize(("name", "places"), [
+    ("base", {"positive.text"}), ("regions", {"positive.text", "dense.caption", "paint.caption"}),
+    ("optimize", {"positive.text", "optimize.text"}),
+])  # fmt: skip
+def test_every_text_that_is_the_prompt_is_found(name: str, places: set[str]) -> None:
+    graph = graphs.load(ROOT / "demo" / f"{name}.json")
+    assert {".".join(at) for at in jobs.prompt_places(graph)} == places
+
+
+def test_prompts_are_followed_through_what_carries_them() -> None:
+    words = {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "a", "text_l": "b", "clip": ["c", 1]}}
+    region = {"class_type": "FoveaRegion", "inputs": {"text": "not the prompt"}}
+    graph = {
+        "words": words, "region": region, "no": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad"}},
+        "flux": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["words", 0], "guidance": 3.5}},
+        "mark": {"class_type": "Mark", "inputs": {"conditioning": ["flux", 0], "regions": ["region", 0]}},
+        "control": {"class_type": "ControlNetApply", "inputs": {"positive": ["mark", 0], "negative": ["no", 0]}},
+        "guider": {"class_type": "BasicGuider", "inputs": {"conditioning": ["control", 0]}},
+    }  # fmt: skip
+    assert jobs.prompt_places(graph) == [("words", "text_g"), ("words", "text_l")]
+    graph["joined"] = {"class_type": "StringConcatenate", "inputs": {"string_a": ["x", 0], "delimiter": ","}}
+    words["inputs"]["text_g"] = ["joined", 0]
+    with pytest.raises(SetupError, match="makes it of several values"):
+        jobs.prompt_places(graph)
+
+
+def test_a_painting_is_no_prompt() -> None:
+    with pytest.raises(SetupError, match="comes from Region Painter"):
+        jobs.prompt_places(graphs.load(ROOT / "demo" / "painter.json"))
+
+
+def test_values_of_a_setting_may_have_commas() -> None:
+    graph = {"a": {"class_type": "A", "inputs": {"x": 1, "y": 2, "z": ""}}}
+    setting = jobs.read_setting(graph, 'n: a.x=[1, 2], a.y="b, c", a.z=plain text, a.x=-0.5')
+    assert [value for _, value in setting.changes] == [[1, 2], "b, c", "plain text", -0.5]
+
+
+def test_outputs_of_one_title_are_told_apart() -> None:
+    graph = {str(i): {"class_type": "SaveImage", "inputs": {"images": ["x", 0]}} for i in range(2)}
+    assert sorted(jobs.outputs(graph).values()) == ["SaveImage (0)", "SaveImage (1)"]
+
+
+def test_scores_that_are_none_do_not_move_the_others(tmp_path: Path, small: graphs.Graph) -> None:
+    job = planned(tmp_path, small, "Prompts\na\n", "--scorer", "f")[0]
+    output = next(iter(job.plan.outputs))
+    told = {f"{jobs.SCORE}_0_{output}_told": {"text": ["a notice\n31.50  picture 3\nnan  picture 2\n-2.00  picture 1"]}}
+    assert work.scores(job, told)[job.plan.outputs[output]]["f"] == [-2.0, None, 31.5]
+
+
+def test_a_job_is_kept_once_and_whole(tmp_path: Path, small: graphs.Graph) -> None:
+    job, other = planned(tmp_path, small, "Prompts\na\nb\n")
+    store = Store(tmp_path)
+    store.commit(job, Result({"x": [PNG]}, {"x": {"s": [1.0]}}, 1.0))
+    store.commit(job, Result({"x": [PNG, PNG]}, {"x": {"s": [2.0, 3.0]}}, 1.0))  # a second worker, later
+    assert store.read(job)["scores"] == {"x": {"s": [1.0]}} and not list((tmp_path / "jobs").glob(".part-*"))
+    for name, age in ((".part-killed", 2 * OLD), (".part-beside", 0)):
+        (tmp_path / "jobs" / name).mkdir()
+        os.utime(tmp_path / "jobs" / name, (time.time() - age,) * 2)
+    assert Store(tmp_path).done(job) and not store.done(other)
+    assert [left.name for left in (tmp_path / "jobs").glob(".part-*")] == [".part-beside"]
+    (tmp_path / "jobs" / other.key).mkdir()  # half a result
+    store.commit(other, Result({"x": [PNG]}, {}, 1.0))
+    assert store.done(other)
+
+
+def filled(tmp_path: Path, small: graphs.Graph) -> tuple[list[jobs.Job], Store]:
+    """Two settings, four prompts; the second setting is better by one on every prompt. Names with markup in them."""
+    one = {key: node for key, node in small.items() if key in graphs.upstream(small, "save_with")}
+    every = planned(tmp_path, one, "Prompts,Category\na,k\nb,k\n<b>c</b>,m\nd,m\n", "--setting", "plain",
+                    "--setting", "<i>: sag.scale=1")  # fmt: skip
+    store, (output,) = Store(tmp_path), every[0].plan.outputs.values()
+    for number, job in enumerate(every):
+        score = number // 2 + (job.setting.name != "plain")
+        store.commit(job, Result({output: [PNG]}, {output: {"s": [float(score)]}}, 1.0))
+    return every, store
+
+
+def test_report_compares_pairs(tmp_path: Path, small: graphs.Graph) -> None:
+    every, store = filled(tmp_path, small)
+    told = report.write(tmp_path, "t", every, store, {"k": "<script>"})
+    plain, better = told["table"]
+    assert plain["mean"][0] == 1.5 and better["less_first"] == [1.0, 1.0, 1.0] and better["pairs"] == 4
+    assert {row["n"] for rows in told["categories"].values() for row in rows} == {2}
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page and "<b>c</b>" not in page and "&lt;i&gt;" in page and "data:image/png" in page
+
+
+def test_blind_votes(tmp_path: Path, small: graphs.Graph) -> None:
+    every, store = filled(tmp_path, small)
+    (tmp_path / "blind.jsonl").write_text('{"pair": ["jobs/of/others"], "winner": "plain"}\n{"cut o\n')
+    ballot = blind.Ballot(tmp_path, report.arms(every, store), "plain", "<i>")
+    page = blind.server(ballot)
+    threading.Thread(target=page.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{page.server_port}/"
+
+    def ask(path: str, body: Any = None, kind: str = "application/json") -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": kind} if data else {}
+        with urllib.request.urlopen(urllib.request.Request(address + path, data, headers), timeout=10) as reply:
+            return reply.read()
+
+    try:
+        assert b"Which is better" in ask("")
+        seen = set()
+        while (pair := json.loads(ask("pair"))).get("number") is not None:
+            assert not {"plain", "<i>"} & set(map(str, pair.values())), "the page does not know which is which"
+            assert ask(f"picture/{pair['number']}/left") == PNG
+            side = ballot.pairs[pair["number"]]["arms"].index("<i>")
+            ask("vote", {"number": pair["number"], "choice": ("left", "right")[side]})
+            ask("vote", {"number": pair["number"], "choice": "equal"})  # a second click is no second vote
+            seen.add(pair["number"])
+        assert len(seen) == 4
+        wrong: list[tuple[str, Any]] = [("vote", {"number": 99, "choice": "left"}), ("x", None)]
+        for path, body in (*wrong, ("vote", {"number": 0, "choice": "x"})):
+            with pytest.raises(urllib.error.HTTPError):
+                ask(path, body)
+        with pytest.raises(urllib.error.HTTPError):
+            ask("vote", {"number": 0, "choice": "left"}, "text/plain")
+    finally:
+        page.shutdown()
+    assert blind.Ballot(tmp_path, report.arms(every, store), "plain", "<i>").result() == {
+        "arms": ("plain", "<i>"), "wins": 0, "losses": 4, "equal": 0, "win_rate": [0.0, 0.0, 0.4899]}  # fmt: skip
+    arms = report.arms(every, store)
+    swapped = blind.Ballot(tmp_path, {"plain": arms["<i>"], "<i>": arms["plain"]}, "plain", "<i>").result()
+    assert (swapped["wins"], swapped["losses"]) == (4, 0), "votes are for pictures, whatever their setting is called"
+    with pytest.raises(SetupError, match="no arm"):
+        blind.Ballot(tmp_path, report.arms(every, store), "plain", "other")
+
+
+@pytest.mark.server
+def test_on_a_live_server(tmp_path: Path, small: graphs.Graph, live: Any, demo_model: Path) -> None:
+    """Runs, scores each picture, goes on where it was stopped, tells what fails."""
+    line = command(tmp_path, small, "Prompts\na red star\na blue heart\n", "--setting", "plain", "--scorer", SCORER,
+                   "--server", live.address)  # fmt: skip
+    assert evaluate.main(line) == 0
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert told["done"] == 2 and [row["n"] for row in told["table"]] == [4, 4], "two outputs, two prompts, two each"
+    kept = sorted((tmp_path / "out" / "jobs").glob("*/*.png"))
+    times = [file.stat().st_mtime_ns for file in kept]
+    assert evaluate.main([*line, "--setting", "bad: sample_with.cfg=-5"]) == 1
+    assert [file.stat().st_mtime_ns for file in kept] == times, "what was done is not done again"
+    assert "cfg" in " ".join(json.loads((tmp_path / "out" / "report.json").read_text())["failed"].values())
+
+
+@pytest.mark.server
+def test_a_killed_worker_loses_nothing(tmp_path: Path, small: graphs.Graph, demo_model: Path) -> None:
+    """Two Ray actors with a server each; one is killed after the first result."""
+    ray = pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements-cluster.txt")
+    every = planned(tmp_path, small, "Prompts\n" + "\n".join(f"a red star {i}" for i in range(8)), "--scorer", SCORER)
+    store, killed = Store(tmp_path), []
+
+    def strike(job: jobs.Job, actors: list[Any]) -> None:
+        if not killed:
+            killed.append(actors[0])
+            ray.kill(actors[0])
+
+    failed: dict[str, str] = {}
+    work.on_ray(every, store, failed, workers=2, committed=strike)
+    assert not failed and killed and all(store.done(job) for job in every)
+    assert len(list((tmp_path / "jobs").iterdir())) == len(every), "no job is kept twice"
+    rated = [values for job in every for each in store.read(job)["scores"].values() for values in each.values()]
+    assert rated and all(len(values) == 2 for values in rated)
