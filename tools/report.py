@@ -28,8 +28,8 @@ HEAD = """# Results
 
 Written by `python -m tools.report` from `docs/results.json`; do not edit by hand.
 
-Who judges: the *reader*, a small network that finds shapes, colours and background in a picture; *CLIP A*, the demo
-model's own, which Load Scorer offers and some methods optimise; *CLIP B*, trained apart from it, which only judges.
+Who judges: the *reader*, a small network that finds shapes, colors and background in a picture; *CLIP A*, the demo
+model's own, which Load Scorer offers and some methods optimize; *CLIP B*, trained apart from it, which only judges.
 Speed is measured on ShapesWorld as it ships, and on SD1.5 and SDXL in their real shapes with random weights."""
 TARGETS = {"1": 0.95, "2": 0.80, "3": 0.55}
 
@@ -69,7 +69,7 @@ def measure(work: Path) -> dict:
     held_out = data.build(work / "data" / "held_out", "held_out", 1024)
     return {
         "autoencoder_psnr_db": round(train_vae.evaluate(demo_model.load_vae().first_stage_model.float(), held_out), 2),
-        "reader_mean_iou": round(train_reader.evaluate(demo_model.load_reader(), held_out), 4),
+        "reader_mean_iou": round(train_reader.evaluate(demo_model.load_segmenter(), held_out), 4),
     }
 
 
@@ -112,7 +112,7 @@ def generator_section(generator: dict) -> str:
         row, target = measured[count], TARGETS.get(count)
         shares = [percent(*row[k]) for k in ("all_right", "exact", "share_right")]
         rows.append((count, row["n"], *shares, f"{100 * target:.0f} %" if target else "-"))
-    head = ("objects", "N", "all right (colour and shape)", "exact", "share of objects right", "target for all right")
+    head = ("objects", "N", "all right (color and shape)", "exact", "share of objects right", "target for all right")
     sampler = f"{settings['sampler']} / {settings['scheduler']}, {settings['steps']} steps, CFG {settings['cfg']}"
     return "\n\n".join(
         [
@@ -136,8 +136,8 @@ def judges_section(facts: dict) -> str:
     ]
     if check:
         lines.append(
-            f"Reader against {check['pictures']} generated pictures labelled by eye: {100 * check['agreement']:.1f} % "
-            f"of the objects agree in colour and shape ({check['agreeing']} of {check['objects']}; target 95 %)."
+            f"Reader against {check['pictures']} generated pictures labeled by eye: {100 * check['agreement']:.1f} % "
+            f"of the objects agree in color and shape ({check['agreeing']} of {check['objects']}; target 95 %)."
         )
     return "\n".join(lines)
 

@@ -244,7 +244,7 @@ def test_errors_and_cancel_leave_nothing_behind(
             tiny.sample(model, x, steps=6)
     assert high.model.current_patcher is None and low.model.current_patcher is None
     gc.collect()
-    assert not [one for one in gc.get_objects() if type(one).__name__ == "Shadow"], "no run is kept"
+    assert not [one for one in gc.get_objects() if type(one).__name__ == "ExpertGuider"], "no run is kept"
     assert torch.equal(tiny.sample(model, x, steps=6), before) and torch.equal(tiny.sample(low, x), alone)
 
 
@@ -255,7 +255,7 @@ def test_a_run_is_not_kept(models: dict) -> None:
     gc.disable()
     try:
         tiny.sample(switched(high, expert(low, 2.0, "eps")), tiny.noise(16, 16), steps=4)
-        kept = [one for one in gc.get_objects() if type(one).__name__ in ("Shadow", "Started")]
+        kept = [one for one in gc.get_objects() if type(one).__name__ in ("ExpertGuider", "Started")]
     finally:
         gc.enable()
     assert not kept

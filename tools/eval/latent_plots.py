@@ -27,8 +27,8 @@ def scores(report: dict, path: Path) -> None:
     names = sorted(table, key=lambda name: table[name]["clip_b"][0])
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 0.34 * len(names) + 0.9), dpi=90, sharey=True)
     values = 100 * np.array([table[name]["clip_b"] for name in names])
-    colours = ["#3a7ca5" if "SGOOL" in name else "#b9c6cf" for name in names]
-    left.barh(names, values[:, 0], xerr=np.abs(values[:, 1:] - values[:, :1]).T, color=colours)
+    colors = ["#3a7ca5" if "SGOOL" in name else "#b9c6cf" for name in names]
+    left.barh(names, values[:, 0], xerr=np.abs(values[:, 1:] - values[:, :1]).T, color=colors)
     left.set_xlim(values.min() - 2, values.max() + 1)
     left.set_title("CLIP B, 100 x cosine, mean", fontsize=9)
     boxes = [100 * np.array(table[name]["clip_b_all"]) for name in names]
@@ -43,7 +43,7 @@ def scores(report: dict, path: Path) -> None:
 def curves(folder: Path, report: dict, methods: dict[str, Method], path: Path) -> None:
     """The best loss of the whole picture so far, over the share of the time; a straight line between trials.
 
-    Only methods that optimise the whole picture's distance alone have it in their losses.
+    Only methods that optimize the whole picture's distance alone have it in their losses.
     """
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.5, 3.4), dpi=90)

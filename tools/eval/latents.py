@@ -1,6 +1,6 @@
 """Which way of finding a better starting latent works best, at equal wall time, by judges that it has not seen.
 
-`python -m tools.eval.latents` writes output/eval/latents/report.json and docs/images/latents_*. Every method optimises
+`python -m tools.eval.latents` writes output/eval/latents/report.json and docs/images/latents_*. Every method optimizes
 what CLIP A says, on the same prompts and seeds; CLIP B and the reader judge. How many trials a method has is measured
 first: as many as fit into the time that SGOOL's twelve updates take. `--set tune` does the same on other prompts.
 Resumable: every picture is kept, by the weights and the method's settings. `--processes` of one thread each.
@@ -39,7 +39,7 @@ MEASURED = ("clip_b", "clip_a", "share_right", "all_right", "exact")
 
 
 class Studio:
-    """The demo model, the scorer that is optimised, and the judges."""
+    """The demo model, the scorer that is optimized, and the judges."""
 
     def __init__(self, folder: Path) -> None:
         from fovea.models.shapesworld import loader as demo_model
@@ -49,7 +49,7 @@ class Studio:
             model=demo_model.load_model(), clip=demo_model.load_clip(), vae=demo_model.load_vae()
         )
         self.tools.scorer = demo_model.load_scorer(self.tools.clip)
-        self.reader, self.clip_b = demo_model.load_reader(), demo_model.load_clip_b()
+        self.reader, self.clip_b = demo_model.load_segmenter(), demo_model.load_clip_heldout()
 
     def row(self, method: Method, which: str, index: int) -> dict[str, Any]:
         """What the judges say of the method's picture for one prompt, and what it cost; kept in a file."""

@@ -19,14 +19,14 @@ SECOND = 2000  # of the report set: where the second prompts begin
 
 def table(folder: Path, count: int) -> dict[str, Any]:
     """Per number of steps with the first prompt: share of objects of the first and of the second prompt that are there,
-    and how far the picture is from that of the first prompt alone (root mean square of colours, 0..1)."""
+    and how far the picture is from that of the first prompt alone (root mean square of colors, 0..1)."""
     from fovea.models.shapesworld import loader as demo_model
 
     model, clip, vae, reader = (
         demo_model.load_model(),
         demo_model.load_clip(),
         demo_model.load_vae(),
-        demo_model.load_reader(),
+        demo_model.load_segmenter(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     found = []

@@ -48,7 +48,7 @@ class Studio:
         self.model, self.clip, self.vae = (
             f(demo_folder) for f in (demo_model.load_model, demo_model.load_clip, demo_model.load_vae)
         )
-        self.reader, self.clip_b = demo_model.load_reader(demo_folder), demo_model.load_clip_b(demo_folder)
+        self.reader, self.clip_b = demo_model.load_segmenter(demo_folder), demo_model.load_clip_heldout(demo_folder)
 
     def file(self, name: str, method: Method, which: str) -> Path:
         """Where a method's rows are kept."""

@@ -95,7 +95,7 @@ class Studio:
             clip or demo_model.load_clip(),
             demo_model.load_vae(),
         )
-        self.reader, self.clip_b = demo_model.load_reader(), demo_model.load_clip_b()
+        self.reader, self.clip_b = demo_model.load_segmenter(), demo_model.load_clip_heldout()
 
     def features(self, pictures: torch.Tensor) -> np.ndarray:
         """CLIP B's image vectors of pictures [n, height, width, 3]."""

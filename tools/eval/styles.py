@@ -54,7 +54,7 @@ class Studio:
 
         self.folder = folder
         self.model, self.clip, self.vae = demo_model.load_dual(), demo_model.load_dual_clip(), demo_model.load_vae()
-        self.vision, self.reader = demo_model.load_clip_vision(), demo_model.load_reader()
+        self.vision, self.reader = demo_model.load_clip_vision(), demo_model.load_segmenter()
         self.judge = train_style.load(work)
 
     def run(self, way: Transfer, count: int) -> dict[str, np.ndarray]:

@@ -98,7 +98,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     args.out.mkdir(parents=True, exist_ok=True)
     model, clip, vae, reader = (
-        f(args.demo) for f in (demo_model.load_model, demo_model.load_clip, demo_model.load_vae, demo_model.load_reader)
+        f(args.demo)
+        for f in (demo_model.load_model, demo_model.load_clip, demo_model.load_vae, demo_model.load_segmenter)
     )
     prompts = sets.report_prompts(args.prompts)
     how = (args.steps, args.cfg, args.sampler, args.scheduler)
