@@ -11,9 +11,9 @@ from torch import Tensor
 def gaussian_blur(latent: Tensor, sigma: float, kernel_size: int | None = None) -> Tensor:
     """Blur the last two axes with a Gaussian of `sigma` latent pixels, mirrored at the borders.
 
-    latent: [batch, channels, ..., height, width]; axes in between (frames) are kept apart. `kernel_size` is odd; a small
-    one cuts the Gaussian off; by default the kernel reaches three sigma. Either way it shrinks where the latent is
-    smaller than the kernel. Sigma 0 returns the latent itself; a negative sigma raises ValueError.
+    latent: [batch, channels, ..., height, width]; axes in between (frames) are kept apart. `kernel_size` is odd; a
+    small one cuts the Gaussian off. By default the kernel reaches three sigma. Either way it shrinks where the latent
+    is smaller than the kernel. Sigma 0 returns the latent itself; a negative sigma raises ValueError.
     """
     if sigma < 0:
         raise ValueError(f"blur sigma must not be negative, got {sigma}")

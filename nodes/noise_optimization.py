@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..guidance.noise_optimization import update_rules
 from ..guidance.noise_optimization.clip_guidance import ClipGuidance
+from ..guidance.noise_optimization.config import MODES, OptimizationConfig, OptimizationResult, evaluations
 from ..guidance.noise_optimization.losses import PARTS, SalientLoss, Scorer
-from ..guidance.noise_optimization.noise_sampler import MODES, Outcome, Setting, Task, best_of, evaluations, optimize
+from ..guidance.noise_optimization.noise_sampler import SamplingInputs, best_of_n, optimize_noise
 from ..guidance.noise_optimization.search import Best, Limits
 from ..guidance.spectral_residual import spectral_residual
 from .saliency import SaliencyType
@@ -130,19 +131,19 @@ class FoveaOptimizeLatent(io.ComfyNode):
         saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None, draws: int = 8,
         through: int = 0,
     ) -> io.NodeOutput:  # fmt: skip
-        setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
+        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
         chosen = update_rules.RULES[rule]()
         updates = updates if rate > 0 else 0
-        task = Task(
+        config = OptimizationConfig(
             scorer, text, SalientLoss(salient_weight, cutouts, parts),
             type(chosen)(rate=chosen.rate * rate), Limits(updates, seconds, patience),
-            mask if mask is not None else (saliency_model or spectral_residual), refresh, mode, draws=draws,
-            through=None if through < 0 else through,
+            mask if mask is not None else (saliency_model or spectral_residual), refresh, mode, candidates=draws,
+            backprop_steps=None if through < 0 else through,
         )  # fmt: skip
-        progress = _Progress(evaluations(mode, sampler_steps, updates, draws, task.through))
-        with _advice(setting):
-            found = optimize(setting, task, progress.watch, progress.tick)
-        return _result(found, setting, latent_image, scorer, text, "update")
+        progress = _Progress(evaluations(mode, sampler_steps, updates, draws, config.backprop_steps))
+        with _advice(inputs):
+            found = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
+        return _result(found, inputs, latent_image, scorer, text, "update")
 
 
 class FoveaBestOfN(io.ComfyNode):
@@ -173,12 +174,13 @@ class FoveaBestOfN(io.ComfyNode):
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
         text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, count: int, seconds: float,
     ) -> io.NodeOutput:  # fmt: skip
-        setting = _setting(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
-        task = Task(scorer, text, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds))
+        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
+        config = OptimizationConfig(scorer, text, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
+                                    candidates=count)  # fmt: skip
         progress = _Progress(sampler_steps * count)
-        with _advice(setting):
-            found = best_of(setting, task, count, progress.watch, progress.tick)
-        return _result(found, setting, latent_image, scorer, text, "draw")
+        with _advice(inputs):
+            found = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
+        return _result(found, inputs, latent_image, scorer, text, "draw")
 
 
 class FoveaCLIPGuidance(io.ComfyNode):
@@ -221,23 +223,23 @@ class FoveaCLIPGuidance(io.ComfyNode):
         return io.NodeOutput(guidance.patched(model))
 
 
-def _setting(
+def _sampling_values(
     model: ModelPatcher, vae: VAE, positive: list, negative: list, latent: dict, seed: int, steps: int, scheduler: str,
     cfg: float,
-) -> Setting:  # fmt: skip
+) -> SamplingInputs:  # fmt: skip
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
-    return Setting(model, vae, positive, negative, cfg, noise, samples, sigmas, seed, latent.get("noise_mask"))
+    return SamplingInputs(model, vae, positive, negative, cfg, noise, samples, sigmas, seed, latent.get("noise_mask"))
 
 
 @contextlib.contextmanager
-def _advice(setting: Setting) -> Iterator[None]:
+def _advice(inputs: SamplingInputs) -> Iterator[None]:
     """Say what to do where memory does not suffice."""
     try:
         yield
     except mm.OOM_EXCEPTION as why:
-        batch, _, height, width = setting.latent.shape
+        batch, _, height, width = inputs.latent.shape
         raise RuntimeError(
             f"Out of memory with {batch} picture(s), latents of {width} x {height}. Gradients need several times the "
             "memory of plain sampling, whatever the number of steps: use a smaller picture, a batch of one, a tiny "
@@ -251,11 +253,11 @@ class _Progress:
     def __init__(self, total: int) -> None:
         self.bar, self.done, self.total = comfy.utils.ProgressBar(total), 0, total
 
-    def tick(self) -> None:
+    def on_model_call(self) -> None:
         self.done = min(self.done + 1, self.total)
         self.bar.update_absolute(self.done, self.total)
 
-    def watch(self, _iteration: int, best: Best) -> None:
+    def on_evaluation(self, _iteration: int, best: Best) -> None:
         shown = (best.pictures[0].movedim(0, -1).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         preview = Image.fromarray(np.asarray(shown))
         self.bar.update_absolute(self.done, self.total, ("JPEG", preview, 512))
@@ -277,7 +279,9 @@ class FixedNoise:
         return self.noise.clone()
 
 
-def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text: str, trial: str) -> io.NodeOutput:
+def _result(
+    found: OptimizationResult, inputs: SamplingInputs, latent: dict, scorer: Scorer, text: str, trial: str
+) -> io.NodeOutput:  # fmt: skip
     best = found.best
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
@@ -287,7 +291,7 @@ def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text
           for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
         f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),
         *(f"picture {i + 1}: nothing salient in {count} trials, where the whole picture counted alone"
-          for i, count in enumerate(found.nowhere) if count),
+          for i, count in enumerate(found.empty_saliency) if count),
         *([f"{best.rejected} steps led to NaN and were taken back"] if best.rejected else []),
     ]  # fmt: skip
     return io.NodeOutput(
@@ -296,7 +300,7 @@ def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text
         best.pictures.movedim(1, -1).cpu().float(),
         curve[None],
         "\n".join(told),
-        FixedNoise(best.start.cpu().float(), setting.seed),
+        FixedNoise(best.start.cpu().float(), inputs.seed),
     )
 
 

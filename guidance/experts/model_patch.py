@@ -20,6 +20,7 @@ import comfy.sampler_helpers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from ..additional_models import with_additional_models
 from ..noise_levels import convert_latent, half_log_snr
 from ..wrapper_keys import EXPERTS
 from . import plan
@@ -251,7 +252,7 @@ class _Run:
         options = owner.model_options
         conds = owner.conds
         if more:
-            conds = {name: [_with_models(cond, more) for cond in found] for name, found in conds.items()}
+            conds = {name: [with_additional_models(cond, more) for cond in found] for name, found in conds.items()}
         if who > 0:
             owner.brought = True
         _, _, loaded = comfy.sampler_helpers.prepare_sampling(patcher, started.noise.shape, conds, options)
@@ -259,12 +260,6 @@ class _Run:
         if who > 0:
             owner.loaded += [model for model in loaded if model not in more]
             owner.start(started, self.latent_shapes, self.flow)
-
-
-def _with_models(cond: Mapping[str, Any], more: list[ModelPatcher]) -> dict:
-    """A cond for which the host loads more models."""
-    given = cond.get("additional_models", [])
-    return {**cond, "additional_models": [*(given if isinstance(given, list) else [given]), *more]}
 
 
 def _with_added(own: dict, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict:

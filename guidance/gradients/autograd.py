@@ -157,3 +157,16 @@ def saved_tensor_guard(
     if isinstance(network, UNetModel) and not any(cond.get("control") is not None for cond in conds):
         return contextlib.nullcontext
     return clone_saved_tensors([network, *(companion.model for companion in companions(patcher, conds))])
+
+
+def loaded_to_normal_tensors(patchers: list) -> None:
+    """Models that gradients go through, after the host has loaded them: moving them to a GPU in inference mode makes
+    tensors that autograd refuses. Raises NoGradient for what is loaded in part only, whose weights come and go."""
+    with outside_inference_mode():
+        for patcher in patchers:
+            if getattr(patcher.model, "model_lowvram", False):
+                raise NoGradient(
+                    f"{type(patcher.model).__name__} does not fit into the GPU's memory as a whole, which gradients "
+                    "need: take a tiny autoencoder as vae, a smaller scorer, or a smaller picture."
+                )
+            to_normal_tensors(patcher.model)

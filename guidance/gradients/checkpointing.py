@@ -11,18 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-BLOCKS = ("ResnetBlock", "AttnBlock", "Upsample", "ResidualBlock", "AttentionBlock")  # the host's names
+BLOCKS = ("ResnetBlock", "AttnBlock", "Upsample", "ResidualBlock", "AttentionBlock")  # ComfyUI's names
 
 
 @contextlib.contextmanager
 def checkpoint_blocks(network: nn.Module) -> Iterator[None]:
-    """Inside, the outermost blocks keep their inputs alone. Networks without such blocks are left as they are."""
+    """While active, the outermost residual and attention blocks use activation checkpointing: autograd saves only their
+    inputs. Networks without such blocks are left as they are."""
     blocks: list[nn.Module] = []
     _collect(network, blocks)
     try:
         for block in blocks:
-            block.forward = _lean(block.forward)
+            block.forward = _checkpointed(block.forward)
         yield
     finally:
         for block in blocks:
@@ -37,30 +39,11 @@ def _collect(module: nn.Module, blocks: list[nn.Module]) -> None:
             _collect(child, blocks)
 
 
-def _lean(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def lean(x: Tensor, *rest: Any, **named: Any) -> Any:
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def forward_again(x: Tensor, *rest: Any, **named: Any) -> Any:
         plain = all(value is None for value in (*rest, *named.values()))  # else blocks hand something on (video)
         if not plain or not torch.is_grad_enabled() or not x.requires_grad:
             return forward(x, *rest, **named)
-        return _Again.apply(forward, x)
+        return checkpoint(forward, x, use_reentrant=False)
 
-    return lean
-
-
-class _Again(torch.autograd.Function):
-    """A function whose inside is computed again on the way back, also when only one gradient is asked for, which
-    torch's reentrant checkpoint does not allow. Its input is watched by autograd for being overwritten."""
-
-    @staticmethod
-    def forward(ctx: Any, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        ctx.function = function
-        ctx.save_for_backward(x)
-        return function(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        (x,) = ctx.saved_tensors
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            (found,) = torch.autograd.grad(ctx.function(x), x, gradient)
-        return None, found
+    return forward_again

@@ -17,10 +17,12 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..additional_models import patchers_of, with_additional_models
 from ..gradients.autograd import (
     NoGradient,
     companions_to_normal_tensors,
     fully_loaded,
+    loaded_to_normal_tensors,
     normal_copy,
     outside_inference_mode,
     saved_tensor_guard,
@@ -30,8 +32,8 @@ from ..gradients.autograd import (
 from ..gradients.refusals import refuse_packed_weights, refuse_streaming, refuse_what_loses_gradient
 from ..schedule import inside
 from ..wrapper_keys import CLIP_GUIDANCE
+from .decoding import Decoder
 from .losses import SalientLoss, Scorer, encode_target
-from .noise_sampler import decoder, loaded_to_normal_tensors, patchers_of, with_additional_models
 from .update_rules import each
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ class _Guide:
             leaf = x.detach().requires_grad_()
             with saved_tensor_guard(model.current_patcher, conds)():
                 (x0,) = comfy.samplers.calc_cond_batch(model, [conds], leaf, sigma, args["model_options"])
-            pictures = decoder(self.settings.vae, self.vae.model, model.process_latent_out)(
+            pictures = Decoder(self.settings.vae, self.vae.model, model.process_latent_out)(
                 noise * x0 + (1 - noise) * scale * leaf
             )
             losses = SalientLoss(weight=0.0, cutouts=self.settings.cutouts)(

@@ -19,7 +19,7 @@ from torch import Tensor
 from fovea.guidance.gradients import autograd, refusals
 from fovea.guidance.gradients.errors import NoGradient
 from fovea.guidance.noise_optimization import reversible_ode
-from fovea.guidance.noise_optimization.gradient_sampler import GradientSampler
+from fovea.guidance.noise_optimization.noise_sampler import GuidedModel
 from fovea.guidance.noise_optimization.reversible_ode import Denoise, Pair, Schedule
 from fovea.models.shapesworld import loader as demo_model
 from tools.bench import meter
@@ -41,6 +41,18 @@ def model() -> Any:
     return patched()
 
 
+class Working(comfy.samplers.Sampler):
+    """Lets a function use the guided model in place of sampling."""
+
+    def __init__(self, work: Callable[[Denoise, Schedule, Callable], Tensor]) -> None:
+        self.work = work
+
+    def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict, callback: Any, noise: Tensor,
+               latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, *_: Any) -> Tensor:  # fmt: skip
+        guided_model = GuidedModel(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask)
+        return guided_model.finished(self.work(guided_model.denoise, guided_model.schedule, guided_model.start_of))
+
+
 def inside(model: Any, work: Callable[[Denoise, Schedule, Callable], Tensor], steps: int = STEPS, batch: int = 2,
            cfg: float = 5.0, conds: tuple[list, list] | None = None, start: Tensor | None = None,
            scheduler: str = "normal") -> Tensor:  # fmt: skip
@@ -58,7 +70,7 @@ def inside(model: Any, work: Callable[[Denoise, Schedule, Callable], Tensor], st
         guider.set_cfg(cfg)
         sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), scheduler, steps)
         latent = torch.zeros_like(autograd.normal_copy(start))
-        sampler = GradientSampler(work)
+        sampler = Working(work)
         return guider.sample(autograd.normal_copy(start), latent, sampler, sigmas, disable_pbar=True, seed=0)
 
 

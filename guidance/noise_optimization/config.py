@@ -1,0 +1,56 @@
+"""What a search for starting noise is told, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from . import reversible_ode
+from .losses import Saliency, SalientLoss, Scorer
+from .search import Best, Limits
+from .update_rules import Rule
+
+MODES = ("checkpoint", "invertible")
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """What to look for. text: one for all latents. saliency: None (the whole picture only), a fixed map [1 or n,
+    height, width], or a function of pictures, asked anew every `saliency_interval` iterations.
+
+    candidates: starting noises tried first, of which the best is moved. backprop_steps: None takes exact gradients; n
+    goes back through the model in the last n steps only, 0 not at all, which works with any model.
+    """
+
+    scorer: Scorer
+    text: str
+    loss: SalientLoss
+    rule: Rule
+    limits: Limits
+    saliency: Tensor | Saliency | None = None
+    saliency_interval: int = 1
+    mode: str = "checkpoint"
+    mix: float = reversible_ode.MIX
+    candidates: int = 1
+    backprop_steps: int | None = None
+
+
+class OptimizationResult(NamedTuple):
+    """best: its `start` is unit noise, its `sampled` a latent as ComfyUI's samplers return it. started: what the
+    sampler began with, as ComfyUI has latents; samplers that add no noise go on from it (diffusion models, not flow
+    models). empty_saliency: per picture, how often nothing of it was salient, so that the whole picture counted alone.
+    """
+
+    best: Best
+    started: Tensor
+    empty_saliency: list[int]
+
+
+def evaluations(mode: str, steps: int, iterations: int, candidates: int = 1, backprop_steps: int | None = None) -> int:
+    """How often the model is evaluated: for every candidate, there and back for every iteration, there at the end."""
+    back = steps if backprop_steps is None else min(backprop_steps, steps)
+    alone = candidates if candidates > 1 else 0
+    latents = 2 if mode == "invertible" else 1
+    return latents * (steps * (alone + iterations + 1) + back * iterations)

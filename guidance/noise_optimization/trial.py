@@ -1,0 +1,107 @@
+"""One evaluation of starting noise: sample, decode, score, and the gradient back to where it began."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..gradients.autograd import normal_copy, outside_inference_mode
+from . import reversible_ode
+from .reversible_ode import Pair
+from .search import Evaluation
+
+if TYPE_CHECKING:
+    from .config import OptimizationConfig
+    from .decoding import Decoder
+    from .noise_sampler import GuidedModel
+
+LOSS_SCALE = 2.0**12
+
+
+@dataclass(eq=False)
+class Trial:
+    """Evaluates starting latents: sample, decode, score, and the gradient back through all of it.
+
+    target: what the scorer compares with, as `encode_target` makes it. generators: one per picture, for its cutouts.
+    empty_saliency: per picture, how often nothing of it was salient.
+    """
+
+    config: OptimizationConfig
+    model: GuidedModel
+    decode: Decoder
+    target: Any
+    generators: Sequence[torch.Generator]
+    empty_saliency: list[int] = field(default_factory=list)
+    gradients_taken: int = 0
+    saliency: Tensor | None = None
+
+    def evaluate(self, z: Tensor, gradient_wanted: bool) -> Evaluation:
+        """Try starting noise z [n, ...] out. Raises NoGradient if the way back does not lead to where it began."""
+        first = self.model.start_of(z.detach())
+        if self.config.mode == "invertible":
+            end = reversible_ode.edict(self.model.denoise, self.model.schedule, Pair(first, first), self.config.mix)
+            ends = list(end)
+        else:
+            states = reversible_ode.euler(self.model.denoise, self.model.schedule, first)
+            ends = [states[-1]]
+        losses, pictures, at_ends = self._scored(ends, gradient_wanted)
+        gradient = None
+        if gradient_wanted:
+            if self.config.mode == "invertible":
+                began, pair = reversible_ode.edict_gradient(
+                    self.model.denoise, self.model.schedule, end, Pair(*at_ends), self.config.mix
+                )
+                for again in began:
+                    reversible_ode.same(again, first)
+                at_first = pair.x + pair.y
+            else:
+                at_first = reversible_ode.euler_gradient(
+                    self.model.denoise, self.model.schedule, states, at_ends[0], self.config.backprop_steps
+                )
+            slope = self.model.start_of(torch.ones_like(z)) - self.model.start_of(torch.zeros_like(z))
+            gradient = (slope * at_first).to(z)
+        self.gradients_taken += gradient_wanted
+        return Evaluation(losses, gradient, ends[0], pictures)
+
+    def _scored(self, ends: list[Tensor], gradient_wanted: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Mean losses over the ends, the first end's pictures, and the gradient at every end."""
+        total, shown, gradients = None, None, []
+        for end in ends:
+            with outside_inference_mode() if gradient_wanted else torch.no_grad():
+                leaf = normal_copy(end).detach().requires_grad_() if gradient_wanted else end
+                with torch.set_grad_enabled(gradient_wanted):
+                    pictures = self.decode(leaf)
+                    again = (
+                        not gradient_wanted or self.gradients_taken % self.config.saliency_interval == 0
+                    )  # draws are other pictures
+                    saliency = self._look(pictures.detach(), again) if shown is None else self.saliency
+                    found = self.config.loss(self.config.scorer, self.target, pictures, saliency, self.generators)
+                    losses = found / len(ends)
+                    if gradient_wanted:  # scaled, so that a decoder in half precision does not lose it
+                        gradients.append(torch.autograd.grad(LOSS_SCALE * losses.sum(), leaf)[0] / LOSS_SCALE)
+                losses, pictures = losses.detach().to(end.device), pictures.detach()
+            total = losses if total is None else total + losses
+            shown = pictures if shown is None else shown
+        assert total is not None and shown is not None
+        return total, shown, gradients
+
+    def _look(self, pictures: Tensor, again: bool) -> Tensor | None:
+        given = self.config.saliency
+        if given is None or self.config.loss.weight == 0:
+            return None
+        if self.saliency is None or (callable(given) and again):
+            maps = getattr(given, "maps", given)  # a model that the run has loaded
+            found = maps(pictures) if callable(maps) else maps
+            size = pictures.shape[-2:]
+            found = found.to(pictures.device, torch.float32)
+            if found.shape[-2:] != size:
+                found = torch.nn.functional.interpolate(found[:, None], size=size, mode="bilinear")[:, 0]
+            self.saliency = found[torch.arange(len(pictures)) % len(found)]
+        self.empty_saliency = self.empty_saliency or [0] * len(pictures)
+        for i, salient in enumerate(torch.gt(self.saliency, 0).flatten(1).any(dim=1).tolist()):
+            self.empty_saliency[i] += not salient
+        return self.saliency
