@@ -22,7 +22,7 @@ from fovea.guidance.noise_optimization import reversible_ode
 from fovea.guidance.noise_optimization.gradient_sampler import GradientSampler
 from fovea.guidance.noise_optimization.reversible_ode import Denoise, Pair, Schedule
 from fovea.models.shapesworld import loader as demo_model
-from tools.bench import meter
+from tools.studies import meter
 
 STEPS = 6
 

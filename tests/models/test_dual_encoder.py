@@ -15,9 +15,10 @@ from comfy.model_sampling import ModelSamplingDiscrete
 from fovea.models.shapesworld import dual_encoder
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.demo_model import DUAL, EXPERTS, FoveaLoadDemo
-from tools.eval import ediffi, prompt_swap
 from tools.shapesworld import export, sets, t5_words, train_dual, train_experts, words, world
-from tools.shapesworld.evaluate import encoded, joined
+from tools.studies import ediffi
+from tools.studies.encoder_schedule import prompt_swap
+from tools.studies.generator.quality import encoded, joined
 
 shipped = pytest.mark.usefixtures("demo_model")
 TEXT = "a striped red circle and a plain blue star on a white background, glowing style"

@@ -168,7 +168,7 @@ def test_factorised_loss_equals_the_joint_one():
 def test_tiles_of_a_sheet_come_row_by_row(tmp_path):
     from PIL import Image
 
-    from tools.shapesworld import labelled
+    from tools.studies.generator import labelled
 
     sheet = np.zeros((1280, 1280, 3), np.uint8)
     sheet[:128, 128:256] = 255
@@ -177,7 +177,7 @@ def test_tiles_of_a_sheet_come_row_by_row(tmp_path):
 
 
 def test_agreement_counts_what_only_one_of_them_saw():
-    from tools.shapesworld import labelled
+    from tools.studies.generator import labelled
 
     eye = [labelled.parse("red circle, blue star on white"), labelled.parse(" on black")]
     reader = [labelled.parse("red circle on white"), labelled.parse("pink heart on black")]
@@ -204,7 +204,7 @@ def test_training_can_continue_from_the_shipped_weights():
 @shipped
 def test_reader_agrees_with_labels_by_eye():
     """100 generated pictures, labelled before the reader was asked."""
-    from tools.shapesworld import labelled
+    from tools.studies.generator import labelled
 
     labels = [labelled.parse(text) for text in json.loads((labelled.FOLDER / "labels.json").read_text())]
     readings = judge.read(demo_model.load_reader(), labelled.tiles(labelled.FOLDER / "sheet.png"))

@@ -13,10 +13,16 @@ import torch
 from fovea.guidance.regions.score_bias import Operator
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.regions import OPERATORS, FoveaDenseDiffusion
-from tools import report_latents
-from tools.eval import latent_methods, latent_plots, latents, layouts, metrics, region_plots, sag
-from tools.eval.region_methods import METHODS, Steered
 from tools.shapesworld.world import render
+from tools.studies import metrics
+from tools.studies.noise_optimization import methods as latent_methods
+from tools.studies.noise_optimization import plots as latent_plots
+from tools.studies.noise_optimization import quality as latents
+from tools.studies.noise_optimization import section as report_latents
+from tools.studies.regions import layouts
+from tools.studies.regions import plots as region_plots
+from tools.studies.regions.methods import METHODS, Steered
+from tools.studies.sag import quality as sag
 
 
 @pytest.fixture

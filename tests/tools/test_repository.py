@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import archive
+from tools.release import archive
 
 try:
     import tomllib
@@ -31,7 +31,7 @@ def tracked() -> list[Path]:
 
 def test_every_target_calls_something_that_exists() -> None:
     modules = re.findall(r"-m (tools[\w.]*)", MAKEFILE)
-    assert "tools.demo" in modules and "tools.host" in modules
+    assert "tools.demo" in modules and "tools.comfy.host" in modules
     for module in modules:
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..comfyui import sha256_of
+from ..comfy.comfyui import sha256_of
 from . import t5_words, words
 
 PARTS = ("unet", "vae", "clip_a", "clip_b", "reader")

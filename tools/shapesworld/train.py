@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..host import ROOT
-from ..pack import load_packages
+from ..comfy.host import ROOT
+from ..comfy.pack import load_packages
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
 STAGES = ("data", "vae", "clip_a", "reader", "clip_b", "latents", "unet")

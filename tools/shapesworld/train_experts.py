@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..host import ROOT
+from ..comfy.host import ROOT
 from .data import Dataset
 from .export import training_state
 from .stages import Run

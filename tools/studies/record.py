@@ -1,0 +1,62 @@
+"""What every report says of where its numbers come from, and what keeps them while they are found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..comfy.host import ROOT
+from ..shapesworld.export import CHANGES, PARTS
+
+DEMO = ROOT / "demo"
+
+
+def commit() -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def source(*more: str, demo: Path = DEMO) -> dict[str, str]:
+    """Of every measurement: the commit, and a hash of the demo's weights that it used (as in weights_and)."""
+    return {"commit": commit(), "weights": weights_and((), more, demo)}
+
+
+def shipped() -> list[str]:
+    """The hashes of now: a measurement with another one is of weights that do not ship any more."""
+    return [weights_and((), more) for more in ((), *CHANGES.values())]
+
+
+def machine(device: torch.device, *more: str) -> dict[str, Any]:
+    """Of a benchmark: its source, device, threads, torch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {**source(*more), "device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def weights_and(settings: tuple, more: tuple[str, ...] = (), demo: Path = DEMO) -> str:
+    """A folder's name for results of these weights and settings: others must not be mixed in. more: parts that act
+    beside the generator, its coder and the judges; demo: the folder of the weights."""
+    manifest = json.loads((demo / "shapesworld.json").read_text())
+    parts = {part: manifest["parts"][part] for part in (*PARTS, *more)}
+    told = {"parts": parts, "token_ids": manifest["token_ids"], "latents": manifest["latents"]}
+    return hashlib.sha256((json.dumps(told, indent=1) + "\n" + repr(settings)).encode()).hexdigest()[:12]
+
+
+def keep(path: Path, data: Any) -> None:
+    """Write JSON that is there whole or not at all, however this process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data))
+    temporary.replace(path)
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """JSON that is made once."""
+    if not path.exists():
+        keep(path, make())
+    return json.loads(path.read_text())
