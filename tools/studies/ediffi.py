@@ -18,7 +18,7 @@ import torch
 
 from ..comfy.host import ROOT
 from ..comfy.pack import load_packages
-from ..shapesworld.export import CHANGES
+from ..shapesworld.shipped_weights import CHANGES
 from ..shapesworld.train_experts import EXPERTS
 from . import record
 from .encoder_schedule import prompt_swap

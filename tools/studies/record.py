@@ -13,9 +13,7 @@ from typing import Any
 import torch
 
 from ..comfy.host import ROOT
-from ..shapesworld.export import CHANGES, PARTS
-
-DEMO = ROOT / "demo"
+from ..shapesworld.shipped_weights import CHANGES, DEMO, PARTS
 
 
 def commit() -> str:
