@@ -18,7 +18,7 @@ from fovea.nodes.demo_model import DUAL, EXPERTS, FoveaLoadDemo
 from tools.shapesworld import sets, shipped_weights, t5_words, train_dual, train_experts, words, world
 from tools.studies import ediffi
 from tools.studies.encoder_schedule import prompt_swap
-from tools.studies.generator.quality import encoded, joined
+from tools.studies.sampling import encoded, joined
 
 shipped = pytest.mark.usefixtures("demo_model")
 TEXT = "a striped red circle and a plain blue star on a white background, glowing style"

@@ -163,7 +163,7 @@ def test_latent_reports_name_methods_that_exist() -> None:
     baselines = {name: rows[name] for name in latents.BASELINES}
     table = {name: {"settings": asdict(methods[name]), **latents.summary(rows[name], baselines)} for name in methods}
     assert table["DOODL"]["against"]["DOODL"]["clip_b"] == [0, 0, 0]
-    page = report_latents.latents_section(
+    page = report_latents.quality_section(
         {"prompts": 4, "steps": 8, "cfg": 4.0, "updates": 12, "device": "cpu", "table": table}
     )
     assert all(f"| {name} |" in page for name in methods) and "3" in page

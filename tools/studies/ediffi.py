@@ -14,17 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..comfy.host import ROOT
-from ..comfy.pack import load_packages
 from ..shapesworld.shipped_weights import CHANGES
 from ..shapesworld.train_experts import EXPERTS
 from . import record
+from .demo_setup import DemoSetup
 from .encoder_schedule import prompt_swap
 from .encoder_schedule import quality as encoders
 from .experts import quality as experts
-from .sag import quality as sag
+from .picture_sets import BATCH, CFG, STEPS
+from .processes import begin
 from .style import quality as styles
 
 FOLDER = ROOT / "output" / "eval" / "ediffi"
@@ -40,7 +39,7 @@ def trained(*names: str) -> tuple[str, ...]:
 
 def folder(part: str, out: Path = FOLDER) -> Path:
     """Where results of a part are kept, below `out`: by all that they depend on."""
-    sampled = (sag.STEPS, sag.CFG, sag.BATCH)
+    sampled = (STEPS, CFG, BATCH)
     tested = (experts.BINS, experts.SAMPLES)
     key = {
         "tree": lambda: record.weights_and(("tree", experts.WAYS, EXPERTS, *sampled, *tested, trained(*EXPERTS))),
@@ -71,20 +70,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=256, help="per row; styles: half, prompt swap: a quarter")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
-    load_packages()
-    from comfy.model_management import get_torch_device
-
-    torch.set_grad_enabled(False)
+    device, one, two = begin(), DemoSetup(), DemoSetup(dual=True)
     path, count = args.out / "report.json", args.pictures - args.pictures % 32  # whole batches of every part
     find: dict[str, Any] = {
-        "losses": lambda: experts.losses(folder("tree", args.out)),
-        "experts": lambda: experts.pictures(folder("tree", args.out), count),
-        "encoders": lambda: encoders.pictures(folder("dual", args.out), count),
-        "attended": encoders.attended,
-        "styles": lambda: styles.table(folder("styles", args.out), experts.WORK, count // 2),
-        "prompt_swap": lambda: prompt_swap.table(folder("swap", args.out), count // 4),
+        "losses": lambda: experts.losses(folder("tree", args.out), one),
+        "experts": lambda: experts.pictures(folder("tree", args.out), one, count),
+        "encoders": lambda: encoders.pictures(folder("dual", args.out), one, two, count),
+        "attended": lambda: encoders.attended(two),
+        "styles": lambda: styles.table(folder("styles", args.out), two, experts.WORK, count // 2),
+        "prompt_swap": lambda: prompt_swap.table(folder("swap", args.out), one, count // 4),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     report = json.loads(path.read_text()) if path.exists() else {}
     lacking = missing()
     for part in args.only:
@@ -92,9 +87,9 @@ def main() -> None:
             print(f"{part} is left out: {lacking[part]} is missing, see --help")
             continue
         found = find[part]()
-        report[part] = {**record.machine(get_torch_device(), *CHANGES.get(CHANGE.get(part, ""), ())), "found": found}
-        path.write_text(json.dumps(report, indent=1) + "\n")
-        print(json.dumps({part: report[part]["found"]}, indent=1))
+        report[part] = {**record.machine(device, *CHANGES.get(CHANGE.get(part, ""), ())), "found": found}
+        record.write(path, report)
+        print(json.dumps({part: found}, indent=1))
 
 
 if __name__ == "__main__":

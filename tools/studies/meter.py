@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-
-@dataclass(frozen=True)
-class Cost:
-    seconds: float
-    peak_bytes: int  # above what was allocated before
+from tqdm import tqdm
 
 
 class LiveBytes(TorchDispatchMode):
@@ -71,3 +66,23 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
     work()
     wait(device)
     return time.perf_counter() - started
+
+
+def taking_turns(
+    works: Mapping[Any, Callable[[], Any]], device: torch.device, repeats: int, label: str
+) -> dict[Any, list[float]]:
+    """Seconds of every piece of work, several times. They take turns, so that a busy machine hits all alike."""
+    times: dict[Any, list[float]] = {name: [] for name in works}
+    for _ in tqdm(range(repeats), desc=label):
+        for name, work in works.items():
+            times[name].append(seconds(work, device))
+    return times
+
+
+def spread(values: Sequence[float]) -> float:
+    """(largest - smallest) / median."""
+    return round((max(values) - min(values)) / statistics.median(values), 3)
+
+
+def mib(size: float) -> float:
+    return round(size / 2**20, 1)

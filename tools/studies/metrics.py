@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -71,19 +69,15 @@ def bootstrap(statistic: Callable[[Array], float], count: int, draws: int = 200,
     return float(low), float(high)
 
 
-def mean_interval(values: Array) -> tuple[float, float, float]:
-    """Mean of independent samples [n] and its 95 % interval."""
-    return float(values.mean()), *bootstrap(lambda i: float(values[i].mean()), len(values))
+def with_interval(statistic: Callable[[Array], float], count: int, draws: int = 200, digits: int = 4) -> list[float]:
+    """statistic of all indices and its 95 % interval, rounded."""
+    return rounded((statistic(np.arange(count)), *bootstrap(statistic, count, draws)), digits)
 
 
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Array]:
-    """Arrays that are made once: those of the .npz file, which is there whole or not at all."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made, temporary = make(), path.with_suffix(".tmp.npz")
-        np.savez(temporary, **made)
-        temporary.replace(path)
-    return dict(np.load(path))
+def mean(values: Sequence[float] | Array, digits: int = 4) -> list[float]:
+    """Mean of independent samples [n] and its 95 % interval, rounded."""
+    known = np.asarray(values)
+    return with_interval(lambda i: float(known[i].mean()), len(known), digits=digits)
 
 
 def rounded(values: Sequence[float] | Array, digits: int = 4) -> list[float]:

@@ -7,10 +7,13 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 from ..comfy.host import ROOT
 from ..shapesworld.shipped_weights import CHANGES, DEMO, PARTS
@@ -58,3 +61,27 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:
     if not path.exists():
         keep(path, make())
     return json.loads(path.read_text())
+
+
+def kept_arrays(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Arrays that are made once: those of the .npz file, which is there whole or not at all."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made, temporary = make(), path.with_suffix(".tmp.npz")
+        np.savez(temporary, **made)
+        temporary.replace(path)
+    return dict(np.load(path))
+
+
+def kept_batches(
+    folder: Path, count: int, batch: int, make: Callable[[int], dict[str, Any]], label: str
+) -> list[dict[str, np.ndarray]]:
+    """Batches make(0), make(batch), ... of `count` pictures, each kept in a file of the folder."""
+    starts = tqdm(range(0, count, batch), desc=label, mininterval=5)
+    return [kept_arrays(folder / f"{start:04d}.npz", partial(make, start)) for start in starts]
+
+
+def write(path: Path, report: Any) -> None:
+    """A report for people: indented JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")

@@ -14,7 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...shapesworld import sets, t5_words, words
 from .. import metrics
+from ..demo_setup import DemoSetup
+from ..experts.quality import Way
+from ..picture_sets import PictureSets
+from ..sampling import joined, sample
 
 TOKENS = 77  # of CLIP, before T5's
 GROUPS = ("CLIP words", "CLIP rest", "T5 words", "T5 rest")
@@ -35,8 +40,6 @@ class Reading:
     def encode(self, clip: Any, captions: list[str]) -> list:
         from fovea.nodes.encoder_schedule import CUSTOM, FoveaEncoderSchedule
 
-        from ..generator.quality import joined
-
         return joined([
             FoveaEncoderSchedule.execute(clip, text, "", "", CUSTOM, *self.curves, parts=16, guidance=0.0).result[0]
             for text in captions
@@ -51,36 +54,19 @@ def readings() -> list[Reading]:
     return [Reading(name, PRESETS[name]) for name in order]
 
 
-def pictures(folder: Path, count: int) -> list[dict]:
+def pictures(folder: Path, one: DemoSetup, two: DemoSetup, count: int) -> list[dict]:
     """A row per reading, against both encoders; the model before it had two, first."""
-    from fovea.models.shapesworld import loader as demo_model
-
-    from ..experts.quality import Way
-    from ..sag.quality import Studio, measure
-
-    before, studio = Studio(folder / "before"), Studio(folder, demo_model.load_dual(), demo_model.load_dual_clip())
-    real, rows = studio.real("report", 1024), []
+    before, made = PictureSets(folder / "before", one), PictureSets(folder, two)
     base = before.run(Way("base", ()), "report", count)
-    both = studio.run(readings()[0], "report", count)
-    for reading in readings():
-        made = studio.run(reading, "report", count)
-        rows.append({"name": reading.name, "n": count, **measure(made, both, real, True)})
-    return [{"name": "before: one encoder", "n": count, **measure(base, both, real, True)}, *rows]
+    found = {reading.name: made.run(reading, "report", count) for reading in readings()}
+    return made.compared({"before: one encoder": base, **found}, "both")
 
 
-def attended(count: int = 16, steps: int = 20) -> dict[str, Any]:
+def attended(two: DemoSetup, count: int = 16, steps: int = 20) -> dict[str, Any]:
     """How much of cross-attention goes to CLIP's words, to T5's words and to the rest, per step, in the mean over
     layers, heads, places and prompts."""
-    from fovea.models.shapesworld import loader as demo_model
-
-    from ...shapesworld import sets, t5_words, words
-    from ...shapesworld.world import caption
-    from ..generator.quality import encoded, sample_encoded
-
-    model, clip, vae = demo_model.load_dual().clone(), demo_model.load_dual_clip(), demo_model.load_vae()
     found: dict[float, list[np.ndarray]] = defaultdict(list)
-    for i in range(count):
-        text = caption(sets.scene("tune", i, 1 + i % 4))
+    for i, text in enumerate(sets.captions("tune", 0, count)):
         clip_words = int(words.ends(words.encode(text)[None])[0])
         t5_end = int((t5_words.encode(text) == 1).argmax())
         groups = torch.zeros(4, TOKENS + t5_words.LONGEST)  # GROUPS
@@ -100,9 +86,9 @@ def attended(count: int = 16, steps: int = 20) -> dict[str, Any]:
                 found[float(options["sigmas"][0])].append(rows.mean(0).numpy())
             return attend(q, k, v, heads, *args, **named)
 
-        patched = model.clone()
+        patched = two.model.clone()
         patched.model_options["transformer_options"]["optimized_attention_override"] = watch
-        sample_encoded(patched, vae, encoded(clip, [text]), encoded(clip, [""]), 1, i, steps, 4.0)
+        sample(two, [text], i, steps, 4.0, model=patched)
     levels = sorted(found, reverse=True)
     shares = np.array([np.mean(found[level], axis=0) for level in levels])
     table = {name: metrics.rounded(shares[:, k].tolist()) for k, name in enumerate(GROUPS)}

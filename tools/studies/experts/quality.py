@@ -17,7 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...comfy.host import ROOT
+from ...shapesworld import data
+from ...shapesworld.train_experts import EXPERTS, base, lora, trained
+from ...shapesworld.train_unet import alphas_bar
+from ...shapesworld.world import caption
 from .. import metrics
+from ..demo_setup import DemoSetup
+from ..picture_sets import PictureSets
+from ..sampling import encoded, painted
 
 WORK = ROOT / "output" / "shapesworld"
 BINS, SAMPLES, BATCH = 10, 512, 32
@@ -39,8 +46,6 @@ class Way:
         from fovea.guidance import noise_levels
         from fovea.guidance.experts.model_patch import Expert, ExpertSwitch
 
-        from ...shapesworld.train_experts import EXPERTS
-
         first, *later = [with_change(model, part, self.whole) for part in self.parts] or [model]
         if not later:
             return first
@@ -49,8 +54,6 @@ class Way:
         return ExpertSwitch.of(first, [Expert(*each) for each in zip(later, below)]).patched(first)
 
     def encode(self, clip: Any, captions: list[str]) -> list:
-        from ..generator.quality import encoded
-
         return encoded(clip, captions)
 
 
@@ -67,8 +70,6 @@ def with_change(model: Any, part: str, whole: bool) -> Any:
     """The shipped model with a trained change: all of it, or what ships of it."""
     import comfy.sd
 
-    from ...shapesworld.train_experts import base, lora, trained
-
     if not whole:
         return comfy.sd.load_lora_for_models(model, None, lora(WORK, part), 1.0, 0.0)[0]
     after, clone = trained(WORK, part), model.clone()
@@ -76,28 +77,19 @@ def with_change(model: Any, part: str, whole: bool) -> Any:
     return clone
 
 
-def held_out_latents(folder: Path) -> tuple[Tensor, list[str]]:
+def held_out_latents(folder: Path, demo: DemoSetup) -> tuple[Tensor, list[str]]:
     """Encoded held-out pictures [n, 4, 32, 32] at the model's scale, and their captions."""
-    from fovea.models.shapesworld import loader as demo_model
-
-    from ...shapesworld import data
-    from ...shapesworld.world import caption
-
     path = folder / "held_out.npy"
     pictures = data.build(WORK / "data" / "held_out", "held_out", 1024)
     if not path.exists():
-        vae = demo_model.load_vae()
-        batches = [vae.encode(torch.from_numpy(np.array(pictures.pictures[i : i + 16])).float() / 255)
-                   for i in tqdm(range(0, SAMPLES, 16), desc="encoding")]  # fmt: skip
-        np.save(path, torch.cat(batches).numpy())
-    scale = demo_model.manifest()["latents"]["scale_factor"]
+        starts = tqdm(range(0, SAMPLES, 16), desc="encoding")
+        np.save(path, torch.cat([demo.vae.encode(painted(pictures.pictures[i : i + 16])) for i in starts]).numpy())
+    scale = demo.loader.manifest()["latents"]["scale_factor"]
     return torch.from_numpy(np.load(path)) * scale, [caption(scene) for scene in pictures.scenes[:SAMPLES]]
 
 
 def per_level(predict: Callable[[Tensor, Tensor, Tensor], Tensor], latents: Tensor, contexts: Tensor) -> np.ndarray:
     """v-prediction's mean squared error [BINS, n]: each picture once per tenth of the timesteps, same noise for all."""
-    from ...shapesworld.train_unet import alphas_bar
-
     abar, found = alphas_bar(torch.device("cpu")), np.zeros((BINS, len(latents)))
     for part in range(BINS):
         generator = torch.Generator().manual_seed(part)
@@ -113,17 +105,13 @@ def per_level(predict: Callable[[Tensor, Tensor, Tensor], Tensor], latents: Tens
     return found
 
 
-def losses(folder: Path) -> dict[str, Any]:
+def losses(folder: Path, demo: DemoSetup) -> dict[str, Any]:
     """Loss per tenth of the timesteps, and each trained part less the shipped model, paired, with 95 % intervals."""
-    from fovea.models.shapesworld import generator as shapesworld
-    from fovea.models.shapesworld import loader as demo_model
+    from fovea.models.shapesworld import generator
 
-    from ...shapesworld.train_experts import EXPERTS, base, trained
-    from ..generator.quality import encoded
-
-    latents, captions = held_out_latents(folder)
-    contexts = encoded(demo_model.load_clip(), captions)[0][0].float()
-    network, kept = shapesworld.unet(), {}
+    latents, captions = held_out_latents(folder, demo)
+    contexts = encoded(demo.clip, captions)[0][0].float()
+    network, kept = generator.unet(), {}
     for name in ("base", *EXPERTS):
         path = folder / f"losses_{name}.npy"
         if not path.exists():
@@ -134,25 +122,13 @@ def losses(folder: Path) -> dict[str, Any]:
     for name, values in kept.items():
         table[name] = metrics.rounded(values.mean(1), 5)
         if name != "base":
-            table[f"{name} less base"] = [with_interval(row) for row in values - kept["base"]]
+            table[f"{name} less base"] = [metrics.mean(row, 5) for row in values - kept["base"]]
     for name in set(EXPERTS) - {"expert_control"}:
-        table[f"{name} less control"] = [with_interval(row) for row in kept[name] - kept["expert_control"]]
+        table[f"{name} less control"] = [metrics.mean(row, 5) for row in kept[name] - kept["expert_control"]]
     return table
 
 
-def with_interval(row: np.ndarray) -> list[float]:
-    """Mean and 95 % interval over pictures."""
-    return metrics.rounded(metrics.mean_interval(row), 5)
-
-
-def pictures(folder: Path, count: int) -> list[dict]:
+def pictures(folder: Path, demo: DemoSetup, count: int) -> list[dict]:
     """A row per way, against the shipped model."""
-    from ..sag.quality import Studio, measure
-
-    studio = Studio(folder)
-    real, rows = studio.real("report", 1024), []
-    plain = studio.run(WAYS[0], "report", count)
-    for way in WAYS:
-        made = studio.run(way, "report", count)
-        rows.append({"name": way.name, "n": count, **measure(made, plain, real, True)})
-    return rows
+    sets = PictureSets(folder, demo)
+    return sets.compared({way.name: sets.run(way, "report", count) for way in WAYS}, "base")

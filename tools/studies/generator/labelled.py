@@ -17,9 +17,11 @@ from PIL import Image
 
 from ...comfy.host import ROOT
 from ...comfy.pack import load_packages
-from ...shapesworld import sets
-from ...shapesworld.judge import Reading, read
-from ...shapesworld.world import COLOUR_NAMES, SHAPES, caption
+from ...shapesworld import judge, sets
+from ...shapesworld.judge import Reading
+from ...shapesworld.world import COLOUR_NAMES, SHAPES
+from ..demo_setup import DemoSetup
+from ..sampling import as_bytes, sample
 
 FOLDER = ROOT / "docs" / "reader_check"
 TILE, SIDE = 128, 10
@@ -52,20 +54,13 @@ def agreement(labels: list[Reading], readings: list[Reading]) -> dict[str, float
 
 
 def make(steps: int = 20) -> None:
-    from fovea.models.shapesworld import loader as demo_model
-
-    from .quality import sample
-
     torch.set_grad_enabled(False)
-    model, clip, vae = demo_model.load_model(), demo_model.load_clip(), demo_model.load_vae()
-    captions = [caption(sets.scene("tune", 5000 + i, 1 + i % 4)) for i in range(SIDE * SIDE)]
-    pictures = torch.cat(
-        [sample(model, clip, vae, captions[i : i + 10], i, steps, 4.0, "euler", "normal") for i in range(0, 100, 10)]
-    )
-    small = torch.nn.functional.interpolate(pictures.movedim(-1, 1), size=(TILE, TILE), mode="area").movedim(1, -1)
+    demo, captions = DemoSetup(), sets.captions("tune", 5000, SIDE * SIDE)
+    pictures = torch.cat([sample(demo, captions[i : i + SIDE], i, steps, 4.0) for i in range(0, SIDE * SIDE, SIDE)])
+    small = judge.small(pictures).movedim(1, -1)
     sheet = small.reshape(SIDE, SIDE, TILE, TILE, 3).transpose(1, 2).reshape(SIDE * TILE, SIDE * TILE, 3)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy()).save(FOLDER / "sheet.png", optimize=True)
+    Image.fromarray(as_bytes(sheet.clamp(0, 1))).save(FOLDER / "sheet.png", optimize=True)
 
 
 def main() -> None:
@@ -73,13 +68,11 @@ def main() -> None:
     parser.add_argument("--make", action="store_true", help="generate a new sheet")
     args = parser.parse_args()
     load_packages()
-    from fovea.models.shapesworld import loader as demo_model
-
     if args.make:
         make()
         return
     labels = [parse(text) for text in json.loads((FOLDER / "labels.json").read_text())]
-    readings = read(demo_model.load_reader(), tiles(FOLDER / "sheet.png"))
+    readings = judge.read(DemoSetup().reader, tiles(FOLDER / "sheet.png"))
     for i, (label, reading) in enumerate(zip(labels, readings)):
         if Counter(label.objects) != Counter(reading.objects):
             eye = label.describe() if -1 not in label.objects else str(label)

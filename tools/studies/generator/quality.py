@@ -16,51 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from ...comfy.host import ROOT
-from ...comfy.pack import load_packages
 from ...shapesworld import judge, sets
+from ...shapesworld.shipped_weights import DEMO
+from ...shapesworld.world import caption
 from .. import record
+from ..demo_setup import DemoSetup
+from ..processes import begin
+from ..sampling import as_bytes, sample
 
 SHOWN = 64  # pictures on the sheet
-
-
-def sample(
-    model, clip, vae, captions: list[str], seed: int, steps: int, cfg: float, sampler: str, scheduler: str
-) -> torch.Tensor:
-    """Pictures [B, 256, 256, 3] through the host's sampling path."""
-    positive, negative = encoded(clip, captions), encoded(clip, [""] * len(captions))
-    return sample_encoded(model, vae, positive, negative, len(captions), seed, steps, cfg, sampler, scheduler)
-
-
-def sample_encoded(
-    model: Any, vae: Any, positive: list, negative: list, count: int, seed: int, steps: int, cfg: float,
-    sampler: str = "euler", scheduler: str = "normal", start: torch.Tensor | None = None, denoise: float = 1.0,
-) -> torch.Tensor:  # fmt: skip
-    """The same from CONDITIONING. start: latents [B, 4, 32, 32] to begin with, of which `denoise` is made anew."""
-    import comfy.sample
-
-    latent = torch.zeros(count, 4, 32, 32) if start is None else start
-    noise = comfy.sample.prepare_noise(latent, seed)
-    return vae.decode(comfy.sample.sample(
-        model, noise, steps, cfg, sampler, scheduler, positive, negative, latent, denoise=denoise, disable_pbar=True,
-        seed=seed,
-    ))  # fmt: skip
-
-
-def encoded(clip: Any, captions: list[str]) -> list:
-    """CONDITIONING of a batch: a caption for each picture."""
-    return joined([clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in captions])
-
-
-def joined(conditionings: list[list]) -> list:
-    """CONDITIONINGs of one picture each as that of a batch; they have the same parts, in the same windows."""
-    found = []
-    for parts in zip(*conditionings, strict=True):
-        features, pooled = zip(*((part[0], part[1]["pooled_output"]) for part in parts))
-        found.append([torch.cat(features), {**parts[0][1], "pooled_output": torch.cat(pooled)}])
-    return found
 
 
 def summarise(rows: list[dict]) -> dict:
@@ -86,43 +54,34 @@ def main() -> None:
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--scheduler", default="normal")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--demo", type=Path, default=record.DEMO, help="folder of the shipped files")
+    parser.add_argument("--demo", type=Path, default=DEMO, help="folder of the shipped files")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "eval")
     args = parser.parse_args()
-
-    load_packages()
-    from PIL import Image
-
-    from fovea.models.shapesworld import loader as demo_model
-
-    torch.set_grad_enabled(False)
-    args.out.mkdir(parents=True, exist_ok=True)
-    model, clip, vae, reader = (
-        f(args.demo) for f in (demo_model.load_model, demo_model.load_clip, demo_model.load_vae, demo_model.load_reader)
-    )
-    prompts = sets.report_prompts(args.prompts)
+    begin()
+    demo = DemoSetup(args.demo).ready("model", "clip", "vae", "reader")
+    scenes = sets.scenes("report", 0, args.prompts)
     how = (args.steps, args.cfg, args.sampler, args.scheduler)
     folder = args.out / "shapesworld" / record.weights_and((*how, args.batch), demo=args.demo)
+    folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
     shown: list[np.ndarray] = []
     seconds = 0.0
 
     def judged(i: int, part: list, strip: Path) -> dict[str, Any]:
-        """A batch of prompts from the i-th on: rows, seconds; and the pictures in a row."""
-        started = time.time()
-        pictures = sample(model, clip, vae, [caption for _, caption in part], i, *how)
+        """A batch of scenes from the i-th on: rows, seconds; and the pictures in a row."""
+        started, captions = time.time(), [caption(scene) for scene in part]
+        pictures = sample(demo, captions, i, *how)
         found = [
-            {"index": i + k, "seed": i, "count": len(scene.things), "caption": caption, "read": reading.describe(),
+            {"index": i + k, "seed": i, "count": len(scene.things), "caption": text, "read": reading.describe(),
              **judge.score(scene, reading)}
-            for k, ((scene, caption), reading) in enumerate(zip(part, judge.read(reader, pictures)))
+            for k, (scene, text, reading) in enumerate(zip(part, captions, judge.read(demo.reader, pictures)))
         ]  # fmt: skip
         seconds = time.time() - started
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(list((pictures * 255).round().byte().cpu().numpy()), 1)).save(strip)
+        Image.fromarray(np.concatenate(list(as_bytes(pictures)), 1)).save(strip)
         return {"rows": found, "seconds": seconds}
 
-    for i in tqdm(range(0, len(prompts), args.batch), desc="report set"):
-        part, path = prompts[i : i + args.batch], folder / f"{i:04d}.json"
+    for i in tqdm(range(0, len(scenes), args.batch), desc="report set"):
+        part, path = scenes[i : i + args.batch], folder / f"{i:04d}.json"
         batch = record.kept(path, partial(judged, i, part, path.with_suffix(".png")))
         rows, seconds = rows + batch["rows"], seconds + batch["seconds"]
         if len(part) == args.batch and len(shown) * args.batch < SHOWN:
@@ -132,14 +91,14 @@ def main() -> None:
     report = {
         "settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
         **record.source(demo=args.demo),
-        "device": str(model.load_device),
+        "device": str(demo.model.load_device),
         "machine": platform.machine(),
         "torch": torch.__version__,
-        "seconds_per_picture": round(seconds / len(prompts), 3),
+        "seconds_per_picture": round(seconds / len(scenes), 3),
         "table": summarise(rows),
         "rows": rows,
     }
-    (args.out / "shapesworld.json").write_text(json.dumps(report, indent=1) + "\n")
+    record.write(args.out / "shapesworld.json", report)
     print(json.dumps({k: report[k] for k in ("settings", "seconds_per_picture", "table")}, indent=1))
 
 

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...comfy.pack import load_packages
+from ...shapesworld import sets
+from ...shapesworld.world import caption
 from .. import record
-from . import methods as latent_methods
-from .quality import FIRST_SEED, FOLDER, Studio, weights
+from ..demo_setup import DemoSetup
+from ..processes import begin
+from . import methods
+from .quality import FIRST_SEED, FOLDER, weights
 
 PROMPTS = 12
 STEPS = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -36,11 +39,8 @@ def turned(start: Tensor, direction: Tensor, share: float) -> Tensor:
     return moved * start.norm() / moved.norm()
 
 
-def line(studio: Studio, index: int) -> dict[str, list[float]]:
+def line(demo: DemoSetup, index: int) -> dict[str, list[float]]:
     """The loss along every direction over that at the start, for one prompt."""
-    from ...shapesworld import sets
-    from ...shapesworld.world import caption
-
     text, seed = caption(sets.scene("tune", index, 2 + index % 3)), FIRST_SEED["tune"] + index
     found: dict[str, list[float]] = {}
     random = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(index))
@@ -56,7 +56,7 @@ def line(studio: Studio, index: int) -> dict[str, list[float]]:
             losses += [float(evaluate(z, False).losses[0] / first.losses[0]) for z in rays]
             return best_of([start], evaluate)
 
-        latent_methods.run(latent_methods.Method(updates=1, through=through), studio.tools, text, seed, look)
+        methods.run(methods.Method(updates=1, through=through), demo, text, seed, look)
         found[name] = losses
     return found
 
@@ -66,13 +66,11 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
-    load_packages()
-    torch.set_grad_enabled(False)
-    studio = Studio(args.out / weights())
+    begin()
     settings = hashlib.sha256(repr((STEPS, DIRECTIONS)).encode()).hexdigest()[:12]
-    folder = studio.folder / f"lines {settings}"
+    folder, demo = args.out / weights() / f"lines {settings}", DemoSetup()
     each = tqdm(range(args.prompts), desc="lines")
-    lines = [record.kept(folder / f"{i:03d}.json", partial(line, studio, i)) for i in each]
+    lines = [record.kept(folder / f"{i:03d}.json", partial(line, demo, i)) for i in each]
     table = {
         name: {
             "median": [round(float(v), 3) for v in np.median([found[name] for found in lines], axis=0)],
@@ -80,9 +78,7 @@ def main() -> None:
         }
         for name in lines[0]
     }
-    report = {**record.source(), "prompts": args.prompts, "steps": STEPS, "table": table}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "lines.json").write_text(json.dumps(report, indent=1) + "\n")
+    record.write(args.out / "lines.json", {**record.source(), "prompts": args.prompts, "steps": STEPS, "table": table})
     print(json.dumps(table, indent=1))
 
 

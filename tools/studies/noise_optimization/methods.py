@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..demo_setup import DemoSetup
+
 STEPS, CFG, UPDATES = 8, 4.0, 12
 
 
@@ -61,9 +63,9 @@ def saliency_source(name: str) -> Callable[[Tensor], Tensor]:
     return {"spectral": spectral_residual, "uniform": uniform, "centre": centre}[name]
 
 
-def run(method: Method, tools: Any, text: str, seed: int, look: Callable[..., Any] | None = None) -> Any:
-    """The Best of guidance.latent_search that a method finds. tools: has model, clip, vae, scorer. look: what to do
-    with the evaluation in place of the search (as its first arguments)."""
+def run(method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..., Any] | None = None) -> Any:
+    """The best that a method finds. look: what to do with the evaluation in place of the search (as its first
+    arguments)."""
     import comfy.sample
     import comfy.samplers
 
@@ -73,18 +75,18 @@ def run(method: Method, tools: Any, text: str, seed: int, look: Callable[..., An
     from fovea.guidance.noise_optimization.noise_sampler import Setting, Task, best_of, optimise, tried
     from fovea.guidance.noise_optimization.search import Limits
 
-    latent, model = torch.zeros(1, 4, 32, 32), tools.model
+    latent, model = torch.zeros(1, 4, 32, 32), demo.model
     if method.guidance:
-        model = ClipGuidance(tools.scorer, tools.vae, text, method.guidance).patched(model)
-    encode = lambda words: tools.clip.encode_from_tokens_scheduled(tools.clip.tokenize(words))  # noqa: E731
+        model = ClipGuidance(demo.scorer, demo.vae, text, method.guidance).patched(model)
+    encode = lambda words: demo.clip.encode_from_tokens_scheduled(demo.clip.tokenize(words))  # noqa: E731
     sampling = model.get_model_object("model_sampling")
     setting = Setting(
-        model, tools.vae, encode(text), encode(""), CFG, comfy.sample.prepare_noise(latent, seed), latent,
+        model, demo.vae, encode(text), encode(""), CFG, comfy.sample.prepare_noise(latent, seed), latent,
         comfy.samplers.calculate_sigmas(sampling, "normal", STEPS), seed,
     )  # fmt: skip
     rule = update_rules.RULES[method.rule]
     task = Task(
-        tools.scorer, text, SalientLoss(method.weight, 0, method.parts), rule(rate=method.rate or rule().rate),
+        demo.scorer, text, SalientLoss(method.weight, 0, method.parts), rule(rate=method.rate or rule().rate),
         Limits(method.updates), saliency_source(method.source) if method.weight else None, mode=method.mode,
         draws=method.draws, through=method.through,
     )  # fmt: skip

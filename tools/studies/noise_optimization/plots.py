@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..regions.plots import IMAGES, pyplot, save
+from .. import plotting
+from ..plotting import IMAGES, label, picture, pyplot, save
 from .methods import Method
 from .quality import FOLDER, digest, settled, weights
 
@@ -24,20 +25,17 @@ CURVED = ("best of n", "DOODL", "past the model, whole")
 
 def scores(report: dict, path: Path) -> None:
     """The held-out judge's scores per method: their mean with its interval, and the box of all prompts."""
-    plt, table = pyplot(), report["table"]
+    table = report["table"]
     names = sorted(table, key=lambda name: table[name]["clip_b"][0])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 0.34 * len(names) + 0.9), dpi=90, sharey=True)
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.5, 0.34 * len(names) + 0.9), dpi=90, sharey=True)
     values = 100 * np.array([table[name]["clip_b"] for name in names])
-    colours = ["#3a7ca5" if "SGOOL" in name else "#b9c6cf" for name in names]
-    left.barh(names, values[:, 0], xerr=np.abs(values[:, 1:] - values[:, :1]).T, color=colours)
+    plotting.bars(left, names, values, [name for name in names if "SGOOL" in name], "CLIP B, 100 x cosine, mean")
     left.set_xlim(values.min() - 2, values.max() + 1)
-    left.set_title("CLIP B, 100 x cosine, mean", fontsize=9)
     boxes = [100 * np.array(table[name]["clip_b_all"]) for name in names]
     right.boxplot(boxes, positions=range(len(names)), orientation="horizontal", widths=0.6, showmeans=True)
     right.set_yticks(range(len(names)), names)
     right.set_title(f"all {report['prompts']} prompts", fontsize=9)
-    for axis in (left, right):
-        axis.tick_params(labelsize=8)
+    right.tick_params(labelsize=8)
     save(figure, path)
 
 
@@ -46,8 +44,7 @@ def curves(folder: Path, report: dict, methods: dict[str, Method], path: Path) -
 
     Only methods that optimise the whole picture's distance alone have it in their losses.
     """
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(6.5, 3.4), dpi=90)
+    figure, axis = pyplot().subplots(figsize=(6.5, 3.4), dpi=90)
     grid = np.linspace(0, 1, 101)
     for name, method in methods.items():
         if name not in CURVED or method.weight:
@@ -59,10 +56,7 @@ def curves(folder: Path, report: dict, methods: dict[str, Method], path: Path) -
             costs = np.array(costs_of(method, len(best), report["seconds"][name], report["draw"]))
             lines.append(np.interp(grid * costs.sum(), np.cumsum(costs), best))
         axis.plot(grid * 100, np.mean(lines, axis=0), label=name)
-    axis.set_xlabel("share of the time, %", fontsize=8)
-    axis.set_ylabel("CLIP A, half the squared angle", fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.legend(fontsize=8)
+    label(axis, "share of the time, %", "CLIP A, half the squared angle")
     save(figure, path)
 
 
@@ -82,9 +76,7 @@ def sheet(folder: Path, report: dict, methods: dict[str, Method], path: Path) ->
     for line, name in zip(axes, pictured):
         for i, axis in enumerate(line):
             file = folder / report["set"] / digest(methods[name]) / f"{i:03d}"
-            axis.imshow(np.load(file.with_suffix(".npy")))
-            axis.set_xticks([])
-            axis.set_yticks([])
+            picture(axis, np.load(file.with_suffix(".npy")))
             if name == pictured[0]:
                 text = json.loads(file.with_suffix(".json").read_text())["text"]
                 axis.set_title("\n".join(textwrap.wrap(text, 26)), fontsize=5)

@@ -12,24 +12,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from ...comfy.host import ROOT
-from ...comfy.pack import load_packages
+from ...shapesworld import judge, sets
+from ...shapesworld.world import caption
 from .. import clip_scores, metrics, record
-from . import methods as latent_methods
+from ..demo_setup import DemoSetup
+from ..processes import begin, in_processes
+from ..sampling import as_bytes
+from . import methods
 from .methods import CFG, METHODS, REFERENCE, STEPS, UPDATES, Method
 
 FOLDER = ROOT / "output" / "eval" / "latents"
@@ -39,18 +41,12 @@ BASELINES, COMPARED = ("none", "best of n", "DOODL"), ("clip_b", "share_right")
 MEASURED = ("clip_b", "clip_a", "share_right", "all_right", "exact")
 
 
-class Studio:
-    """The demo model, the scorer that is optimised, and the judges."""
+class Tried:
+    """What was found so far by methods with the demo, in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        from fovea.models.shapesworld import loader as demo_model
-
+    def __init__(self, folder: Path, demo: DemoSetup) -> None:
         self.folder = folder
-        self.tools = SimpleNamespace(
-            model=demo_model.load_model(), clip=demo_model.load_clip(), vae=demo_model.load_vae()
-        )
-        self.tools.scorer = demo_model.load_scorer(self.tools.clip)
-        self.reader, self.clip_b = demo_model.load_reader(), demo_model.load_clip_b()
+        self.demo = demo.ready("model", "clip", "vae", "scorer", "reader", "clip_b")
 
     def row(self, method: Method, which: str, index: int) -> dict[str, Any]:
         """What the judges say of the method's picture for one prompt, and what it cost; kept in a file."""
@@ -59,23 +55,19 @@ class Studio:
 
     def judged(self, method: Method, which: str, index: int, picture_path: Path) -> dict[str, Any]:
         """The same, made now."""
-        from ...shapesworld import judge, sets
-        from ...shapesworld.world import caption
-
         scene = sets.scene(which, index, 2 + index % 3)
         text, began = caption(scene), time.monotonic()
-        best = latent_methods.run(method, self.tools, text, FIRST_SEED[which] + index)
+        best = methods.run(method, self.demo, text, FIRST_SEED[which] + index)
         seconds = time.monotonic() - began
-        picture = best.pictures.movedim(1, -1).float().clamp(0, 1)
-        scored = judge.score(scene, judge.read(self.reader, picture)[0])
-        small = torch.nn.functional.interpolate(best.pictures.float(), size=(128, 128), mode="bilinear", antialias=True)
-        scorer = self.tools.scorer
+        picture, scorer = best.pictures.movedim(1, -1).float().clamp(0, 1), self.demo.scorer
+        scored = judge.score(scene, judge.read(self.demo.reader, picture)[0])
+        small = F.interpolate(best.pictures.float(), size=(128, 128), mode="bilinear", antialias=True)
         picture_path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(picture_path, (picture[0] * 255).round().byte().numpy())
+        np.save(picture_path, as_bytes(picture[0]))
         return {
             "text": text, "seconds": seconds, "losses": [values[0] for values in best.iterations],
-            "clip_a": float(torch.nn.functional.cosine_similarity(scorer.image(small), scorer.text([text]))),
-            "clip_b": float(clip_scores.scores(self.clip_b, picture, [text])), "norm": float(best.start.norm()),
+            "clip_a": float(F.cosine_similarity(scorer.image(small), scorer.text([text]))),
+            "clip_b": float(clip_scores.scores(self.demo.clip_b, picture, [text])), "norm": float(best.start.norm()),
             **{key: scored[key] for key in ("share_right", "all_right", "exact")},
         }  # fmt: skip
 
@@ -88,9 +80,9 @@ def weights() -> str:
     return record.weights_and((STEPS, CFG))
 
 
-def timed(studio: Studio, only: Collection[str] = ()) -> dict[str, Any]:
+def timed(tried: Tried, only: Collection[str] = ()) -> dict[str, Any]:
     """How many trials every method has: from what draws and updates of every kind take, in turns, on other prompts."""
-    path = studio.folder / f"trials {digest(METHODS[REFERENCE])}.json"
+    path = tried.folder / f"trials {digest(METHODS[REFERENCE])}.json"
     known = json.loads(path.read_text()) if path.exists() else {"trials": {}, "seconds": {}}
     names = [name for name, method in chosen(only).items() if method.timed and name not in known["trials"]]
     if not names:
@@ -101,7 +93,7 @@ def timed(studio: Studio, only: Collection[str] = ()) -> dict[str, Any]:
             method = METHODS[name] if name == REFERENCE else METHODS[name].filled(4)
             scene_text = "a plain red star and a striped blue heart on a white background, flat style"
             began = time.monotonic()
-            latent_methods.run(method, studio.tools, scene_text, 12_000_000 + index)
+            methods.run(method, tried.demo, scene_text, 12_000_000 + index)
             if index >= 0:
                 taken[name].append(time.monotonic() - began)
     median = {name: statistics.median(values) for name, values in taken.items()}
@@ -132,25 +124,18 @@ def settled(trials: dict[str, int], only: Collection[str] = ()) -> dict[str, Met
 
 def work(folder: Path, which: str, trials: dict[str, int], only: list[str], indices: list[int]) -> None:
     """What a process does: all methods, prompt by prompt, so that a busy machine hits all alike."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    load_packages()
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
-    studio = Studio(folder)
+    tried = Tried(folder, DemoSetup())
     for index in tqdm(indices, desc=which, mininterval=20):
         for method in settled(trials, only).values():
-            studio.row(method, which, index)
+            tried.row(method, which, index)
 
 
 def summary(rows: list[dict], baselines: dict[str, list[dict]]) -> dict[str, Any]:
     """Means with 95 % bootstrap intervals over prompts; also against the baselines, paired."""
 
-    def mean(values: np.ndarray) -> list[float]:
-        return metrics.rounded((values.mean(), *metrics.bootstrap(lambda i: float(values[i].mean()), len(values))))
-
-    found: dict[str, Any] = {key: mean(np.array([row[key] for row in rows])) for key in MEASURED}
+    found: dict[str, Any] = {key: metrics.mean([row[key] for row in rows]) for key in MEASURED}
     found["against"] = {
-        name: {key: mean(np.array([row[key] - other[key] for row, other in zip(rows, others)])) for key in COMPARED}
+        name: {key: metrics.mean([row[key] - other[key] for row, other in zip(rows, others)]) for key in COMPARED}
         for name, others in baselines.items()
     }
     found["seconds"] = round(float(np.median([row["seconds"] for row in rows])), 2)
@@ -168,30 +153,21 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
-    load_packages()
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(1)
-    studio = Studio(args.out / weights())
-    time_given = timed(studio, args.only)
-    shares = [list(range(args.prompts))[i :: args.processes] for i in range(args.processes)]
-    context = multiprocessing.get_context("spawn")
-    given = (studio.folder, args.set, time_given["trials"], args.only)
-    started = [context.Process(target=work, args=(*given, share)) for share in shares]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-    methods = settled(time_given["trials"], args.only)
-    rows = {name: [studio.row(m, args.set, i) for i in range(args.prompts)] for name, m in methods.items()}
-    report = {
+    begin(threads=1)
+    tried = Tried(args.out / weights(), DemoSetup())
+    time_given = timed(tried, args.only)
+    given = (tried.folder, args.set, time_given["trials"], args.only)
+    in_processes(work, [(*given, list(range(args.prompts))[i :: args.processes]) for i in range(args.processes)])
+    found = settled(time_given["trials"], args.only)
+    rows = {name: [tried.row(m, args.set, i) for i in range(args.prompts)] for name, m in found.items()}
+    table = {name: {"settings": asdict(found[name]), **summary(rows[name], {n: rows[n] for n in BASELINES})}
+             for name in rows}  # fmt: skip
+    record.write(args.out / f"{args.set}.json", {
         **record.source(), "set": args.set, "prompts": args.prompts, "steps": STEPS, "cfg": CFG,
-        "updates": UPDATES, "device": str(studio.tools.model.load_device), **time_given,
-        "table": {name: {"settings": asdict(methods[name]), **summary(rows[name], {n: rows[n] for n in BASELINES})}
-                  for name in rows},
-    }  # fmt: skip
-    (args.out / f"{args.set}.json").write_text(json.dumps(report, indent=1) + "\n")
-    for name, found in sorted(report["table"].items(), key=lambda item: -item[1]["clip_b"][0]):
-        print(f"{name:<34}", *(f"{key} {found[key]}" for key in (*MEASURED, "against", "seconds")))
+        "updates": UPDATES, "device": str(tried.demo.model.load_device), **time_given, "table": table,
+    })  # fmt: skip
+    for name, row in sorted(table.items(), key=lambda item: -item[1]["clip_b"][0]):
+        print(f"{name:<34}", *(f"{key} {row[key]}" for key in (*MEASURED, "against", "seconds")))
 
 
 if __name__ == "__main__":

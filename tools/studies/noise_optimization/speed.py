@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tqdm import tqdm
 
 from ...comfy.host import ROOT
-from ...comfy.pack import load_packages
 from .. import meter, record
-from ..sag.speed import SHAPES, Case, build
+from ..cases import MODELS, Case, build, of_device
+from ..processes import begin
 
 CPU_CASES = (Case("shapesworld", 256, 1, 5, 3), Case("shapesworld", 256, 1, 50, 1), Case("sd15", 256, 1, 2, 2))
 GPU_CASES = (
@@ -100,18 +100,11 @@ def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]
     from fovea.guidance.noise_optimization.update_rules import Turn
 
     model, judge, vaes = build(case), scorer(case), decoders(case)
-    wide = 256 if case.model == "shapesworld" else SHAPES[case.model]["context_dim"]
-    latent = torch.zeros(case.batch, 4, case.size // 8, case.size // 8)
-
-    def prompt(seed: int) -> list:
-        generator = torch.Generator().manual_seed(seed)
-        pooled = torch.randn(1, 1280, generator=generator)
-        return [[torch.randn(1, 77, wide, generator=generator), {"pooled_output": pooled}]]
 
     def setting(tiny: bool) -> Setting:
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", case.steps)
-        noise = comfy.sample.prepare_noise(latent, 0)
-        return Setting(model, vaes[tiny], prompt(1), prompt(2), 5.0, noise, latent, sigmas, 0)
+        noise = comfy.sample.prepare_noise(case.latent, 0)
+        return Setting(model, vaes[tiny], case.prompt(1), case.prompt(2), 5.0, noise, case.latent, sigmas, 0)
 
     def task(way: Way, updates: int) -> Task:
         loss = SalientLoss(weight=0.0)
@@ -129,19 +122,20 @@ def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]
 def bench(case: Case, device: torch.device) -> list[dict[str, Any]]:
     plain, ways = works(case)
     plain()  # warm-up: loading, first allocations
-    times: dict[str, list[float]] = {name: [] for name in ("plain", *ways)}
-    for _ in tqdm(range(case.repeats), desc=f"{case.model} {case.size}, {case.steps} steps"):
-        times["plain"].append(meter.seconds(plain, device))
-        for name, work in ways.items():
-            # An update, and nothing but it: two of them less one.
-            times[name].append(meter.seconds(partial(work, 2), device) - meter.seconds(partial(work, 1), device))
+    label = f"{case.model} {case.size}, {case.steps} steps"
+    runs: dict[Any, Callable[[], Any]] = {"plain": plain}
+    for name, work in ways.items():
+        runs |= {(name, updates): partial(work, updates) for updates in (2, 1)}
+    times = meter.taking_turns(runs, device, case.repeats, label)
     base = statistics.median(times["plain"])
+    # An update, and nothing but it: two of them less one.
+    update = {name: statistics.median(np.subtract(times[name, 2], times[name, 1]).tolist()) for name in ways}
     return [
         {
             "model": case.model, "size": case.size, "batch": case.batch, "steps": case.steps, "mode": name,
-            "dtype": str(case.dtype).removeprefix("torch."), "seconds": round(statistics.median(times[name]), 3),
-            "to_sampling": round(statistics.median(times[name]) / base, 2),
-            "peak_mib": round(meter.peak_bytes(partial(work, 1), device) / 2**20, 1),
+            "dtype": str(case.dtype).removeprefix("torch."), "seconds": round(update[name], 3),
+            "to_sampling": round(update[name] / base, 2),
+            "peak_mib": meter.mib(meter.peak_bytes(partial(work, 1), device)),
         }
         for name, work in ways.items()
     ]  # fmt: skip
@@ -149,23 +143,16 @@ def bench(case: Case, device: torch.device) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=["shapesworld", "sd15", "sdxl"])
+    parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--most-steps", type=int, default=1000, help="leave longer samplings out")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
     args = parser.parse_args()
-    load_packages()
-    import comfy.model_management
-
-    torch.set_grad_enabled(False)
-    device = comfy.model_management.get_torch_device()
-    found = []
-    args.out.mkdir(parents=True, exist_ok=True)
-    for case in GPU_CASES if device.type == "cuda" else CPU_CASES:
-        if case.model in args.models and case.steps <= args.most_steps:
+    device, found = begin(), []
+    for case in of_device(device, CPU_CASES, GPU_CASES, args.models):
+        if case.steps <= args.most_steps:
             found += bench(case, device)
             gc.collect()
-            report = {**record.machine(device), "cases": found}
-            (args.out / "latents.json").write_text(json.dumps(report, indent=1) + "\n")
+            record.write(args.out / "latents.json", {**record.machine(device), "cases": found})
     print(json.dumps(found, indent=1))
 
 

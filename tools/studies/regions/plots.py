@@ -14,58 +14,50 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...comfy.host import ROOT
-from ...comfy.pack import load_packages
 from ...shapesworld.world import COLOURS, STYLES
+from .. import plotting, record
+from ..demo_setup import DemoSetup
+from ..plotting import IMAGES, picture, pyplot, save
+from ..processes import begin
+from ..sampling import as_bytes
 from . import layouts
 from .methods import METHODS, Steered
-from .quality import FIRST_SEED, FOLDER, SHOWN, Studio, weights
+from .quality import FIRST_SEED, FOLDER, SHOWN, Layouts, weights
 
-IMAGES = ROOT / "docs" / "images"
 COMPARED = ("none", "ConditioningSetMask", "attention couple", "paint with words 4", "paper", "fovea")
 SWAPPED = 1  # a layout of three boxes
 ANALYSED = 12  # layouts
 CURVES = ("matched, largest", "matched, mean", "others, largest", "others, mean")
 
 
-def pyplot() -> Any:
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def outline(axis: Any, picture: np.ndarray, wanted: layouts.Layout) -> None:
+def outline(axis: Any, shown: np.ndarray, wanted: layouts.Layout) -> None:
     """A picture with the places drawn on it, each in its object's colour."""
-    axis.imshow(picture)
-    axis.set_xticks([])
-    axis.set_yticks([])
+    picture(axis, shown)
     for thing, mask in zip(wanted.scene.things, wanted.masks):
         colour = np.array(COLOURS[thing.colour]) / 255
         axis.contour(mask, levels=[0.5], colors=["white"], linewidths=2.2)
         axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
 
 
-def sheet(studio: Studio, path: Path) -> None:
+def sheet(drawn: Layouts, path: Path) -> None:
     """The first layouts of the report set, unpicked: a row per method."""
-    first = studio.file(COMPARED[0], METHODS[COMPARED[0]], "report")
+    first = drawn.file(COMPARED[0], METHODS[COMPARED[0]], "report")
     shown = sum(first.with_suffix(f".{i}.npy").exists() for i in range(SHOWN))
     figure, axes = pyplot().subplots(len(COMPARED), shown, figsize=(1.35 * shown, 1.4 * len(COMPARED)), dpi=90)
     for line, name in zip(axes, COMPARED):
-        file = studio.file(name, METHODS[name], "report")
+        file = drawn.file(name, METHODS[name], "report")
         for i, axis in enumerate(line):
             outline(axis, np.load(file.with_suffix(f".{i}.npy")), layouts.layout("report", i))
         line[0].set_ylabel(name, fontsize=7)
     save(figure, path)
 
 
-def swapped(studio: Studio, path: Path) -> None:
+def swapped(drawn: Layouts, path: Path) -> None:
     """One layout, one seed: phrases go round from row to row, styles from column to column."""
     first = layouts.layout("report", SWAPPED)
     things = first.scene.things
@@ -77,8 +69,8 @@ def swapped(studio: Studio, path: Path) -> None:
         )
         for style, axis in zip(STYLES, line):
             wanted = replace(first, scene=replace(first.scene, things=turned, style=style))
-            picture = studio.picture(METHODS["fovea"], wanted, FIRST_SEED["report"] + SWAPPED)
-            outline(axis, (picture * 255).round().byte().numpy(), wanted)
+            made = drawn.picture(METHODS["fovea"], wanted, FIRST_SEED["report"] + SWAPPED)
+            outline(axis, as_bytes(made), wanted)
             if turn == 0:
                 axis.set_title(style, fontsize=8)
     save(figure, path)
@@ -86,15 +78,12 @@ def swapped(studio: Studio, path: Path) -> None:
 
 def bars(report: dict, path: Path) -> None:
     """Every method's iou and presence with their intervals."""
-    plt, table = pyplot(), report["table"]
+    table = report["table"]
     names = sorted(table, key=lambda name: table[name]["iou"][0])
-    figure, axes = plt.subplots(1, 2, figsize=(9, 0.32 * len(names) + 0.8), dpi=90, sharey=True)
+    figure, axes = pyplot().subplots(1, 2, figsize=(9, 0.32 * len(names) + 0.8), dpi=90, sharey=True)
     for axis, key, title in zip(axes, ("iou", "there"), ("IoU of region and object, %", "objects in their region, %")):
         values = 100 * np.array([table[name][key] for name in names])
-        ends = np.abs(values[:, 1:] - values[:, :1]).T
-        axis.barh(names, values[:, 0], xerr=ends, color=["#3a7ca5" if n == "fovea" else "#b9c6cf" for n in names])
-        axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=8)
+        plotting.bars(axis, names, values, ["fovea"], title)
     save(figure, path)
 
 
@@ -155,7 +144,7 @@ class Analysis:
         return (ScoreReader(self.found),)
 
 
-def analysis(studio: Studio, path: Path) -> dict[str, Any]:
+def analysis(drawn: Layouts, path: Path) -> dict[str, Any]:
     """The paper's plot: scores of matched and other keys over the noise levels, steered and not."""
     from fovea.attention import hooks
 
@@ -174,7 +163,7 @@ def analysis(studio: Studio, path: Path) -> dict[str, Any]:
             return patched, positive, negative
 
         for i in tqdm(range(ANALYSED), desc=f"scores, {name}"):
-            studio.picture(read, layouts.layout("report", i), FIRST_SEED["report"] + i)
+            drawn.picture(read, layouts.layout("report", i), FIRST_SEED["report"] + i)
         for line, kind in enumerate(kinds):
             sigmas = sorted((sigma for k, sigma in reading.found if k == kind), reverse=True)
             curves = np.array([np.mean(reading.found[kind, sigma], axis=0) for sigma in sigmas])
@@ -191,27 +180,19 @@ def analysis(studio: Studio, path: Path) -> dict[str, Any]:
     return told
 
 
-def save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout(pad=0.4)
-    figure.savefig(path)
-    pyplot().close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--images", type=Path, default=IMAGES)
     args = parser.parse_args()
-    load_packages()
-    torch.set_grad_enabled(False)
-    studio = Studio(args.out / weights(), ROOT / "demo")
+    begin()
+    drawn = Layouts(args.out / weights(), DemoSetup())
     report = json.loads((args.out / "report.json").read_text())
     bars(report, args.images / "regions_bars.png")
-    sheet(studio, args.images / "regions_methods.png")
-    swapped(studio, args.images / "regions_swapped.png")
-    told = analysis(studio, args.images / "regions_scores.png")
-    (args.out / "scores.json").write_text(json.dumps(told, indent=1) + "\n")
+    sheet(drawn, args.images / "regions_methods.png")
+    swapped(drawn, args.images / "regions_swapped.png")
+    told = analysis(drawn, args.images / "regions_scores.png")
+    record.write(args.out / "scores.json", told)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -23,9 +22,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...comfy.host import ROOT
-from ...comfy.pack import load_packages
+from ...shapesworld.shipped_weights import DEMO
+from ...shapesworld.world import render
 from .. import metrics, record
 from ..clip_scores import image_vectors
+from ..demo_setup import DemoSetup
+from ..processes import begin, in_processes
+from ..sampling import as_bytes, painted, sample_encoded
 from . import layouts
 from .methods import METHODS, Method, candidates, settings
 
@@ -38,17 +41,11 @@ SHOWN = 8
 MEASURED = ("iou", "there", "global", "local")
 
 
-class Studio:
-    """The demo model and its judges."""
+class Layouts:
+    """What was drawn so far of layouts with the demo, in a folder."""
 
-    def __init__(self, folder: Path, demo_folder: Path) -> None:
-        from fovea.models.shapesworld import loader as demo_model
-
-        self.folder = folder
-        self.model, self.clip, self.vae = (
-            f(demo_folder) for f in (demo_model.load_model, demo_model.load_clip, demo_model.load_vae)
-        )
-        self.reader, self.clip_b = demo_model.load_reader(demo_folder), demo_model.load_clip_b(demo_folder)
+    def __init__(self, folder: Path, demo: DemoSetup) -> None:
+        self.folder, self.demo = folder, demo.ready("model", "clip", "vae", "reader", "clip_b")
 
     def file(self, name: str, method: Method, which: str) -> Path:
         """Where a method's rows are kept."""
@@ -64,44 +61,35 @@ class Studio:
             started, wanted = time.monotonic(), layouts.layout(which, i)
             picture = self.picture(method, wanted, FIRST_SEED[which] + i)
             seconds = time.monotonic() - started
-            (found,) = layouts.score(self.reader, picture[None], [wanted])
-            (fits,) = layouts.clip_rows(self.clip_b, picture[None], [wanted])
+            (found,) = layouts.score(self.demo.reader, picture[None], [wanted])
+            (fits,) = layouts.clip_rows(self.demo.clip_b, picture[None], [wanted])
             rows.append({"form": wanted.form, "regions": len(wanted.masks), "seconds": seconds, **found, **fits})
             if i < SHOWN:
-                np.save(path.with_suffix(f".{i}.npy"), (picture * 255).round().byte().numpy())
+                np.save(path.with_suffix(f".{i}.npy"), as_bytes(picture))
             if i % 8 == 7 or i == count - 1:
                 record.keep(path, {"name": name, "settings": settings(method), "rows": rows})
         return rows[:count]
 
     def real(self, which: str) -> np.ndarray:
         """CLIP B's features of painted pictures of the set's scenes."""
-        from ...shapesworld.world import render
-
         path = self.folder / which / "painted.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             pictures = [render(layouts.scene(which, i))[0] for i in tqdm(range(PAINTED), desc=f"painting {which}")]
-            parts = [torch.from_numpy(picture)[None].float() / 255 for picture in pictures]
-            np.save(path, torch.cat([image_vectors(self.clip_b, part) for part in parts]).numpy())
+            vectors = [image_vectors(self.demo.clip_b, painted([picture])) for picture in pictures]
+            np.save(path, torch.cat(vectors).numpy())
         return np.load(path).astype(np.float64)
 
     def picture(self, method: Method, wanted: layouts.Layout, seed: int) -> Tensor:
         """One picture [256, 256, 3] of a layout."""
-        import comfy.sample
-
         from fovea.guidance.regions.masks import Region, Regions
 
         regions = Regions(tuple(
             Region(torch.from_numpy(mask)[None].float(), thing.phrase)
             for thing, mask in zip(wanted.scene.things, wanted.masks)
         ))  # fmt: skip
-        model, positive, negative = method(self.model, self.clip, regions, wanted.caption)
-        latent = torch.zeros(1, 4, 32, 32)
-        out = comfy.sample.sample(
-            model, comfy.sample.prepare_noise(latent, seed), STEPS, CFG, "euler", "normal", positive, negative, latent,
-            disable_pbar=True, seed=seed,
-        )  # fmt: skip
-        return self.vae.decode(out)[0]
+        model, positive, negative = method(self.demo.model, self.demo.clip, regions, wanted.caption)
+        return sample_encoded(model, self.demo.vae, positive, negative, 1, seed, STEPS, CFG)[0]
 
 
 def summary(rows: list[dict], real: np.ndarray, plain: list[dict]) -> dict[str, Any]:
@@ -111,18 +99,15 @@ def summary(rows: list[dict], real: np.ndarray, plain: list[dict]) -> dict[str, 
     def values(key: str, part: list[dict]) -> np.ndarray:
         return np.array([np.mean(row[key]) for row in part])
 
-    def mean(of: np.ndarray) -> list[float]:
-        return metrics.rounded((of.mean(), *metrics.bootstrap(lambda i: float(of[i].mean()), len(of))))
-
     features = np.array([row["features"] for row in rows])
-    found: dict[str, Any] = {"n": len(rows), **{key: mean(values(key, rows)) for key in MEASURED}}
-    found["iou_gain"] = mean(values("iou", rows) - values("iou", plain[: len(rows)]))
+    found: dict[str, Any] = {"n": len(rows), **{key: metrics.mean(values(key, rows)) for key in MEASURED}}
+    found["iou_gain"] = metrics.mean(values("iou", rows) - values("iou", plain[: len(rows)]))
     found["frechet"] = round(metrics.frechet(features, real), 3)
     found["kid"] = round(metrics.kid(features, real), 5)
     found["seconds"] = round(float(np.median([row["seconds"] for row in rows])), 3)
     for key in ("form", "regions"):
         for value in sorted({row[key] for row in rows}):
-            found[f"iou, {key} {value}"] = mean(values("iou", [row for row in rows if row[key] == value]))[0]
+            found[f"iou, {key} {value}"] = metrics.mean(values("iou", [row for row in rows if row[key] == value]))[0]
     return found
 
 
@@ -137,31 +122,19 @@ def best_of(rows: dict[str, list[dict]]) -> list[str]:
 
 def work(folder: Path, demo: Path, which: str, names: list[str], count: int) -> None:
     """What a process does: the rows of some methods."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    load_packages()
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
-    studio, known = Studio(folder, demo), {**METHODS, **candidates()}
+    drawn, known = Layouts(folder, DemoSetup(demo)), {**METHODS, **candidates()}
     for name in names:
-        studio.run(name, known[name], which, count)
+        drawn.run(name, known[name], which, count)
 
 
 def rows_of(
-    studio: Studio, demo: Path, which: str, methods: dict[str, Method], count: int, processes: int
+    drawn: Layouts, which: str, methods: dict[str, Method], count: int, processes: int
 ) -> dict[str, list[dict]]:
     """Every method's rows, missing ones made by several processes."""
-    if processes > 1:
-        context = multiprocessing.get_context("spawn")
-        # Slow methods are spread evenly enough by taking every n-th.
-        shares = [list(methods)[i::processes] for i in range(processes)]
-        started = [
-            context.Process(target=work, args=(studio.folder, demo, which, share, count)) for share in shares if share
-        ]
-        for process in started:
-            process.start()
-        for process in started:
-            process.join()
-    return {name: studio.run(name, method, which, count) for name, method in methods.items()}
+    if processes > 1:  # slow methods are spread evenly enough by taking every n-th
+        shares = [list(methods)[i::processes] for i in range(min(processes, len(methods)))]
+        in_processes(work, [(drawn.folder, drawn.demo.folder, which, share, count) for share in shares])
+    return {name: drawn.run(name, method, which, count) for name, method in methods.items()}
 
 
 def main() -> None:
@@ -170,31 +143,29 @@ def main() -> None:
     parser.add_argument("--layouts", type=int, help="fewer than the whole set")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of methods")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1)))
-    parser.add_argument("--demo", type=Path, default=ROOT / "demo")
+    parser.add_argument("--demo", type=Path, default=DEMO)
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
-    load_packages()
-    torch.set_grad_enabled(False)
-    studio = Studio(args.out / weights(), args.demo)
+    begin()
+    drawn = Layouts(args.out / weights(), DemoSetup(args.demo))
     count = args.layouts or LAYOUTS[args.set]
     wanted = lambda name: not args.only or any(part in name for part in args.only)  # noqa: E731
     chosen = {name: method for name, method in METHODS.items() if wanted(name) or name == "none"}
     if args.set == "tune":
         chosen.update((name, method) for name, method in candidates().items() if wanted(name))
-        rows = rows_of(studio, args.demo, "tune", chosen, min(FIRST_ROUND, count), args.processes)
+        rows = rows_of(drawn, "tune", chosen, min(FIRST_ROUND, count), args.processes)
         finalists = {name: chosen[name] for name in ["none", *best_of(rows)]}
-        rows.update(rows_of(studio, args.demo, "tune", finalists, count, args.processes))
+        rows.update(rows_of(drawn, "tune", finalists, count, args.processes))
     else:
-        rows = rows_of(studio, args.demo, "report", chosen, count, args.processes)
-    real = studio.real(args.set)
+        rows = rows_of(drawn, "report", chosen, count, args.processes)
+    real = drawn.real(args.set)
     table = {
         name: {"settings": settings(chosen[name]), **summary(found, real, rows["none"])} for name, found in rows.items()
     }
-    report = {
+    record.write(args.out / f"{args.set}.json", {
         **record.source(), "set": args.set, "layouts": count, "steps": STEPS, "cfg": CFG, "painted": PAINTED,
-        "device": str(studio.model.load_device), "table": table,
-    }  # fmt: skip
-    (args.out / f"{args.set}.json").write_text(json.dumps(report, indent=1) + "\n")
+        "device": str(drawn.demo.model.load_device), "table": table,
+    })  # fmt: skip
     for name, row in sorted(table.items(), key=lambda item: -item[1]["iou"][0]):
         print(f"{name:<40} n {row['n']} iou {row['iou']} there {row['there']} global {row['global'][0]} "
               f"local {row['local'][0]} frechet {row['frechet']} s {row['seconds']}")  # fmt: skip

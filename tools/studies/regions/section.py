@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from ..tables import table
+from ..tables import interval, measured_on, paragraphs, table
 
 
-def interval(values: list[float], factor: float = 1, digits: int = 1) -> str:
-    value, low, high = (f"{factor * v:.{digits}f}" for v in values)
-    return f"{value} [{low}, {high}]"
-
-
-def regions_section(report: dict, tuning: dict) -> str:
+def quality_section(report: dict, tuning: dict) -> str:
     """Every method on the report's layouts; what was tried on the tuning set."""
     found = report["table"]
     order = sorted(found, key=lambda name: -found[name]["iou"][0])
@@ -24,39 +19,39 @@ def regions_section(report: dict, tuning: dict) -> str:
     kinds = [key for key in found["none"] if key.startswith("iou, ")]
     parts = [(name, *(f"{100 * found[name][key]:.1f}" for key in kinds)) for name in order]
     tried = sorted(tuning["table"].items(), key=lambda item: -item[1]["iou"][0])
-    return "\n\n".join(
-        [
-            "## Regions on ShapesWorld",
-            f"`make eval`: {report['layouts']} layouts of two, three and four regions (boxes, blobs and thin shapes), "
-            f"one picture each, the same seeds for every method; {report['steps']} steps of euler / normal, CFG "
-            f"{report['cfg']:g}, on {report['device']}; judged by the reader. IoU: of a region with all pixels of its "
-            "object's colour and shape. There: the object covers at least 15 % of its region. CLIP B: cosine of the "
-            "picture and the caption, and of each region's surroundings and a caption of its object alone. Frechet "
-            f"distance and KID on CLIP B's features against {report['painted']} painted pictures. In brackets: 95 % "
-            "bootstrap interval over layouts.",
-            table(head, rows),
-            "![Methods](images/regions_bars.png)",
-            "IoU in percent, by kind of region and by number of regions:",
-            table(("method", *(key.removeprefix("iou, ") for key in kinds)), parts),
-            "The first layouts, unpicked; places are drawn in their object's colour:",
-            "![Pictures](images/regions_methods.png)",
-            "One layout and seed with `fovea`; phrases go round from row to row, styles from column to column:",
-            "![Swapped](images/regions_swapped.png)",
-            "Attention scores of places in a region above their row's mean, for the keys that match (the region's "
-            "words; its own places) and for the others, over twelve layouts:",
-            "![Scores](images/regions_scores.png)",
-            f"Tried on the tuning set, whose layouts and seeds are others: all candidates on a third of its "
-            f"{tuning['layouts']} layouts, the best on all.",
-            table(
-                ("candidate", "layouts", "IoU %", "there %", "CLIP B, whole"),
-                [(name, r["n"], interval(r["iou"], 100), interval(r["there"], 100), interval(r["global"], 1, 3))
-                 for name, r in tried],
-            ),
-        ]
-    )  # fmt: skip
+    return paragraphs(
+        "## Regions on ShapesWorld",
+        f"`make eval`: {report['layouts']} layouts of two, three and four regions (boxes, blobs and thin shapes), "
+        f"one picture each, the same seeds for every method; {report['steps']} steps of euler / normal, CFG "
+        f"{report['cfg']:g}, on {report['device']}; judged by the reader. IoU: of a region with all pixels of its "
+        "object's colour and shape. There: the object covers at least 15 % of its region. CLIP B: cosine of the "
+        "picture and the caption, and of each region's surroundings and a caption of its object alone. Frechet "
+        f"distance and KID on CLIP B's features against {report['painted']} painted pictures. In brackets: 95 % "
+        "bootstrap interval over layouts.",
+        table(head, rows),
+        "![Methods](images/regions_bars.png)",
+        "IoU in percent, by kind of region and by number of regions:",
+        table(("method", *(key.removeprefix("iou, ") for key in kinds)), parts),
+        "The first layouts, unpicked; places are drawn in their object's colour:",
+        "![Pictures](images/regions_methods.png)",
+        "One layout and seed with `fovea`; phrases go round from row to row, styles from column to column:",
+        "![Swapped](images/regions_swapped.png)",
+        "Attention scores of places in a region above their row's mean, for the keys that match (the region's "
+        "words; its own places) and for the others, over twelve layouts:",
+        "![Scores](images/regions_scores.png)",
+        f"Tried on the tuning set, whose layouts and seeds are others: all candidates on a third of its "
+        f"{tuning['layouts']} layouts, the best on all.",
+        table(
+            ("candidate", "layouts", "IoU %", "there %", "CLIP B, whole"),
+            [
+                (name, r["n"], interval(r["iou"], 100), interval(r["there"], 100), interval(r["global"], 1, 3))
+                for name, r in tried
+            ],
+        ),
+    )
 
 
-def regions_bench_section(bench: dict) -> str:
+def speed_section(bench: dict) -> str:
     """Steered attention beside plain attention and beside the operator with its matrices, per call and per run."""
     calls = [
         (call["call"], f"{call['tokens']} x {call['heads']}", name, v["seconds"], v["to_plain"], v["to_published"],
@@ -72,7 +67,7 @@ def regions_bench_section(bench: dict) -> str:
     head = ("call", "tokens x heads", "variant", "s", "to plain", "to published", "peak MiB", "peak to plain")
     parts = [
         "## Speed and memory of regions",
-        f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}; variants take turns.",
+        f"{measured_on(bench)}; variants take turns.",
     ]
     if calls:
         parts[-1] += (
@@ -84,4 +79,4 @@ def regions_bench_section(bench: dict) -> str:
         "Whole sampling runs at CFG 5, steered in the paper's window (30 % of the schedule). Target: 1.25.",
         table(("model", "batch", "steps", "plain s", "steered s", "ratio"), runs),
     ]
-    return "\n\n".join(parts)
+    return paragraphs(*parts)

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...comfy.host import ROOT
-from ...comfy.pack import load_packages
 from .. import meter, record
-from ..sag.speed import Case, build
+from ..cases import Case, build
+from ..processes import begin
+from ..sampling import sample_latent
 
 CALLS = {"SD1.5, 512 pixels": (8, 4096, 40), "SDXL, 1024 pixels": (20, 1024, 64)}  # heads, tokens, channels per head
 REGIONS = 4
@@ -84,22 +84,18 @@ def bench_call(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     found = variants(*CALLS[name], device)
     for work in found.values():
         work()
-    times: dict[str, list[float]] = {key: [] for key in found}
-    for _ in tqdm(range(repeats), desc=name):
-        for key, work in found.items():
-            times[key].append(meter.seconds(work, device))
+    times = meter.taking_turns(found, device, repeats, name)
+    middle = {key: statistics.median(values) for key, values in times.items()}
     heads, tokens, dim = CALLS[name]
     inputs = 3 * heads * tokens * dim * 4
     peaks = {key: inputs + meter.peak_bytes(work, device) for key, work in found.items()}
     return {
         "call": name, "heads": heads, "tokens": tokens, "dim": dim, "repeats": repeats, "variants": {
             key: {
-                "seconds": round(statistics.median(values), 4),
-                "spread": round((max(values) - min(values)) / statistics.median(values), 3),
-                "to_plain": round(statistics.median(values) / statistics.median(times["plain"]), 3),
-                "to_published": round(statistics.median(values) / statistics.median(times["published"]), 3),
-                "peak_mib": round(peaks[key] / 2**20, 1),
-                "peak_to_plain": round(peaks[key] / peaks["plain"], 3),
+                "seconds": round(middle[key], 4), "spread": meter.spread(values),
+                "to_plain": round(middle[key] / middle["plain"], 3),
+                "to_published": round(middle[key] / middle["published"], 3),
+                "peak_mib": meter.mib(peaks[key]), "peak_to_plain": round(peaks[key] / peaks["plain"], 3),
             }
             for key, values in times.items()
         },
@@ -108,8 +104,6 @@ def bench_call(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
 
 def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
     """Whole sampling runs at CFG 5 with random prompts: plain, and steered in the paper's window."""
-    import comfy.sample
-
     from fovea.guidance.regions.attention_patch import MARK, Layout
     from fovea.guidance.regions.masks import Region, Regions
     from fovea.guidance.regions.model_patch import RegionControl
@@ -127,16 +121,11 @@ def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
         pooled = torch.zeros(1, 1280)
         positive = [[torch.randn(1, 77, width), {"pooled_output": pooled, MARK: layout}]]
         negative = [[torch.randn(1, 77, width), {"pooled_output": pooled}]]
-        latent = torch.zeros(case.batch, 4, case.size // 8, case.size // 8)
-        noise = comfy.sample.prepare_noise(latent, 0)
-        comfy.sample.sample(patcher, noise, case.steps, 5.0, "euler", "normal", positive, negative, latent,
-                            disable_pbar=True, seed=0)  # fmt: skip
+        sample_latent(patcher, positive, negative, case.latent, 0, case.steps, 5.0)
 
     run(model)
-    times: dict[str, list[float]] = {"plain": [], "steered": []}
-    for _ in tqdm(range(case.repeats), desc=f"{case.model} {case.size}"):
-        for key, patcher in (("plain", model), ("steered", steered)):
-            times[key].append(meter.seconds(partial(run, patcher), device))
+    runs = {"plain": partial(run, model), "steered": partial(run, steered)}
+    times = meter.taking_turns(runs, device, case.repeats, f"{case.model} {case.size}")
     plain, ours = (statistics.median(values) for values in times.values())
     return {
         "model": case.model, "size": case.size, "batch": case.batch, "steps": case.steps, "repeats": case.repeats,
@@ -150,12 +139,7 @@ def main() -> None:
     parser.add_argument("--runs-only", action="store_true", help="no single calls at the sizes of SD1.5 and SDXL")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
     args = parser.parse_args()
-    load_packages()
-    import comfy.model_management
-
-    torch.set_grad_enabled(False)
-    device = comfy.model_management.get_torch_device()
-    args.out.mkdir(parents=True, exist_ok=True)
+    device = begin()
     report: dict[str, Any] = {
         **record.machine(device),
         "calls": [bench_call(name, device, 5) for name in CALLS if not args.runs_only],
@@ -163,7 +147,7 @@ def main() -> None:
     steps = 20 if device.type == "cuda" else 10
     cases = [Case("shapesworld", 256, 4, 20, 3), Case("sd15", 512, 1, steps, 1 if device.type == "cpu" else 3)]
     report["runs"] = [bench_run(case, device) for case in cases if case.model in args.models]
-    (args.out / "regions.json").write_text(json.dumps(report, indent=1) + "\n")
+    record.write(args.out / "regions.json", report)
     print(json.dumps(report, indent=1))
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..tables import table
+from ..tables import measured_on, paragraphs, table
 
 
-def scaling_section(bench: dict) -> str:
+def speed_section(bench: dict) -> str:
     """Time and peak over that of plain sampling, a column per size."""
     cases = bench["cases"]
     sizes = list(dict.fromkeys(case["size"] for case in cases))
@@ -17,14 +17,12 @@ def scaling_section(bench: dict) -> str:
     tokens = {case["size"]: case["tokens"] for case in cases}
     head = ("time / peak memory, to plain", *(f"{size} pixels, {tokens[size]} tokens" for size in sizes))
     widest = max(case["spread"] for case in cases)
-    return "\n\n".join(
-        [
-            "## Time and memory over the size of the picture",
-            f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}: the demo model, "
-            f"two steps at CFG 4, each technique in every step, {cases[0]['repeats']} turns, whose widest spread is "
-            f"{100 * widest:.0f} %. SAG, regions and two experts include what they prepare once per run, which two "
-            "steps bear alone. A style is a third evaluation.",
-            table(head, rows),
-            "![Scaling](images/scaling.png)",
-        ]
+    return paragraphs(
+        "## Time and memory over the size of the picture",
+        f"{measured_on(bench)}: the demo model, "
+        f"two steps at CFG 4, each technique in every step, {cases[0]['repeats']} turns, whose widest spread is "
+        f"{100 * widest:.0f} %. SAG, regions and two experts include what they prepare once per run, which two "
+        "steps bear alone. A style is a third evaluation.",
+        table(head, rows),
+        "![Scaling](images/scaling.png)",
     )

@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import nn
 
-from .. import metrics
+from ...shapesworld import data, judge, sets, train_style
+from ...shapesworld.world import STYLES, caption, render
+from .. import metrics, record
+from ..demo_setup import DemoSetup
+from ..sampling import as_bytes, encoded, painted, sample_encoded
 
 BATCH, STEPS, CFG = 4, 20, 4.0
 FIRST_REFERENCE = 5000  # of the report set: none of its prompts
@@ -44,85 +48,54 @@ TRANSFERS = (
 )
 
 
-class Studio:
-    """The model with a style vector, and the judges."""
+def batch(demo: DemoSetup, style_judge: nn.Module, way: Transfer, start: int) -> dict[str, np.ndarray]:
+    """style [n]: the style of the reference is there; right [n], share [n]: what the prompt says is there."""
+    from fovea.guidance.style.model_patch import StyleGuidance
 
-    def __init__(self, folder: Path, work: Path) -> None:
-        from fovea.models.shapesworld import loader as demo_model
-
-        from ...shapesworld import train_style
-
-        self.folder = folder
-        self.model, self.clip, self.vae = demo_model.load_dual(), demo_model.load_dual_clip(), demo_model.load_vae()
-        self.vision, self.reader = demo_model.load_clip_vision(), demo_model.load_reader()
-        self.judge = train_style.load(work)
-
-    def run(self, way: Transfer, count: int) -> dict[str, np.ndarray]:
-        """style [n]: the style of the reference is there; right [n], share [n]: what the prompt says is there."""
-        parts = []
-        for start in tqdm(range(0, count, BATCH), desc=way.name, mininterval=5):
-            parts.append(metrics.kept(self.folder / way.name / f"{start:04d}.npz", partial(self.batch, way, start)))
-        return {key: np.concatenate([part[key] for part in parts]) for key in ("style", "right", "share")}
-
-    def batch(self, way: Transfer, start: int) -> dict[str, np.ndarray]:
-        from fovea.guidance.style.model_patch import StyleGuidance
-
-        from ...shapesworld import judge, sets, train_style
-        from ...shapesworld.world import STYLES, caption, render
-        from ..generator.quality import encoded, sample_encoded
-
-        turn = start // BATCH
-        style = STYLES[turn % 4]
-        reference = replace(sets.scene("report", FIRST_REFERENCE + turn), style=style)
-        scenes = [sets.scene("report", i, 1 + i % 4) for i in range(start, start + BATCH)]
-        unstyled = [caption(scene).removesuffix(f", {scene.style} style") for scene in scenes]
-        captions = [f"{text}, {style} style" for text in unstyled] if way.word else unstyled
-        plain = encoded(self.clip, captions)
-        seen = self.vision.encode_image(painted([render(reference)[0]]))
-        vector = {"clip_vision_output": seen, "strength": 1.0, "noise_augmentation": 0.0}
-        styled = [[plain[0][0], {**plain[0][1], "unclip_conditioning": [vector]}]]
-        latents = None
-        if way.denoise < 1:
-            others = [STYLES[(turn + 1 + k % 3) % 4] for k in range(BATCH)]
-            first = [render(replace(scene, style=other))[0] for scene, other in zip(scenes, others)]
-            latents = self.vae.encode(painted(first))
-        model = self.model if not way.scale else StyleGuidance(plain, way.scale, way.start, 1.0).patched(self.model)
-        positive = plain if way.scale == 0 else styled
-        made = sample_encoded(model, self.vae, positive, encoded(self.clip, [""] * BATCH), BATCH, start, STEPS, CFG,
-                              start=latents, denoise=way.denoise)  # fmt: skip
-        found = train_style.styles_of(self.judge, made)
-        scores = [judge.score(scene, reading) for scene, reading in zip(scenes, judge.read(self.reader, made))]
-        return {
-            "style": np.array([one == style for one in found], float),
-            "right": np.array([score["all_right"] for score in scores]),
-            "share": np.array([score["share_right"] for score in scores]),
-            "shown": (made[:2] * 255).round().byte().numpy(),
-            "reference": render(reference)[0],
-        }
+    turn = start // BATCH
+    style = STYLES[turn % 4]
+    reference = replace(sets.scene("report", FIRST_REFERENCE + turn), style=style)
+    scenes = sets.scenes("report", start, BATCH)
+    unstyled = [caption(scene).removesuffix(f", {scene.style} style") for scene in scenes]
+    captions = [f"{text}, {style} style" for text in unstyled] if way.word else unstyled
+    plain = encoded(demo.clip, captions)
+    seen = demo.vision.encode_image(painted([render(reference)[0]]))
+    vector = {"clip_vision_output": seen, "strength": 1.0, "noise_augmentation": 0.0}
+    styled = [[plain[0][0], {**plain[0][1], "unclip_conditioning": [vector]}]]
+    latents = None
+    if way.denoise < 1:
+        others = [STYLES[(turn + 1 + k % 3) % 4] for k in range(BATCH)]
+        first = [render(replace(scene, style=other))[0] for scene, other in zip(scenes, others)]
+        latents = demo.vae.encode(painted(first))
+    model = demo.model if not way.scale else StyleGuidance(plain, way.scale, way.start, 1.0).patched(demo.model)
+    positive = plain if way.scale == 0 else styled
+    made = sample_encoded(model, demo.vae, positive, encoded(demo.clip, [""] * BATCH), BATCH, start, STEPS, CFG,
+                          start=latents, denoise=way.denoise)  # fmt: skip
+    found = train_style.styles_of(style_judge, made)
+    scores = [judge.score(scene, reading) for scene, reading in zip(scenes, judge.read(demo.reader, made))]
+    return {
+        "style": np.array([one == style for one in found], float),
+        "right": np.array([score["all_right"] for score in scores]),
+        "share": np.array([score["share_right"] for score in scores]),
+        "shown": as_bytes(made[:2]),
+        "reference": render(reference)[0],
+    }
 
 
-def painted(pictures: list[np.ndarray]) -> torch.Tensor:
-    """uint8 pictures as the host's IMAGE."""
-    return torch.from_numpy(np.stack(pictures)).float() / 255
-
-
-def judge_on_painted(work: Path) -> float:
+def judge_on_painted(work: Path, style_judge: nn.Module) -> float:
     """How often the judge of style names the style of held-out painted pictures."""
-    from ...shapesworld import data, train_style
-
     held_out = data.Dataset(work / "data" / "held_out")
     pictures, styles = train_style.pictures_of(held_out, np.arange(len(held_out)))
     with torch.no_grad():
-        return round(float((train_style.load(work)(pictures).argmax(1) == styles).float().mean()), 4)
+        return round(float((style_judge(pictures).argmax(1) == styles).float().mean()), 4)
 
 
-def table(folder: Path, work: Path, count: int) -> dict[str, Any]:
-    studio, rows = Studio(folder, work), []
+def table(folder: Path, demo: DemoSetup, work: Path, count: int) -> dict[str, Any]:
+    style_judge, rows = train_style.load(work), []
     for way in TRANSFERS:
-        found = studio.run(way, count)
+        made = record.kept_batches(folder / way.name, count, BATCH, partial(batch, demo, style_judge, way), way.name)
         row: dict[str, Any] = {"name": way.name, "n": count, "references": count // BATCH}
-        for key, values in found.items():
-            means = values.reshape(-1, BATCH).mean(1)  # pictures of one reference are no independent samples
-            row[key] = metrics.rounded(metrics.mean_interval(means))
+        for key in ("style", "right", "share"):
+            row[key] = metrics.mean([part[key].mean() for part in made])  # pictures of one reference are one sample
         rows.append(row)
-    return {"judge": judge_on_painted(work), "rows": rows}
+    return {"judge": judge_on_painted(work, style_judge), "rows": rows}
