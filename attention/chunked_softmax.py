@@ -13,7 +13,7 @@ from .tensor_layout import precision
 CHUNK_BYTES = 3 * 2**20  # largest size of the one buffer of attention scores that is alive at a time
 
 
-LEAST_BYTES = 2**18  # smaller ones cost time and save nothing worth having
+MIN_BYTES = 2**18  # smaller ones cost time and save nothing worth having
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def _softmax(
     scale = dim**-0.5 if scale is None else scale
     row_bytes = keys * torch.finfo(dtype).bits // 8
     if chunk_bytes is None:
-        chunk_bytes = min(max(heads * queries * row_bytes // 100, LEAST_BYTES), CHUNK_BYTES)
+        chunk_bytes = min(max(heads * queries * row_bytes // 100, MIN_BYTES), CHUNK_BYTES)
     rows = max(1, min(queries, chunk_bytes // row_bytes))
     together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
     if k.shape[1] != heads:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-MARK_PREFIX = "fovea_"  # keys of a cond dict that techniques may use to recognise their own prompts
+MARK_PREFIX = "fovea_"  # keys of a cond dict that techniques may use to recognize their own prompts
 POSITIVE = ("positive", "middle")  # what the host's guiders call them
 Conds = Sequence[Mapping[str, Any]]
 
@@ -72,7 +72,7 @@ def _lists(guider: Any) -> dict[str, Conds]:
 
 
 @dataclass(eq=False)
-class Roles:
+class CondRoles:
     """What a guider calls its cond lists: it evaluates them in an order of its own, so their place tells nothing."""
 
     _names: dict[tuple[uuid.UUID, ...], set[str]] = field(default_factory=dict)
@@ -117,10 +117,12 @@ class Roles:
 class CondTable:
     """Maps (list index, uuid) of one host call to the row it will become."""
 
-    def __init__(self, lists: Sequence[Conds | None], window: Window | None = None, roles: Roles | None = None) -> None:
+    def __init__(
+        self, lists: Sequence[Conds | None], window: Window | None = None, roles: CondRoles | None = None
+    ) -> None:
         self._rows: dict[tuple[int, uuid.UUID], Row | None] = {}
         self.signatures = tuple(None if conds is None else cond_signature(conds) for conds in lists)
-        roles = roles or Roles()
+        roles = roles or CondRoles()
         for index, conds in enumerate(lists):
             signature = self.signatures[index] or ()
             for position, cond in enumerate(conds or ()):

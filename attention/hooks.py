@@ -24,7 +24,7 @@ from .compiled import is_compiled, original, uncompiled
 from .conds import Conds, CondTable, Row, Window
 from .families.registry import Family, family_of
 from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
-from .run import Attention, AttentionCall, Run, Tap, Technique
+from .run import Attention, AttentionCall, AttentionWrapper, Run, Technique
 from .sites import CALL_STATE, Forward, Site
 from .tensor_layout import head_width
 
@@ -47,7 +47,7 @@ class CallState:
 
     run: Run
     family: Family
-    taps: tuple[Tap, ...]
+    attention_wrappers: tuple[AttentionWrapper, ...]
     rows: tuple[Row, ...]
     forward: Forward
     busy: bool = False  # inside a tap: attention calls made from there are the tap's own
@@ -79,7 +79,7 @@ def degraded_pass(
 
     The conds are copies with uuids of their own, the same in every step of the run, so caches keyed by uuid stay right.
     They keep their place (positive or negative) in the host's call. transformer_options[DEGRADED] holds `tag`, by which
-    other wrappers can recognise the pass; recorders are off in it, techniques that steer attention stay on.
+    other wrappers can recognize the pass; recorders are off in it, techniques that steer attention stay on.
     """
     index = run.list_index(conds) or 0
     lists: list[list[dict[str, Any]] | None]
@@ -157,42 +157,44 @@ def _apply_model(
     run = options.get(RUN)
     if run is None or CALL_STATE in options:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-    tapped = options
+    hooked = options
     if run.table is not None:
         inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
-        tapped = _tapped(run, run.table, x, inputs, options)
-    if tapped is not options:
+        hooked = _hooked(run, run.table, x, inputs, options)
+    if hooked is not options:
         with uncompiled():
-            return executor(x, t, c_concat, c_crossattn, control, tapped, **kwargs)
+            return executor(x, t, c_concat, c_crossattn, control, hooked, **kwargs)
     wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
     if is_compiled(executor.class_obj.diffusion_model, wrappers):
         options = {key: value for key, value in options.items() if key not in OWN_KEYS}
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
-def _tapped(
+def _hooked(
     run: Run, table: CondTable, x: Tensor, inputs: Mapping[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
     """The options of a model call with our attention hooks in, or the same options if no tap has anything to do."""
     rows = table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
     degraded = options.get(DEGRADED)
-    taps = tuple(tap for tap in run.taps if rows and tap.wants(run, rows, degraded))
+    attention_wrappers = tuple(
+        wrapper for wrapper in run.attention_wrappers if rows and wrapper.wants(run, rows, degraded)
+    )
     if degraded is None:
         run.mark_evaluated(rows)
     network = original(run.model.diffusion_model)
-    family = family_of(network) if taps else None
+    family = family_of(network) if attention_wrappers else None
     if family is None:
         return options
-    tapped = family.prepare(network, options)
+    hooked = family.prepare(network, options)
     forward = Forward(network, x.shape[0], tuple(x.shape[2:]), inputs)
-    tapped[CALL_STATE] = CallState(run, family, taps, rows, forward)
-    tapped[OVERRIDE], tapped[PREVIOUS_OVERRIDE] = _override, options.get(OVERRIDE)
-    replaced = tapped.get("patches_replace", {})
-    tapped["patches_replace"] = dict(replaced)
+    hooked[CALL_STATE] = CallState(run, family, attention_wrappers, rows, forward)
+    hooked[OVERRIDE], hooked[PREVIOUS_OVERRIDE] = _override, options.get(OVERRIDE)
+    replaced = hooked.get("patches_replace", {})
+    hooked["patches_replace"] = dict(replaced)
     for name, kind in (("attn1", "self"), ("attn2", "cross")):
         if name in replaced:
-            tapped["patches_replace"][name] = {at: _TappedReplace(fn, kind) for at, fn in replaced[name].items()}
-    return tapped
+            hooked["patches_replace"][name] = {at: _WrappedReplacement(fn, kind) for at, fn in replaced[name].items()}
+    return hooked
 
 
 def _override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **kwargs: Any) -> Tensor:
@@ -248,7 +250,7 @@ def _preferred(state: CallState, site: Site | None) -> Callable | None:
 
 
 @dataclass(frozen=True)
-class _TappedReplace:
+class _WrappedReplacement:
     """Another node's attn1 / attn2 replacement, with our taps around it."""
 
     function: Callable[..., Tensor]
@@ -287,9 +289,9 @@ def _attend(
         return attention(q, k, v)
     about = {"rows": state.rows, "run": state.run, "latent_size": state.forward.latent_size, **layout}
     call = AttentionCall(site=site, q=q, k=k, v=v, heads=heads, **about)
-    for tap in reversed(state.taps):
-        if site.kind in tap.kinds and (tap.blocks is None or site.block in tap.blocks):
-            attention = _around(tap, call, attention)
+    for wrapper in reversed(state.attention_wrappers):
+        if site.kind in wrapper.kinds and (wrapper.blocks is None or site.block in wrapper.blocks):
+            attention = _around(wrapper, call, attention)
             call = replace(call, wrapped=True)  # by this tap, for those around it
     state.busy = True
     try:
@@ -298,9 +300,9 @@ def _attend(
         state.busy = False
 
 
-def _around(tap: Tap, call: AttentionCall, attention: Attention) -> Attention:
+def _around(wrapper: AttentionWrapper, call: AttentionCall, attention: Attention) -> Attention:
     def attend(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
-        return tap.attend(replace(call, q=q, k=k, v=v, heads=heads or call.heads), attention)
+        return wrapper.attend(replace(call, q=q, k=k, v=v, heads=heads or call.heads), attention)
 
     return attend
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from .conds import Conds, CondTable, Roles, Row, RowKey, Window, cond_signature
+from .conds import CondRoles, Conds, CondTable, Row, RowKey, Window, cond_signature
 from .sites import BlockId, Site
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Attention(Protocol):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor: ...
 
 
-class Tap(Protocol):
+class AttentionWrapper(Protocol):
     """Something that reads or changes attention. Immutable; what it remembers goes into the run."""
 
     @property
@@ -85,7 +85,7 @@ class Tap(Protocol):
 class Technique(Protocol):
     """A guidance or control method installed in a model."""
 
-    def begin(self, run: Run) -> Sequence[Tap]:
+    def begin(self, run: Run) -> Sequence[AttentionWrapper]:
         """Called when a denoising step starts; `run.sigma` and `run.model` are set. Returns the taps it needs in it."""
         ...
 
@@ -108,8 +108,8 @@ class Run:
     model: Any = None
     sigma: float = float("nan")
     size: tuple[int, ...] = ()
-    roles: Roles = field(default_factory=Roles)
-    taps: tuple[Tap, ...] = ()
+    roles: CondRoles = field(default_factory=CondRoles)
+    attention_wrappers: tuple[AttentionWrapper, ...] = ()
     table: CondTable | None = None
     _lists: dict[tuple[uuid.UUID, ...], int] = field(default_factory=dict)
     _evaluated: set[RowKey] = field(default_factory=set)
@@ -128,12 +128,12 @@ class Run:
         self._evaluated.clear()
         self._previous.update(self._records)
         self._records = {}
-        taps = [tap for technique in self.techniques for tap in technique.begin(self)]
-        self.taps = tuple(sorted(taps, key=lambda tap: tap.reads))
+        attention_wrappers = [wrapper for technique in self.techniques for wrapper in technique.begin(self)]
+        self.attention_wrappers = tuple(sorted(attention_wrappers, key=lambda wrapper: wrapper.reads))
 
     def close(self) -> None:
         """Drop every tensor and every reference of the run."""
-        self.model, self.table, self.taps = None, None, ()
+        self.model, self.table, self.attention_wrappers = None, None, ()
         self.roles.clear()
         for kept in (self._lists, self._evaluated, self._records, self._previous, self._states, self._aliases):
             kept.clear()

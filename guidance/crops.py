@@ -24,7 +24,7 @@ class View(NamedTuple):
 
 
 def whole(height: int, width: int) -> list[View]:
-    """The largest centred square, or several along the longer side, so that all of the picture is seen."""
+    """The largest centered square, or several along the longer side, so that all of the picture is seen."""
     side, longest = min(height, width), max(height, width)
     count = math.ceil(longest / side)
     starts = [round(i * (longest - side) / max(1, count - 1)) for i in range(count)]
@@ -42,16 +42,16 @@ def cutouts(height: int, width: int, count: int, least: int, generator: torch.Ge
 
 
 def salient_cutouts(saliency: Tensor, count: int, least: int, generator: torch.Generator) -> list[View]:
-    """Random squares whose centres are drawn from a saliency map [height, width]; none where all of it is zero."""
+    """Random squares whose centers are drawn from a saliency map [height, width]; none where all of it is zero."""
     height, width = saliency.shape
     density = _density(saliency).flatten().cpu().double()  # where the generator is
     if not density.sum() > 0:
         return []
-    centres = torch.multinomial(density, count, replacement=True, generator=generator).tolist()
+    centers = torch.multinomial(density, count, replacement=True, generator=generator).tolist()
     sides = torch.rand(count, generator=generator).tolist()
     return [
         _around(at // width, at % width, _side(w, height, width, least), height, width, 1 / count)
-        for at, w in zip(centres, sides)
+        for at, w in zip(centers, sides)
     ]
 
 
@@ -94,7 +94,7 @@ def _side(u: float, height: int, width: int, least: int) -> int:
 
 
 def _around(y: float, x: float, side: int, height: int, width: int, weight: float) -> View:
-    """The square with this centre, moved into the picture."""
+    """The square with this center, moved into the picture."""
     side = min(side, height, width)
     top = min(max(round(y - side / 2), 0), height - side)
     left = min(max(round(x - side / 2), 0), width - side)

@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[str, str]] = {
     "both": ("1", "1"),
 }
 CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g", "hydit_clip")
-MOST_POINTS, MOST_WEIGHT = 64, 10.0
+MAX_POINTS, MAX_WEIGHT = 64, 10.0
 
 
 def parse_curve(text: str, name: str) -> Curve:
@@ -39,12 +39,12 @@ def parse_curve(text: str, name: str) -> Curve:
             points.append((float(place) if place else 0.0, float(value)))
         except ValueError:
             raise ValueError(f"{name}: {part!r} is no point. Write percent:weight, such as: 0:1, 0.3:1, 1:0") from None
-    if not points or len(points) > MOST_POINTS or (len(points) > 1 and not all(":" in part for part in parts)):
-        raise ValueError(f"{name}: write one weight, or 2 to {MOST_POINTS} points such as: 0:1, 0.3:1, 1:0")
+    if not points or len(points) > MAX_POINTS or (len(points) > 1 and not all(":" in part for part in parts)):
+        raise ValueError(f"{name}: write one weight, or 2 to {MAX_POINTS} points such as: 0:1, 0.3:1, 1:0")
     for percent, weight in points:
-        if not 0 <= percent <= 1 or not abs(weight) <= MOST_WEIGHT:
+        if not 0 <= percent <= 1 or not abs(weight) <= MAX_WEIGHT:
             raise ValueError(
-                f"{name}: {percent:g}:{weight:g} is out of range; percent goes from 0 to 1, weights to {MOST_WEIGHT:g}."
+                f"{name}: {percent:g}:{weight:g} is out of range; percent goes from 0 to 1, weights to {MAX_WEIGHT:g}."
             )
     if any(later[0] <= earlier[0] for earlier, later in zip(points, points[1:])):
         raise ValueError(f"{name}: the points do not rise in percent.")
@@ -62,7 +62,7 @@ def weight_at(curve: Curve, percent: float) -> float:
 
 
 def pieces(curves: Sequence[Curve], count: int) -> list[tuple[float, float, tuple[float, ...]]]:
-    """The schedule in parts of constant weights: (start, end, weights). Neighbours with the same weights are one part.
+    """The schedule in parts of constant weights: (start, end, weights). Neighbors with the same weights are one part.
 
     Borders lie where schedules rarely have a step: in the host both parts at a border act there, and cost twice.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DECIBEL = 20 / math.log(10)  # of a ratio of amplitudes, per unit of half-logSNR
-SAME = 1e-4  # levels closer than this are one knot: schedules are float32
+LEVEL_TOLERANCE = 1e-4  # levels closer than this are one knot: schedules are float32
 
 
 def half_log_snr(sigma: float, flow: bool) -> float:
@@ -58,14 +58,14 @@ def sigma_from(kind: str, value: float, sampling: Any, flow: bool) -> float:
     return float(sampling.percent_to_sigma(percent))
 
 
-def renamed(sigma: Tensor, flow: bool, wanted: bool, most: float) -> Tensor:
-    """Noise levels as a model of the other kind counts them; flow, wanted, most: as in `converted`."""
+def convert_sigma(sigma: Tensor, flow: bool, wanted: bool, most: float) -> Tensor:
+    """Noise levels as a model of the other kind counts them; flow, wanted, most: as in `convert_latent`."""
     if flow == wanted:
         return sigma
     return sigma / (1 + sigma) if wanted else (sigma / (1 - sigma).clamp(min=1e-9)).clamp(max=most)
 
 
-def converted(x: Tensor, sigma: Tensor, flow: bool, wanted: bool, most: float) -> tuple[Tensor, Tensor]:
+def convert_latent(x: Tensor, sigma: Tensor, flow: bool, wanted: bool, most: float) -> tuple[Tensor, Tensor]:
     """A noisy latent and its levels [batch] for a model of the other kind.
 
     flow, wanted: whether it comes from, and goes to, a flow model. most: the highest level the other model knows; at a
@@ -73,13 +73,13 @@ def converted(x: Tensor, sigma: Tensor, flow: bool, wanted: bool, most: float) -
     """
     if flow == wanted:
         return x, sigma
-    other = renamed(sigma, flow, wanted, most)
+    other = convert_sigma(sigma, flow, wanted, most)
     # The factor is other / sigma; where there is no noise, both latents are x0.
     ratio = torch.where(sigma > 0, other / sigma.clamp(min=1e-9), torch.ones_like(sigma))
     return x * ratio.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype), other
 
 
-def described(level: float, flow: bool) -> str:
+def format_level(level: float, flow: bool) -> str:
     """A half-logSNR as people know it: sigma and dB."""
     if level == math.inf:
         return "0"

@@ -130,7 +130,7 @@ def _sheets(seen: list[Level], vae: VAE | None, phrase: str) -> list[Tensor]:
             tiles = heat_maps.enlarge(torch.stack([level[name][i] for level in maps]), (height, width))
             tiles = tiles if name == "mask" else heat_maps.spread(tiles)
             rows.append((labels[name], [
-                heat_maps.colours(tile) if pictures is None else heat_maps.overlay(tile, pictures[j][i])
+                heat_maps.colors(tile) if pictures is None else heat_maps.overlay(tile, pictures[j][i])
                 for j, tile in enumerate(tiles)
             ]))  # fmt: skip
         sheets.append(heat_maps.sheet(rows, columns))

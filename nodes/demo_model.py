@@ -20,7 +20,7 @@ class FoveaLoadDemo(io.ComfyNode):
             display_name="Load Demo Model (ShapesWorld)",
             category="Fovea/demo",
             description=(
-                "Loads ShapesWorld, the small picture model that ships with Fovea: 256x256 pictures of coloured "
+                "Loads ShapesWorld, the small picture model that ships with Fovea: 256x256 pictures of colored "
                 "shapes, about a second each on a CPU. Prompts look like 'a striped red circle and a plain blue star "
                 "on a white background'. Use it like a checkpoint to try the other Fovea nodes without a download."
             ),

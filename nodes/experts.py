@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..guidance import noise_levels
 from ..guidance.experts import plan
 from ..guidance.experts.expert_guider import NODE, Expert, is_flow, name_of
-from ..guidance.experts.model_patch import DECIDE, MEMORY, ExpertSwitch
+from ..guidance.experts.model_patch import DECIDE_BY, MEMORY, ExpertSwitch
 from ..guidance.experts.plan import PRESETS, BadExperts
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ExpertsType = io.Custom("FOVEA_EXPERTS")
 Experts = tuple[Expert, ...]
-MOST = 16
+MAX_EXPERTS = 16
 KINDS = ("sigma", "timestep", "percent", "SNR dB")
 ALIASES = ["expert denoisers", "eDiff-I", "Wan 2.2 MoE", "high noise low noise", "SDXL refiner", "model switch",
            "mixture of experts", "dual model"]  # fmt: skip
@@ -80,8 +80,8 @@ class FoveaExpert(io.ComfyNode):
             sigma = noise_levels.sigma_from(kind, value, model.get_model_object("model_sampling"), flow)
         except ValueError as why:
             raise ValueError(f"Expert: {why}.".replace("..", ".")) from None
-        if len(experts or ()) >= MOST:
-            raise ValueError(f"Expert: {MOST} experts at most.")
+        if len(experts or ()) >= MAX_EXPERTS:
+            raise ValueError(f"Expert: {MAX_EXPERTS} experts at most.")
         added = Expert(model, noise_levels.half_log_snr(sigma, flow), own, positive, negative)
         return io.NodeOutput((*(experts or ()), added))
 
@@ -99,7 +99,7 @@ def _switch_inputs() -> list[io.Input]:
             "the model that gave way leaves the graphics memory at once.",
         ),
         io.Combo.Input(
-            "decide_by", options=list(DECIDE), default="sigma",
+            "decide_by", options=list(DECIDE_BY), default="sigma",
             tooltip="sigma: by the noise level of every evaluation. never back: a model that has given way stays out, "
             "also where a sampler (heunpp2, dpm_adaptive, restarts) goes back to more noise.",
         ),
@@ -170,13 +170,13 @@ class FoveaExpertGuider(io.ComfyNode):
         memory: str, decide_by: str,
     ) -> io.NodeOutput:  # fmt: skip
         switch = _checked(model, experts, blend, memory, decide_by)
-        guider = _ExpertGuider(switch.patched(model), switch)
+        guider = _SwitchGuider(switch.patched(model), switch)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
         return io.NodeOutput(guider)
 
 
-class _ExpertGuider(comfy.samplers.CFGGuider):
+class _SwitchGuider(comfy.samplers.CFGGuider):
     """Tells the host which models it holds, so that none is thrown away while the prompt runs."""
 
     def __init__(self, model: ModelPatcher, switch: ExpertSwitch) -> None:
@@ -221,7 +221,7 @@ class FoveaExpertSigmas(io.ComfyNode):
         try:
             return io.NodeOutput(plan.piecewise(
                 [each.get_model_object("model_sampling") for each in models], [is_flow(each) for each in models],
-                switch.ends, [int(count) for count in counts],
+                switch.boundaries, [int(count) for count in counts],
             ))  # fmt: skip
         except BadExperts as why:
             raise ValueError(f"{name}: {why}") from None
@@ -239,16 +239,16 @@ def report(switch: ExpertSwitch, model: ModelPatcher, sigmas: Tensor | None) -> 
     flow = is_flow(model)
     names = [f"model ({name_of(model)})",
              *(f"expert {at} ({name_of(expert.model)})" for at, expert in enumerate(switch.experts, 1))]  # fmt: skip
-    text = plan.parts(names, switch.ends, switch.cfgs, flow)
+    text = plan.format_ranges(names, switch.boundaries, switch.cfgs, flow)
     if sigmas is None or len(sigmas) < 2:
         return text
     schedule = [noise_levels.half_log_snr(float(sigma), flow) for sigma in sigmas]
-    steps = plan.planned(schedule, switch.ends, switch.cfgs, switch.blend)
+    steps = plan.plan_steps(schedule, switch.boundaries, switch.cfgs, switch.blend)
     silent = sorted(set(range(len(names))) - {who for step in steps for who in step.who})
     warning = [f"{names[who]} has no step in this schedule." for who in silent]
     if 0 in silent:
         warning.append("The schedule begins below the first border: connect the expert's model directly.")
-    return "\n".join([text, plan.table(steps, names, flow), *warning])
+    return "\n".join([text, plan.format_table(steps, names, flow), *warning])
 
 
 NODES = [FoveaExpert, FoveaExpertSwitch, FoveaExpertGuider, FoveaExpertSigmas]

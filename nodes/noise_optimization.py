@@ -1,4 +1,4 @@
-"""Optimising the starting latent: the search by gradients, the search without, and the papers' baseline."""
+"""Optimizing the starting latent: the search by gradients, the search without, and the papers' baseline."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torch import Tensor
 from ..guidance.noise_optimization import update_rules
 from ..guidance.noise_optimization.clip_guidance import ClipGuidance
 from ..guidance.noise_optimization.losses import PARTS, SalientLoss, Scorer
-from ..guidance.noise_optimization.noise_sampler import MODES, Outcome, Setting, Task, best_of, evaluations, optimise
+from ..guidance.noise_optimization.noise_sampler import MODES, Outcome, Setting, Task, best_of, evaluations, optimize
 from ..guidance.noise_optimization.search import Best, Limits
 from ..guidance.spectral_residual import spectral_residual
 from .saliency import SaliencyType
-from .scorers import ALIASES, ScorerType, unread
+from .scorers import ALIASES, ScorerType, truncated_tokens
 from .ui import charts
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
         )  # fmt: skip
         progress = _Progress(evaluations(mode, sampler_steps, updates, draws, task.through))
         with _advice(setting):
-            found = optimise(setting, task, progress.watch, progress.tick)
+            found = optimize(setting, task, progress.watch, progress.tick)
         return _result(found, setting, latent_image, scorer, text, "update")
 
 
@@ -271,8 +271,8 @@ class FixedNoise:
         wanted = tuple(input_latent["samples"].shape)
         if wanted != tuple(self.noise.shape):
             raise ValueError(
-                f"The optimised noise is for latents of shape {tuple(self.noise.shape)}, not {wanted}: connect the "
-                "latent that it was optimised for."
+                f"The optimized noise is for latents of shape {tuple(self.noise.shape)}, not {wanted}: connect the "
+                "latent that it was optimized for."
             )
         return self.noise.clone()
 
@@ -282,7 +282,7 @@ def _result(found: Outcome, setting: Setting, latent: dict, scorer: Scorer, text
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
     told = [
-        *unread(scorer, text),
+        *truncated_tokens(scorer, text),
         *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"
           for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
         f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),

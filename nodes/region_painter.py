@@ -29,7 +29,7 @@ class FoveaRegionPainter(io.ComfyNode):
             display_name=NAME,
             category="Fovea/regions",
             description=(
-                "Paint with words: choose a phrase's colour, paint where it shall be, queue. The drawing is kept in "
+                "Paint with words: choose a phrase's color, paint where it shall be, queue. The drawing is kept in "
                 "the workflow itself. Connect regions and caption to Dense Diffusion or Paint with Words."
             ),
             search_aliases=[*ALIASES, "paint", "draw", "mask editor", "canvas", "color mask", "eDiff-I"],
@@ -40,9 +40,9 @@ class FoveaRegionPainter(io.ComfyNode):
                     tooltip="Places instead of the drawing's: mask 1 is the first row's, and so on.",
                 ),
                 RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
-                io.Int.Input("width", default=512, min=painter_format.LEAST_SIDE, max=painter_format.MOST_SIDE, step=8,
+                io.Int.Input("width", default=512, min=painter_format.MIN_SIDE, max=painter_format.MAX_SIDE, step=8,
                              tooltip="Width of the picture. What is painted is stretched."),
-                io.Int.Input("height", default=512, min=painter_format.LEAST_SIDE, max=painter_format.MOST_SIDE, step=8,
+                io.Int.Input("height", default=512, min=painter_format.MIN_SIDE, max=painter_format.MAX_SIDE, step=8,
                              tooltip="Height of the picture. What is painted is stretched."),
                 io.String.Input(
                     "painting", default="", optional=True, socketless=True, extra_dict={"widgetType": WIDGET},
@@ -52,7 +52,7 @@ class FoveaRegionPainter(io.ComfyNode):
             outputs=[
                 RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT),
                 io.Mask.Output(display_name="masks", tooltip="One mask per row, in order."),
-                io.Image.Output(display_name="preview", tooltip="The regions in their colours."),
+                io.Image.Output(display_name="preview", tooltip="The regions in their colors."),
                 io.String.Output(display_name="caption", tooltip="The caption; without one, the phrases in a row."),
                 io.Int.Output(display_name="width", tooltip="For the empty latent."),
                 io.Int.Output(display_name="height", tooltip="For the empty latent."),
@@ -82,8 +82,8 @@ class FoveaRegionPainter(io.ComfyNode):
             sources.region(place, row.phrase, row.strength) for place, row in zip(places, drawn.shown) if place.any()
         ]
         found = extended(regions, added, None, NAME)
-        colours = torch.tensor([sources.rgb(row.colour) for row in drawn.shown]).reshape(-1, 3)
-        preview = sources.coloured(places.movedim(0, -1), colours)[None]
+        colors = torch.tensor([sources.rgb(row.color) for row in drawn.shown]).reshape(-1, 3)
+        preview = sources.colored(places.movedim(0, -1), colors)[None]
         shown = {} if image is None else {"fovea_background": ui.PreviewImage(image[:1], cls=cls).as_dict()["images"]}
         batch = places if len(places) else torch.zeros(1, height, width)
         return io.NodeOutput(found, batch, preview, painter_format.caption_of(drawn), width, height, ui=shown or None)

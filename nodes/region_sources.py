@@ -1,4 +1,4 @@
-"""Nodes that make regions: from a mask, a painting in flat colours, boxes; and one that shows them."""
+"""Nodes that make regions: from a mask, a painting in flat colors, boxes; and one that shows them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..guidance.regions import sources
-from ..guidance.regions.masks import MOST, OVERLAPS, Regions, vanishing
+from ..guidance.regions.masks import MAX_REGIONS, OVERLAPS, Regions, vanishing
 from .ui import heat_maps
 
 if TYPE_CHECKING:
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 RegionsType = io.Custom("FOVEA_REGIONS")
 ALIASES = ["regional prompt", "region", "paint with words", "DenseDiffusion", "attention couple", "area composition"]
 REGIONS_OUT = "The regions so far, for Dense Diffusion, Paint with Words, or one more region."
-LONGEST_SIDE = 1024  # of masks of boxes: whatever the picture, no token grid is finer
+MAX_SIDE = 1024  # of masks of boxes: whatever the picture, no token grid is finer
 LEVELS = (8, 16, 32, 64)  # latent pixels are 8 image pixels: the layers of SD1.5 and SDXL have tokens of 8 to 64
 
 
 def check_number(previous: Regions | None, more: int, name: str) -> None:
     """Raises ValueError before masks are made that nobody can use."""
     count = more + (len(previous) if previous is not None else 0)
-    if count > MOST:
-        raise ValueError(f"{name}: {count} regions are too many, {MOST} at most.")
+    if count > MAX_REGIONS:
+        raise ValueError(f"{name}: {count} regions are too many, {MAX_REGIONS} at most.")
 
 
 def extended(previous: Regions | None, added: list[Any], overlap: str | None, name: str) -> Regions:
@@ -98,20 +98,20 @@ class FoveaRegionsFromColors(io.ComfyNode):
             display_name="Regions from Colors",
             category="Fovea/regions",
             description=(
-                "Regions from a picture painted in flat colours, each with a phrase. Every pixel goes to the nearest "
-                "listed colour, so soft brush edges and compressed pictures work."
+                "Regions from a picture painted in flat colors, each with a phrase. Every pixel goes to the nearest "
+                "listed color, so soft brush edges and compressed pictures work."
             ),
             search_aliases=[*ALIASES, "color mask", "segmentation map"],
             inputs=[
                 io.Image.Input("image", tooltip="The painting. Several pictures: one per picture of the batch."),
                 io.String.Input(
                     "colors", multiline=True, default="#ff0000: a red star\n#0000ff: a blue circle",
-                    tooltip="One line per region: its colour and its phrase, as in #ff0000: a red star. Later lines "
+                    tooltip="One line per region: its color and its phrase, as in #ff0000: a red star. Later lines "
                     "lie on top of earlier ones.",
                 ),
                 io.Float.Input(
                     "tolerance", default=0.3, min=0.0, max=1.0, step=0.01,
-                    tooltip="How far a pixel may be from a listed colour to belong to it, as a share of the way from "
+                    tooltip="How far a pixel may be from a listed color to belong to it, as a share of the way from "
                     "black to white. Pixels beyond belong to no region. 1: all pixels belong to some region.",
                 ),
                 io.Float.Input(
@@ -127,11 +127,11 @@ class FoveaRegionsFromColors(io.ComfyNode):
         cls, image: Tensor, colors: str, tolerance: float, strength: float, regions: Regions | None = None
     ) -> io.NodeOutput:
         try:
-            listed = sources.parse_colours(colors)
+            listed = sources.parse_colors(colors)
         except ValueError as why:
             raise ValueError(f"Regions from Colors: colors: {why}") from None
-        masks = sources.colour_masks(image, listed, tolerance)
-        added = [sources.region(mask, colour.phrase, strength) for mask, colour in zip(masks, listed)]
+        masks = sources.color_masks(image, listed, tolerance)
+        added = [sources.region(mask, color.phrase, strength) for mask, color in zip(masks, listed)]
         return io.NodeOutput(extended(regions, added, None, "Regions from Colors"))
 
 
@@ -178,7 +178,7 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
         except ValueError as why:
             raise ValueError(f"Regions from Boxes: boxes: {why}") from None
         check_number(regions, len(found), "Regions from Boxes")
-        scale = min(1.0, LONGEST_SIDE / max(width, height))  # masks are fitted to the picture anyway, edges in part
+        scale = min(1.0, MAX_SIDE / max(width, height))  # masks are fitted to the picture anyway, edges in part
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         lines = phrases.splitlines()
         added = []
@@ -198,7 +198,7 @@ class FoveaRegionPreview(io.ComfyNode):
             display_name="Region Preview",
             category="Fovea/regions",
             description=(
-                "Shows regions in colours with a legend, and what is left of them on the token grids of a model's "
+                "Shows regions in colors with a legend, and what is left of them on the token grids of a model's "
                 "layers, where thin shapes get lost."
             ),
             search_aliases=[*ALIASES, "preview regions"],

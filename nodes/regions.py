@@ -13,7 +13,7 @@ from ..attention.sites import BlockId
 from ..guidance.regions import prompt_encoding
 from ..guidance.regions.masks import Regions
 from ..guidance.regions.model_patch import RegionControl, watched
-from ..guidance.regions.score_bias import MEASURES, Operator
+from ..guidance.regions.score_bias import SCORE_UNITS, RegionBias
 from .region_sources import ALIASES, RegionsType
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ DENSE, PAINT = "Dense Diffusion (Fovea)", "Paint with Words (Fovea)"
 class Preset(NamedTuple):
     """An operator of the node. law: how it depends on noise. text, image: what the node's strengths 1 and 1 mean."""
 
-    operator: Operator
+    operator: RegionBias
     law: str = "power"
     text: float = 1.0
     image: float = 1.0
@@ -34,9 +34,9 @@ class Preset(NamedTuple):
 
 # "fovea" was found on ShapesWorld, with the window and the time exponent that are the node's defaults: docs/results.md.
 OPERATORS = {
-    "fovea": Preset(Operator(temperature=0.0, area=0.0, background=False, against=1.0), text=4.0, image=10 / 3),
-    "paper": Preset(Operator()),
-    "hard": Preset(Operator(measure="hard", temperature=0.0, area=0.0, background=False), "constant"),
+    "fovea": Preset(RegionBias(temperature=0.0, area=0.0, background=False, against=1.0), text=4.0, image=10 / 3),
+    "paper": Preset(RegionBias()),
+    "hard": Preset(RegionBias(measure="hard", temperature=0.0, area=0.0, background=False), "constant"),
 }
 
 
@@ -183,7 +183,7 @@ class FoveaPaintWithWords(io.ComfyNode):
                     tooltip="How much the attention to a place's words is raised. 0 is off.",
                 ),
                 io.Combo.Input(
-                    "measure", options=[m for m in MEASURES if m != "hard"], default="row max",
+                    "measure", options=[m for m in SCORE_UNITS if m != "hard"], default="row max",
                     tooltip="What strength is counted in. row max: the largest score of each place. max, std: largest "
                     "score and spread over the whole call, as older ports have it. range: as DenseDiffusion.",
                 ),
@@ -201,7 +201,7 @@ class FoveaPaintWithWords(io.ComfyNode):
         cls, model: ModelPatcher, clip: CLIP, regions: Regions, caption: str, negative: str, strength: float,
         measure: str, end_percent: float, start_percent: float, mode: str, blocks: str, encode_phrases: bool,
     ) -> io.NodeOutput:  # fmt: skip
-        operator = Operator(measure, temperature=0.0, area=0.0, background=False)
+        operator = RegionBias(measure, temperature=0.0, area=0.0, background=False)
         control = RegionControl(
             operator, strength, 0.0, start_percent, end_percent, law="log", blocks=_blocks(model, blocks, PAINT)
         )

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..attention.block_names import parse_blocks
 from ..attention.families.registry import family_of
 from ..guidance.sag.formulas import MASK_MODES
-from ..guidance.sag.model_patch import BRANCHES, CORE_TAPS, NODE, SelfAttentionGuidance
+from ..guidance.sag.model_patch import BRANCHES, CORE_KERNEL_SIZE, NODE, SelfAttentionGuidance
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
             end=end_percent,
             every=every,
             rescale=rescale,
-            taps=CORE_TAPS if kernel == "taps" else None,
+            kernel_size=CORE_KERNEL_SIZE if kernel == "taps" else None,
             mask=None if mask is None else mask.detach().clone(),
         )
         if not guidance.neutral:
@@ -141,7 +141,7 @@ def _sag_inputs() -> list[io.Input]:
         io.Float.Input(
             "rescale", default=0.0, min=0.0, max=1.0, step=0.01,
             tooltip="Brings the contrast of the guided estimate back to that without guidance: 0 not at all, 1 fully. "
-            "Helps against burnt colours at a high scale.",
+            "Helps against burnt colors at a high scale.",
         ),
         io.Combo.Input(
             "kernel", options=["auto", "taps"], default="auto", advanced=True,

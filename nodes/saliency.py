@@ -81,7 +81,7 @@ class FoveaSaliencyMap(io.ComfyNode):
             ],
             outputs=[
                 io.Mask.Output(display_name="mask", tooltip="One map per picture, white where people look."),
-                io.Image.Output(display_name="overlay", tooltip="The maps as colours over the pictures."),
+                io.Image.Output(display_name="overlay", tooltip="The maps as colors over the pictures."),
             ],
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance.noise_optimization.losses import SalientLoss, Scorer, ratings, wanted_by
+from ..guidance.noise_optimization.losses import SalientLoss, Scorer, encode_target, whole_scores
 from ..models import model_folders
 from ..models.scorers import comfy_clip, imscore, open_clip
 from ..models.shapesworld import loader as demo_model
@@ -24,7 +24,7 @@ LOADER = "Load Scorer"
 ALIASES = ["SGOOL", "DOODL", "ReNO", "latent optimization", "noise optimization", "CLIP score"]
 
 
-def unread(scorer: Scorer, text: str) -> list[str]:
+def truncated_tokens(scorer: Scorer, text: str) -> list[str]:
     """A line if the scorer reads only a part of the text."""
     count = getattr(scorer, "unread", lambda _: 0)(text)
     return [f"The scorer does not read the last {count} tokens of the text."] if count else []
@@ -127,17 +127,17 @@ class FoveaScoreImages(io.ComfyNode):
     def execute(cls, image: Tensor, scorer: Scorer, text: str) -> io.NodeOutput:
         pictures = image[..., :3].movedim(-1, 1).float()
         with torch.no_grad():
-            wanted = wanted_by(scorer, text)  # first: what encodes it may take the other's place
+            wanted = encode_target(scorer, text)  # first: what encodes it may take the other's place
             if hasattr(scorer, "patcher"):
                 mm.load_models_gpu([scorer.patcher])
             whole = SalientLoss(weight=0.0)
             found = whole(scorer, wanted, pictures, None, [torch.Generator()] * len(pictures))
-        scores, unit = ratings(scorer, found)
+        scores, unit = whole_scores(scorer, found)
         values = scores.tolist()
         order = sorted(range(len(values)), key=lambda i: -values[i])
         told = [f"{values[i]:.2f}  picture {i + 1}" for i in order]
         chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{unit}: {text[:60]}")
-        return io.NodeOutput(image[order], chart[None], "\n".join([*unread(scorer, text), *told]))
+        return io.NodeOutput(image[order], chart[None], "\n".join([*truncated_tokens(scorer, text), *told]))
 
 
 NODES: list[Any] = [FoveaLoadScorer, FoveaScorerFromCLIP, FoveaScoreImages]

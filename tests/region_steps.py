@@ -13,7 +13,7 @@ from torch import Tensor
 from fovea.guidance.regions.attention_patch import MARK, Layout
 from fovea.guidance.regions.masks import Region, Regions
 from fovea.guidance.regions.model_patch import RegionControl
-from fovea.guidance.regions.score_bias import Operator
+from fovea.guidance.regions.score_bias import RegionBias
 
 PLACES = ((1, 2, 3), (5, 6))
 
@@ -43,8 +43,8 @@ def steered(model: Any, control: RegionControl) -> Any:
     return patched
 
 
-PAPER = RegionControl(Operator(), 1.0, 0.3, 0.0, 0.3)
-LATER = RegionControl(Operator(), 1.0, 0.3, 0.123, 0.1231)  # no step falls into this window
+PAPER = RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3)
+LATER = RegionControl(RegionBias(), 1.0, 0.3, 0.123, 0.1231)  # no step falls into this window
 
 
 def assert_alike(got: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:

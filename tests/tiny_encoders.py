@@ -22,5 +22,5 @@ def encoder(name: str) -> comfy.sd.CLIP:
         sd3 = comfy.text_encoders.sd3_clip
         target = ClipTarget(sd3.SD3Tokenizer, functools.partial(sd3.SD3ClipModel, clip_l=False, clip_g=False))
     clip = comfy.sd.CLIP(target, model_options={"t5xxl_model_config": _T5, "clip_l_model_config": _CLIP_L})
-    tiny.initialise(clip.cond_stage_model, 3, 1.0)
+    tiny.initialize(clip.cond_stage_model, 3, 1.0)
     return clip

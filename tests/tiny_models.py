@@ -1,4 +1,4 @@
-"""Small randomly initialised models of the host's own classes, with peaked attention, and ways to sample from them."""
+"""Small randomly initialized models of the host's own classes, with peaked attention, and ways to sample from them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ SHALLOW = {
 KINDS = {"sd15": SD15, "sd2": {**SD15, "use_linear_in_transformer": True}, "sdxl": SDXL, "shallow": SHALLOW}
 
 
-def initialise(network: torch.nn.Module, seed: int, peak: float) -> None:
+def initialize(network: torch.nn.Module, seed: int, peak: float) -> None:
     """Give every parameter a value (the host's layers have none); q and k are scaled so that attention is peaked."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -88,7 +88,7 @@ def unet(
     settings.unet_config.update(num_heads=4, num_head_channels=-1)
     make = comfy.model_base.SDXL if kind == "sdxl" else comfy.model_base.BaseModel
     model = make(settings, prediction, device=CPU)
-    initialise(model.diffusion_model, seed, peak)
+    initialize(model.diffusion_model, seed, peak)
     return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
 
 
@@ -183,7 +183,7 @@ def controlnet() -> tuple[torch.nn.Module, comfy.controlnet.ControlNet]:
              "num_head_channels": -1, "hint_channels": 3, "operations": comfy.ops.disable_weight_init}  # fmt: skip
     shape.pop("transformer_depth_output")
     network = comfy.cldm.cldm.ControlNet(**shape)
-    initialise(network, 5, 1.0)
+    initialize(network, 5, 1.0)
     return network, comfy.controlnet.ControlNet(network, load_device=CPU)
 
 
@@ -214,5 +214,5 @@ def pixart() -> comfy.model_patcher.ModelPatcher:
         "dtype": torch.float32,
     }  # fmt: skip
     model = comfy.model_base.PixArt(comfy.supported_models.PixArtAlpha(config), device=CPU)
-    initialise(model.diffusion_model, 0, 1.0)
+    initialize(model.diffusion_model, 0, 1.0)
     return comfy.model_patcher.ModelPatcher(model, CPU, CPU)

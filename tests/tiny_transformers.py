@@ -1,4 +1,4 @@
-"""Small randomly initialised transformers of the host's own classes, one per family the pack reads."""
+"""Small randomly initialized transformers of the host's own classes, one per family the pack reads."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def build(name: str, seed: int = 0, **changes: Any) -> comfy.model_patcher.Model
     settings = kind.settings({**kind.config, "dtype": torch.float32, **changes})
     model = kind.model(settings, device=tiny.CPU)
     network = model.diffusion_model
-    tiny.initialise(network, seed, 1.0)
+    tiny.initialize(network, seed, 1.0)
     for label, parameter in network.named_parameters():
         if parameter.ndim == 1 and ("norm" in label or ".ln_" in label):  # those of q and k make attention peaked
             parameter.data.mul_(1.6)

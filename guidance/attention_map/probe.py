@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...attention import hooks
 from ...attention.recorders import SaliencyRecorder
-from ...attention.run import Record, Run, Tap
+from ...attention.run import AttentionWrapper, Record, Run
 from ...attention.sites import BlockId
 from ..sag import formulas
 from ..token_pictures import saliency_map, token_picture
@@ -100,15 +100,15 @@ class _Viewing:
     wanted: Look
     seen: list[tuple[Tensor, dict[str, Tensor]]]
 
-    def begin(self, run: Run) -> Sequence[Tap]:
+    def begin(self, run: Run) -> Sequence[AttentionWrapper]:
         """A tap for each map that is wanted, new at every level."""
-        taps: dict[str, Tap] = {"saliency": SaliencyRecorder(self.wanted.blocks)}
+        attention_wrappers: dict[str, AttentionWrapper] = {"saliency": SaliencyRecorder(self.wanted.blocks)}
         if self.wanted.tokens:
-            taps["phrase"] = PhraseViewer(None, tokens=self.wanted.tokens)
+            attention_wrappers["phrase"] = PhraseViewer(None, tokens=self.wanted.tokens)
         if self.wanted.point is not None:
-            taps["point"] = PointViewer(self.wanted.blocks, point=self.wanted.point)
-        self._taps(run).update(taps)
-        return tuple(taps.values())
+            attention_wrappers["point"] = PointViewer(self.wanted.blocks, point=self.wanted.point)
+        self._taps(run).update(attention_wrappers)
+        return tuple(attention_wrappers.values())
 
     def _taps(self, run: Run) -> dict[str, Any]:
         return run.state(self, dict[str, Any])
@@ -117,7 +117,7 @@ class _Viewing:
         """Adds what this level shows to `seen`; the prediction stays as it is. Raises ValueError without a map."""
         run = hooks.run_of(args["model_options"])
         assert run is not None
-        taps = self._taps(run)
+        attention_wrappers = self._taps(run)
         conds = args["cond"]
         if comfy.samplers.get_area_and_mult(conds[0], args["input"], args["sigma"]) is None:
             raise ValueError("The prompt is not active at all levels (Conditioning Set Timestep Range): change levels.")
@@ -125,8 +125,8 @@ class _Viewing:
         saliency = _average(records, relative=True, what="self-attention")
         maps = {"saliency": saliency, "mask": formulas.guidance_mask(saliency, self.wanted.threshold, "threshold")}
         for name in ("phrase", "point"):
-            if name in taps:
-                found = [record for _, record in sorted(taps[name].found.items())]
+            if name in attention_wrappers:
+                found = [record for _, record in sorted(attention_wrappers[name].found.items())]
                 maps[name] = _average(found, relative=False, what=f"attention of the {name}")
         process = run.model.process_latent_out
         self.seen.append((process(args["denoised"]).float().cpu(), maps))

@@ -16,7 +16,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ..noise_levels import renamed
+from ..noise_levels import convert_sigma
 from .plan import BadExperts
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def name_of(patcher: ModelPatcher) -> str:
     return type(patcher.model).__name__
 
 
-class Shadow(comfy.samplers.CFGGuider):
+class ExpertGuider(comfy.samplers.CFGGuider):
     """An expert's guider. It is prepared like one that samples, and only ever predicts."""
 
     def __init__(self, expert: Expert, outer: Any) -> None:
@@ -157,7 +157,7 @@ class Shadow(comfy.samplers.CFGGuider):
             latent_shapes=latent_shapes,
         )  # fmt: skip
         self.called = comfy.model_patcher.create_model_options_clone(self.model_options)
-        sigmas = renamed(started.sigmas, flow, self.flow, self.most)
+        sigmas = convert_sigma(started.sigmas, flow, self.flow, self.most)
         self.called.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
         self.conds, self.inner_model = conds, model
 

@@ -20,10 +20,10 @@ import comfy.sampler_helpers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ..noise_levels import converted, half_log_snr
+from ..noise_levels import convert_latent, half_log_snr
 from ..wrapper_keys import EXPERTS
 from . import plan
-from .expert_guider import NODE, Expert, Shadow, Started, is_flow, name_of
+from .expert_guider import NODE, Expert, ExpertGuider, Started, is_flow, name_of
 from .plan import BadExperts
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 KEY = EXPERTS
 MEMORY = ("auto", "keep", "unload")
-DECIDE = ("sigma", "never back")
+DECIDE_BY = ("sigma", "never back")
 
 
 def check(main: ModelPatcher, experts: Sequence[Expert]) -> None:
@@ -79,10 +79,10 @@ class ExpertSwitch:
            decide_by: str = "sigma") -> ExpertSwitch:  # fmt: skip
         """Checked, and in order. Raises BadExperts."""
         check(main, experts)
-        order = plan.ordered([expert.below for expert in experts])
+        order = plan.sort_experts([expert.below for expert in experts])
         switch = ExpertSwitch(tuple(experts[i] for i in order), blend, memory, decide_by)
         models = [main, *(expert.model for expert in switch.experts)]
-        gaps = [after - before for before, after in zip(switch.ends, switch.ends[1:-1])]
+        gaps = [after - before for before, after in zip(switch.boundaries, switch.boundaries[1:-1])]
         if blend > min(gaps, default=math.inf):
             raise BadExperts(
                 f"Two borders are {min(gaps):.2g} apart in half-logSNR, less than the blending window {blend:g}. Set "
@@ -90,13 +90,13 @@ class ExpertSwitch:
             )
         if blend > 0 and any(a.is_clone(b) for a, b in zip(models, models[1:])):
             raise BadExperts(
-                "Two neighbours are the same checkpoint with other patches, such as two LoRAs. They cannot be in "
+                "Two neighbors are the same checkpoint with other patches, such as two LoRAs. They cannot be in "
                 "memory at once, so they cannot blend: set blend to 0, or load the checkpoint twice."
             )
         return switch
 
     @property
-    def ends(self) -> tuple[float, ...]:
+    def boundaries(self) -> tuple[float, ...]:
         """Where each model's part ends, the main one's first."""
         return (*(expert.below for expert in self.experts), math.inf)
 
@@ -162,7 +162,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.flow = is_flow(self.guider.model_patcher)
-        self.shadows = [Shadow(expert, self.guider) for expert in self.switch.experts]
+        self.shadows = [ExpertGuider(expert, self.guider) for expert in self.switch.experts]
 
     def around(self, executor: Any, given: tuple, named: dict) -> Tensor:
         """The run inside of every expert's own wrappers: caches and guidance of an expert prepare themselves there."""
@@ -176,7 +176,7 @@ class _Run:
             try:
                 return inner(*given, **named)
             finally:
-                logger.info("%s:\n%s", NODE, plan.table(self.steps, self.names(), self.flow))
+                logger.info("%s:\n%s", NODE, plan.format_table(self.steps, self.names(), self.flow))
 
     def names(self) -> list[str]:
         first = f"main model ({name_of(self.guider.model_patcher)})"
@@ -200,7 +200,7 @@ class _Run:
         level = half_log_snr(float(sigma.flatten()[0]), self.flow)
         if self.switch.decide_by == "never back":
             level = self.furthest = max(level, self.furthest)
-        shared = plan.shares(level, self.switch.ends, self.switch.blend)
+        shared = plan.blend_weights(level, self.switch.boundaries, self.switch.blend)
         self.load(tuple(who for who, _ in shared))
         self.note(level, tuple(who for who, _ in shared))
         outs = [
@@ -219,7 +219,7 @@ class _Run:
     def expert(self, who: int, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
         shadow, started = self.shadows[who - 1], self.started
         assert started is not None
-        x, sigma = converted(x, sigma, self.flow, shadow.flow, shadow.most)
+        x, sigma = convert_latent(x, sigma, self.flow, shadow.flow, shadow.most)
         return shadow.predicted(x, sigma, _with_added(shadow.called, started.options, options), seed)
 
     def load(self, who: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 The main model starts; each expert takes over below its border, down to the next one's. The border itself still belongs
 to the noisier side, as in Wan 2.2 and diffusers. Borders are half-logSNR (noise_levels), so they mean the same in all
-models. `ends`: where each model's part ends, from high noise to low; the last ends without noise, at infinity.
+models. `boundaries`: where each model's part ends, from high noise to low; the last ends without noise, at infinity.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise_levels import SAME, described, half_log_snr, sigma_of
+from ..noise_levels import LEVEL_TOLERANCE, format_level, half_log_snr, sigma_of
 from ..schedule import left_of_schedule
 
 
@@ -45,7 +45,7 @@ class BadExperts(ValueError):
     """Experts that cannot share a run; the message names the cure."""
 
 
-def ordered(begins: Sequence[float]) -> list[int]:
+def sort_experts(begins: Sequence[float]) -> list[int]:
     """Indices of experts from high noise to low. Raises BadExperts where a model would never act."""
     order = sorted(range(len(begins)), key=lambda i: begins[i])
     for i in order:
@@ -57,7 +57,7 @@ def ordered(begins: Sequence[float]) -> list[int]:
         if begins[i] == math.inf:
             raise BadExperts(f"Expert {i + 1} takes over where no noise is left: it would never act. Raise its level.")
     for before, after in zip(order, order[1:]):
-        if begins[after] - begins[before] < SAME:
+        if begins[after] - begins[before] < LEVEL_TOLERANCE:
             raise BadExperts(
                 f"Experts {before + 1} and {after + 1} take over at the same noise level, so one would never act. Give "
                 "each a level of its own."
@@ -65,37 +65,41 @@ def ordered(begins: Sequence[float]) -> list[int]:
     return order
 
 
-def acting(level: float, ends: Sequence[float]) -> int:
+def active_expert(level: float, boundaries: Sequence[float]) -> int:
     """Who acts at a half-logSNR."""
-    return next((at for at, end in enumerate(ends) if level <= end + SAME), len(ends) - 1)
+    return next((at for at, end in enumerate(boundaries) if level <= end + LEVEL_TOLERANCE), len(boundaries) - 1)
 
 
-def shares(level: float, ends: Sequence[float], window: float) -> list[tuple[int, float]]:
+def blend_weights(level: float, boundaries: Sequence[float], window: float) -> list[tuple[int, float]]:
     """Who acts with which weight; within a window around a border the two beside it share. Weights add up to 1."""
-    for at, end in enumerate(ends[:-1]):
+    for at, end in enumerate(boundaries[:-1]):
         if abs(level - end) < window / 2:
             low = (level - end) / window + 0.5
             return [(at, 1 - low), (at + 1, low)]
-    return [(acting(level, ends), 1.0)]
+    return [(active_expert(level, boundaries), 1.0)]
 
 
 def step_start(level: float, schedule: Sequence[float]) -> float:
     """The level at which the step began that an evaluation at `level` belongs to; schedule: half-logSNR, rising."""
-    begun = [known for known in schedule if known <= level + SAME]
+    begun = [known for known in schedule if known <= level + LEVEL_TOLERANCE]
     return begun[-1] if begun else level
 
 
-def piecewise(samplings: Sequence[Any], flows: Sequence[bool], ends: Sequence[float], steps: Sequence[int]) -> Tensor:
+def piecewise(
+    samplings: Sequence[Any], flows: Sequence[bool], boundaries: Sequence[float], steps: Sequence[int]
+) -> Tensor:
     """Noise levels [sum of steps + 1], as the first model counts, with every border on a knot.
 
     Within its part each expert's steps are evenly spaced in percent of its own schedule: its shift makes its part,
     nobody else's. samplings, flows, ends, steps: of the experts from high noise to low.
     """
-    if len(steps) != len(ends) or any(count < 1 for count in steps):
-        raise BadExperts(f"{len(ends)} experts take part, so {len(ends)} numbers of steps are needed, each 1 or more.")
+    if len(steps) != len(boundaries) or any(count < 1 for count in steps):
+        raise BadExperts(
+            f"{len(boundaries)} experts take part, so {len(boundaries)} numbers of steps are needed, each 1 or more."
+        )
     levels = [sigma_of(half_log_snr(float(samplings[0].sigma_max), flows[0]), flows[0])]
     begin = half_log_snr(levels[0], flows[0])
-    for sampling, flow, end, count in zip(samplings, flows, ends, steps):
+    for sampling, flow, end, count in zip(samplings, flows, boundaries, steps):
         high = min(sigma_of(begin, flow), float(sampling.sigma_max))
         low = sigma_of(end, flow) if end != math.inf or flow else float(sampling.sigma_min)
         if not low < high:
@@ -132,27 +136,27 @@ def swaps(steps: Sequence[Step]) -> int:
     return sum(step.who[-1] != before.who[-1] for before, step in zip(steps, steps[1:]))
 
 
-def planned(
-    schedule: Sequence[float], ends: Sequence[float], cfgs: Sequence[float | None], window: float
+def plan_steps(
+    schedule: Sequence[float], boundaries: Sequence[float], cfgs: Sequence[float | None], window: float
 ) -> list[Step]:
     """Who will act at each step; schedule: half-logSNR of the noise levels, the last one without noise."""
     steps = []
     for level in schedule[:-1]:
-        who = tuple(at for at, _ in shares(level, ends, window))
+        who = tuple(at for at, _ in blend_weights(level, boundaries, window))
         steps.append(Step(level, who, cfgs[who[0]]))
     return steps
 
 
-def parts(names: Sequence[str], ends: Sequence[float], cfgs: Sequence[float | None], flow: bool) -> str:
+def format_ranges(names: Sequence[str], boundaries: Sequence[float], cfgs: Sequence[float | None], flow: bool) -> str:
     """Who acts where, as text."""
     lines, begin = [], "the start"
-    for name, end, cfg in zip(names, ends, cfgs):
-        lines.append(f"{name}: sigma from {begin} to {described(end, flow)}, {_cfg(cfg)}")
-        begin = described(end, flow)
+    for name, end, cfg in zip(names, boundaries, cfgs):
+        lines.append(f"{name}: sigma from {begin} to {format_level(end, flow)}, {_cfg(cfg)}")
+        begin = format_level(end, flow)
     return "\n".join(lines)
 
 
-def table(steps: Sequence[Step], names: Sequence[str], flow: bool) -> str:
+def format_table(steps: Sequence[Step], names: Sequence[str], flow: bool) -> str:
     """Step by step: sigma, who acts, CFG; and the number of swaps."""
     lines = [
         f"step {at}: sigma {sigma_of(step.level, flow):.4g}, {' and '.join(names[who] for who in step.who)}, "

@@ -24,7 +24,7 @@ from ...attention import hooks
 from ...attention.compiled import uncompiled
 from .errors import NoGradient
 from .refusals import refuse_packed_weights
-from .saved_tensors import kept_apart
+from .saved_tensors import clone_saved_tensors
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -45,7 +45,7 @@ def outside_inference_mode() -> Iterator[None]:
         comfy.model_management.in_training = before
 
 
-def resident(patcher: ModelPatcher) -> ModelPatcher:
+def fully_loaded(patcher: ModelPatcher) -> ModelPatcher:
     """A clone whose weights are ordinary tensors that stay where they are while gradients are taken.
 
     Call it `outside_inference_mode`. Raises NoGradient.
@@ -62,7 +62,7 @@ def resident(patcher: ModelPatcher) -> ModelPatcher:
         _in_working_precision(clone.model)
     else:
         clone = patcher.clone()
-    make_ordinary(clone.model)
+    to_normal_tensors(clone.model)
     return clone
 
 
@@ -75,7 +75,7 @@ def _in_working_precision(module: nn.Module) -> None:
                 comfy.utils.set_attr_param(part, name, parameter.data.to(wanted))
 
 
-def make_ordinary(module: nn.Module) -> None:
+def to_normal_tensors(module: nn.Module) -> None:
     """Replace tensors made in inference mode, which autograd refuses, by copies. Their values and ties stay.
 
     Raises NoGradient for packed weights, which are left as they are.
@@ -104,25 +104,25 @@ def companions(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> lis
     return found
 
 
-def make_companions_ordinary(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> None:
-    """As `make_ordinary`, for all models that take part. Raises NoGradient for those whose weights are streamed."""
+def companions_to_normal_tensors(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> None:
+    """As `to_normal_tensors`, for all models that take part. Raises NoGradient for those whose weights are streamed."""
     for companion in companions(patcher, conds):
         if companion.is_dynamic():
             raise NoGradient(
                 f"The weights of {type(companion.model).__name__}, which takes part in sampling, are streamed (dynamic "
                 "VRAM), so gradients could be wrong. Start ComfyUI with --disable-dynamic-vram, or remove it."
             )
-        make_ordinary(companion.model)
+        to_normal_tensors(companion.model)
 
 
-def ordinary(value: Any) -> Any:
+def normal_copy(value: Any) -> Any:
     """A conditioning, latent or the like with copies of the tensors that were made in inference mode."""
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
     if type(value) is dict:
-        return {key: ordinary(inner) for key, inner in value.items()}
+        return {key: normal_copy(inner) for key, inner in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(ordinary(inner) for inner in value)
+        return type(value)(normal_copy(inner) for inner in value)
     return value
 
 
@@ -141,17 +141,19 @@ def with_backward(patcher: ModelPatcher) -> None:
     options[OVERRIDE] = override
 
 
-def make_ordinary_values(owner: Any) -> None:
-    """As `make_ordinary`, for tensors that are plain attributes."""
+def attributes_to_normal_tensors(owner: Any) -> None:
+    """As `to_normal_tensors`, for tensors that are plain attributes."""
     for name, value in vars(owner).items():
         if isinstance(value, Tensor) and value.is_inference():
             setattr(owner, name, value.clone())
 
 
-def safe(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> Callable[[], contextlib.AbstractContextManager]:
+def saved_tensor_guard(
+    patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]
+) -> Callable[[], contextlib.AbstractContextManager]:
     """The host's networks overwrite what autograd has kept, all but plain UNets do somewhere: a context for each
     evaluation."""
     network = patcher.model.diffusion_model
     if isinstance(network, UNetModel) and not any(cond.get("control") is not None for cond in conds):
         return contextlib.nullcontext
-    return kept_apart([network, *(companion.model for companion in companions(patcher, conds))])
+    return clone_saved_tensors([network, *(companion.model for companion in companions(patcher, conds))])

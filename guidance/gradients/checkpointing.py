@@ -16,7 +16,7 @@ BLOCKS = ("ResnetBlock", "AttnBlock", "Upsample", "ResidualBlock", "AttentionBlo
 
 
 @contextlib.contextmanager
-def blocks_computed_again(network: nn.Module) -> Iterator[None]:
+def checkpoint_blocks(network: nn.Module) -> Iterator[None]:
     """Inside, the outermost blocks keep their inputs alone. Networks without such blocks are left as they are."""
     blocks: list[nn.Module] = []
     _collect(network, blocks)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-def kept_apart(networks: Iterable[nn.Module]) -> Callable[[], contextlib.AbstractContextManager]:
+def clone_saved_tensors(networks: Iterable[nn.Module]) -> Callable[[], contextlib.AbstractContextManager]:
     """What makes a context, inside of which autograd keeps copies of all but these networks' weights.
 
     Not torch's allow_mutation_on_saved_tensors: it tells tensors apart by address and version, which come again.

@@ -19,19 +19,19 @@ from torch import Tensor
 
 from ..gradients.autograd import (
     NoGradient,
-    make_companions_ordinary,
-    make_ordinary,
-    ordinary,
+    companions_to_normal_tensors,
+    fully_loaded,
+    normal_copy,
     outside_inference_mode,
-    resident,
-    safe,
+    saved_tensor_guard,
+    to_normal_tensors,
     with_backward,
 )
 from ..gradients.refusals import refuse_packed_weights, refuse_streaming, refuse_what_loses_gradient
 from ..schedule import inside
 from ..wrapper_keys import CLIP_GUIDANCE
-from .losses import SalientLoss, Scorer, wanted_by
-from .noise_sampler import bringing, decoder, make_loaded_ordinary, patchers_of
+from .losses import SalientLoss, Scorer, encode_target
+from .noise_sampler import decoder, loaded_to_normal_tensors, patchers_of, with_additional_models
 from .update_rules import each
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class ClipGuidance:
         refuse_what_loses_gradient(model)
         refuse_packed_weights(*(patcher.model for patcher in (self.vae.patcher, *patchers_of(self.scorer))))
         with outside_inference_mode():
-            clone = resident(model)
-            guide = _Guide(self, resident(self.vae.patcher), wanted_by(self.scorer, self.text))
+            clone = fully_loaded(model)
+            guide = _Guide(self, fully_loaded(self.vae.patcher), encode_target(self.scorer, self.text))
         with_backward(clone)
         clone.set_model_sampler_post_cfg_function(guide)
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guide.run)
@@ -85,14 +85,16 @@ class _Guide:
             raise NoGradient("CLIP Guidance cannot look at latents with a frame axis (of videos, and of Qwen-Image).")
         more = [self.vae, *patchers_of(self.settings.scorer)]
         with outside_inference_mode():
-            make_ordinary(guider.model_patcher.model)
+            to_normal_tensors(guider.model_patcher.model)
             every = [cond for found in guider.conds.values() for cond in found or ()]
             refuse_what_loses_gradient(guider.model_patcher, every)
-            make_companions_ordinary(guider.model_patcher, every)
-            conds = {name: ordinary(conds) for name, conds in guider.conds.items()}
-            guider.conds = {name: [bringing(cond, more) for cond in found or ()] for name, found in conds.items()}
-            rest, named = ordinary(tuple(rest)), ordinary(dict(named))
-            return executor(ordinary(noise), ordinary(latent_image), sampler, ordinary(sigmas), *rest, **named)
+            companions_to_normal_tensors(guider.model_patcher, every)
+            conds = {name: normal_copy(conds) for name, conds in guider.conds.items()}
+            guider.conds = {
+                name: [with_additional_models(cond, more) for cond in found or ()] for name, found in conds.items()
+            }
+            rest, named = normal_copy(tuple(rest)), normal_copy(dict(named))
+            return executor(normal_copy(noise), normal_copy(latent_image), sampler, normal_copy(sigmas), *rest, **named)
 
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
         """x0 moved by the guidance."""
@@ -101,13 +103,13 @@ class _Guide:
         if not inside(sampling, level, self.settings.start, self.settings.end) or level <= 0 or not conds:
             return args["denoised"]
         refuse_streaming(model)
-        make_loaded_ordinary([self.vae, *patchers_of(self.settings.scorer)])
+        loaded_to_normal_tensors([self.vae, *patchers_of(self.settings.scorer)])
         one = torch.ones(1, device=x.device)
         scale = float(sampling.calculate_input(one * level, one))  # of the network's input: the root of alpha
         noise = float(sampling.noise_scaling(one * level, one, torch.zeros_like(one))) * scale  # the root of 1 - alpha
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            with safe(model.current_patcher, conds)():
+            with saved_tensor_guard(model.current_patcher, conds)():
                 (x0,) = comfy.samplers.calc_cond_batch(model, [conds], leaf, sigma, args["model_options"])
             pictures = decoder(self.settings.vae, self.vae.model, model.process_latent_out)(
                 noise * x0 + (1 - noise) * scale * leaf

@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..gradients.autograd import make_ordinary_values, outside_inference_mode, safe
+from ..gradients.autograd import attributes_to_normal_tensors, outside_inference_mode, saved_tensor_guard
 from ..gradients.refusals import refuse_streaming
 from ..noise_optimization.reversible_ode import Denoise, Schedule
 
@@ -47,12 +47,12 @@ class GradientSampler(comfy.samplers.Sampler):
         sampling = model_wrap.inner_model.model_sampling
         self.mask = denoise_mask
         with outside_inference_mode():
-            make_ordinary_values(model_wrap.inner_model.latent_format)
+            attributes_to_normal_tensors(model_wrap.inner_model.latent_format)
         inner = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         inner.latent_image, inner.noise = latent_image, noise
         most = self.max_denoise(model_wrap, sigmas)
         every = [cond for found in model_wrap.conds.values() for cond in found or ()]
-        apart = safe(model_wrap.model_patcher, every) if self.through_model else contextlib.nullcontext
+        apart = saved_tensor_guard(model_wrap.model_patcher, every) if self.through_model else contextlib.nullcontext
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import crops
 from ..crops import View
-from ..gradients.saved_tensors import kept_apart
+from ..gradients.saved_tensors import clone_saved_tensors
 
 PARTS = ("crops", "cutouts")
 
@@ -53,23 +53,23 @@ def is_judge(scorer: Any) -> bool:
     return hasattr(scorer, "rate")
 
 
-def wanted_by(scorer: Any, text: str) -> Any:
-    """What `distances` takes for a text."""
+def encode_target(scorer: Any, text: str) -> Any:
+    """What `text_losses` takes for a text."""
     return text if is_judge(scorer) else scorer.text([text])[0]
 
 
-def distances(scorer: Any, squares: Tensor, wanted: Any) -> Tensor:
+def text_losses(scorer: Any, squares: Tensor, wanted: Any) -> Tensor:
     """How far squares are from a text, [n]; differentiable."""
     if is_judge(scorer):
         return -scorer.weight * scorer.rate(squares, wanted)
     network = scorer.patcher.model if getattr(scorer, "overwrites", False) else None  # what autograd keeps
-    with contextlib.nullcontext() if network is None else kept_apart([network])():
+    with contextlib.nullcontext() if network is None else clone_saved_tensors([network])():
         vectors = scorer.image(squares)
     return spherical(vectors, wanted.to(vectors))
 
 
-def ratings(scorer: Any, found: Tensor) -> tuple[Tensor, str]:
-    """`distances` of whole pictures as people know them, higher is better, and what they are called."""
+def whole_scores(scorer: Any, found: Tensor) -> tuple[Tensor, str]:
+    """`text_losses` of whole pictures as people know them, higher is better, and what they are called."""
     if is_judge(scorer):
         return -found / scorer.weight, scorer.unit
     return 100 * torch.cos((2 * found).sqrt()), COSINE  # back from half the squared angle
@@ -104,17 +104,17 @@ class SalientLoss:
         self, scorer: Scorer, wanted: Any, pictures: Tensor, saliency: Tensor | None,
         generators: Sequence[torch.Generator],
     ) -> Tensor:  # fmt: skip
-        """Losses [n] of pictures [n, 3, height, width] for what is `wanted_by` the scorer for the text.
+        """Losses [n] of pictures [n, 3, height, width] for what is `encode_target` the scorer for the text.
 
         saliency: [n, height, width], a constant; without any, or where it is zero, the whole picture is all there is.
-        generators: one per picture, so that a picture's squares do not depend on its neighbours.
+        generators: one per picture, so that a picture's squares do not depend on its neighbors.
         """
         losses = []
         for i, generator in enumerate(generators):
             everywhere = self._everywhere(pictures[i], generator)
             salient = [] if saliency is None or self.weight == 0 else self._salient(saliency[i], generator)
             squares = crops.look(pictures[i], [*everywhere, *salient], scorer.size)
-            found = distances(scorer, squares, wanted)
+            found = text_losses(scorer, squares, wanted)
             loss = self._of_everywhere(found[: len(everywhere)], everywhere)
             if salient:
                 shares = found.new_tensor([view.weight for view in salient])

@@ -1,4 +1,4 @@
-"""Optimising starting latents inside the host: one guided run in which the whole search takes place."""
+"""Optimizing starting latents inside the host: one guided run in which the whole search takes place."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from ..gradients.autograd import (
-    make_companions_ordinary,
-    make_ordinary,
-    ordinary,
+    companions_to_normal_tensors,
+    fully_loaded,
+    normal_copy,
     outside_inference_mode,
-    resident,
+    to_normal_tensors,
     with_backward,
 )
-from ..gradients.checkpointing import blocks_computed_again
+from ..gradients.checkpointing import checkpoint_blocks
 from ..gradients.errors import NoGradient
 from ..gradients.refusals import (
     refuse_clip_guidance,
@@ -32,7 +32,7 @@ from ..gradients.refusals import (
 )
 from . import reversible_ode
 from .gradient_sampler import GradientSampler
-from .losses import Saliency, SalientLoss, Scorer, wanted_by
+from .losses import Saliency, SalientLoss, Scorer, encode_target
 from .reversible_ode import Denoise, Pair, Schedule
 from .search import Best, Evaluation, Limits, search
 from .search import best_of as draw
@@ -96,7 +96,7 @@ class Setting:
     noise_mask: Tensor | None = None
 
 
-def optimise(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callable[[], None] = lambda: None) -> Outcome:
+def optimize(setting: Setting, task: Task, watch: Watch = _nobody, tick: Callable[[], None] = lambda: None) -> Outcome:
     """Search the starting noise whose picture fits the text best.
 
     watch: told after every evaluation of a starting latent, tick: at every evaluation of the model. Everything is put
@@ -152,27 +152,27 @@ def tried(
     refuse_step_caches(setting.model)
     if setting.latent.ndim != 4:
         raise NoGradient(
-            "Latents with a frame axis (of videos, and of Qwen-Image) cannot be optimised: use a model whose latents "
+            "Latents with a frame axis (of videos, and of Qwen-Image) cannot be optimized: use a model whose latents "
             "have none, such as SD1.5, SDXL, SD3 or Flux."
         )
     with outside_inference_mode() if gradient == RUN else contextlib.nullcontext():
         patcher, vae = setting.model.clone(), setting.vae.patcher
         if gradient >= PICTURES:
             with outside_inference_mode():
-                vae = resident(vae)
+                vae = fully_loaded(vae)
         if gradient == RUN:
-            patcher = resident(setting.model)
+            patcher = fully_loaded(setting.model)
             with_backward(patcher)
         more = [vae, *patchers_of(task.scorer, task.saliency)]
         guider = comfy.samplers.CFGGuider(patcher)
-        (tensor, options), *others = ordinary(setting.positive)
-        positive, negative = [[tensor, bringing(options, more)], *others], ordinary(setting.negative)
+        (tensor, options), *others = normal_copy(setting.positive)
+        positive, negative = [[tensor, with_additional_models(options, more)], *others], normal_copy(setting.negative)
         if gradient == RUN:
-            make_companions_ordinary(patcher, [cond for _, cond in (*positive, *negative)])
+            companions_to_normal_tensors(patcher, [cond for _, cond in (*positive, *negative)])
         guider.set_conds(positive, negative)
         guider.set_cfg(setting.cfg)
         with outside_inference_mode():
-            wanted = wanted_by(task.scorer, task.text)
+            wanted = encode_target(task.scorer, task.text)
         found: list[Outcome] = []
 
         def work(denoise: Denoise, schedule: Schedule, start_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -181,10 +181,10 @@ def tried(
                 return denoise(x, sigma)
 
             if gradient >= PICTURES:
-                make_loaded_ordinary([vae, *patchers_of(task.scorer)])
+                loaded_to_normal_tensors([vae, *patchers_of(task.scorer)])
             process_out = guider.inner_model.process_latent_out
             decode = decoder(setting.vae, vae.model, process_out)
-            noise = ordinary(setting.noise).to(patcher.load_device, torch.float32)
+            noise = normal_copy(setting.noise).to(patcher.load_device, torch.float32)
             trial = _Trial(task, counted, schedule, start_of, decode, wanted, _generators(noise, setting.seed))
             best = look(trial.evaluate, noise)
             best.start = sampler.settled(best.start, noise)
@@ -193,8 +193,8 @@ def tried(
 
         sampler = GradientSampler(work, gradient == RUN)
         best_sampled = guider.sample(
-            ordinary(setting.noise), ordinary(setting.latent), sampler, ordinary(setting.sigmas),
-            denoise_mask=ordinary(setting.noise_mask), disable_pbar=True, seed=setting.seed,
+            normal_copy(setting.noise), normal_copy(setting.latent), sampler, normal_copy(setting.sigmas),
+            denoise_mask=normal_copy(setting.noise_mask), disable_pbar=True, seed=setting.seed,
         )  # fmt: skip
         found[0].best.sampled = best_sampled
         return found[0]
@@ -252,7 +252,7 @@ class _Trial:
         total, shown, gradients = None, None, []
         for end in ends:
             with outside_inference_mode() if gradient_wanted else torch.no_grad():
-                leaf = ordinary(end).detach().requires_grad_() if gradient_wanted else end
+                leaf = normal_copy(end).detach().requires_grad_() if gradient_wanted else end
                 with torch.set_grad_enabled(gradient_wanted):
                     pictures = self.decode(leaf)
                     again = not gradient_wanted or self.moved % self.task.refresh == 0  # draws are other pictures
@@ -292,14 +292,14 @@ def decoder(vae: Any, network: Any, process_out: Callable[[Tensor], Tensor]) -> 
 
     def decode(latents: Tensor) -> Tensor:
         latents = process_out(latents).to(vae.device, vae.vae_dtype)
-        with blocks_computed_again(network):
+        with checkpoint_blocks(network):
             decoded = network.decode(latents)
         return vae.process_output(decoded.float())
 
     return decode
 
 
-def make_loaded_ordinary(patchers: list) -> None:
+def loaded_to_normal_tensors(patchers: list) -> None:
     """Models that gradients go through, after the host has loaded them: moving them to a GPU in inference mode makes
     tensors that autograd refuses. Raises NoGradient for what is loaded in part only, whose weights come and go."""
     with outside_inference_mode():
@@ -309,7 +309,7 @@ def make_loaded_ordinary(patchers: list) -> None:
                     f"{type(patcher.model).__name__} does not fit into the GPU's memory as a whole, which gradients "
                     "need: take a tiny autoencoder as vae, a smaller scorer, or a smaller picture."
                 )
-            make_ordinary(patcher.model)
+            to_normal_tensors(patcher.model)
 
 
 def patchers_of(*owners: Any) -> list:
@@ -317,7 +317,7 @@ def patchers_of(*owners: Any) -> list:
     return [owner.patcher for owner in owners if hasattr(owner, "patcher")]
 
 
-def bringing(options: Mapping[str, Any], models: list) -> dict[str, Any]:
+def with_additional_models(options: Mapping[str, Any], models: list) -> dict[str, Any]:
     """A prompt's options, so that the host loads further models along with the sampled one."""
     already = options.get("additional_models", [])
     already = already if isinstance(already, list) else [already]

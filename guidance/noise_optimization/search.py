@@ -13,7 +13,7 @@ from torch import Tensor
 from . import update_rules
 from .update_rules import Rule, each
 
-LEAST_RATE = 1 / 64  # a latent whose steps keep failing is left alone below this
+MIN_RATE = 1 / 64  # a latent whose steps keep failing is left alone below this
 
 
 class Evaluation(NamedTuple):
@@ -97,7 +97,7 @@ def search(
             best.rejected += int((~sound).sum())
             z, motion, rate = _back(z, best, motion, rate, sound)
             found = found._replace(gradient=torch.where(each(sound, z), found.gradient, torch.zeros_like(z)))
-            if (rate < LEAST_RATE).all():
+            if (rate < MIN_RATE).all():
                 best.stopped = "losses or gradients stayed NaN"
                 break
         assert found.gradient is not None

@@ -13,9 +13,9 @@ from ...attention.run import Attention, AttentionCall, Run
 from ...attention.sites import BlockId
 from ...attention.tensor_layout import as_bias, split_heads
 from . import score_bias
-from .augmented_attention import Pull, attend
+from .augmented_attention import LowRankScores, attend
 from .masks import Part, of_batch, part_of, token_shares
-from .score_bias import Operator
+from .score_bias import RegionBias
 
 MARK = "fovea_regions"  # key of a cond dict that holds the Layout of its prompt
 HIDDEN = -1e4  # added to scores of tokens that shall not be seen; exp of it is 0 in every precision
@@ -62,7 +62,7 @@ def _repeated(tokens: Tensor, count: int, own: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Steering:
+class RegionAttention:
     """Steers attention of marked prompts in one step.
 
     text, image: strengths at this noise level between image and text tokens and among image tokens; 0 is off.
@@ -71,7 +71,7 @@ class Steering:
     """
 
     blocks: frozenset[BlockId] | None
-    operator: Operator
+    operator: RegionBias
     text: float
     image: float
     kept: dict = field(default_factory=dict, repr=False)
@@ -143,16 +143,18 @@ class Steering:
     ) -> Tensor:  # fmt: skip
         queries, keys = (split_heads(t, call.heads, call.heads_first) for t in (q, k))
 
-        def pull_of(heads: slice) -> Pull:
+        def scores_for_heads(heads: slice) -> LowRankScores:
             pulls = [self._pull(call, row, queries[where, heads], keys[where, heads]) for row, where in steered]
             return _gathered([where for _, where in steered], pulls, queries.shape[0])
 
         whole = whole or self.operator.measure in score_bias.OF_THE_CALL
         # Outside of inference mode gradients are taken, with PyTorch's attention: padding would cost their precision.
         for_kernels = call.wrapped and torch.is_inference_mode_enabled()
-        return attend(q, k, v, call.heads_first, call.heads, call.scale, attention, pull_of, whole, for_kernels)
+        return attend(
+            q, k, v, call.heads_first, call.heads, call.scale, attention, scores_for_heads, whole, for_kernels
+        )
 
-    def _pull(self, call: AttentionCall, row: Row, q: Tensor, k: Tensor) -> Pull:
+    def _pull(self, call: AttentionCall, row: Row, q: Tensor, k: Tensor) -> LowRankScores:
         """The pull on one prompt's rows; q, k: [batch, heads, tokens, dim]."""
         layout = layout_of(row)
         assert layout is not None
@@ -179,7 +181,7 @@ class Steering:
         return _beside(parts)
 
     def _columns(
-        self, call: AttentionCall, row: Row, layout: Layout, q: Tensor, text: bool, strength: float, op: Operator
+        self, call: AttentionCall, row: Row, layout: Layout, q: Tensor, text: bool, strength: float, op: RegionBias
     ) -> tuple[Tensor, Tensor, Tensor]:
         """M [batch, image tokens, regions], T [batch or 1, keys, regions] and amounts a [batch, image tokens]."""
 
@@ -230,16 +232,16 @@ def _memo(kept: dict, key: tuple, make: Callable[[], tuple]) -> tuple:
     return kept[key]
 
 
-def _hiding(layout: Layout, q: Tensor, k: Tensor, text_tokens: int, own: int) -> Pull:
+def _hiding(layout: Layout, q: Tensor, k: Tensor, text_tokens: int, own: int) -> LowRankScores:
     """All queries leave the appended tokens alone."""
     batch, _, queries, _ = q.shape
     hidden = torch.zeros(1, k.shape[2], 1, device=q.device)
     hidden[0, :text_tokens] = layout.hidden(text_tokens, own).to(q.device)
     keep = torch.ones(batch, 1, queries, device=q.device)
-    return Pull(keep, HIDDEN * keep[..., None], hidden)
+    return LowRankScores(keep, HIDDEN * keep[..., None], hidden)
 
 
-def _placed(pull: Pull, queries: int, image: slice, keys: int, columns: slice) -> Pull:
+def _placed(pull: LowRankScores, queries: int, image: slice, keys: int, columns: slice) -> LowRankScores:
     """A pull on a part of the queries and keys as one on all of them."""
     if pull.keep.shape[-1] == queries and pull.keys.shape[1] == keys:
         return pull
@@ -249,10 +251,10 @@ def _placed(pull: Pull, queries: int, image: slice, keys: int, columns: slice) -
     left[:, :, image] = pull.queries
     right = pull.keys.new_zeros(pull.keys.shape[0], keys, pull.keys.shape[-1])
     right[:, columns] = pull.keys
-    return Pull(keep, left, right)
+    return LowRankScores(keep, left, right)
 
 
-def _beside(pulls: list[Pull]) -> Pull:
+def _beside(pulls: list[LowRankScores]) -> LowRankScores:
     """Several pulls as one."""
     if len(pulls) == 1:
         return pulls[0]
@@ -261,10 +263,10 @@ def _beside(pulls: list[Pull]) -> Pull:
     for p in pulls[1:]:
         keep = keep * p.keep
     left = torch.cat([p.queries.expand(-1, heads, -1, -1) for p in pulls], dim=-1)
-    return Pull(keep, left, torch.cat([p.keys.expand(batch, -1, -1) for p in pulls], dim=-1))
+    return LowRankScores(keep, left, torch.cat([p.keys.expand(batch, -1, -1) for p in pulls], dim=-1))
 
 
-def _gathered(places: list[slice], pulls: list[Pull], batch: int) -> Pull:
+def _gathered(places: list[slice], pulls: list[LowRankScores], batch: int) -> LowRankScores:
     """Pulls of parts of a batch as one of the whole batch; the other rows are left as they are."""
     pull = pulls[0]
     if len(pulls) == 1 and pull.keep.shape[0] == batch:
@@ -278,4 +280,4 @@ def _gathered(places: list[slice], pulls: list[Pull], batch: int) -> Pull:
         keep[where] = p.keep
         left[where, :, :, : p.queries.shape[-1]] = p.queries
         right[where, :, : p.keys.shape[-1]] = p.keys
-    return Pull(keep, left, right)
+    return LowRankScores(keep, left, right)

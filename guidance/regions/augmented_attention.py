@@ -28,7 +28,7 @@ from ...attention.tensor_layout import precision, split_heads
 CHUNK_BYTES, GPU_CHUNK_BYTES = 2**20, 2**24
 
 
-class Pull(NamedTuple):
+class LowRankScores(NamedTuple):
     """What to do to the scores of one call: s'_ij = keep_i s_ij + sum_c queries_ic keys_jc.
 
     keep: [batch, heads or 1, queries]. queries: [batch, heads or 1, queries, columns]; keys: [batch or 1,
@@ -116,13 +116,13 @@ def _scores_at(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, keys: Te
 
 
 def augment(
-    q: Tensor, k: Tensor, v: Tensor, pull: Pull, scale: float | None, for_kernels: bool = False
+    q: Tensor, k: Tensor, v: Tensor, pull: LowRankScores, scale: float | None, for_kernels: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v [batch, heads, tokens, dim] with the regions' columns, padded to a multiple of 8 channels.
 
     scale: what the backend will multiply scores with; None: one over the root of the channels that it is given.
     for_kernels: pad to a width that kernels of other nodes take, too (head_widths.py). The columns are balanced, equal
-    in size on both sides and repeated in the padding, so that backends which quantise q and k lose little. The result's
+    in size on both sides and repeated in the padding, so that backends which quantize q and k lose little. The result's
     first `dim` channels are the attention's.
     """
     dim, columns = q.shape[-1], pull.queries.shape[-1]
@@ -146,7 +146,7 @@ def augment(
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, heads_first: bool, heads: int, scale: float | None, attention: Attention,
-    pull_of: Callable[[slice], Pull], whole: bool = False, for_kernels: bool = False,
+    scores_for_heads: Callable[[slice], LowRankScores], whole: bool = False, for_kernels: bool = False,
 ) -> Tensor:  # fmt: skip
     """Modulated attention through the user's backend, a few heads at a time: the longer copies stay small.
 
@@ -160,7 +160,7 @@ def attend(
     for start in range(0, heads, together):
         chosen = slice(start, min(start + together, heads))
         q, k, v = (t[:, chosen] for t in parts)
-        q, k, v = augment(q, k, v, pull_of(chosen), scale, for_kernels)
+        q, k, v = augment(q, k, v, scores_for_heads(chosen), scale, for_kernels)
         count, width = chosen.stop - chosen.start, q.shape[-1]
         if not heads_first:
             q, k, v = (rearrange(t, "b h n d -> b n (h d)") for t in (q, k, v))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...attention.conds import Window
 
-MOST = 64  # regions that a model call can serve: each takes a column beside every head's channels
+MAX_REGIONS = 64  # regions that a model call can serve: each takes a column beside every head's channels
 OVERLAPS = ("top", "share")
 
 

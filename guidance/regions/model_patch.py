@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...attention import hooks
-from ...attention.run import Run, Tap
+from ...attention.run import AttentionWrapper, Run
 from ...attention.sites import BlockId
 from ..schedule import inside, left_of_schedule
-from .attention_patch import Steering
-from .score_bias import Operator
+from .attention_patch import RegionAttention
+from .score_bias import RegionBias
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 logger = logging.getLogger(__name__)
 LAWS = ("power", "log", "constant")
-MOST_NOISE = 14.6146  # Stable Diffusion's largest sigma; flow models start at infinity
+SD_SIGMA_MAX = 14.6146  # Stable Diffusion's largest sigma; flow models start at infinity
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class RegionControl:
     signal, so flow models fit in. "constant": not at all. blocks: None for all.
     """
 
-    operator: Operator
+    operator: RegionBias
     text: float
     image: float
     start: float = 0.0
@@ -54,12 +54,12 @@ class RegionControl:
         """Put the control into a freshly cloned patcher."""
         hooks.install(patcher, self)
 
-    def begin(self, run: Run) -> Sequence[Tap]:
+    def begin(self, run: Run) -> Sequence[AttentionWrapper]:
         """The strengths of this step. Outside of the window they are 0, which hides what is appended to a prompt."""
         sampling = run.model.model_sampling
         factor = self.factor(sampling, run.sigma) if inside(sampling, run.sigma, self.start, self.end) else 0.0
         kept = run.state(self, dict[Any, Any])
-        return (Steering(self.blocks, self.operator, self.text * factor, self.image * factor, kept),)
+        return (RegionAttention(self.blocks, self.operator, self.text * factor, self.image * factor, kept),)
 
     def factor(self, sampling: Any, sigma: float) -> float:
         """The law at a noise level."""
@@ -98,4 +98,4 @@ def noise_to_signal(sampling: Any, sigma: float) -> float:
     one, level = torch.ones(1), torch.tensor([sigma])
     noise = float(sampling.noise_scaling(level, one, torch.zeros(1)))
     signal = float(sampling.noise_scaling(level, torch.zeros(1), one))
-    return min(noise / max(signal, 1e-6), MOST_NOISE)
+    return min(noise / max(signal, 1e-6), SD_SIGMA_MAX)

@@ -1,4 +1,4 @@
-"""The region painter's drawing: rows with colours and phrases, a caption, and a small PNG that tells who owns a pixel.
+"""The region painter's drawing: rows with colors and phrases, a caption, and a small PNG that tells who owns a pixel.
 
 Its text travels in workflows and comes from anybody, so everything is checked, and nothing is decoded before its size
 is known. The format is docs/painting.schema.json.
@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .masks import MOST
+from .masks import MAX_REGIONS
 from .sources import PALETTE
 
 VERSION = 1
-LONGEST_TEXT, LONGEST_PHRASE, LONGEST_CAPTION = 8_000_000, 1000, 20_000  # letters
-LEAST_SIDE, MOST_SIDE = 16, 4096  # pixels
-MOST_VALUES = 2**28  # of all masks together
+MAX_TEXT_LENGTH, MAX_PROMPT_LENGTH, MAX_CAPTION_LENGTH = 8_000_000, 1000, 20_000  # letters
+MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
+MAX_VALUES = 2**28  # of all masks together
 _PREFIX = "data:image/png;base64,"
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -39,10 +39,10 @@ class BadDrawing(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """A phrase and its colour. id: the map's value where this row is painted."""
+    """A phrase and its color. id: the map's value where this row is painted."""
 
     id: int
-    colour: str
+    color: str
     phrase: str
     strength: float
     hidden: bool
@@ -65,8 +65,8 @@ def parse(text: str) -> Drawing:
     """A drawing from its JSON text; "" is an empty one. Raises BadDrawing."""
     if not text.strip():
         return Drawing()
-    if len(text) > LONGEST_TEXT:
-        raise BadDrawing(f"the text is {len(text)} letters long, {LONGEST_TEXT} are the most.")
+    if len(text) > MAX_TEXT_LENGTH:
+        raise BadDrawing(f"the text is {len(text)} letters long, {MAX_TEXT_LENGTH} are the most.")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as why:
@@ -76,7 +76,7 @@ def parse(text: str) -> Drawing:
     if data.get("version", VERSION) != VERSION:
         raise BadDrawing(f"version: {VERSION} is known, not {str(data['version'])[:20]}. Update Fovea.")
     rows = _rows(data.get("regions", []))
-    caption = _text(data.get("caption", ""), "caption", LONGEST_CAPTION)
+    caption = _text(data.get("caption", ""), "caption", MAX_CAPTION_LENGTH)
     drawn = data.get("map", "")
     if not isinstance(drawn, str):
         raise BadDrawing(f"map: should be a PNG as a data URL, not {_kind(drawn)}.")
@@ -89,8 +89,8 @@ def parse(text: str) -> Drawing:
 def _rows(data: Any) -> tuple[Row, ...]:
     if not isinstance(data, Sequence) or isinstance(data, str):
         raise BadDrawing(f"regions: should be a list, not {_kind(data)}.")
-    if len(data) > MOST:
-        raise BadDrawing(f"regions: {len(data)} are too many, {MOST} at most.")
+    if len(data) > MAX_REGIONS:
+        raise BadDrawing(f"regions: {len(data)} are too many, {MAX_REGIONS} at most.")
     rows = tuple(_row(entry, i) for i, entry in enumerate(data))
     ids = [row.id for row in rows]
     twice = next((row_id for row_id in ids if ids.count(row_id) > 1), None)
@@ -106,17 +106,17 @@ def _row(entry: Any, i: int) -> Row:
     row_id = entry.get("id", i + 1)
     if isinstance(row_id, bool) or not isinstance(row_id, int) or not 1 <= row_id <= 255:
         raise BadDrawing(f"{name}.id: should be a whole number from 1 to 255, not {str(row_id)[:20]!r}.")
-    colour = entry.get("color", PALETTE[i % len(PALETTE)])
-    if not isinstance(colour, str) or not _COLOUR.fullmatch(colour):
-        raise BadDrawing(f"{name}.color: should look like #e6194b, not {str(colour)[:20]!r}.")
+    color = entry.get("color", PALETTE[i % len(PALETTE)])
+    if not isinstance(color, str) or not _COLOUR.fullmatch(color):
+        raise BadDrawing(f"{name}.color: should look like #e6194b, not {str(color)[:20]!r}.")
     strength = entry.get("strength", 1.0)
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 10:  # nor NaN
         raise BadDrawing(f"{name}.strength: should be a number from 0 to 10, not {str(strength)[:20]!r}.")
     hidden = entry.get("hidden", False)
     if not isinstance(hidden, bool):
         raise BadDrawing(f"{name}.hidden: should be true or false, not {str(hidden)[:20]!r}.")
-    phrase = _text(entry.get("phrase", ""), f"{name}.phrase", LONGEST_PHRASE)
-    return Row(row_id, colour.lower(), phrase.strip(), float(strength), hidden)
+    phrase = _text(entry.get("phrase", ""), f"{name}.phrase", MAX_PROMPT_LENGTH)
+    return Row(row_id, color.lower(), phrase.strip(), float(strength), hidden)
 
 
 def _text(value: Any, name: str, longest: int) -> str:
@@ -128,8 +128,8 @@ def _text(value: Any, name: str, longest: int) -> str:
 
 
 def _side(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not LEAST_SIDE <= value <= MOST_SIDE:
-        raise BadDrawing(f"{name}: should be a whole number from {LEAST_SIDE} to {MOST_SIDE}, not {str(value)[:20]!r}.")
+    if isinstance(value, bool) or not isinstance(value, int) or not MIN_SIDE <= value <= MAX_SIDE:
+        raise BadDrawing(f"{name}: should be a whole number from {MIN_SIDE} to {MAX_SIDE}, not {str(value)[:20]!r}.")
     return value
 
 
@@ -144,13 +144,13 @@ def _index(url: str, width: int, height: int) -> Tensor:
     if len(data) < 26 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
         raise BadDrawing("map: holds no PNG.")
     if data[24] != 8 or data[25] == 3:  # bits, and the kind that has a palette
-        raise BadDrawing("map: should be a PNG of 8-bit grey or colours, without a palette.")
+        raise BadDrawing("map: should be a PNG of 8-bit gray or colors, without a palette.")
     found = struct.unpack(">II", data[16:24])
     if found != (width, height):
         raise BadDrawing(f"map: is {found[0]} x {found[1]} pixels, width and height say {width} x {height}.")
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            values = np.array(picture.convert("RGBA"))  # grey values are ids; of colours red is; clear is nobody's
+            values = np.array(picture.convert("RGBA"))  # gray values are ids; of colors red is; clear is nobody's
     except Exception as why:  # whatever a damaged file makes the decoder say
         raise BadDrawing(f"map: the PNG is damaged ({type(why).__name__}).") from None
     return torch.from_numpy(np.where(values[..., 3] < 128, 0, values[..., 0]).astype(np.uint8))
@@ -165,7 +165,7 @@ def _kind(value: Any) -> str:
 def masks(drawing: Drawing, width: int, height: int) -> Tensor:
     """A mask per shown row, [rows, height, width], 0 or 1; the map is stretched where sizes differ. Raises BadDrawing
     where they would not fit into memory."""
-    if len(drawing.shown) * width * height > MOST_VALUES:
+    if len(drawing.shown) * width * height > MAX_VALUES:
         count = f"{len(drawing.shown)} of {width} x {height} pixels"
         raise BadDrawing(f"regions: {count} are too many: use a smaller size.")
     if drawing.index is None:

@@ -15,20 +15,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .augmented_attention import Pull, score_range
+from .augmented_attention import LowRankScores, score_range
 
-MEASURES = ("range", "row max", "max", "std", "hard")
+SCORE_UNITS = ("range", "row max", "max", "std", "hard")
 OF_THE_CALL = ("max", "std")  # one number for all heads and rows of a call
 HARD = 1e3  # in scores: what does not match has no weight left, and half precision holds it times a root of channels
-MOST_TEMPERATURE = 0.95  # at 1 the plain scores would be gone, beyond it they would turn around
+MAX_TEMPERATURE = 0.95  # at 1 the plain scores would be gone, beyond it they would turn around
 
 
 @dataclass(frozen=True)
-class Operator:
+class RegionBias:
     """One member of the family.
 
     measure: what the bias is counted in: each row's range of scores, each row's largest score, or as known ports have
-    it the largest score or the standard deviation of the whole call (then results depend on batch neighbours); "hard"
+    it the largest score or the standard deviation of the whole call (then results depend on batch neighbors); "hard"
     lets queries of a region see nothing but the keys of the region, if it has any.
     temperature: 1 pushes what does not match down as far as what matches up (DenseDiffusion), 0 leaves it.
     area: how much a region's size weakens it. background: pixels of no region are one of their own, without a phrase.
@@ -61,8 +61,8 @@ def amounts(shares: Tensor, strengths: Tensor, covered: Tensor, strength: float,
     return strength * (shares * (strengths * (1 - area * covered))[:, None]).sum(dim=-1)
 
 
-def pull(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amount: Tensor, op: Operator,
-         bias: Tensor | None = None) -> Pull:  # fmt: skip
+def pull(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amount: Tensor, op: RegionBias,
+         bias: Tensor | None = None) -> LowRankScores:  # fmt: skip
     """The operator on one call. q, k: [batch, heads, tokens, dim]; queries: M [batch, queries, regions]; keys: T [batch
     or 1, keys, regions]; amount: a [batch, queries]; bias: the call's own mask as a bias.
 
@@ -70,16 +70,16 @@ def pull(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amou
     keeps the scores that are left, and in joint attention text and image keep their shares.
     """
     amount = amount[:, None]
-    keep = 1 - (op.temperature * amount).clamp(max=MOST_TEMPERATURE) if op.temperature else torch.ones_like(amount)
-    largest = MOST_TEMPERATURE if op.temperature else 1.0 if op.measure == "hard" else float("inf")
+    keep = 1 - (op.temperature * amount).clamp(max=MAX_TEMPERATURE) if op.temperature else torch.ones_like(amount)
+    largest = MAX_TEMPERATURE if op.temperature else 1.0 if op.measure == "hard" else float("inf")
     unit = amount.clamp(max=largest)
     if op.measure == "hard":
         keys = keys - (keys > 0).any(dim=-2, keepdim=True).to(keys.dtype)
     height = unit * measure(q, k, scale, op, bias)
-    return Pull(keep, height[..., None] * queries[:, None], keys)
+    return LowRankScores(keep, height[..., None] * queries[:, None], keys)
 
 
-def measure(q: Tensor, k: Tensor, scale: float, op: Operator, bias: Tensor | None = None) -> Tensor:
+def measure(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor | None = None) -> Tensor:
     """How high a full bias is, in scores: [batch, heads, queries] or a scalar, never negative."""
     if op.measure == "hard":
         return q.new_full((), HARD, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Masks from what people have: pictures of flat colours, boxes with descriptions; and regions as a picture again."""
+"""Masks from what people have: pictures of flat colors, boxes with descriptions; and regions as a picture again."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from torch import Tensor
 
 from .masks import Region, Regions, token_shares
 
-# Told apart by eye and by colour-blind eyes; regions beyond take them again.
+# Told apart by eye and by color-blind eyes; regions beyond take them again.
 PALETTE = ("#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000")
 _LINE = re.compile(r"^\s*#?([0-9a-fA-F]{6})\s*[:=]\s*(.*?)\s*$")
 
 
-class Colour(NamedTuple):
-    """A painted colour 0..1 and its phrase."""
+class Color(NamedTuple):
+    """A painted color 0..1 and its phrase."""
 
     rgb: tuple[float, float, float]
     phrase: str
 
 
-def parse_colours(text: str) -> list[Colour]:
+def parse_colors(text: str) -> list[Color]:
     """Lines such as "#ff0000: a red star"; empty lines do not matter. Raises ValueError that names the wrong line."""
-    found: list[Colour] = []
+    found: list[Color] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         match = _LINE.match(line)
         if match is None:
             raise ValueError(f"Line {number} should look like '#ff0000: a red star', but is {line.strip()!r}.")
-        colour = Colour(rgb(match[1]), match[2])
-        if any(colour.rgb == other.rgb for other in found):
-            raise ValueError(f"Line {number}: #{match[1]} is listed twice; give every region a colour of its own.")
-        found.append(colour)
+        color = Color(rgb(match[1]), match[2])
+        if any(color.rgb == other.rgb for other in found):
+            raise ValueError(f"Line {number}: #{match[1]} is listed twice; give every region a color of its own.")
+        found.append(color)
     if not found:
-        raise ValueError("No colours are given: write a line such as '#ff0000: a red star' for each.")
+        raise ValueError("No colors are given: write a line such as '#ff0000: a red star' for each.")
     return found
 
 
 def rgb(hexadecimal: str) -> tuple[float, float, float]:
-    """A colour such as "ff0000" or "#ff0000" as red, green, blue 0..1."""
+    """A color such as "ff0000" or "#ff0000" as red, green, blue 0..1."""
     digits = hexadecimal.lstrip("#")
     red, green, blue = (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
     return red, green, blue
 
 
-def colour_masks(picture: Tensor, colours: Sequence[Colour], tolerance: float) -> Tensor:
-    """Which pixels have which colour: [colours, n, height, width] of pictures [n, height, width, 3], 0 or 1.
+def color_masks(picture: Tensor, colors: Sequence[Color], tolerance: float) -> Tensor:
+    """Which pixels have which color: [colors, n, height, width] of pictures [n, height, width, 3], 0 or 1.
 
-    Each pixel goes to the nearest colour, so soft edges of a brush leave no gaps; pixels farther than `tolerance` (a
+    Each pixel goes to the nearest color, so soft edges of a brush leave no gaps; pixels farther than `tolerance` (a
     share of the distance from black to white) from all of them go to none.
     """
-    palette = torch.tensor([colour.rgb for colour in colours])
+    palette = torch.tensor([color.rgb for color in colors])
     distances = torch.cdist(picture[..., :3].float().cpu().flatten(0, -2), palette)
     nearest = distances.argmin(dim=1)
     nearest[distances.amin(dim=1) > tolerance * 3**0.5] = -1
-    return torch.stack([(nearest == i).float().reshape(picture.shape[:-1]) for i in range(len(colours))])
+    return torch.stack([(nearest == i).float().reshape(picture.shape[:-1]) for i in range(len(colors))])
 
 
 class Box(NamedTuple):
@@ -120,9 +120,9 @@ def box_mask(box: Box, width: int, height: int) -> Tensor:
 
 
 def region_picture(regions: Regions) -> Tensor:
-    """What is whose in colours: [n, height, width, 3]; grey where nothing is."""
+    """What is whose in colors: [n, height, width, 3]; gray where nothing is."""
     canvas = regions.canvas()
-    return coloured(canvas.movedim(1, -1))
+    return colored(canvas.movedim(1, -1))
 
 
 def grid_picture(regions: Regions, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -131,14 +131,14 @@ def grid_picture(regions: Regions, grid: tuple[int, int], size: tuple[int, int])
     shares = token_shares(canvas, grid, size, size)[0].reshape(*grid, -1)
     rows = torch.arange(size[0]) * grid[0] // size[0]
     columns = torch.arange(size[1]) * grid[1] // size[1]
-    return coloured(shares[rows][:, columns])
+    return colored(shares[rows][:, columns])
 
 
-def coloured(shares: Tensor, colours: Tensor | None = None) -> Tensor:
-    """Shares [..., regions] as colours [..., 3]; grey where nobody is. colours: [regions, 3], else the palette's."""
-    if colours is None:
-        colours = torch.tensor([rgb(PALETTE[i % len(PALETTE)]) for i in range(shares.shape[-1])]).reshape(-1, 3)
-    return shares @ colours + (1 - shares.sum(dim=-1, keepdim=True)).clamp(0, 1) * 0.85
+def colored(shares: Tensor, colors: Tensor | None = None) -> Tensor:
+    """Shares [..., regions] as colors [..., 3]; gray where nobody is. colors: [regions, 3], else the palette's."""
+    if colors is None:
+        colors = torch.tensor([rgb(PALETTE[i % len(PALETTE)]) for i in range(shares.shape[-1])]).reshape(-1, 3)
+    return shares @ colors + (1 - shares.sum(dim=-1, keepdim=True)).clamp(0, 1) * 0.85
 
 
 def region(mask: Tensor, phrase: str, strength: float = 1.0, negative: str = "", conditioning: Any = None) -> Region:

@@ -65,7 +65,7 @@ def rescale(guided: Tensor, reference: Tensor, amount: float) -> Tensor:
     return guided * (amount * ratio + (1 - amount))
 
 
-def drop_broken_samples(term: Tensor) -> tuple[Tensor, int]:
+def drop_nonfinite_samples(term: Tensor) -> tuple[Tensor, int]:
     """Zero the samples of a guidance term that hold NaN or infinity; returns the term and how many were dropped."""
     whole = torch.isfinite(term).flatten(1).all(dim=1)
     broken = int((~whole).sum())

@@ -15,7 +15,7 @@ from ...attention import hooks
 from ...attention.block_names import block_name
 from ...attention.conds import Window
 from ...attention.recorders import SaliencyRecorder
-from ...attention.run import Record, Run, Tap
+from ...attention.run import AttentionWrapper, Record, Run
 from ...attention.sites import BlockId
 from ..blur import gaussian_blur
 from ..schedule import inside
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NODE = "Self-Attention Guidance (Fovea)"
-CORE_TAPS = 9  # kernel size of the host's own node and of the reference implementations for Stable Diffusion
+CORE_KERNEL_SIZE = 9  # kernel size of the host's own node and of the reference implementations for Stable Diffusion
 BRANCHES = ("auto", "uncond", "cond")
 
 Conds = Sequence[Mapping[str, Any]]
@@ -67,7 +67,7 @@ class SelfAttentionGuidance:
     end: float
     every: int
     rescale: float
-    taps: int | None = None
+    kernel_size: int | None = None
     mask: Tensor | None = field(default=None, repr=False)
 
     @property
@@ -81,7 +81,7 @@ class SelfAttentionGuidance:
         hooks.install(patcher, self)
         patcher.set_model_sampler_post_cfg_function(self.post_cfg)
 
-    def begin(self, run: Run) -> Sequence[Tap]:
+    def begin(self, run: Run) -> Sequence[AttentionWrapper]:
         """Decide what this step needs: nothing, the last term again, or a new one with its saliency."""
         state = run.state(self, SagState)
         sampling = run.model.model_sampling
@@ -132,11 +132,11 @@ class SelfAttentionGuidance:
         mask = self._mask(run, conds, x, sigma)
         if mask is None:
             return None
-        blurred = gaussian_blur(x0, self.blur_sigma, self.taps)
+        blurred = gaussian_blur(x0, self.blur_sigma, self.kernel_size)
         degraded = formulas.degrade(x0, blurred, mask)
         noisy = formulas.renoise(x, x0, degraded, sigma, run.model.model_sampling.noise_scaling)
         predicted = hooks.degraded_pass(run, conds, noisy, sigma, args["model_options"], f"fovea_sag_{id(self)}")
-        term, broken = formulas.drop_broken_samples(formulas.guidance_term(degraded, predicted))
+        term, broken = formulas.drop_nonfinite_samples(formulas.guidance_term(degraded, predicted))
         if broken:
             where = "the blurred latent" if torch.isfinite(x0).all() else "the latent itself"
             run.warn(

@@ -229,7 +229,7 @@ class TranSalNet(nn.Module):
         self.decoder = Decoder(WIDTHS[kind], operations)
 
     def forward(self, letterboxed: Tensor) -> Tensor:
-        """[n, 3, 288, 384] in 0..1, RGB, not normalised -> saliency [n, 1, 288, 384] in 0..1."""
+        """[n, 3, 288, 384] in 0..1, RGB, not normalized -> saliency [n, 1, 288, 384] in 0..1."""
         return self.decoder(self.encoder(letterboxed))
 
     def saliency(self, pictures: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class HostPairScorer:
     overwrites: ClassVar[bool] = True  # what autograd keeps
 
     def image(self, squares: Tensor) -> Tensor:
-        """[n, 3, size, size] in 0..1 -> [n, width], differentiable in `kept_apart`. The caller loads the network."""
+        """[n, 3, size, size] in 0..1 -> [n, width], differentiable in `clone_saved_tensors`. The caller loads the network."""
         squares = squares.to(self.patcher.load_device)
         mean, std = (squares.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return self.patcher.model(pixel_values=(squares - mean) / std)[2]
@@ -82,7 +82,7 @@ class HostPairScorer:
             pooled = torch.cat([encode(self.clip.tokenize(text), return_pooled=True)[1] for text in texts])
         return pooled[:, -self.width :].float()
 
-    def unread(self, text: str) -> int:
+    def truncated_tokens(self, text: str) -> int:
         """How many tokens of a text are beyond the first 75, which make the vector."""
         chunks = self.clip.tokenize(text, return_word_ids=True)[self.key]
         return sum(token[2] != 0 for chunk in chunks[1:] for token in chunk)  # 0 is padding, begin and end

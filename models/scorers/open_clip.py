@@ -66,7 +66,7 @@ class OpenClipScorer:
         with torch.no_grad():
             return self.patcher.model.encode_text(self.tokenizer(list(texts)).to(self.patcher.load_device))
 
-    def unread(self, text: str) -> int:
+    def truncated_tokens(self, text: str) -> int:
         """How many tokens of a text are beyond the context."""
         return max(0, len(self.tokenizer.encode(text)) + 2 - self.context)
 

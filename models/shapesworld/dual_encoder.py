@@ -40,7 +40,7 @@ VISION_CONFIG = {**evaluators.VISION_CONFIG, "image_mean": [0.5] * 3, "image_std
 
 
 def unet(operations=comfy.ops.disable_weight_init) -> torch.nn.Module:
-    """A bare UNetModel with uninitialised weights."""
+    """A bare UNetModel with uninitialized weights."""
     return UNetModel(**UNET_CONFIG, dtype=torch.float32, operations=operations)
 
 

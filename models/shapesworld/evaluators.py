@@ -1,6 +1,6 @@
 """ShapesWorld's judges: CLIP A, CLIP B and the reader, built with `operations=` so that the host can cast them.
 
-CLIP A is the one that conditions the generator and may be optimised against; CLIP B shares neither weights, seed nor
+CLIP A is the one that conditions the generator and may be optimized against; CLIP B shares neither weights, seed nor
 architecture with it and only scores. The reader names the class of every pixel: it stands in for an object detector.
 """
 
@@ -45,7 +45,7 @@ def encoder_forward(encoder: nn.Module, x: Tensor, causal: bool) -> Tensor:
     return x
 
 
-class ClipAImage(nn.Module):
+class ClipTrainImage(nn.Module):
     """CLIP A's image tower: the host's CLIP vision transformer at 128 pixels, patches of 16."""
 
     def __init__(self, dtype=None, device=None, operations=comfy.ops.manual_cast):
@@ -83,7 +83,7 @@ class _ConvBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm(x)))
 
 
-class ClipB(nn.Module):
+class ClipHeldout(nn.Module):
     """CLIP B: a convolutional image tower at 64 pixels and a bidirectional text tower over its own token table."""
 
     def __init__(self, vocabulary: int, width: int = 192, dtype=None, device=None, operations=comfy.ops.manual_cast):
@@ -118,10 +118,10 @@ class ClipB(nn.Module):
         return self.text_projection(x)
 
 
-class Reader(nn.Module):
-    """Names every pixel: colour x shape of the object it belongs to, or the background.
+class Segmenter(nn.Module):
+    """Names every pixel: color x shape of the object it belongs to, or the background.
 
-    The 52 joint logits are sums of a colour and a shape logit, so that what is learnt of red squares helps red stars.
+    The 52 joint logits are sums of a color and a shape logit, so that what is learnt of red squares helps red stars.
     The net works at 64x64 and below and its logits are spread smoothly to 128x128: a fifth of the cost, edges kept.
     """
 
@@ -136,7 +136,7 @@ class Reader(nn.Module):
         self.head = operations.Conv2d(widths[0], n_out, 1, dtype=dtype, device=device)
 
     def factors(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        """pictures [B, 3, 128, 128] in 0..1 -> colour, shape, background and texture logits, each [B, n, 128, 128]."""
+        """pictures [B, 3, 128, 128] in 0..1 -> color, shape, background and texture logits, each [B, n, 128, 128]."""
         x = self.stem(pictures * 2 - 1)
         skips = []
         for block in self.down:
@@ -150,11 +150,11 @@ class Reader(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """pictures [B, 3, 128, 128] in 0..1 -> class logits [B, 52, 128, 128], texture logits [B, 3, 128, 128]."""
-        colour, shape, background, texture = self.factors(pictures)
-        joint = rearrange(colour[:, :, None] + shape[:, None], "b c s h w -> b (c s) h w")
+        color, shape, background, texture = self.factors(pictures)
+        joint = rearrange(color[:, :, None] + shape[:, None], "b c s h w -> b (c s) h w")
         return torch.cat([joint, background], dim=1), texture
 
 
 def clip_a_text(dtype=None, device=None, operations=comfy.ops.disable_weight_init) -> nn.Module:
-    """CLIP A's text tower as the host's CLIPTextModel, with uninitialised weights; run by `clip_a_text_forward`."""
+    """CLIP A's text tower as the host's CLIPTextModel, with uninitialized weights; run by `clip_a_text_forward`."""
     return comfy.clip_model.CLIPTextModel(dict(TEXT_CONFIG), dtype, device, operations)

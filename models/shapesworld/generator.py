@@ -60,7 +60,7 @@ VAE_CONFIG = {
 
 
 class ShapesWorldLatent(comfy.latent_formats.LatentFormat):
-    """Latents scaled to unit variance; the colour factors give the host's step previews."""
+    """Latents scaled to unit variance; the color factors give the host's step previews."""
 
     def __init__(
         self,
@@ -89,14 +89,14 @@ class ShapesWorldConfig(comfy.supported_models_base.BASE):
 
 
 def unet(operations=comfy.ops.disable_weight_init) -> torch.nn.Module:
-    """A bare UNetModel with uninitialised weights (the host's layers skip initialisation)."""
+    """A bare UNetModel with uninitialized weights (the host's layers skip initialization)."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     return UNetModel(**UNET_CONFIG, dtype=torch.float32, operations=operations)
 
 
 def autoencoder() -> torch.nn.Module:
-    """A bare AutoencoderKL with uninitialised weights; its pictures are in -1..1, its latents not yet scaled."""
+    """A bare AutoencoderKL with uninitialized weights; its pictures are in -1..1, its latents not yet scaled."""
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
     return AutoencoderKL(**VAE_CONFIG)

@@ -190,24 +190,24 @@ def _judge(part: str, prefix: str, build, folder: Path) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def load_reader(folder: Path = FOLDER) -> evaluators.Reader:
+def load_segmenter(folder: Path = FOLDER) -> evaluators.Segmenter:
     """The reader as a plain module, in float32 on the CPU, its weights frozen. Raises DemoFileError."""
-    return _judge("reader", "reader.", evaluators.Reader, folder)
+    return _judge("reader", "reader.", evaluators.Segmenter, folder)
 
 
-def load_clip_a_image(folder: Path = FOLDER) -> evaluators.ClipAImage:
-    """CLIP A's image tower as a plain module, as in `load_reader`; gradients pass to its pictures."""
-    return _judge("clip_a", "image.", evaluators.ClipAImage, folder)
+def load_clip_train_image(folder: Path = FOLDER) -> evaluators.ClipTrainImage:
+    """CLIP A's image tower as a plain module, as in `load_segmenter`; gradients pass to its pictures."""
+    return _judge("clip_a", "image.", evaluators.ClipTrainImage, folder)
 
 
-def load_clip_b(folder: Path = FOLDER) -> evaluators.ClipB:
-    """CLIP B as a plain module, as in `load_reader`. Row 0 of its token table is the unknown word, then come the
+def load_clip_heldout(folder: Path = FOLDER) -> evaluators.ClipHeldout:
+    """CLIP B as a plain module, as in `load_segmenter`. Row 0 of its token table is the unknown word, then come the
     manifest's token_ids in their order."""
-    return _judge("clip_b", "clip_b.", partial(evaluators.ClipB, len(manifest(folder)["token_ids"]) + 1), folder)
+    return _judge("clip_b", "clip_b.", partial(evaluators.ClipHeldout, len(manifest(folder)["token_ids"]) + 1), folder)
 
 
 def load_scorer(clip: Any = None) -> comfy_clip.HostClipScorer:
     """CLIP A as a scorer, with this text encoder, which has its text tower; else with one of its own."""
     return comfy_clip.HostClipScorer(
-        "ShapesWorld CLIP A", 128, comfy_clip.patched(load_clip_a_image()), clip or load_clip()
+        "ShapesWorld CLIP A", 128, comfy_clip.patched(load_clip_train_image()), clip or load_clip()
     )

@@ -81,8 +81,8 @@ class _Canvas:
     def across(self, part: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * part
 
-    def dot(self, x: float, y: float, colour: tuple[int, int, int]) -> None:
-        self.draw.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
+    def dot(self, x: float, y: float, color: tuple[int, int, int]) -> None:
+        self.draw.ellipse((x - 3, y - 3, x + 3, y + 3), color)
 
     def text(self, x: float, y: float, text: str) -> None:
         self.draw.text((x, y), text, INK, font=self.font, anchor="mt")

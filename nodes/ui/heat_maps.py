@@ -1,4 +1,4 @@
-"""Heat maps as pictures: colours, overlays, labelled sheets."""
+"""Heat maps as pictures: colors, overlays, labeled sheets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-# Dark blue over red to pale yellow, evenly rising in lightness, so that it also reads in grey.
+# Dark blue over red to pale yellow, evenly rising in lightness, so that it also reads in gray.
 _ANCHORS = torch.tensor(
     [
         [8, 8, 40],
@@ -27,8 +27,8 @@ LABEL, GAP = 22, 4  # pixels
 PAPER, INK = 255, 30
 
 
-def colours(heat: Tensor) -> Tensor:
-    """Values 0..1 [..., height, width] as colours 0..1 [..., height, width, 3]."""
+def colors(heat: Tensor) -> Tensor:
+    """Values 0..1 [..., height, width] as colors 0..1 [..., height, width, 3]."""
     place = heat.clamp(0, 1) * (len(_ANCHORS) - 1)
     low = place.floor().long().clamp(max=len(_ANCHORS) - 2)
     part = (place - low).unsqueeze(-1)
@@ -48,13 +48,13 @@ def enlarge(heat: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def overlay(heat: Tensor, picture: Tensor, strength: float = 0.65) -> Tensor:
-    """Colours of a map 0..1 [height, width] over a greyed picture [height, width, 3] of the same size."""
-    grey = picture.mean(dim=-1, keepdim=True).expand_as(picture)
-    return colours(heat) * strength + grey * (1 - strength)
+    """Colors of a map 0..1 [height, width] over a grayed picture [height, width, 3] of the same size."""
+    gray = picture.mean(dim=-1, keepdim=True).expand_as(picture)
+    return colors(heat) * strength + gray * (1 - strength)
 
 
 def sheet(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str]) -> Tensor:
-    """Pictures 0..1 [height, width, 3] of one size, in labelled rows and columns, as one picture."""
+    """Pictures 0..1 [height, width, 3] of one size, in labeled rows and columns, as one picture."""
     height, width = rows[0][1][0].shape[:2]
     side = 8 + max(_text_width(name) for name, _ in rows)
     size = (side + len(columns) * (width + GAP), LABEL + len(rows) * (height + GAP))
@@ -79,14 +79,14 @@ def _text_width(text: str) -> int:
     return int(_font().getlength(text)) + 4
 
 
-def legend(picture: Tensor, names: Sequence[str], colours: Sequence[str]) -> Tensor:
-    """A picture with a line per name below it, each with its colour (hexadecimal; they repeat)."""
+def legend(picture: Tensor, names: Sequence[str], colors: Sequence[str]) -> Tensor:
+    """A picture with a line per name below it, each with its color (hexadecimal; they repeat)."""
     height, width = picture.shape[:2]
     image = Image.new("RGB", (width, height + LABEL * len(names) + GAP), (PAPER,) * 3)
     draw = ImageDraw.Draw(image)
     image.paste(Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()))
     for i, name in enumerate(names):
         top = height + i * LABEL
-        draw.rectangle([GAP, top + 3, GAP + LABEL - 6, top + LABEL - 3], fill=colours[i % len(colours)])
+        draw.rectangle([GAP, top + 3, GAP + LABEL - 6, top + LABEL - 3], fill=colors[i % len(colors)])
         draw.text((GAP + LABEL, top + LABEL // 2), name, (INK,) * 3, _font(), anchor="lm")
     return torch.from_numpy(np.array(image).astype(np.float32) / 255)

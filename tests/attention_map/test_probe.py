@@ -208,8 +208,8 @@ class TestPhrases:
 
 
 class TestSheet:
-    def test_colours_run_from_dark_to_light(self) -> None:
-        light = heat_maps.colours(torch.linspace(0, 1, 50).reshape(1, 50)).mean(dim=-1)[0]
+    def test_colors_run_from_dark_to_light(self) -> None:
+        light = heat_maps.colors(torch.linspace(0, 1, 50).reshape(1, 50)).mean(dim=-1)[0]
         assert (light.diff() > 0).all()
 
     def test_a_flat_map_has_no_hot_spot(self) -> None:

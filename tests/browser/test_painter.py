@@ -105,12 +105,12 @@ def test_what_is_painted_appears(page, client, settings, renderer: str, demo_mod
     pictures = [np.array(Image.open(io.BytesIO(client.image(image))).convert("RGB"))
                 for node_id in run.outputs for image in run.images(node_id)]  # fmt: skip
     assert len(pictures) == 4
-    reader, hits = demo.load_reader(), 0
+    reader, hits = demo.load_segmenter(), 0
     for picture in pictures:
         small = np.array(Image.fromarray(picture).resize((128, 128), Image.Resampling.BOX))
         classes = reader(torch.from_numpy(small).movedim(-1, 0)[None].float() / 255)[0].argmax(1)[0].numpy()
-        for row, colour, shape in ((1, "red", "star"), (2, "blue", "circle")):
-            label = COLOUR_NAMES.index(colour) * len(SHAPES) + SHAPES.index(shape)
+        for row, color, shape in ((1, "red", "star"), (2, "blue", "circle")):
+            label = COLOUR_NAMES.index(color) * len(SHAPES) + SHAPES.index(shape)
             found = classes == label
             inside = places[::2, ::2] == row
             hits += found.sum() >= judge.LEAST_PIXELS and (found & inside).sum() > 0.6 * found.sum()

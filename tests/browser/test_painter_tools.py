@@ -192,14 +192,14 @@ def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
 
 
 def test_pictures_come_in_and_go_out(painter, tmp_path: Path) -> None:
-    """Import goes to the nearest row's colour, export gives the colours back."""
+    """Import goes to the nearest row's color, export gives the colors back."""
     page = painter.page
     painter.button("Add a region")
-    colours = [row["color"] for row in painter.value()["regions"]]
+    colors = [row["color"] for row in painter.value()["regions"]]
     picture = Image.new("RGB", (SIDE * 2, SIDE * 2), "white")
-    nearly = tuple(min(int(colours[0][at : at + 2], 16) + 8, 255) for at in (1, 3, 5))
+    nearly = tuple(min(int(colors[0][at : at + 2], 16) + 8, 255) for at in (1, 3, 5))
     picture.paste(nearly, (0, 0, SIDE, SIDE))
-    picture.paste(colours[1], (SIDE, SIDE, 2 * SIDE, 2 * SIDE))
+    picture.paste(colors[1], (SIDE, SIDE, 2 * SIDE, 2 * SIDE))
     picture.save(tmp_path / "in.png")
     page.locator(".fovea-panel input[type=file]").first.set_input_files(tmp_path / "in.png")
     wanted = np.zeros((SIDE, SIDE), np.uint8)
@@ -209,7 +209,7 @@ def test_pictures_come_in_and_go_out(painter, tmp_path: Path) -> None:
     with page.expect_download() as waiting:
         painter.button("Export as PNG")
     out = np.array(Image.open(io.BytesIO(Path(waiting.value.path()).read_bytes())).convert("RGBA"))
-    assert "#" + bytes(out[10, 10, :3]).hex() == colours[0] and "#" + bytes(out[-10, -10, :3]).hex() == colours[1]
+    assert "#" + bytes(out[10, 10, :3]).hex() == colors[0] and "#" + bytes(out[-10, -10, :3]).hex() == colors[1]
     assert out[10, -10, 3] == 0
     page.locator(".fovea-panel input[type=file]").first.set_input_files(
         {"name": "no.png", "mimeType": "image/png", "buffer": b"no picture"}

@@ -179,16 +179,16 @@ def test_figures_agree_with_the_source() -> None:
 def test_the_grammar_is_the_worlds() -> None:
     (grammar,) = (block for block in code_blocks(README) if block.startswith("caption"))
     rules = dict(re.findall(r"^(\w+) += (.+)$", grammar, re.MULTILINE))
-    words = {name: tuple(rules[name].split(" | ")) for name in ("texture", "colour", "shape", "background", "style")}
+    words = {name: tuple(rules[name].split(" | ")) for name in ("texture", "color", "shape", "background", "style")}
     assert words == {
         "texture": world.TEXTURES,
-        "colour": world.COLOUR_NAMES,
+        "color": world.COLOUR_NAMES,
         "shape": world.SHAPES,
         "background": world.BACKGROUND_NAMES,
         "style": world.STYLES,
     }
     known = {name: "(" + "|".join(options) + ")" for name, options in words.items()}
-    thing = f"a ({known['texture']} )?{known['colour']} {known['shape']}"
+    thing = f"a ({known['texture']} )?{known['color']} {known['shape']}"
     caption = (
         f"(a picture of )?({thing}(, {thing})* and )?{thing}( on a {known['background']} background)?"
         f"(, {known['style']} style)?"

@@ -101,7 +101,7 @@ def test_sdxls_two_clips() -> None:
     small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 64}
     target = ClipTarget(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": small, "clip_g_model_config": small})
-    tiny.initialise(clip.cond_stage_model, 3, 1.0)
+    tiny.initialize(clip.cond_stage_model, 3, 1.0)
     (whole,), (no_l,), (no_g,) = encode(clip), encode(clip, clip_curve="0"), encode(clip, t5_curve="0")
     width = whole[0].shape[-1] // 2
     assert torch.equal(no_l[0][..., width:], whole[0][..., width:]) and not torch.equal(no_l[0], whole[0])
@@ -118,7 +118,7 @@ def test_sd3s_tokens_in_a_row() -> None:
     small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 64}
     target = ClipTarget(sd3.SD3Tokenizer, functools.partial(sd3.SD3ClipModel, clip_g=False, dtype_t5=torch.float16))
     clip = comfy.sd.CLIP(target, model_options={"t5xxl_model_config": t5, "clip_l_model_config": small})
-    tiny.initialise(clip.cond_stage_model, 3, 1.0)
+    tiny.initialize(clip.cond_stage_model, 3, 1.0)
     long = "a red star " * 60
     (whole,), (alone,) = encode(clip, long), encode(clip, long, clip_curve="0")
     count = 77 * len(clip.tokenize(long)["l"])

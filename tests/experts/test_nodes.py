@@ -89,10 +89,10 @@ def test_the_report_is_what_happens(flows: list, caplog: pytest.LogCaptureFixtur
     model, report = switch(flows[0], experts, sigmas=sigmas)
     with caplog.at_level(logging.INFO, logger="fovea.guidance.experts.model_patch"):
         tiny.sample(model, tiny.noise(8, 8), steps=7)
-    planned = [line for line in report.splitlines() if line.startswith("step") or "swap" in line]
+    plan_steps = [line for line in report.splitlines() if line.startswith("step") or "swap" in line]
     logged = [line.replace("main model", "model") for line in caplog.text.splitlines()
               if line.startswith("step") or "swap" in line]  # fmt: skip
-    assert planned == logged and len(planned) == 8 and planned[-1] == "2 swaps of models"
+    assert plan_steps == logged and len(plan_steps) == 8 and plan_steps[-1] == "2 swaps of models"
     assert "CFG 1 (no negative prompt)" in report and "0.875 (-16.9 dB)" in report
     late = SplitSigmas.execute(sigmas, 5).result[1]
     assert "no step in this schedule" in switch(flows[0], experts, sigmas=late)[1]

@@ -53,19 +53,19 @@ def test_one_latent_under_two_names(sigma: float, seed: int) -> None:
     other = noise_levels.sigma_of(level, False)
     flowing, exploding = (1 - sigma) * x0 + sigma * noise, x0 + other * noise
     sigmas = torch.tensor([sigma] * 2, dtype=torch.float64)
-    given_x, given_sigma = noise_levels.converted(flowing, sigmas, True, False, 1e9)
+    given_x, given_sigma = noise_levels.convert_latent(flowing, sigmas, True, False, 1e9)
     torch.testing.assert_close(given_x, exploding)
-    back, sigma_back = noise_levels.converted(given_x, given_sigma, False, True, 1.0)
+    back, sigma_back = noise_levels.convert_latent(given_x, given_sigma, False, True, 1.0)
     torch.testing.assert_close(back, flowing)
     assert float(sigma_back[0]) == pytest.approx(sigma) and float(given_sigma[0]) == pytest.approx(other)
 
 
 def test_nothing_but_noise_has_the_highest_level() -> None:
     noise = torch.randn(1, 4, 8, 8)
-    x, sigma = noise_levels.converted(noise, torch.ones(1), True, False, 14.6)
+    x, sigma = noise_levels.convert_latent(noise, torch.ones(1), True, False, 14.6)
     torch.testing.assert_close(x, 14.6 * noise)
     assert float(sigma) == pytest.approx(14.6)
-    x, sigma = noise_levels.converted(noise, torch.zeros(1), True, False, 14.6)
+    x, sigma = noise_levels.convert_latent(noise, torch.zeros(1), True, False, 14.6)
     assert torch.equal(x, noise) and float(sigma) == 0
 
 
@@ -85,37 +85,37 @@ def test_ways_to_give_a_level() -> None:
 
 def test_the_noisier_side_owns_the_knot() -> None:
     knot = noise_levels.half_log_snr(0.875, True)
-    ends = (knot, math.inf)
+    boundaries = (knot, math.inf)
     for sigma, who in ((1.0, 0), (0.8751, 0), (float(torch.tensor(0.875)), 0), (0.8745, 1), (0.0, 1)):
-        assert plan.acting(noise_levels.half_log_snr(sigma, True), ends) == who, sigma
+        assert plan.active_expert(noise_levels.half_log_snr(sigma, True), boundaries) == who, sigma
 
 
 @given(st.floats(-5, 5), st.floats(0, 1.5))
 def test_shares(level: float, window: float) -> None:
-    ends = (-2.0, 1.0, math.inf)
-    shared = plan.shares(level, ends, window)
+    boundaries = (-2.0, 1.0, math.inf)
+    shared = plan.blend_weights(level, boundaries, window)
     assert sum(weight for _, weight in shared) == pytest.approx(1) and all(0 <= weight <= 1 for _, weight in shared)
-    near = min(abs(level - end) for end in ends[:2])
+    near = min(abs(level - end) for end in boundaries[:2])
     assert len(shared) == (2 if near < window / 2 else 1)
     if len(shared) == 1:
-        assert shared[0][0] == plan.acting(level, ends)
+        assert shared[0][0] == plan.active_expert(level, boundaries)
     else:
         assert shared[1][0] == shared[0][0] + 1
 
 
 def test_blending_is_continuous() -> None:
-    ends = (0.0, math.inf)
-    low = [sum(weight for who, weight in plan.shares(level, ends, 1.0) if who == 1)
+    boundaries = (0.0, math.inf)
+    low = [sum(weight for who, weight in plan.blend_weights(level, boundaries, 1.0) if who == 1)
            for level in torch.linspace(-0.6, 0.6, 121).tolist()]  # fmt: skip
     assert low[0] == 0 and low[-1] == 1 and max(b - a for a, b in zip(low, low[1:])) < 0.02
 
 
 def test_models_that_would_never_act() -> None:
-    assert plan.ordered([2.0, -1.0]) == [1, 0]
+    assert plan.sort_experts([2.0, -1.0]) == [1, 0]
     cases = (([1.0, 1.0], "same noise level"), ([-math.inf], "main model would never"), ([math.inf], "Raise"))
     for wrong, cure in cases:
         with pytest.raises(BadExperts, match=cure):
-            plan.ordered(wrong)
+            plan.sort_experts(wrong)
 
 
 class TestPiecewise:
@@ -153,14 +153,14 @@ class TestPiecewise:
 
 def test_report_says_who_acts() -> None:
     schedule = [noise_levels.half_log_snr(sigma, True) for sigma in (1.0, 0.9, 0.5, 0.0)]
-    ends = (noise_levels.half_log_snr(0.875, True), math.inf)
-    steps = plan.planned(schedule, ends, (None, 1.0), 0.0)
-    text = plan.table(steps, ["high", "low"], True)
+    boundaries = (noise_levels.half_log_snr(0.875, True), math.inf)
+    steps = plan.plan_steps(schedule, boundaries, (None, 1.0), 0.0)
+    text = plan.format_table(steps, ["high", "low"], True)
     assert text.splitlines() == [
         "step 1: sigma 1, high, the sampler's CFG", "step 2: sigma 0.9, high, the sampler's CFG",
         "step 3: sigma 0.5, low, CFG 1 (no negative prompt)", "1 swap of models",
     ]  # fmt: skip
-    assert "0.875 (-16.9 dB)" in plan.parts(["high", "low"], ends, (None, 1.0), True)
+    assert "0.875 (-16.9 dB)" in plan.format_ranges(["high", "low"], boundaries, (None, 1.0), True)
 
 
 def test_tiny_models_are_what_they_say() -> None:

@@ -49,17 +49,17 @@ def inside(model: Any, work: Callable[[Denoise, Schedule, Callable], Tensor], st
         positive, negative = conds or (marked(tiny.prompt(1), two_regions()), tiny.prompt(2))
         start = tiny.noise(16, 16, batch) if start is None else start.clone()
     with autograd.outside_inference_mode():
-        patcher = autograd.resident(model)
+        patcher = autograd.fully_loaded(model)
         autograd.with_backward(patcher)
         guider = comfy.samplers.CFGGuider(patcher)
-        positive, negative = autograd.ordinary(positive), autograd.ordinary(negative)
-        autograd.make_companions_ordinary(patcher, [options for _, options in (*positive, *negative)])
+        positive, negative = autograd.normal_copy(positive), autograd.normal_copy(negative)
+        autograd.companions_to_normal_tensors(patcher, [options for _, options in (*positive, *negative)])
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
         sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), scheduler, steps)
-        latent = torch.zeros_like(autograd.ordinary(start))
+        latent = torch.zeros_like(autograd.normal_copy(start))
         sampler = GradientSampler(work)
-        return guider.sample(autograd.ordinary(start), latent, sampler, sigmas, disable_pbar=True, seed=0)
+        return guider.sample(autograd.normal_copy(start), latent, sampler, sigmas, disable_pbar=True, seed=0)
 
 
 def loss_gradient(end: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ def test_weights_made_in_inference_mode_become_ordinary() -> None:
     with torch.inference_mode():
         network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
         values = [t.clone() for t in network.state_dict().values()]
-    autograd.make_ordinary(network)
+    autograd.to_normal_tensors(network)
     assert not any(t.is_inference() or t.requires_grad for t in (*network.parameters(), *network.buffers()))
     assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), values))
 
@@ -298,7 +298,7 @@ def test_streamed_weights_are_loaded_anew(load: Callable[[], Any], monkeypatch: 
         patcher = load()
         monkeypatch.setattr(type(patcher), "is_dynamic", lambda self: self is patcher)
     with autograd.outside_inference_mode():
-        clone = autograd.resident(patcher)
+        clone = autograd.fully_loaded(patcher)
     theirs, ours = dict(patcher.model.named_parameters()), dict(clone.model.named_parameters())
     assert clone.model is not patcher.model and theirs.keys() == ours.keys()
     for name, parameter in ours.items():
@@ -310,4 +310,4 @@ def test_streamed_weights_without_a_way_to_load_them_are_refused(monkeypatch: py
     patcher = tiny.unet("sd15")
     monkeypatch.setattr(type(patcher), "is_dynamic", lambda self: self is patcher)
     with pytest.raises(NoGradient, match="disable-dynamic-vram"):
-        autograd.resident(patcher)
+        autograd.fully_loaded(patcher)

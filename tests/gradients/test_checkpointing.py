@@ -8,7 +8,7 @@ import tiny_models as tiny
 import torch
 from torch import Tensor, nn
 
-from fovea.guidance.gradients.checkpointing import blocks_computed_again
+from fovea.guidance.gradients.checkpointing import checkpoint_blocks
 from tools.studies import meter
 
 
@@ -21,13 +21,13 @@ def kl() -> nn.Module:
 
 def test_same_gradient_with_less_memory() -> None:
     network = kl().eval().requires_grad_(False)
-    tiny.initialise(network, 0, 1.0)
+    tiny.initialize(network, 0, 1.0)
     start = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def gradient(lean: bool) -> tuple[Tensor, Tensor]:
         leaf = start.clone().requires_grad_()
         if lean:
-            with blocks_computed_again(network):
+            with checkpoint_blocks(network):
                 picture = network.decode(leaf)
         else:
             picture = network.decode(leaf)
@@ -44,6 +44,6 @@ def test_same_gradient_with_less_memory() -> None:
 
 def test_an_error_inside_leaves_nothing_behind() -> None:
     network = kl()
-    with pytest.raises(RuntimeError, match="out of luck"), blocks_computed_again(network):
+    with pytest.raises(RuntimeError, match="out of luck"), checkpoint_blocks(network):
         raise RuntimeError("out of luck")
     assert not any("forward" in vars(module) for module in network.modules())

@@ -15,7 +15,7 @@ from techniques import TECHNIQUES, WITH_GRADIENTS, World
 from torch import Tensor
 from weight_formats import FORMATS, fingerprint
 
-from fovea.guidance.gradients.autograd import NoGradient, outside_inference_mode, resident
+from fovea.guidance.gradients.autograd import NoGradient, fully_loaded, outside_inference_mode
 from fovea.models.shapesworld import loader as demo_model
 
 PACKED = "packed (GGUF)"
@@ -112,7 +112,7 @@ def test_weights_that_give_gradients_are_normal_tensors(loaded: Loaded) -> None:
     if loaded.name == PACKED:
         pytest.skip("refused, see above")
     with outside_inference_mode():
-        clone = resident(loaded.model)
+        clone = fully_loaded(loaded.model)
     assert not any(parameter.is_inference() for parameter in clone.model.parameters())
 
 

@@ -161,7 +161,7 @@ def test_style_vector_is_the_sum_of_styles() -> None:
 def test_vision_sees_what_the_judge_of_pictures_sees() -> None:
     picture = torch.rand(1, 128, 128, 3)
     seen = demo_model.load_clip_vision().encode_image(picture).image_embeds
-    expected, _ = demo_model.load_clip_a_image()(picture.movedim(-1, 1))
+    expected, _ = demo_model.load_clip_train_image()(picture.movedim(-1, 1))
     torch.testing.assert_close(seen.float(), expected, atol=2e-2, rtol=2e-2)
 
 

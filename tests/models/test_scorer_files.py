@@ -16,7 +16,7 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from fovea.guidance.noise_optimization.losses import COSINE, SalientLoss, distances, ratings, wanted_by
+from fovea.guidance.noise_optimization.losses import COSINE, SalientLoss, encode_target, text_losses, whole_scores
 from fovea.models.scorers import comfy_clip, imscore
 from fovea.models.shapesworld.loader import load_clip
 
@@ -75,12 +75,12 @@ def test_a_pair_is_open_clips_network(network: Any, pair: comfy_clip.HostPairSco
         words = network.encode_text(open_clip.tokenize([TEXT]))
     for got, wanted in ((pair.image(pictures), images), (pair.text([TEXT]), words)):
         assert (got - wanted).norm() < 0.01 * wanted.norm()  # the host keeps these towers in half precision
-    assert pair.unread(TEXT) == 0 and pair.unread("star " * 100) > 20
+    assert pair.truncated_tokens(TEXT) == 0 and pair.truncated_tokens("star " * 100) > 20
     leaf = pictures.clone().requires_grad_()
-    distances(pair, leaf, wanted_by(pair, TEXT)).sum().backward()
+    text_losses(pair, leaf, encode_target(pair, TEXT)).sum().backward()
     assert leaf.grad is not None and leaf.grad.abs().amax() > 0
     cosine = torch.nn.functional.cosine_similarity(images, words)
-    values, unit = ratings(pair, distances(pair, pictures, wanted_by(pair, TEXT)))
+    values, unit = whole_scores(pair, text_losses(pair, pictures, encode_target(pair, TEXT)))
     torch.testing.assert_close(values, 100 * cosine, rtol=0.01, atol=0.2)
     assert unit == COSINE
 
@@ -116,12 +116,12 @@ def test_imscore_rates(preference: tuple[Any, Any]) -> None:
     large = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = model.score(large, [TEXT] * 2)
-    found = SalientLoss(weight=0.0)(scorer, wanted_by(scorer, TEXT), large, None, [torch.Generator()] * 2)
-    values, unit = ratings(scorer, found)
+    found = SalientLoss(weight=0.0)(scorer, encode_target(scorer, TEXT), large, None, [torch.Generator()] * 2)
+    values, unit = whole_scores(scorer, found)
     torch.testing.assert_close(values.detach(), wanted, rtol=1e-3, atol=1e-3)
     assert unit == "CLIP score L/14"
     leaf = large.clone().requires_grad_()
-    distances(scorer, leaf, TEXT).sum().backward()
+    text_losses(scorer, leaf, TEXT).sum().backward()
     assert leaf.grad is not None and leaf.grad.abs().amax() > 0
 
 

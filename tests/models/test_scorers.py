@@ -66,7 +66,7 @@ def test_activation(file: Path, tmp_path: Path) -> None:
 
 def test_longer_texts_are_counted(file: Path) -> None:
     scorer = open_clip_files.load(file)
-    assert scorer.unread("a star") == 0 and scorer.unread("star " * 100) == 25
+    assert scorer.truncated_tokens("a star") == 0 and scorer.truncated_tokens("star " * 100) == 25
 
 
 class Evil:

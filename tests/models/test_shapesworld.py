@@ -141,7 +141,7 @@ def test_autoencoder_keeps_pictures():
 @shipped
 def test_reader_reads_painted_pictures():
     pictures, scenes, _ = _held_out(64)
-    readings = judge.read(demo_model.load_reader(), pictures)
+    readings = judge.read(demo_model.load_segmenter(), pictures)
     scores = [judge.score(s, r) for s, r in zip(scenes, readings)]
     assert np.mean([s["share_right"] for s in scores]) >= 0.95
     assert np.mean([s["background_right"] for s in scores]) == 1.0
@@ -161,31 +161,31 @@ def test_factorised_loss_equals_the_joint_one():
     from tools.shapesworld.train_reader import class_loss
 
     torch.manual_seed(0)
-    colour, shape, background = (torch.randn(2, n, 5, 7, dtype=torch.float32) for n in (8, 6, 4))
+    color, shape, background = (torch.randn(2, n, 5, 7, dtype=torch.float32) for n in (8, 6, 4))
     labels = torch.randint(0, world.N_CLASSES, (2, 5, 7))
-    joint = torch.cat([(colour[:, :, None] + shape[:, None]).flatten(1, 2), background], dim=1)
+    joint = torch.cat([(color[:, :, None] + shape[:, None]).flatten(1, 2), background], dim=1)
     weight = torch.where(torch.arange(world.N_CLASSES) < world.N_OBJECT_CLASSES, 2.0, 1.0)
     expected = torch.nn.functional.cross_entropy(joint, labels, weight)
-    torch.testing.assert_close(class_loss((colour, shape, background), labels), expected)
+    torch.testing.assert_close(class_loss((color, shape, background), labels), expected)
 
 
 def test_tiles_of_a_sheet_come_row_by_row(tmp_path):
     from PIL import Image
 
-    from tools.studies.generator import labelled
+    from tools.studies.generator import labeled
 
     sheet = np.zeros((1280, 1280, 3), np.uint8)
     sheet[:128, 128:256] = 255
     Image.fromarray(sheet).save(tmp_path / "sheet.png")
-    assert labelled.tiles(tmp_path / "sheet.png").mean((1, 2, 3)).nonzero().flatten().tolist() == [1]
+    assert labeled.tiles(tmp_path / "sheet.png").mean((1, 2, 3)).nonzero().flatten().tolist() == [1]
 
 
 def test_agreement_counts_what_only_one_of_them_saw():
-    from tools.studies.generator import labelled
+    from tools.studies.generator import labeled
 
-    eye = [labelled.parse("red circle, blue star on white"), labelled.parse(" on black")]
-    reader = [labelled.parse("red circle on white"), labelled.parse("pink heart on black")]
-    assert labelled.agreement(eye, reader) == {"pictures": 2, "objects": 3, "agreeing": 1, "agreement": 1 / 3}
+    eye = [labeled.parse("red circle, blue star on white"), labeled.parse(" on black")]
+    reader = [labeled.parse("red circle on white"), labeled.parse("pink heart on black")]
+    assert labeled.agreement(eye, reader) == {"pictures": 2, "objects": 3, "agreeing": 1, "agreement": 1 / 3}
 
 
 @shipped
@@ -198,7 +198,7 @@ def test_training_can_continue_from_the_shipped_weights():
         "unet": lambda: torch.nn.ModuleDict({"unet": train_unet.build(0)}),
         "vae": lambda: torch.nn.ModuleDict({"vae": train_vae.build(0)}),
         "clip_a": lambda: train_clip.build_a(0),
-        "reader": lambda: torch.nn.ModuleDict({"reader": evaluators.Reader(operations=operations)}),
+        "reader": lambda: torch.nn.ModuleDict({"reader": evaluators.Segmenter(operations=operations)}),
     }
     for part, make in build.items():
         missing, unexpected = make().load_state_dict(training_state(demo_model.FOLDER, part), strict=False)
@@ -207,12 +207,12 @@ def test_training_can_continue_from_the_shipped_weights():
 
 @shipped
 def test_reader_agrees_with_labels_by_eye():
-    """100 generated pictures, labelled before the reader was asked."""
-    from tools.studies.generator import labelled
+    """100 generated pictures, labeled before the reader was asked."""
+    from tools.studies.generator import labeled
 
-    labels = [labelled.parse(text) for text in json.loads((labelled.FOLDER / "labels.json").read_text())]
-    readings = judge.read(demo_model.load_reader(), labelled.tiles(labelled.FOLDER / "sheet.png"))
-    result = labelled.agreement(labels, readings)
+    labels = [labeled.parse(text) for text in json.loads((labeled.FOLDER / "labels.json").read_text())]
+    readings = judge.read(demo_model.load_segmenter(), labeled.tiles(labeled.FOLDER / "sheet.png"))
+    result = labeled.agreement(labels, readings)
     assert result["pictures"] == 100 and result["objects"] > 200 and result["agreement"] >= 0.95
-    swapped = labelled.agreement(labels, readings[1:] + readings[:1])
+    swapped = labeled.agreement(labels, readings[1:] + readings[:1])
     assert swapped["agreement"] < 0.2, "the measure can fail"

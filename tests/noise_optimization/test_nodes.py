@@ -15,7 +15,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from comfy_extras.nodes_easycache import EasyCacheNode
 from torch import Tensor
 
-from fovea.guidance.gradients.autograd import NoGradient, resident
+from fovea.guidance.gradients.autograd import NoGradient, fully_loaded
 from fovea.guidance.noise_optimization import noise_sampler
 from fovea.guidance.regions import prompt_encoding
 from fovea.models.shapesworld import loader as demo_model
@@ -44,7 +44,7 @@ def given() -> dict[str, Any]:
         }  # fmt: skip
 
 
-def optimised(given: dict[str, Any], **changes: Any) -> tuple:
+def optimized(given: dict[str, Any], **changes: Any) -> tuple:
     with torch.inference_mode():
         return FoveaOptimizeLatent.execute(**{**given, **OPTIONS, **changes}).result
 
@@ -65,7 +65,7 @@ def test_without_updates_it_is_the_euler_sampler(given: dict[str, Any]) -> None:
     latent = given["latent_image"]["samples"]
     wanted = sampled(given, comfy.sample.prepare_noise(latent, 5), latent)
     for off in ({"updates": 0}, {"rate": 0.0}):
-        _, samples, image, curve, report, _ = optimised(given, **off)
+        _, samples, image, curve, report, _ = optimized(given, **off)
         assert close(samples["samples"], wanted) and "1 trials" in report
     with torch.inference_mode():
         assert close(image, given["vae"].decode(wanted))
@@ -80,7 +80,7 @@ def test_without_updates_it_is_the_euler_sampler(given: dict[str, Any]) -> None:
     ids=str,
 )  # fmt: skip
 def test_losses_fall_and_the_best_is_what_samplers_draw(given: dict[str, Any], changes: dict[str, Any]) -> None:
-    start, samples, image, _, report, noise = optimised(given, **changes)
+    start, samples, image, _, report, noise = optimized(given, **changes)
     losses = [[float(word) for word in line.split() if "." in word] for line in report.splitlines()[:2]]
     assert all(best <= first for first, best in losses) and any(best < first - 1e-3 for first, best in losses)
     assert image.shape == (2, 256, 256, 3) and "3 trials" in report
@@ -102,15 +102,15 @@ def test_the_same_seed_finds_the_same_and_plain_runs_stay_the_same(given: dict[s
     latent = given["latent_image"]["samples"]
     noise = comfy.sample.prepare_noise(latent, 1)
     before = sampled(given, noise, latent)
-    first, second = optimised(given), optimised(given)
+    first, second = optimized(given), optimized(given)
     assert torch.equal(first[1]["samples"], second[1]["samples"])
     assert torch.equal(sampled(given, noise, latent), before)
     assert not any(p.requires_grad for p in given["model"].model.parameters())
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(given: dict[str, Any]) -> None:
-    both = optimised(given)[1]["samples"]
-    alone = optimised(given, latent_image={"samples": torch.zeros(1, 4, 32, 32)})[1]["samples"]
+def test_a_picture_does_not_depend_on_its_neighbors(given: dict[str, Any]) -> None:
+    both = optimized(given)[1]["samples"]
+    alone = optimized(given, latent_image={"samples": torch.zeros(1, 4, 32, 32)})[1]["samples"]
     assert close(both[:1], alone, 1e-2)
 
 
@@ -120,23 +120,23 @@ def test_inpainting(given: dict[str, Any]) -> None:
     mask = torch.zeros(1, 1, 256, 256)
     mask[..., :128] = 1
     latent = {"samples": picture, "noise_mask": mask}
-    _, samples, _, _, report, noise = optimised(given, latent_image=latent)
+    _, samples, _, _, report, noise = optimized(given, latent_image=latent)
     assert close(samples["samples"][..., 16:], picture[..., 16:]) and "3 trials" in report
     with torch.inference_mode():
         again = sampled(given, noise.generate_noise(latent), picture, noise_mask=mask)
     assert close(again, samples["samples"], 1e-3)
     with pytest.raises(NoGradient, match="checkpoint"):
-        optimised(given, latent_image=latent, mode="invertible")
+        optimized(given, latent_image=latent, mode="invertible")
 
 
 def test_draws_come_first(given: dict[str, Any]) -> None:
     """The best of the draws is what Best of N finds with the same seed, and updates only add to it."""
     with torch.inference_mode():
         *_, best_report, _ = FoveaBestOfN.execute(**given, count=3, seconds=0.0).result
-    report = optimised(given, draws=3, updates=0, salient_weight=0.0)[4]
+    report = optimized(given, draws=3, updates=0, salient_weight=0.0)[4]
     assert report.splitlines()[:2] == best_report.splitlines()[:2] and "4 trials" in report
     bests = [float(line.split()[-3]) for line in best_report.splitlines()[:2]]
-    more = optimised(given, draws=3, updates=2, salient_weight=0.0, rule="turn", rate=1.0, through=0)[4]
+    more = optimized(given, draws=3, updates=2, salient_weight=0.0, rule="turn", rate=1.0, through=0)[4]
     assert all(float(line.split()[-3]) <= best for line, best in zip(more.splitlines(), bests)) and "6 trials" in more
 
 
@@ -152,7 +152,7 @@ def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: py
     inpainting mask. The sampled model is the one given, only the decoder has to stay where it is."""
     settings = {"through": 0, "rule": "turn", "rate": 1.0, "sampler_steps": 3}
     guided = guided_every_second_step(given)
-    _, samples, _, _, report, noise = optimised(given, model=guided, **settings)
+    _, samples, _, _, report, noise = optimized(given, model=guided, **settings)
     assert "3 trials" in report
     again = noise.generate_noise(given["latent_image"])
     with torch.inference_mode():
@@ -164,16 +164,16 @@ def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: py
     mask = torch.zeros(1, 1, 256, 256)
     mask[..., :128] = 1
     picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
-    kept = optimised(given, latent_image={"samples": picture, "noise_mask": mask}, **settings)[1]["samples"]
+    kept = optimized(given, latent_image={"samples": picture, "noise_mask": mask}, **settings)[1]["samples"]
     assert close(kept[..., 16:], picture[..., 16:])
     stayed: list[Any] = []
-    monkeypatch.setattr(noise_sampler, "resident", lambda patcher: stayed.append(patcher) or resident(patcher))
-    optimised(given, **settings)
+    monkeypatch.setattr(noise_sampler, "resident", lambda patcher: stayed.append(patcher) or fully_loaded(patcher))
+    optimized(given, **settings)
     assert stayed == [given["vae"].patcher]
-    optimised(given, updates=1)
+    optimized(given, updates=1)
     assert stayed[1:] == [given["vae"].patcher, given["model"]]
     with pytest.raises(NoGradient, match="through"):
-        optimised(given, mode="invertible", through=0)
+        optimized(given, mode="invertible", through=0)
     assert not comfy.model_management.in_training
 
 
@@ -181,7 +181,7 @@ def test_what_remembers_earlier_steps_is_refused_everywhere(given: dict[str, Any
     cached = EasyCacheNode.execute(given["model"], 0.2, 0.15, 0.95, False).result[0]
     for changes in ({}, {"through": 0}):
         with pytest.raises(NoGradient, match="easycache"):
-            optimised(given, model=cached, **changes)
+            optimized(given, model=cached, **changes)
     with pytest.raises(NoGradient, match="easycache"), torch.inference_mode():
         FoveaBestOfN.execute(**{**given, "model": cached}, count=2, seconds=0.0)
 
@@ -189,38 +189,38 @@ def test_what_remembers_earlier_steps_is_refused_everywhere(given: dict[str, Any
 def test_clip_guidance_has_no_gradient(given: dict[str, Any]) -> None:
     guided = TestClipGuidance.guided(given, 20.0)
     with pytest.raises(NoGradient, match="CLIP Guidance"):
-        optimised(given, model=guided)
-    assert "3 trials" in optimised(given, model=guided, through=0, rule="turn", rate=1.0)[4]
+        optimized(given, model=guided)
+    assert "3 trials" in optimized(given, model=guided, through=0, rule="turn", rate=1.0)[4]
 
 
 def test_time_is_up_while_drawing(given: dict[str, Any]) -> None:
-    report = optimised(given, draws=50, updates=5, seconds=0.01)[4]
+    report = optimized(given, draws=50, updates=5, seconds=0.01)[4]
     assert "time is up after 1 draws" in report and "1 trials" in report
 
 
 def test_nothing_salient_is_said(given: dict[str, Any]) -> None:
     mask = torch.zeros(2, 256, 256)
     mask[1, 50:90, 50:90] = 1
-    report = optimised(given, mask=mask)[4]
+    report = optimized(given, mask=mask)[4]
     assert "picture 1: nothing salient in 3 trials" in report and "picture 2: nothing" not in report
 
 
 def test_video_latents_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(NoGradient, match="frame axis"):
-        optimised(given, latent_image={"samples": torch.zeros(1, 4, 2, 32, 32)})
+        optimized(given, latent_image={"samples": torch.zeros(1, 4, 2, 32, 32)})
 
 
 def test_cancel(given: dict[str, Any]) -> None:
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        optimised(given)
+        optimized(given)
     assert not comfy.model_management.in_training
-    optimised(given, updates=0)
+    optimized(given, updates=0)
 
 
 def test_what_loses_gradient_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(NoGradient, match="every"):
-        optimised(given, model=guided_every_second_step(given))
+        optimized(given, model=guided_every_second_step(given))
 
 
 def test_best_of_n(given: dict[str, Any]) -> None:

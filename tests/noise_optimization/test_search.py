@@ -122,7 +122,7 @@ class TestLoss:
         torch.testing.assert_close(self.loss(saliency, weight=0.3, parts=parts), 0.7 * whole + 0.3 * salient)
         assert (whole - salient).abs().min() > 1e-4
 
-    def test_a_picture_does_not_depend_on_its_neighbours(self) -> None:
+    def test_a_picture_does_not_depend_on_its_neighbors(self) -> None:
         saliency = torch.rand(2, 32, 32, generator=generator(7))
         together = self.loss(saliency, parts="cutouts")
         alone = SalientLoss(parts="cutouts")(
@@ -156,14 +156,14 @@ class TestRules:
     def test_reno_is_torchs_sgd_on_the_regularised_loss(self) -> None:
         start, target = torch.randn(1, 20, generator=generator()), torch.randn(1, 20, generator=generator(1))
         leaf = start.clone().requires_grad_()
-        optimiser = torch.optim.SGD([leaf], lr=0.5, momentum=0.9, nesterov=True)
+        optimizer = torch.optim.SGD([leaf], lr=0.5, momentum=0.9, nesterov=True)
         rule, z, motion = Reno(rate=0.5), start, update_rules.at_rest(start)
         for _ in range(4):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             norm = leaf.norm()
             ((leaf - target).square().sum() + 0.01 * (norm**2 / 2 - 19 * norm.log())).backward()
             torch.nn.utils.clip_grad_norm_([leaf], 0.1)
-            optimiser.step()
+            optimizer.step()
             z, motion = rule.update(z, 2 * (z - target), motion, torch.zeros_like(z), torch.ones(1))
             torch.testing.assert_close(z, leaf.detach(), rtol=1e-4, atol=1e-5)
 
@@ -181,7 +181,7 @@ class TestRules:
             assert ((moved - z) * down).flatten(1).sum(1).max() < 0
 
     @pytest.mark.parametrize("rule", [Doodl(), Reno(), Turn()])
-    def test_latents_do_not_depend_on_their_neighbours(self, rule: update_rules.Rule) -> None:
+    def test_latents_do_not_depend_on_their_neighbors(self, rule: update_rules.Rule) -> None:
         z, gradient, noise = torch.randn(3, 2, 4, 5, 5, generator=generator())
         both, _ = rule.update(z, gradient, update_rules.at_rest(z), noise, torch.ones(2))
         one, _ = rule.update(z[1:], gradient[1:], update_rules.at_rest(z[1:]), noise[1:], torch.ones(1))
@@ -223,7 +223,7 @@ class TestSearch:
         best = search(self.start, evaluate, Doodl(), Limits(0), [generator()] * 2)
         assert asked == [False] and torch.equal(best.start, self.start)
 
-    def test_nan_goes_back_to_the_best_and_neighbours_go_on(self) -> None:
+    def test_nan_goes_back_to_the_best_and_neighbors_go_on(self) -> None:
         calls = [0]
 
         def evaluate(z: Tensor, wanted: bool) -> Evaluation:

@@ -16,10 +16,10 @@ from fovea.attention.conds import Window
 from fovea.guidance.regions import score_bias
 from fovea.guidance.regions.masks import Part, Region, Regions, part_of, token_shares
 from fovea.guidance.regions.model_patch import RegionControl
-from fovea.guidance.regions.score_bias import Operator
+from fovea.guidance.regions.score_bias import RegionBias
 from fovea.nodes.style import FoveaStyleGuidance
 
-ALWAYS = RegionControl(Operator(), 1.0, 0.3, law="constant")
+ALWAYS = RegionControl(RegionBias(), 1.0, 0.3, law="constant")
 
 
 @pytest.fixture(scope="module")

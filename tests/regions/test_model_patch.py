@@ -20,7 +20,7 @@ from fovea.guidance.regions import prompt_encoding
 from fovea.guidance.regions.attention_patch import MARK
 from fovea.guidance.regions.masks import Regions
 from fovea.guidance.regions.model_patch import RegionControl, noise_to_signal
-from fovea.guidance.regions.score_bias import Operator
+from fovea.guidance.regions.score_bias import RegionBias
 from fovea.guidance.schedule import left_of_schedule
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
@@ -114,7 +114,7 @@ class TestNothingElse:
 
 
 class TestBatches:
-    def test_items_do_not_depend_on_neighbours(self, model: Any) -> None:
+    def test_items_do_not_depend_on_neighbors(self, model: Any) -> None:
         patched, prompt = steered(model, PAPER), marked(tiny.prompt(1), two_regions())
         together = tiny.sample(patched, tiny.noise(batch=3), 5.0, 3, prompt)
         for i in range(3):
@@ -286,7 +286,7 @@ def test_transformers(name: str) -> None:
     """Regions change what they should and only that; nothing breaks at an unaligned size, with two pictures."""
     model = dit.build(name)
     start = dit.noise(name, 18, 22, batch=2)
-    control = RegionControl(Operator(temperature=0.0, background=False), 1.0, 0.3, 0.0, 0.6)
+    control = RegionControl(RegionBias(temperature=0.0, background=False), 1.0, 0.3, 0.0, 0.6)
     positive = dit.prompt(1)
     settings = {"positive": positive, "negative": dit.prompt(2)}
     plain = dit.sample(model, start, **settings)

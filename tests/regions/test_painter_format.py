@@ -208,13 +208,13 @@ def test_the_schema_agrees_with_the_reader() -> None:
     schema = json.loads((ROOT / "docs" / "painting.schema.json").read_text())
     properties, row = schema["properties"], schema["properties"]["regions"]["items"]["properties"]
     assert set(properties) == set(GOOD) and set(row) == {"id", "color", "phrase", "strength", "hidden"}
-    assert properties["width"]["maximum"] == properties["height"]["maximum"] == painter_format.MOST_SIDE
+    assert properties["width"]["maximum"] == properties["height"]["maximum"] == painter_format.MAX_SIDE
     assert (
-        properties["width"]["minimum"] == painter_format.LEAST_SIDE
-        and row["phrase"]["maxLength"] == painter_format.LONGEST_PHRASE
+        properties["width"]["minimum"] == painter_format.MIN_SIDE
+        and row["phrase"]["maxLength"] == painter_format.MAX_PROMPT_LENGTH
     )
-    assert properties["caption"]["maxLength"] == painter_format.LONGEST_CAPTION
+    assert properties["caption"]["maxLength"] == painter_format.MAX_CAPTION_LENGTH
     assert (
-        properties["regions"]["maxItems"] == painter_format.MOST
+        properties["regions"]["maxItems"] == painter_format.MAX_REGIONS
         and properties["version"]["const"] == painter_format.VERSION
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fovea.guidance.regions import augmented_attention, score_bias
 from fovea.guidance.regions.masks import Region, Regions, of_batch, token_shares, vanishing
-from fovea.guidance.regions.score_bias import Operator
+from fovea.guidance.regions.score_bias import RegionBias
 
 HEADS, DIM = 3, 10
 
@@ -30,12 +30,12 @@ def tensors(seed: int, batch: int, queries: int, keys: int, spread: float = 2.0)
     return make(queries), make(keys), make(keys)
 
 
-def modulated(q: Tensor, k: Tensor, v: Tensor, shares: Tensor, keys: Tensor, amount: Tensor, op: Operator) -> Tensor:
-    def pull_of(chosen: slice) -> augmented_attention.Pull:
+def modulated(q: Tensor, k: Tensor, v: Tensor, shares: Tensor, keys: Tensor, amount: Tensor, op: RegionBias) -> Tensor:
+    def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
         parts = [augmented_attention.split_heads(t, HEADS, False)[:, chosen] for t in (q, k)]
         return score_bias.pull(*parts, DIM**-0.5, shares, keys, amount, op)
 
-    return augmented_attention.attend(q, k, v, False, HEADS, None, backend, pull_of)
+    return augmented_attention.attend(q, k, v, False, HEADS, None, backend, scores_for_heads)
 
 
 def heads(tensor: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_paper_operator_equals_the_published_one(kind: str, name: str, strength:
         keys[0, 2:4, 0] = keys[0, 6, 1] = 1
     q, k, v = tensors(1, 1, tokens, keys.shape[1])
     amount = score_bias.amounts(columns, torch.ones(columns.shape[-1]), covered, strength, 1.0)
-    got = modulated(q, k, v, columns, keys, amount, Operator())[0]
+    got = modulated(q, k, v, columns, keys, amount, RegionBias())[0]
     pairs = (columns[0] @ keys[0].T).double()
     area = 1 - amount[0].double() / strength
     wanted = joined(reference.dense_diffusion(heads(q[0]), heads(k[0]), heads(v[0]), DIM**-0.5, pairs, area, strength))
@@ -103,7 +103,7 @@ def test_paint_with_words_equals_the_published_one() -> None:
     q, k, v = tensors(2, 1, shares.shape[1], 9)
     weight, sigma = 0.4, 3.3
     amount = score_bias.amounts(shares, torch.ones(2), torch.zeros(1, 2), weight * math.log(1 + sigma), 0.0)
-    whole = Operator("max", temperature=0, area=0, background=False)
+    whole = RegionBias("max", temperature=0, area=0, background=False)
     parts = [augmented_attention.split_heads(t, HEADS, False) for t in (q, k)]
     pull = score_bias.pull(*parts, DIM**-0.5, shares, keys, amount, whole)
     got = augmented_attention.attend(q, k, v, False, HEADS, None, backend, lambda chosen: pull, whole=True)[0]
@@ -120,7 +120,7 @@ def test_words_of_other_regions_are_pushed_down() -> None:
 
     shares, amount = torch.tensor([[[1.0, 0, 0], [0.25, 0.25, 0.5]]]), torch.tensor([[0.8, 0.4]])
     q, k, v = tensors(8, 1, 2, 6)
-    got = modulated(q, k, v, shares, score_bias.words_of(words, 0.5)[None], amount, Operator(temperature=0.0))[0]
+    got = modulated(q, k, v, shares, score_bias.words_of(words, 0.5)[None], amount, RegionBias(temperature=0.0))[0]
     scores = torch.einsum("hid,hjd->hij", heads(q[0]), heads(k[0])) * DIM**-0.5
     bias = amount[0, :, None] * torch.tensor([red, [0.25 * (r + b) + 0.5 * f for r, b, f in zip(red, blue, free)]])
     scores = scores + (scores.amax(-1, keepdim=True) - scores.amin(-1, keepdim=True)) * bias
@@ -154,7 +154,7 @@ def test_gradients_are_those_of_the_written_out_operator(measure: str) -> None:
     q, k, v = (t.double().requires_grad_() for t in tensors(11, 1, 24, 24))
     amount = score_bias.amounts(shares, torch.ones(3), shares.mean(dim=1), 0.6, 1.0)
     weight = torch.randn(24, HEADS * DIM, generator=torch.Generator().manual_seed(1)).double()
-    out = modulated(q, k, v, shares.double(), shares.double(), amount.double(), Operator(measure))
+    out = modulated(q, k, v, shares.double(), shares.double(), amount.double(), RegionBias(measure))
     got = torch.autograd.grad((out[0] * weight).sum(), (q, k, v))
     split = [t[0].unflatten(1, (HEADS, DIM)).transpose(0, 1) for t in (q, k, v)]
     s = torch.einsum("hid,hjd->hij", *split[:2]) * DIM**-0.5
@@ -172,11 +172,11 @@ def test_gradients_are_those_of_the_written_out_operator(measure: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), regions=st.integers(1, 6), soft=st.booleans(), strength=st.floats(0, 4),
-    operator=st.sampled_from([Operator(), Operator("row max", 0, 0, False), Operator("std", 0.5, 1, True)]),
+    operator=st.sampled_from([RegionBias(), RegionBias("row max", 0, 0, False), RegionBias("std", 0.5, 1, True)]),
     region_strength=st.floats(0, 10),
 )  # fmt: skip
 def test_any_masks_give_finite_attention(
-    seed: int, regions: int, soft: bool, strength: float, operator: Operator, region_strength: float
+    seed: int, regions: int, soft: bool, strength: float, operator: RegionBias, region_strength: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     masks = torch.rand(regions, 9, 7, generator=generator)
@@ -192,13 +192,13 @@ def test_any_masks_give_finite_attention(
     assert out.abs().max() <= v.abs().max() * 1.001  # a mean of values
 
 
-def test_items_do_not_depend_on_their_neighbours() -> None:
+def test_items_do_not_depend_on_their_neighbors() -> None:
     fading = torch.tensor([1.0, 0.5, 0.1])[:, None, None]
     shares = score_bias.with_background(of_batch(shares_of(MASKS["soft"]), 3, None) * fading)
     q, k, v = tensors(5, 3, 24, 24)
     amount = score_bias.amounts(shares, torch.ones(3), shares.mean(dim=1), 0.7, 1.0)
-    together = modulated(q, k, v, shares, shares, amount, Operator())
-    alone = [modulated(*(t[i : i + 1] for t in (q, k, v, shares, shares, amount)), Operator()) for i in range(3)]
+    together = modulated(q, k, v, shares, shares, amount, RegionBias())
+    alone = [modulated(*(t[i : i + 1] for t in (q, k, v, shares, shares, amount)), RegionBias()) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-6, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Where regions come from: masks, flat colours, boxes; what the preview shows; and errors that name the cure."""
+"""Where regions come from: masks, flat colors, boxes; what the preview shows; and errors that name the cure."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TestColors:
         assert torch.equal(made.canvas().sum(dim=1), torch.ones(1, 16, 16))
         assert made.items[0].mask[..., :7].min() == 1 and made.items[1].mask[..., 9:].min() == 1
 
-    def test_colours_that_are_not_listed(self) -> None:
+    def test_colors_that_are_not_listed(self) -> None:
         picture = torch.ones(2, 4, 4, 4)  # with transparency
         picture[0, :2, :, :3] = torch.tensor([1.0, 0, 0])
         (made,) = FoveaRegionsFromColors.execute(picture, "ff0000 = red", 0.3, 2.0).result
@@ -70,7 +70,7 @@ class TestColors:
 
     @pytest.mark.parametrize(
         "lines, message",
-        [("red: a star", "Line 1 should look like"), ("#ff0000: a\n#gg0000: b", "Line 2"), ("  \n", "No colours"),
+        [("red: a star", "Line 1 should look like"), ("#ff0000: a\n#gg0000: b", "Line 2"), ("  \n", "No colors"),
          ("#ff0000: a\n#FF0000: b", "listed twice")],
     )  # fmt: skip
     def test_wrong_lines(self, lines: str, message: str) -> None:
@@ -149,7 +149,7 @@ class TestPreview:
         assert lost_regions(Regions(), 64, 64) == ""
         assert FoveaRegionPreview.execute(Regions(), 512, 512, "as given").result[0].shape[0] == 1
 
-    def test_colours_are_where_the_regions_are(self) -> None:
+    def test_colors_are_where_the_regions_are(self) -> None:
         left = torch.zeros(1, 8, 8)
         left[..., :4] = 1
         picture = sources.region_picture(region(left))[0]

@@ -104,11 +104,13 @@ class TestBlur:
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (5, 4), (9, 8), (20, 13)])
     @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0, 9.0])
     @pytest.mark.parametrize("taps", [None, 9])
-    def test_equals_the_two_dimensional_kernel(self, size: tuple[int, int], sigma: float, taps: int | None) -> None:
+    def test_equals_the_two_dimensional_kernel(
+        self, size: tuple[int, int], sigma: float, kernel_size: int | None
+    ) -> None:
         picture = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        radius = 4 if taps else math.ceil(3 * sigma)
+        radius = 4 if kernel_size else math.ceil(3 * sigma)
         slow = reference.gaussian_blur(picture[0], sigma, *(min(radius, s - 1) for s in size))
-        torch.testing.assert_close(gaussian_blur(picture, sigma, taps)[0], slow, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gaussian_blur(picture, sigma, kernel_size)[0], slow, rtol=1e-12, atol=1e-12)
 
     def test_sigma_zero_is_the_identity(self) -> None:
         picture = torch.randn(1, 4, 5, 5)
@@ -240,7 +242,7 @@ class TestResult:
     def test_broken_samples_lose_their_guidance_alone(self, bad: float) -> None:
         term = torch.ones(3, 4, 5, 5)
         term[1, 2, 3, 4] = bad
-        clean, broken = formulas.drop_broken_samples(term)
+        clean, broken = formulas.drop_nonfinite_samples(term)
         assert broken == 1 and clean[1].abs().max() == 0 and clean[[0, 2]].min() == 1
-        whole, none = formulas.drop_broken_samples(clean)
+        whole, none = formulas.drop_nonfinite_samples(clean)
         assert none == 0 and whole is clean

@@ -186,7 +186,7 @@ class TestBatchesAndSizes:
         again = [tiny.sample(patched, tiny.noise(*size), steps=2) for size in sizes]
         assert all(torch.equal(a, b) for a, b in zip(fresh, again))
 
-    def test_cancelled_run_then_a_normal_one(self, model: Any) -> None:
+    def test_canceled_run_then_a_normal_one(self, model: Any) -> None:
         patched, x = guided(model, every=2), tiny.noise(16, 16)
 
         def cancel(step: int, *_: Any) -> None:
@@ -215,8 +215,8 @@ class TestBatchesAndSizes:
         assert relative(limited[..., 12:], plain[..., 12:]) > 1e-2
         rescaled = one_step(guided(model, mask=mask, scale=3.0, rescale=0.7), start)[1]
         assert torch.equal(rescaled[..., :12], plain[..., :12])
-        grey = one_step(guided(model, mask=mask / 2), start)[1]
-        torch.testing.assert_close(grey[..., 12:], (plain + full)[..., 12:] / 2, rtol=1e-4, atol=1e-4)
+        gray = one_step(guided(model, mask=mask / 2), start)[1]
+        torch.testing.assert_close(gray[..., 12:], (plain + full)[..., 12:] / 2, rtol=1e-4, atol=1e-4)
         everywhere = one_step(guided(model, mask=torch.ones(1, 8, 8)), start)[1]
         torch.testing.assert_close(everywhere, full, rtol=1e-5, atol=1e-5)
 

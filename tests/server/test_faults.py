@@ -48,7 +48,7 @@ def test_a_cancel_at_any_moment_leaves_nothing_behind(name: str, client: Client)
         assert run.status in ("success", "interrupted"), run.explain()
         client.forget()
         assert pixels(client, client.run(plain)) == expected, f"after a cancel at {moment} s"
-    assert "interrupted" in ends, "nothing was cancelled, so nothing was tested"
+    assert "interrupted" in ends, "nothing was canceled, so nothing was tested"
 
 
 def test_a_client_that_dies_costs_nothing(client: Client) -> None:

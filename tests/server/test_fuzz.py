@@ -26,7 +26,7 @@ from tools.sweep.jobs import node
 pytestmark = pytest.mark.server
 
 EXAMPLES = int(os.environ.get("FOVEA_FUZZ", "2"))
-PATIENCE = 4.0  # seconds, then the prompt is cancelled
+PATIENCE = 4.0  # seconds, then the prompt is canceled
 NODES = sorted(node.define_schema().node_id for module in fovea.MODULES for node in module.NODES)
 # Mistakes in a program, as against messages for people.
 CRASHES = ("KeyError", "IndexError", "AttributeError", "TypeError", "AssertionError", "NameError", "ZeroDivisionError",

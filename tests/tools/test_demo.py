@@ -16,7 +16,7 @@ from tools.errors import SetupError
 from tools.release import sheet
 
 ROOT = Path(__file__).resolve().parents[2]
-# A graph that needs no model: two colours, saved as a pair.
+# A graph that needs no model: two colors, saved as a pair.
 PLAIN = {
     "red": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0xFF0000}},
     "blue": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0x0000FF}},
@@ -70,8 +70,8 @@ def test_one_failure_does_not_stop_the_others(stage: Path, capsys: pytest.Captur
             assert hashlib.sha256(data).hexdigest() == image["sha256"]
     assert report["comfyui"] and report["torch"] and report["devices"]
     with Image.open(stage / "out" / "contact_sheet.png") as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
-    assert {(255, 0, 0), (0, 0, 255)} <= colours
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+    assert {(255, 0, 0), (0, 0, 255)} <= colors
 
 
 @pytest.mark.server

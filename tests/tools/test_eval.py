@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from fovea.guidance.regions.score_bias import Operator
+from fovea.guidance.regions.score_bias import RegionBias
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.regions import OPERATORS, FoveaDenseDiffusion
 from tools.shapesworld.world import render
@@ -103,9 +103,9 @@ class TestLayouts:
         return found, torch.stack([torch.from_numpy(render(one.scene)[0]) for one in found]).float() / 255
 
     def test_right_pictures_have_their_objects(self, painted: tuple[list[layouts.Layout], torch.Tensor]) -> None:
-        right = layouts.score(demo_model.load_reader(), painted[1], painted[0])
+        right = layouts.score(demo_model.load_segmenter(), painted[1], painted[0])
         exchanged = [replace(one, masks=np.roll(one.masks, 1, axis=0)) for one in painted[0]]
-        wrong = layouts.score(demo_model.load_reader(), painted[1], exchanged)
+        wrong = layouts.score(demo_model.load_segmenter(), painted[1], exchanged)
         iou = [np.mean([np.mean(row["iou"]) for row in rows]) for rows in (right, wrong)]
         there = [np.mean([np.mean(row["there"]) for row in rows]) for rows in (right, wrong)]
         assert there[0] > 0.95 and there[1] < 0.05 and iou[0] > 0.4 > 0.05 > iou[1]
@@ -113,7 +113,7 @@ class TestLayouts:
     def test_clip_b_prefers_what_is_there(self, painted: tuple[list[layouts.Layout], torch.Tensor]) -> None:
         exchanged = [replace(one, masks=np.roll(one.masks, 1, axis=0)) for one in painted[0]]
         right, wrong = (
-            layouts.clip_rows(demo_model.load_clip_b(), painted[1], given) for given in (painted[0], exchanged)
+            layouts.clip_rows(demo_model.load_clip_heldout(), painted[1], given) for given in (painted[0], exchanged)
         )
         local = [np.mean([np.mean(row["local"]) for row in rows]) for rows in (right, wrong)]
         assert local[0] > local[1] + 0.2 and np.mean([row["global"] for row in right]) > 0.8
@@ -133,7 +133,7 @@ class TestLayouts:
         assert (measured.law, measured.exponent, measured.end) == (
             preset.law, widgets["time_exponent"], widgets["end_percent"]
         )  # fmt: skip
-        assert Operator(**measured.operator) == preset.operator and widgets["start_percent"] == 0
+        assert RegionBias(**measured.operator) == preset.operator and widgets["start_percent"] == 0
 
     def test_described_scores(self) -> None:
         scores = torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(0))
@@ -174,6 +174,6 @@ def test_latent_reports_name_methods_that_exist() -> None:
 def test_counts_fill_the_time() -> None:
     method = latent_methods.Method(draws=-1)
     assert method.timed and method.filled(7).draws == 7 and latent_methods.Method(updates=-1).filled(5).updates == 5
-    for name in ("uniform", "centre", "spectral"):
+    for name in ("uniform", "center", "spectral"):
         found = latent_methods.saliency_source(name)(torch.rand(2, 3, 32, 32))
         assert found.shape == (2, 32, 32) and found.min() >= 0

@@ -21,7 +21,7 @@ class Board:
         self.links: list[list[Any]] = []
         self.columns: dict[int, int] = {}  # node's id -> its column
 
-    def put(self, kind: str, column: int, title: str | None = None, colour: str | None = None,
+    def put(self, kind: str, column: int, title: str | None = None, color: str | None = None,
             models: list[dict[str, str]] | None = None, **inputs: Any) -> int:  # fmt: skip
         """Add a node; inputs: values, or (node, output) for links. -> its id."""
         spec, node_id = inputs_of(self.info[kind]), len(self.nodes) + 1
@@ -61,8 +61,8 @@ class Board:
             node["properties"]["models"] = models
         if title:
             node["title"] = title
-        if colour:
-            node["color"], node["bgcolor"] = COLOURS[colour]
+        if color:
+            node["color"], node["bgcolor"] = COLOURS[color]
         self.nodes.append(node)
         self.columns[node_id] = column
         return node_id

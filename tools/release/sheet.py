@@ -1,4 +1,4 @@
-"""Draws the contact sheet: one band per graph, one column per saved result, labelled with seed and settings."""
+"""Draws the contact sheet: one band per graph, one column per saved result, labeled with seed and settings."""
 
 from __future__ import annotations
 

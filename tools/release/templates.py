@@ -81,7 +81,7 @@ def show(board: Board, column: int, given: dict[str, tuple[int, int]], title: st
 
 def sag(board: Board, file: str, size: int, scale: float, flow: bool = False) -> None:
     given = start(board, file, size, SCENE)
-    guided = board.put("FoveaSelfAttentionGuidance", 1, colour="ours", model=given["model"], scale=scale)
+    guided = board.put("FoveaSelfAttentionGuidance", 1, color="ours", model=given["model"], scale=scale)
     how: dict[str, Any] = {"sampler": "euler", "scheduler": "simple", "cfg": 4.5} if flow else {}
     show(board, 2, given, "Without", **how)
     show(board, 2, given, "With Self-Attention Guidance", model=(guided, 0), **how)
@@ -103,7 +103,7 @@ def regions(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) ->
     boxes = board.put("FoveaRegionsFromBoxes", 1, boxes=(text, 0), width=size, height=size)
     preview = board.put("FoveaRegionPreview", 1, regions=(boxes, 0), width=size, height=size)
     board.put("PreviewImage", 1, "Where", images=(preview, 0))
-    steer = board.put("FoveaDenseDiffusion", 2, colour="ours", model=given["model"], clip=given["clip"],
+    steer = board.put("FoveaDenseDiffusion", 2, color="ours", model=given["model"], clip=given["clip"],
                       regions=(boxes, 0), caption=PLACED)  # fmt: skip
     plain = board.put("CLIPTextEncode", 2, "The prompt without regions", clip=given["clip"], text=PLACED)
     negative = (steer, 2)
@@ -126,14 +126,14 @@ def latent(board: Board, file: str, size: int, cfg: float = 6.0) -> None:
     given = start(board, file, size, SCENE)
     scorer = board.put("FoveaLoadScorer", 1)
     found = board.put(
-        "FoveaOptimizeLatent", 1, colour="ours", model=given["model"], vae=given["vae"], positive=given["positive"],
+        "FoveaOptimizeLatent", 1, color="ours", model=given["model"], vae=given["vae"], positive=given["positive"],
         negative=given["negative"], latent_image=given["latent"], scorer=(scorer, 0), text=SCENE, seed=given["seed"],
         cfg=cfg, sampler_steps=20,
     )  # fmt: skip
-    show(board, 2, given, "The same noise, not optimised", 20, cfg, "euler", "normal")
-    board.put("PreviewImage", 3, "Optimised", images=(found, 2))
+    show(board, 2, given, "The same noise, not optimized", 20, cfg, "euler", "normal")
+    board.put("PreviewImage", 3, "Optimized", images=(found, 2))
     board.put("PreviewImage", 3, "Losses", images=(found, 3))
-    board.note(f"""## Optimise the starting noise
+    board.note(f"""## Optimize the starting noise
 
 The noise is changed until a CLIP says that the picture fits the prompt, on {file}.
 
@@ -153,9 +153,9 @@ def experts_sdxl(board: Board) -> None:
     own = [board.put("CLIPTextEncodeSDXLRefiner", 1, name, clip=(second, 1), text=text, ascore=score, width=1024,
                      height=1024) for name, text, score in (("Refiner's prompt", SCENE, 6.0),
                                                             ("Refiner's negative prompt", "blurry", 2.5))]  # fmt: skip
-    expert = board.put("FoveaExpert", 1, colour="ours", model=(second, 0), level="SDXL refiner",
+    expert = board.put("FoveaExpert", 1, color="ours", model=(second, 0), level="SDXL refiner",
                        positive=(own[0], 0), negative=(own[1], 0))  # fmt: skip
-    switch = board.put("FoveaExpertSwitch", 2, colour="ours", model=given["model"], experts=(expert, 0))
+    switch = board.put("FoveaExpertSwitch", 2, color="ours", model=given["model"], experts=(expert, 0))
     board.put("PreviewAny", 2, "Who acts where", source=(switch, 1))
     show(board, 3, given, "Base alone")
     show(board, 3, given, "Base, then refiner", model=(switch, 0))
@@ -181,8 +181,8 @@ def experts_wan(board: Board) -> None:
     positive = board.put("CLIPTextEncode", 1, "Prompt", "prompt", clip=(clip, 0), text="waves break on a cliff")
     negative = board.put("CLIPTextEncode", 1, "Negative prompt", clip=(clip, 0), text="still picture, blurry")
     video = board.put("EmptyHunyuanLatentVideo", 1, width=640, height=640, length=33)
-    expert = board.put("FoveaExpert", 2, colour="ours", model=(shifted[1], 0), level="Wan 2.2 T2V, low noise")
-    switch = board.put("FoveaExpertSwitch", 2, colour="ours", model=(shifted[0], 0), experts=(expert, 0))
+    expert = board.put("FoveaExpert", 2, color="ours", model=(shifted[1], 0), level="Wan 2.2 T2V, low noise")
+    switch = board.put("FoveaExpertSwitch", 2, color="ours", model=(shifted[0], 0), experts=(expert, 0))
     board.put("PreviewAny", 2, "Who acts where", source=(switch, 1))
     sampled = board.put("KSampler", 3, "One run", model=(switch, 0), positive=(positive, 0), negative=(negative, 0),
                         latent_image=(video, 0), seed=7, steps=20, cfg=4.0, sampler_name="euler",
@@ -233,7 +233,7 @@ def style_redux(board: Board) -> None:
     plain = board.put("FluxGuidance", 2, conditioning=(text, 0), guidance=3.5)
     styled = board.put("StyleModelApply", 2, conditioning=(plain, 0), style_model=(loader, 0),
                        clip_vision_output=(seen, 0))  # fmt: skip
-    guided = board.put("FoveaStyleGuidance", 2, colour="ours", model=given["model"], text=(plain, 0), style_scale=0.6,
+    guided = board.put("FoveaStyleGuidance", 2, color="ours", model=given["model"], text=(plain, 0), style_scale=0.6,
                        start_percent=0.2)  # fmt: skip
     how: dict[str, Any] = {"steps": 20, "cfg": 1.0, "sampler": "euler", "scheduler": "simple", "negative": (empty, 0)}
     show(board, 3, given, "Redux as it is", positive=(styled, 0), **how)
@@ -241,7 +241,7 @@ def style_redux(board: Board) -> None:
     board.note("""## Flux Redux with a scale and a window of its own
 
 Redux tends to override the prompt. *Style Guidance* goes from the text to the text with style by **style_scale**, and
-only from **start_percent** on: the prompt lays the picture out, the style picture colours it.
+only from **start_percent** on: the prompt lays the picture out, the style picture colors it.
 
 **Try**
 - **style_scale** 0 (none) to 1 (with **start_percent** 0: as Redux alone);

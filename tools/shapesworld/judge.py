@@ -19,7 +19,7 @@ LEAST_SHARE = 0.3  # of a connected patch: two touching objects are both found, 
 
 @dataclass(frozen=True)
 class Reading:
-    objects: tuple[int, ...]  # classes, colour * 6 + shape, one entry per object found
+    objects: tuple[int, ...]  # classes, color * 6 + shape, one entry per object found
     background: str
 
     def describe(self) -> str:
@@ -51,7 +51,7 @@ def interpret(classes: np.ndarray) -> Reading:
 
 
 def score(scene: Scene, reading: Reading) -> dict[str, float]:
-    """`all_right`: every object asked for is there in its colour and shape; `exact`: and nothing else is."""
+    """`all_right`: every object asked for is there in its color and shape; `exact`: and nothing else is."""
     wanted, found = Counter(t.label for t in scene.things), Counter(reading.objects)
     return {
         "all_right": float(not wanted - found),

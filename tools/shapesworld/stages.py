@@ -50,7 +50,7 @@ class Run:
             f.write(json.dumps(row) + "\n")
 
 
-def initialise(module: nn.Module, seed: int) -> nn.Module:
+def initialize(module: nn.Module, seed: int) -> nn.Module:
     """Give the host's layers weights, which they skip: Xavier for matrices, zeros for biases, ones for norms."""
     torch.manual_seed(seed)
     for m in module.modules():
@@ -85,12 +85,12 @@ def save_atomically(state: dict, path: Path) -> None:
 
 
 class Trainer:
-    """Optimiser, warm-up and cosine over the time budget, EMA, checkpoints that resume."""
+    """Optimizer, warm-up and cosine over the time budget, EMA, checkpoints that resume."""
 
     def __init__(self, run: Run, modules: nn.ModuleDict, lr: float, ema: float = 0.999, weight_decay: float = 0.01):
         self.run, self.modules, self.lr, self.decay = run, modules, lr * run.rate, ema
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay)
         self.step, self.saved = 0, time.monotonic()
         resuming = run.checkpoint.exists()
         if run.shipped is not None and not resuming:
@@ -104,10 +104,10 @@ class Trainer:
         self.modules.load_state_dict(state["model"])
         self.shadow = state["ema"]
         self.step, self.run.spent_before = state["step"], state["seconds"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def _continue_shipped(self, folder: Path) -> None:
-        """Start from the shipped averaged weights with a fresh optimiser; the warm-up of every run does the rest."""
+        """Start from the shipped averaged weights with a fresh optimizer; the warm-up of every run does the rest."""
         missing, unexpected = self.modules.load_state_dict(training_state(folder, self.run.name), strict=False)
         if unexpected or any(not k.startswith("point_") for k in missing):
             raise SystemExit(
@@ -122,7 +122,7 @@ class Trainer:
                 "ema": self.shadow,
                 "step": self.step,
                 "seconds": seconds,
-                "optimiser": self.optimiser.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
             },
             self.run.checkpoint,
         )
@@ -144,12 +144,12 @@ class Trainer:
         rate = min(1.0, (self.step + 1) / 200) * (
             floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.run.fraction())))
         )
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.lr * rate
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         live = self.modules.state_dict()

@@ -1,8 +1,8 @@
 """CLIP A and CLIP B: contrastive training, each picture with a near-miss caption as hard negative.
 
 CLIP A also learns to point, every noun's hidden state must light up the patches of its object, and to name: it must
-tell shape, colour and texture along fixed directions. So the noun, which the generator's cross-attention reads, carries
-its adjectives, and its shape weighs as much as its colour (without naming a sixth, and the generator drew any shape).
+tell shape, color and texture along fixed directions. So the noun, which the generator's cross-attention reads, carries
+its adjectives, and its shape weighs as much as its color (without naming a sixth, and the generator drew any shape).
 CLIP B has no such losses and shares nothing with A.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from . import words
 from .data import Dataset
-from .stages import Run, Trainer, initialise
+from .stages import Run, Trainer, initialize
 from .world import COLOUR_NAMES, SHAPES, TEXTURES, caption, confused, worded
 
 BATCH, MAX_THINGS, POINT_WIDTH = 128, 4, 64
-KINDS = {"shape": SHAPES, "colour": COLOUR_NAMES, "texture": TEXTURES}
+KINDS = {"shape": SHAPES, "color": COLOUR_NAMES, "texture": TEXTURES}
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Batch:
     rows: Tensor  # [2B, N] rows of the compact token table; the second half are the near misses
     ends: Tensor  # [2B]
     nouns: Tensor  # [B, 4] token positions, 0 where there is none
-    kinds: Tensor  # [B, 4, 3] indices of the noun's shape, colour and texture
+    kinds: Tensor  # [B, 4, 3] indices of the noun's shape, color and texture
     cover: Tensor  # [B, 4, 64] share of every 8x8 patch that the noun's object covers
 
 
@@ -78,21 +78,21 @@ def build_a(seed: int) -> nn.ModuleDict:
         {
             "text": text,
             "table": nn.Embedding(len(words.known_ids()) + 1, 256),
-            "image": evaluators.ClipAImage(operations=operations),
+            "image": evaluators.ClipTrainImage(operations=operations),
             "point_text": nn.Linear(256, POINT_WIDTH),
             "point_image": nn.Linear(192, POINT_WIDTH),
         }
     )
     modules["scale"] = nn.ParameterList([nn.Parameter(torch.tensor([2.66])), nn.Parameter(torch.tensor([1.0, -2.0]))])
     scales = [p.detach().clone() for p in modules["scale"]]
-    initialise(modules, seed)
+    initialize(modules, seed)
     for p, value in zip(modules["scale"], scales):
         p.data.copy_(value)
     return modules
 
 
 def naming_directions(width: int) -> Tensor:
-    """Orthonormal rows, one per shape, colour and texture, the same in every run: [17, width]."""
+    """Orthonormal rows, one per shape, color and texture, the same in every run: [17, width]."""
     rows = sum(len(values) for values in KINDS.values())
     return torch.linalg.qr(torch.randn(width, rows, generator=torch.Generator().manual_seed(0)))[0].T
 
@@ -141,7 +141,9 @@ def train_b(run: Run, data: Dataset) -> None:
 
     from fovea.models.shapesworld import evaluators
 
-    model = initialise(evaluators.ClipB(len(words.known_ids()) + 1, operations=operations), run.seed + 2).to(run.device)
+    model = initialize(evaluators.ClipHeldout(len(words.known_ids()) + 1, operations=operations), run.seed + 2).to(
+        run.device
+    )
     modules = nn.ModuleDict({"clip_b": model})
     modules["scale"] = nn.ParameterList([nn.Parameter(torch.tensor([2.66], device=run.device))])
     trainer = Trainer(run, modules, lr=1.5e-3, ema=0.995, weight_decay=0.05)

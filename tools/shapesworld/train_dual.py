@@ -22,7 +22,7 @@ from tqdm import tqdm
 from . import t5_words, words
 from .data import Dataset
 from .shipped_weights import DEMO, training_state
-from .stages import Run, Trainer, averaged, initialise
+from .stages import Run, Trainer, averaged, initialize
 from .train_experts import base
 from .train_unet import (
     BATCH,
@@ -89,7 +89,7 @@ class T5(nn.Module):
 
 
 def build_t5(seed: int) -> T5:
-    model = initialise(T5(), seed)
+    model = initialize(T5(), seed)
     for name, p in model.named_parameters():
         if name.endswith("layer_norm.weight"):
             nn.init.ones_(p)  # the host's T5 brings a norm of its own
@@ -102,7 +102,7 @@ def build(seed: int) -> nn.Module:
     """The shipped generator, frozen, with low-rank changes and a style embedding that are trained."""
     from fovea.models.shapesworld import dual_encoder
 
-    model = initialise(dual_encoder.unet(), seed)
+    model = initialize(dual_encoder.unet(), seed)
     nn.init.zeros_(model.label_emb[0][2].weight)
     missing, unexpected = model.load_state_dict(base(), strict=False)
     if unexpected or not all(key.startswith("label_emb.") for key in missing):
@@ -166,7 +166,7 @@ def styles(run: Run, data: Dataset) -> np.ndarray:
 
     path = run.work / "styles.npy"
     if not path.exists():
-        tower, found = demo_model.load_clip_a_image().to(run.device), []
+        tower, found = demo_model.load_clip_train_image().to(run.device), []
         for i in tqdm(range(0, len(data), 64), desc="styles", mininterval=5):
             pictures = torch.from_numpy(np.array(data.small[i : i + 64])).to(run.device).permute(0, 3, 1, 2)
             found.append(dual_encoder.style_vector(tower(pictures.float() / 255)[0]).half().cpu().numpy())
@@ -185,13 +185,13 @@ def tell_styles(unet: nn.Module, data: Dataset, vectors: np.ndarray, seed: int, 
     given = torch.from_numpy(np.asarray(vectors, np.float32))
     told = nn.Linear(first.out_features, len(STYLES))
     layers = nn.Sequential(nn.Linear(first.in_features, first.out_features), nn.SiLU(), told)
-    optimiser, unseen = torch.optim.AdamW(layers.parameters(), 1e-3, weight_decay=0.05), len(given) // 20
+    optimizer, unseen = torch.optim.AdamW(layers.parameters(), 1e-3, weight_decay=0.05), len(given) // 20
     for _ in tqdm(range(steps), desc="styles told", mininterval=5):
         some = torch.randint(unseen, len(given), (512,))
         loss = nn.functional.cross_entropy(layers(given[some]), own[some])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
         logits = layers(given[:unseen])
         told_right = float((logits.argmax(1) == own[:unseen]).float().mean())

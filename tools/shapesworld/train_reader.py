@@ -1,4 +1,4 @@
-"""The reader: per-pixel class (colour x shape, or background) and texture, from pictures with exact masks."""
+"""The reader: per-pixel class (color x shape, or background) and texture, from pictures with exact masks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Dataset
-from .stages import Run, Trainer, initialise
+from .stages import Run, Trainer, initialize
 from .world import N_CLASSES, N_OBJECT_CLASSES, SHAPES, TEXTURES
 
 BATCH = 32
@@ -38,17 +38,17 @@ def roughen(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def class_loss(factors: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """Cross-entropy over the 52 joint classes without building them: the sum over colour-shape pairs factorises.
+    """Cross-entropy over the 52 joint classes without building them: the sum over color-shape pairs factorises.
 
     Objects cover a tenth of the picture: they weigh double, or thin parts are given to the background.
     """
-    colour, shape, background = (f.float() for f in factors[:3])
-    total = torch.logaddexp(colour.logsumexp(1) + shape.logsumexp(1), background.logsumexp(1))
+    color, shape, background = (f.float() for f in factors[:3])
+    total = torch.logaddexp(color.logsumexp(1) + shape.logsumexp(1), background.logsumexp(1))
     is_object = labels < N_OBJECT_CLASSES
     pick = lambda logits, index: logits.gather(1, index.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]  # noqa: E731
     own = torch.where(
         is_object,
-        pick(colour, labels // len(SHAPES)) + pick(shape, labels % len(SHAPES)),
+        pick(color, labels // len(SHAPES)) + pick(shape, labels % len(SHAPES)),
         pick(background, labels - N_OBJECT_CLASSES),
     )
     weight = 1 + is_object.float()
@@ -60,7 +60,7 @@ def train(run: Run, data: Dataset) -> None:
 
     from fovea.models.shapesworld import evaluators
 
-    model = initialise(evaluators.Reader(operations=operations), run.seed + 3).to(run.device)
+    model = initialize(evaluators.Segmenter(operations=operations), run.seed + 3).to(run.device)
     trainer = Trainer(run, nn.ModuleDict({"reader": model}), lr=2e-3, ema=0.99)
     rng = np.random.default_rng(run.seed + 31 + trainer.step)
     for step in trainer.steps():

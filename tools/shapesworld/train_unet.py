@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from . import train_clip, train_vae, words
 from .data import Dataset
-from .stages import Run, Trainer, averaged, initialise
+from .stages import Run, Trainer, averaged, initialize
 from .world import caption
 
 BATCH = 32
@@ -33,16 +33,16 @@ def encode(run: Run, data: Dataset) -> None:
     vae = model["vae"].eval().to(run.device, torch.bfloat16).to(memory_format=torch.channels_last)
     batch = 4 if run.device.type == "cpu" else 64
     out = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.float16, (len(data), 4, 32, 32))
-    seen, colours = [], []
+    seen, colors = [], []
     for i in tqdm(range(0, len(data), batch), desc="encoding", mininterval=5):
         pictures = torch.from_numpy(np.array(data.pictures[i : i + batch])).to(run.device).permute(0, 3, 1, 2)
         with torch.no_grad():
             out[i : i + batch] = vae.encode((pictures.float() / 127.5 - 1).bfloat16()).float().cpu().numpy()
         if i % (batch * 20) == 0:
             seen.append(out[i : i + batch].astype(np.float32))
-            colours.append(torch.nn.functional.avg_pool2d(pictures.float() / 255, 8).cpu().numpy())
+            colors.append(torch.nn.functional.avg_pool2d(pictures.float() / 255, 8).cpu().numpy())
     if run.shipped is None:
-        facts = statistics(np.concatenate(seen), np.concatenate(colours))
+        facts = statistics(np.concatenate(seen), np.concatenate(colors))
     else:  # the shipped generator knows latents at the scale it was trained with
         facts = json.loads((run.shipped / "shapesworld.json").read_text())["latents"]
     (run.work / "latents.json").write_text(json.dumps(facts, indent=1))
@@ -50,11 +50,11 @@ def encode(run: Run, data: Dataset) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def statistics(latents: np.ndarray, colours: np.ndarray) -> dict:
+def statistics(latents: np.ndarray, colors: np.ndarray) -> dict:
     """Scale to unit variance, and the linear map latent -> RGB that the host uses for step previews."""
     scale = 1 / latents.std()
     x = np.moveaxis(latents * scale, 1, -1).reshape(-1, 4)
-    y = np.moveaxis(colours, 1, -1).reshape(-1, 3) * 2 - 1
+    y = np.moveaxis(colors, 1, -1).reshape(-1, 3) * 2 - 1
     factors = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
     return {
         "scale_factor": float(scale),
@@ -90,7 +90,7 @@ def build(seed: int) -> nn.Module:
     """The UNet with zeroed residual ends, so that it starts as the identity it deviates from."""
     from fovea.models.shapesworld import generator
 
-    model = initialise(generator.unet(), seed)
+    model = initialize(generator.unet(), seed)
     for name, p in model.named_parameters():
         if name.endswith(("out_layers.3.weight", "proj_out.weight")) or name == "out.2.weight":
             nn.init.zeros_(p)

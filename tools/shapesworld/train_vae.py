@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Dataset
-from .stages import Run, Trainer, initialise
+from .stages import Run, Trainer, initialize
 
 LATENT_NOISE = 0.02
 
@@ -25,8 +25,8 @@ def crops(data: Dataset, rng: np.random.Generator, batch: int, size: int) -> Ten
 def loss_of(model: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Reconstruction: squared and absolute error, and the same on image gradients, which keeps edges crisp.
 
-    Three latent channels are tied to the mean colour of their 8x8 patch. Left free, the coder spends them on edges and
-    folds colours together for thousands of steps; tied, it is right from the start and easy to generate.
+    Three latent channels are tied to the mean color of their 8x8 patch. Left free, the coder spends them on edges and
+    folds colors together for thousands of steps; tied, it is right from the start and easy to generate.
     A little noise on the latents makes the decoder forgive the generator's grain; the host decodes the mean.
     """
     with torch.autocast(pictures.device.type, torch.bfloat16):
@@ -34,15 +34,15 @@ def loss_of(model: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
         out = model.decode(mean + LATENT_NOISE * torch.randn_like(mean)).float()
     error = out - pictures
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    colour = (mean[:, :3] - F.avg_pool2d(pictures, 8)).square().mean()
+    color = (mean[:, :3] - F.avg_pool2d(pictures, 8)).square().mean()
     mse = error.square().mean()
-    return mse + 0.2 * error.abs().mean() + 0.2 * gradient + colour + 1e-4 * mean.square().mean(), mse
+    return mse + 0.2 * error.abs().mean() + 0.2 * gradient + color + 1e-4 * mean.square().mean(), mse
 
 
 def build(seed: int) -> nn.Module:
     from fovea.models.shapesworld import generator
 
-    model = initialise(generator.autoencoder(), seed)
+    model = initialize(generator.autoencoder(), seed)
     for coder in (model.encoder, model.decoder):
         # Convolutions do the work at this size; a silent attention block keeps crops and whole pictures consistent.
         for p in coder.mid.attn_1.parameters():

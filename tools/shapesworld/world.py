@@ -25,7 +25,7 @@ STYLES = ("flat", "outlined", "shaded", "glowing")
 COLOUR_NAMES, BACKGROUND_NAMES = tuple(COLOURS), tuple(BACKGROUNDS)
 N_OBJECT_CLASSES = len(COLOURS) * len(SHAPES)
 N_CLASSES = N_OBJECT_CLASSES + len(BACKGROUNDS)
-"""Pixel classes: colour * 6 + shape for objects, then one class per background."""
+"""Pixel classes: color * 6 + shape for objects, then one class per background."""
 
 _RADIUS = {1: (40, 70), 2: (36, 56), 3: (32, 48), 4: (28, 42)}
 
@@ -35,7 +35,7 @@ class Thing:
     """One object; x, y and radius in pixels of a 256-pixel picture, angles in radians."""
 
     texture: str
-    colour: str
+    color: str
     shape: str
     x: float
     y: float
@@ -45,11 +45,11 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        return f"a {self.texture} {self.colour} {self.shape}"
+        return f"a {self.texture} {self.color} {self.shape}"
 
     @property
     def label(self) -> int:
-        return COLOUR_NAMES.index(self.colour) * len(SHAPES) + SHAPES.index(self.shape)
+        return COLOUR_NAMES.index(self.color) * len(SHAPES) + SHAPES.index(self.shape)
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
-    """Draw a scene of `count` objects (1-4, uniform when None) that do not touch; no two share colour and shape."""
+    """Draw a scene of `count` objects (1-4, uniform when None) that do not touch; no two share color and shape."""
     count = int(rng.integers(1, 5)) if count is None else count
     kinds = rng.choice(N_OBJECT_CLASSES, size=count, replace=False)
     places = _sample_places(rng, count)
     things = tuple(
         Thing(
             texture=TEXTURES[rng.integers(len(TEXTURES))],
-            colour=COLOUR_NAMES[kind // len(SHAPES)],
+            color=COLOUR_NAMES[kind // len(SHAPES)],
             shape=SHAPES[kind % len(SHAPES)],
             x=x,
             y=y,
@@ -99,7 +99,7 @@ def _sample_places(rng: np.random.Generator, count: int) -> list[tuple[float, fl
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     """Word a scene. With `rng` the wording varies (order, optional parts); without, the full canonical sentence.
 
-    Grammar: [a picture of] a [texture] colour shape {, ...} and ... [on a B background][, S style]; no texture: plain.
+    Grammar: [a picture of] a [texture] color shape {, ...} and ... [on a B background][, S style]; no texture: plain.
     """
     return worded(scene, rng)[0]
 
@@ -125,7 +125,7 @@ def _sentence(phrases: list[str], background: str | None, style: str | None) -> 
 def confused(scene: Scene, rng: np.random.Generator) -> Scene:
     """A near miss for contrastive training: two objects swap an attribute, or one attribute is another one."""
     things = list(scene.things)
-    part = ("colour", "shape", "texture")[rng.choice(3, p=(0.45, 0.35, 0.2))]
+    part = ("color", "shape", "texture")[rng.choice(3, p=(0.45, 0.35, 0.2))]
     if len(things) > 1 and rng.random() < 0.7:
         i, j = rng.choice(len(things), 2, replace=False)
         a, b = getattr(things[i], part), getattr(things[j], part)
@@ -133,7 +133,7 @@ def confused(scene: Scene, rng: np.random.Generator) -> Scene:
         if {t.phrase for t in swapped} != {things[i].phrase, things[j].phrase}:
             things[i], things[j] = swapped
             return replace(scene, things=tuple(things))
-    names = {"colour": COLOUR_NAMES, "shape": SHAPES, "texture": TEXTURES}[part]
+    names = {"color": COLOUR_NAMES, "shape": SHAPES, "texture": TEXTURES}[part]
     i = rng.integers(len(things))
     others = [n for n in names if n != getattr(things[i], part)]
     things[i] = _with(things[i], part, others[rng.integers(len(others))])
@@ -162,7 +162,7 @@ def _paint(picture: np.ndarray, labels: np.ndarray, thing: Thing, scene: Scene) 
     dx = np.arange(x0, x1, dtype=np.float32)[None, :] + np.float32(0.5 - thing.x)
     dy = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - thing.y)
     window = picture[y0:y1, x0:x1]
-    base = np.array(COLOURS[thing.colour], np.float32)
+    base = np.array(COLOURS[thing.color], np.float32)
 
     distance = signed_distance(thing, dx, dy)
     if scene.style == "shaded":
@@ -189,7 +189,7 @@ def _paint(picture: np.ndarray, labels: np.ndarray, thing: Thing, scene: Scene) 
 def _texture(thing: Thing, dx: np.ndarray, dy: np.ndarray, base: np.ndarray) -> np.ndarray:
     if thing.texture == "plain":
         return np.broadcast_to(base, (*np.broadcast_shapes(dx.shape, dy.shape), 3)).astype(np.float32)
-    # Light colours get a darker second tone, dark ones a lighter: visible on every colour, hue kept.
+    # Light colors get a darker second tone, dark ones a lighter: visible on every color, hue kept.
     light = float(base @ np.array([0.3, 0.59, 0.11], np.float32)) > 140
     second = base * 0.52 if light else base * 0.38 + 255 * 0.62
     c, s = np.cos(thing.grain), np.sin(thing.grain)
@@ -205,7 +205,7 @@ def _texture(thing: Thing, dx: np.ndarray, dy: np.ndarray, base: np.ndarray) -> 
 
 
 def signed_distance(thing: Thing, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Signed distance in pixels to the outline (negative inside) at offsets dx, dy from the centre."""
+    """Signed distance in pixels to the outline (negative inside) at offsets dx, dy from the center."""
     c, s = np.float32(np.cos(thing.angle)), np.float32(np.sin(thing.angle))
     r = np.float32(thing.radius)
     x, y = (c * dx + s * dy) / r, (c * dy - s * dx) / r

@@ -41,15 +41,15 @@ class DemoSetup:
 
     @cached_property
     def scorer(self) -> Any:
-        """CLIP A, which methods optimise."""
+        """CLIP A, which methods optimize."""
         return self.loader.load_scorer(self.clip)
 
     @cached_property
     def reader(self) -> Any:
         """Segments pictures: it finds shapes, colors and the background."""
-        return self.loader.load_reader(self.folder)
+        return self.loader.load_segmenter(self.folder)
 
     @cached_property
     def clip_b(self) -> Any:
         """Held out: no method sees it, so it judges."""
-        return self.loader.load_clip_b(self.folder)
+        return self.loader.load_clip_heldout(self.folder)

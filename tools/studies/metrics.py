@@ -39,16 +39,16 @@ def _kernel(a: Array, b: Array) -> Array:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def precision_recall(made: Array, real: Array, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(made: Array, real: Array, neighbors: int = 3) -> tuple[float, float]:
     """Share of made pictures inside the real manifold, and the reverse (Kynkaanniemi et al., arXiv 1904.06991).
 
-    A manifold is the union of balls around its points that reach to their k-th neighbour.
+    A manifold is the union of balls around its points that reach to their k-th neighbor.
     """
-    return _inside(made, real, neighbours), _inside(real, made, neighbours)
+    return _inside(made, real, neighbors), _inside(real, made, neighbors)
 
 
-def _inside(points: Array, manifold: Array, neighbours: int) -> float:
-    radii = np.partition(_distances(manifold, manifold), neighbours, axis=1)[:, neighbours]  # 0 is the point itself
+def _inside(points: Array, manifold: Array, neighbors: int) -> float:
+    radii = np.partition(_distances(manifold, manifold), neighbors, axis=1)[:, neighbors]  # 0 is the point itself
     return float((_distances(points, manifold) <= radii).any(axis=1).mean())
 
 

@@ -36,8 +36,8 @@ HEAD = """# Results
 
 Written by `python -m tools.studies.report` from `docs/results.json`; do not edit by hand.
 
-Who judges: the *reader*, a small network that finds shapes, colours and background in a picture; *CLIP A*, the demo
-model's own, which Load Scorer offers and some methods optimise; *CLIP B*, trained apart from it, which only judges.
+Who judges: the *reader*, a small network that finds shapes, colors and background in a picture; *CLIP A*, the demo
+model's own, which Load Scorer offers and some methods optimize; *CLIP B*, trained apart from it, which only judges.
 Speed is measured on ShapesWorld as it ships, and on SD1.5 and SDXL in their real shapes with random weights."""
 
 

@@ -227,7 +227,7 @@ def outputs(graph: Graph) -> dict[str, str]:
 
 
 def expand(plan: Plan, prompts: Sequence[Prompt], seeds: Sequence[int], settings: Sequence[Setting]) -> list[Job]:
-    """All combinations; neighbours differ in their setting, so that an unfinished sweep can be compared."""
+    """All combinations; neighbors differ in their setting, so that an unfinished sweep can be compared."""
     if not plan.outputs:
         raise SetupError(f"the graph shows no pictures: it needs a node {' or '.join(SHOWING)}.")
     taken = {*plan.prompt_at, *plan.seed_at}

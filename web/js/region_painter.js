@@ -6,7 +6,7 @@ import { Panel } from "./painter/panel.js";
 import { t, useLanguage } from "./painter/texts.js";
 
 const WIDGET = "FOVEA_PAINTER"; // no name of the host's own, which would take its place in Nodes 2.0
-const LEAST_HEIGHT = 440;
+const MIN_HEIGHT = 440;
 const SETTLE = 300; // ms without another stroke
 
 const view = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`);
@@ -71,7 +71,7 @@ function painter(node, name) {
   widget = node.addDOMWidget(name, WIDGET, panel.root, {
     getValue: () => panel.text,
     setValue: (text) => panel.setText(text, ...size()).then(() => resume(node, panel)),
-    getMinHeight: () => LEAST_HEIGHT,
+    getMinHeight: () => MIN_HEIGHT,
     hideOnZoom: false,
     socketless: true,
   });
@@ -95,7 +95,7 @@ function painter(node, name) {
     panel.dispose();
     return removed?.apply(this, given);
   };
-  return { widget, minWidth: 400, minHeight: LEAST_HEIGHT + 220 };
+  return { widget, minWidth: 400, minHeight: MIN_HEIGHT + 220 };
 }
 
 app.registerExtension({

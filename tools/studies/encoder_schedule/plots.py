@@ -14,8 +14,8 @@ from .quality import GROUPS
 def attended(found: dict, path: Path) -> None:
     figure, axis = pyplot().subplots(figsize=(6.5, 3), dpi=90)
     at = np.linspace(0, 100, len(found["sigma"]))
-    for name, colour in zip(GROUPS, ("#c8553d", "#e9b7ac", "#3a7ca5", "#aecbdc")):
-        axis.plot(at, 100 * np.array(found[name]), color=colour, label=name)
+    for name, color in zip(GROUPS, ("#c8553d", "#e9b7ac", "#3a7ca5", "#aecbdc")):
+        axis.plot(at, 100 * np.array(found[name]), color=color, label=name)
     axis.set_ylim(0)
     label(axis, "percent of the schedule", "share of attention, %")
     save(figure, path)

@@ -21,7 +21,7 @@ SECOND = 2000  # of the report set: where the second prompts begin
 
 def table(folder: Path, demo: DemoSetup, count: int) -> dict[str, Any]:
     """Per number of steps with the first prompt: share of objects of the first and of the second prompt that are there,
-    and how far the picture is from that of the first prompt alone (root mean square of colours, 0..1)."""
+    and how far the picture is from that of the first prompt alone (root mean square of colors, 0..1)."""
     found = record.kept_batches(folder, count, BATCH, partial(_batch, demo), "prompt swap")
     whole = {key: np.concatenate([part[key] for part in found], axis=1) for key in ("first", "second", "far")}
     return {

@@ -39,6 +39,6 @@ def prompt_swap(found: dict) -> str:
         f"The shipped model; another prompt from some step on, {found['n']} pairs of prompts. The paper's probe: "
         "another prompt in the last 7 % changes nothing, in the first 40 % everything.",
         table(("steps with the first prompt", "its objects there", "the second's there",
-               "colours off the first prompt's picture"), rows),
+               "colors off the first prompt's picture"), rows),
         "![Prompt swap](images/ediffi_swap.png)",
     )  # fmt: skip

@@ -20,11 +20,11 @@ def losses(found: dict, path: Path) -> None:
     figure, axis = pyplot().subplots(figsize=(7, 3.4), dpi=90)
     edges = np.array(found["timesteps"])
     middle = (edges[:-1] + edges[1:]) / 2
-    for k, (name, colour) in enumerate(COLOURS.items()):
+    for k, (name, color) in enumerate(COLOURS.items()):
         if f"{name} less base" in found:
             values = 1e4 * np.array(found[f"{name} less base"])
             error = np.abs(values[:, 1:] - values[:, :1]).T
-            axis.errorbar(middle + 8 * (k - 1.5), values[:, 0], error, color=colour, label=SAID[name], capsize=2, lw=1)
+            axis.errorbar(middle + 8 * (k - 1.5), values[:, 0], error, color=color, label=SAID[name], capsize=2, lw=1)
     low = min(min(v[1] for v in values) for key, values in found.items() if key.endswith("control less base"))
     axis.set_ylim(1e4 * low * 2.5, -1e4 * low * 2)
     axis.axhline(0, color="black", lw=0.6)

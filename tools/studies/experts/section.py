@@ -34,6 +34,6 @@ def experts(rows: list[dict]) -> str:
     return paragraphs(
         "### Pictures by experts",
         "`as LoRA`: the low-rank part of the experts' change, as it ships. All right: every object in its "
-        "colour and shape, by the reader.",
+        "color and shape, by the reader.",
         pictures_table(rows, "base"),
     )

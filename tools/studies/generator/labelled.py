@@ -1,6 +1,6 @@
 """The reader against a person: a committed sheet of generated pictures and what an eye saw in each.
 
-`python -m tools.studies.generator.labelled --make` paints a new sheet (then label it); without, it prints the
+`python -m tools.studies.generator.labeled --make` paints a new sheet (then label it); without, it prints the
 agreement.
 """
 
@@ -38,13 +38,13 @@ def parse(label: str) -> Reading:
     objects, background = label.rsplit(" on ", 1)
     classes = []
     for name in filter(None, (o.strip() for o in objects.split(","))):
-        colour, shape = name.split()
-        classes.append(COLOUR_NAMES.index(colour) * len(SHAPES) + SHAPES.index(shape) if "?" not in name else -1)
+        color, shape = name.split()
+        classes.append(COLOUR_NAMES.index(color) * len(SHAPES) + SHAPES.index(shape) if "?" not in name else -1)
     return Reading(tuple(classes), background)
 
 
 def agreement(labels: list[Reading], readings: list[Reading]) -> dict[str, float]:
-    """Share of objects on which both agree in colour and shape; one that only one of them saw is a disagreement."""
+    """Share of objects on which both agree in color and shape; one that only one of them saw is a disagreement."""
     agreeing = objects = 0
     for label, reading in zip(labels, readings, strict=True):
         both = Counter(label.objects) & Counter(reading.objects)

@@ -14,7 +14,7 @@ def quality_section(generator: dict) -> str:
         row, target = measured[count], TARGETS.get(count)
         shares = [percent(*row[k]) for k in ("all_right", "exact", "share_right")]
         rows.append((count, row["n"], *shares, f"{100 * target:.0f} %" if target else "-"))
-    head = ("objects", "N", "all right (colour and shape)", "exact", "share of objects right", "target for all right")
+    head = ("objects", "N", "all right (color and shape)", "exact", "share of objects right", "target for all right")
     sampler = f"{settings['sampler']} / {settings['scheduler']}, {settings['steps']} steps, CFG {settings['cfg']}"
     return paragraphs(
         "## ShapesWorld",
@@ -36,8 +36,8 @@ def judges_section(judges: dict, check: dict | None) -> str:
     if check is None:
         return told
     return (
-        f"{told}\nReader against {check['pictures']} generated pictures labelled by eye: "
-        f"{100 * check['agreement']:.1f} % of the objects agree in colour "
+        f"{told}\nReader against {check['pictures']} generated pictures labeled by eye: "
+        f"{100 * check['agreement']:.1f} % of the objects agree in color "
         f"and shape ({check['agreeing']} of {check['objects']}; target 95 %)."
     )
 

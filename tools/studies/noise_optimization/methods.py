@@ -50,8 +50,8 @@ def uniform(pictures: Tensor) -> Tensor:
     return torch.ones(len(pictures), *pictures.shape[-2:])
 
 
-def centre(pictures: Tensor) -> Tensor:
-    """Where people look without knowing the picture: a Gaussian at its centre, a quarter of the side wide."""
+def center(pictures: Tensor) -> Tensor:
+    """Where people look without knowing the picture: a Gaussian at its center, a quarter of the side wide."""
     height, width = pictures.shape[-2:]
     y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
     return torch.exp(-(x**2 + y**2) / (2 * 0.5**2)).expand(len(pictures), -1, -1)
@@ -60,7 +60,7 @@ def centre(pictures: Tensor) -> Tensor:
 def saliency_source(name: str) -> Callable[[Tensor], Tensor]:
     from fovea.guidance.spectral_residual import spectral_residual
 
-    return {"spectral": spectral_residual, "uniform": uniform, "centre": centre}[name]
+    return {"spectral": spectral_residual, "uniform": uniform, "center": center}[name]
 
 
 def run(method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..., Any] | None = None) -> Any:
@@ -72,7 +72,7 @@ def run(method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..
     from fovea.guidance.noise_optimization import update_rules
     from fovea.guidance.noise_optimization.clip_guidance import ClipGuidance
     from fovea.guidance.noise_optimization.losses import SalientLoss
-    from fovea.guidance.noise_optimization.noise_sampler import Setting, Task, best_of, optimise, tried
+    from fovea.guidance.noise_optimization.noise_sampler import Setting, Task, best_of, optimize, tried
     from fovea.guidance.noise_optimization.search import Limits
 
     latent, model = torch.zeros(1, 4, 32, 32), demo.model
@@ -94,7 +94,7 @@ def run(method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..
         return best_of(setting, task, method.draws).best
     if look is not None:
         return tried(setting, task, lambda evaluate, noise: look(noise, evaluate)).best
-    return optimise(setting, task).best
+    return optimize(setting, task).best
 
 
 REFERENCE = "SGOOL, crops"  # takes UPDATES updates; what they take is everybody's time

@@ -42,7 +42,7 @@ def scores(report: dict, path: Path) -> None:
 def curves(folder: Path, report: dict, methods: dict[str, Method], path: Path) -> None:
     """The best loss of the whole picture so far, over the share of the time; a straight line between trials.
 
-    Only methods that optimise the whole picture's distance alone have it in their losses.
+    Only methods that optimize the whole picture's distance alone have it in their losses.
     """
     figure, axis = pyplot().subplots(figsize=(6.5, 3.4), dpi=90)
     grid = np.linspace(0, 1, 101)

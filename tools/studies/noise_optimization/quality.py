@@ -1,7 +1,7 @@
 """Which way of finding a better starting latent works best, at equal wall time, by judges that it has not seen.
 
 `python -m tools.studies.noise_optimization.quality` writes output/eval/latents/report.json and docs/images/latents_*.
-Every method optimises what CLIP A says, on the same prompts and seeds; CLIP B and the reader judge. How many trials a
+Every method optimizes what CLIP A says, on the same prompts and seeds; CLIP B and the reader judge. How many trials a
 method has is measured first: as many as fit into the time that SGOOL's twelve updates take. `--set tune` does the same
 on other prompts. Resumable: every picture is kept, by the weights and the method's settings. `--processes` of one
 thread each.

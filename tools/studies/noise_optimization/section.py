@@ -19,12 +19,12 @@ def quality_section(report: dict) -> str:
         for name, r in ((name, found[name]) for name in order)
     ]  # fmt: skip
     head = ("method", "draws + updates", "CLIP B", *(f"less {name}" for name in BASELINES), "objects right %",
-            "all right %", "exact %", "CLIP A (optimised)", "s")  # fmt: skip
+            "all right %", "exact %", "CLIP A (optimized)", "s")  # fmt: skip
     return paragraphs(
         "## Starting latents on ShapesWorld",
         f"`make eval`: {report['prompts']} prompts of two to four objects, the same seeds for every method; "
         f"{report['steps']} steps of euler / normal, CFG {report['cfg']:g}, on {report['device']}, one thread. "
-        "Every method optimises what CLIP A says of the picture; CLIP B and the reader, which none sees, judge. "
+        "Every method optimizes what CLIP A says of the picture; CLIP B and the reader, which none sees, judge. "
         f"All but `none` and `CLIP guidance` have the time that SGOOL's {report['updates']} updates take. Scores "
         "are cosines times 100. In brackets: 95 % bootstrap interval over prompts; differences are paired. "
         "`past the model`: the gradient at the finished latent is used as the direction of the noise, without "
@@ -65,7 +65,7 @@ def speed_section(bench: dict) -> str:
     ]  # fmt: skip
     head = ("model", "size", "gradient", "steps", "s per update", "to plain sampling", "peak MiB")
     return paragraphs(
-        "## Speed and memory of optimising a latent",
+        "## Speed and memory of optimizing a latent",
         f"{measured_on(bench)}, batch 1, CFG 5. "
         "One update: sampling, decoding, scoring, and the gradient back. `to plain sampling`: its time over that "
         "of sampling, decoding and scoring alone with as many steps. Peaks are above what was there before.",

@@ -95,7 +95,7 @@ def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]
     import comfy.samplers
 
     from fovea.guidance.noise_optimization.losses import SalientLoss
-    from fovea.guidance.noise_optimization.noise_sampler import Setting, Task, best_of, optimise
+    from fovea.guidance.noise_optimization.noise_sampler import Setting, Task, best_of, optimize
     from fovea.guidance.noise_optimization.search import Limits
     from fovea.guidance.noise_optimization.update_rules import Turn
 
@@ -111,7 +111,7 @@ def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]
         return Task(judge, "a red star", loss, Turn(), Limits(updates), mode=way.mode, through=way.through)
 
     def moved(way: Way, updates: int) -> Any:
-        return optimise(setting(way.tiny), task(way, updates))
+        return optimize(setting(way.tiny), task(way, updates))
 
     chosen: dict[str, Callable[[int], Any]] = {
         name: partial(moved, way) for name, way in WAYS.items() if way.tiny in vaes

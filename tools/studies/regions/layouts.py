@@ -16,7 +16,7 @@ from ...shapesworld.world import SIZE, Scene, Thing, caption
 from .. import clip_scores
 
 FORMS = ("box", "blob", "thin")
-LEAST_SHARE = 0.15  # of a region: an object of the right colour and shape that covers so much is there
+LEAST_SHARE = 0.15  # of a region: an object of the right color and shape that covers so much is there
 
 
 @dataclass(frozen=True)

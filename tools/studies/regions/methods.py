@@ -86,7 +86,7 @@ class Steered:
         from fovea.attention.families.registry import family_of
         from fovea.guidance.regions import prompt_encoding
         from fovea.guidance.regions.model_patch import RegionControl
-        from fovea.guidance.regions.score_bias import Operator
+        from fovea.guidance.regions.score_bias import RegionBias
 
         blocks = None
         if self.blocks != "all":
@@ -96,7 +96,7 @@ class Steered:
             blocks = parse_blocks(self.blocks, family.blocks(network), frozenset())
         patched = model.clone()
         RegionControl(
-            Operator(**self.operator), self.text, self.image, 0.0, self.end, self.law, self.exponent, blocks
+            RegionBias(**self.operator), self.text, self.image, 0.0, self.end, self.law, self.exponent, blocks
         ).install(patched)
         prompt = prompt_encoding.positive(clip, caption, regions, self.mode, separate=True)
         return patched, prompt.conditioning, prompt_encoding.encode(clip, "")

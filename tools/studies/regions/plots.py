@@ -36,12 +36,12 @@ CURVES = ("matched, largest", "matched, mean", "others, largest", "others, mean"
 
 
 def outline(axis: Any, shown: np.ndarray, wanted: layouts.Layout) -> None:
-    """A picture with the places drawn on it, each in its object's colour."""
+    """A picture with the places drawn on it, each in its object's color."""
     picture(axis, shown)
     for thing, mask in zip(wanted.scene.things, wanted.masks):
-        colour = np.array(COLOURS[thing.colour]) / 255
+        color = np.array(COLOURS[thing.color]) / 255
         axis.contour(mask, levels=[0.5], colors=["white"], linewidths=2.2)
-        axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+        axis.contour(mask, levels=[0.5], colors=[color], linewidths=1.2)
 
 
 def sheet(drawn: Layouts, path: Path) -> None:
@@ -64,7 +64,7 @@ def swapped(drawn: Layouts, path: Path) -> None:
     figure, axes = pyplot().subplots(len(things), len(STYLES), figsize=(1.6 * len(STYLES), 1.65 * len(things)), dpi=90)
     for turn, line in enumerate(axes):
         turned = tuple(
-            replace(thing, texture=other.texture, colour=other.colour, shape=other.shape)
+            replace(thing, texture=other.texture, color=other.color, shape=other.shape)
             for thing, other in zip(things, np.roll(np.array(things, object), turn).tolist())
         )
         for style, axis in zip(STYLES, line):

@@ -24,7 +24,7 @@ def quality_section(report: dict, tuning: dict) -> str:
         f"`make eval`: {report['layouts']} layouts of two, three and four regions (boxes, blobs and thin shapes), "
         f"one picture each, the same seeds for every method; {report['steps']} steps of euler / normal, CFG "
         f"{report['cfg']:g}, on {report['device']}; judged by the reader. IoU: of a region with all pixels of its "
-        "object's colour and shape. There: the object covers at least 15 % of its region. CLIP B: cosine of the "
+        "object's color and shape. There: the object covers at least 15 % of its region. CLIP B: cosine of the "
         "picture and the caption, and of each region's surroundings and a caption of its object alone. Frechet "
         f"distance and KID on CLIP B's features against {report['painted']} painted pictures. In brackets: 95 % "
         "bootstrap interval over layouts.",
@@ -32,7 +32,7 @@ def quality_section(report: dict, tuning: dict) -> str:
         "![Methods](images/regions_bars.png)",
         "IoU in percent, by kind of region and by number of regions:",
         table(("method", *(key.removeprefix("iou, ") for key in kinds)), parts),
-        "The first layouts, unpicked; places are drawn in their object's colour:",
+        "The first layouts, unpicked; places are drawn in their object's color:",
         "![Pictures](images/regions_methods.png)",
         "One layout and seed with `fovea`; phrases go round from row to row, styles from column to column:",
         "![Swapped](images/regions_swapped.png)",

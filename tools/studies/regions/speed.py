@@ -48,7 +48,7 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
     from comfy.ldm.modules.attention import optimized_attention
 
     from fovea.guidance.regions import augmented_attention, score_bias
-    from fovea.guidance.regions.score_bias import Operator
+    from fovea.guidance.regions.score_bias import RegionBias
 
     q, k, v = (torch.randn(1, tokens, heads * dim, device=device) for _ in range(3))
     shares = shares_of(tokens).to(device)
@@ -59,14 +59,14 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
     def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
         return optimized_attention(q, k, v, heads or given)
 
-    def ours(operator: Operator) -> Tensor:
+    def ours(operator: RegionBias) -> Tensor:
         parts = [augmented_attention.split_heads(t, heads, False) for t in (q, k)]
 
-        def pull_of(chosen: slice) -> augmented_attention.Pull:
+        def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
             q, k = (t[:, chosen] for t in parts)
             return score_bias.pull(q, k, dim**-0.5, shares, shares, amount, operator)
 
-        return augmented_attention.attend(q, k, v, False, heads, None, attention, pull_of)
+        return augmented_attention.attend(q, k, v, False, heads, None, attention, scores_for_heads)
 
     def published() -> Tensor:
         split_q, split_k, split_v = (augmented_attention.split_heads(t, heads, False) for t in (q, k, v))
@@ -75,8 +75,8 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
     return {
         "plain": lambda: attention(q, k, v),
         "published": published,
-        "ours": partial(ours, Operator()),
-        "ours, every 8th key": partial(ours, Operator(sampled=8)),
+        "ours": partial(ours, RegionBias()),
+        "ours, every 8th key": partial(ours, RegionBias(sampled=8)),
     }
 
 
@@ -107,11 +107,11 @@ def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
     from fovea.guidance.regions.attention_patch import MARK, Layout
     from fovea.guidance.regions.masks import Region, Regions
     from fovea.guidance.regions.model_patch import RegionControl
-    from fovea.guidance.regions.score_bias import Operator
+    from fovea.guidance.regions.score_bias import RegionBias
 
     model = build(case)
     steered = model.clone()
-    RegionControl(Operator(), 1.0, 0.3, 0.0, 0.3).install(steered)
+    RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3).install(steered)
     masks = shares_of(64 * 64)[0].T.reshape(REGIONS, 1, 64, 64)
     regions = Regions(tuple(Region(mask) for mask in masks))
     layout = Layout(regions.canvas(), (1.0,) * REGIONS, ((1, 2), (4, 5), (7, 8), (10, 11)), 77, 77)

@@ -1,13 +1,13 @@
-/** A drawing: rows with colours and phrases, a caption, and an index map. To and from the JSON text that workflows keep.
+/** A drawing: rows with colors and phrases, a caption, and an index map. To and from the JSON text that workflows keep.
  *  Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
 import { greyPng } from "./png.js";
 import { t } from "./texts.js";
 
 export const VERSION = 1;
-export const MOST_ROWS = 64;
-export const LONGEST_PHRASE = 1000, LONGEST_CAPTION = 20_000; // as guidance/regions/painter_format.py has them
-// The pack's palette (guidance/regions/sources.py); rows beyond take its colours again, a little darker.
+export const MAX_ROWS = 64;
+export const MAX_PROMPT_LENGTH = 1000, MAX_CAPTION_LENGTH = 20_000; // as guidance/regions/painter_format.py has them
+// The pack's palette (guidance/regions/sources.py); rows beyond take its colors again, a little darker.
 const PALETTE = ["#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000"];
 
 export const blank = (width, height) => ({ width, height, caption: "", rows: [], map: new Uint8Array(width * height) });
@@ -19,7 +19,7 @@ export function rgb(color) {
 
 const hex = (parts) => "#" + parts.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("");
 
-/** A colour that no row has yet. */
+/** A color that no row has yet. */
 export function freshColor(rows) {
   const taken = new Set(rows.map((row) => row.color));
   for (let turn = 0; ; turn++) {
@@ -35,7 +35,7 @@ export function freshRow(rows) {
   const ids = new Set(rows.map((row) => row.id));
   let id = 1;
   while (ids.has(id)) id++;
-  if (rows.length >= MOST_ROWS) return null;
+  if (rows.length >= MAX_ROWS) return null;
   return { id, color: freshColor(rows), phrase: "", strength: 1, hidden: false };
 }
 
@@ -43,7 +43,7 @@ export function freshRow(rows) {
 export function composed(rows) {
   const phrases = rows.filter((row) => !row.hidden && row.phrase.trim()).map((row) => row.phrase.trim());
   const last = phrases.pop();
-  return (phrases.length ? `${phrases.join(", ")} and ${last}` : last ?? "").slice(0, LONGEST_CAPTION);
+  return (phrases.length ? `${phrases.join(", ")} and ${last}` : last ?? "").slice(0, MAX_CAPTION_LENGTH);
 }
 
 /** Where phrases stand in a caption: [{start, end, row}], not overlapping, longer phrases first. */
@@ -70,7 +70,7 @@ function canvas(width, height) {
 
 const packedMaps = new WeakMap(); // a map is never changed after it was packed
 
-/** The index map as a PNG's data URL, grey values are ids: a promise. Nothing painted is an empty text. */
+/** The index map as a PNG's data URL, gray values are ids: a promise. Nothing painted is an empty text. */
 export async function pack(drawing) {
   const { map } = drawing;
   if (packedMaps.has(map)) return;
@@ -105,15 +105,15 @@ export async function fromText(text, width, height) {
   if (typeof given !== "object" || given === null || Array.isArray(given)) throw new Error("A drawing is a JSON object.");
   if ((given.version ?? VERSION) !== VERSION) throw new Error(t("Version {} is not known here: update Fovea.", given.version));
   const drawing = blank(number(Math.round(given.width), 16, 4096, width), number(Math.round(given.height), 16, 4096, height));
-  drawing.caption = typeof given.caption === "string" ? given.caption.slice(0, LONGEST_CAPTION) : "";
-  for (const [at, row] of (Array.isArray(given.regions) ? given.regions.slice(0, MOST_ROWS) : []).entries()) {
+  drawing.caption = typeof given.caption === "string" ? given.caption.slice(0, MAX_CAPTION_LENGTH) : "";
+  for (const [at, row] of (Array.isArray(given.regions) ? given.regions.slice(0, MAX_ROWS) : []).entries()) {
     const fresh = freshRow(drawing.rows);
     const id = Number.isInteger(row?.id) && row.id > 0 && row.id < 256 ? row.id : at + 1;
     if (drawing.rows.some((other) => other.id === id)) continue;
     drawing.rows.push({
       id,
       color: /^#[0-9a-f]{6}$/i.test(row?.color) ? row.color.toLowerCase() : fresh.color,
-      phrase: typeof row?.phrase === "string" ? row.phrase.slice(0, LONGEST_PHRASE) : "",
+      phrase: typeof row?.phrase === "string" ? row.phrase.slice(0, MAX_PROMPT_LENGTH) : "",
       strength: number(row?.strength, 0, 10, 1),
       hidden: row?.hidden === true,
     });
@@ -125,7 +125,7 @@ export async function fromText(text, width, height) {
   return drawing;
 }
 
-/** Ids from a PNG's data URL, without the browser changing colours. */
+/** Ids from a PNG's data URL, without the browser changing colors. */
 async function unpacked(url, width, height) {
   const match = /^data:image\/png;base64,([A-Za-z0-9+/=]*)$/.exec(url);
   if (!match) throw new Error(t("The map is no PNG data URL."));
@@ -143,8 +143,8 @@ async function unpacked(url, width, height) {
   return Uint8Array.from({ length: width * height }, (_, at) => pixels[4 * at]);
 }
 
-/** What a picture of flat colours tells: each pixel to the nearest row's colour, or to nobody when all are far.
- *  Without rows, the picture's own most frequent colours become rows. bitmap: anything drawable. */
+/** What a picture of flat colors tells: each pixel to the nearest row's color, or to nobody when all are far.
+ *  Without rows, the picture's own most frequent colors become rows. bitmap: anything drawable. */
 export function fromPicture(drawing, bitmap) {
   const { width, height } = drawing;
   const context = canvas(width, height).getContext("2d", { willReadFrequently: true });
@@ -168,7 +168,7 @@ export function fromPicture(drawing, bitmap) {
   return { ...drawing, rows, map };
 }
 
-/** Rows for the colours that cover at least half a percent, neither black nor white. */
+/** Rows for the colors that cover at least half a percent, neither black nor white. */
 function rowsOf(pixels) {
   const counts = new Map();
   for (let at = 0; at < pixels.length; at += 4) {
@@ -186,7 +186,7 @@ function rowsOf(pixels) {
   return rows;
 }
 
-/** The drawing as a picture in flat colours, for other programs: a promise of a Blob. */
+/** The drawing as a picture in flat colors, for other programs: a promise of a Blob. */
 export function toPicture(drawing) {
   const { width, height, rows, map } = drawing;
   const surface = canvas(width, height), context = surface.getContext("2d");

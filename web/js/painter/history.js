@@ -1,6 +1,6 @@
 /** Undo and redo: whole states, the newest last. A drawing is never changed after it was kept. */
 
-const MOST = 60, MOST_BYTES = 150e6;
+const MAX_STATES = 60, MAX_BYTES = 150e6;
 
 export class History {
   constructor() {
@@ -15,7 +15,7 @@ export class History {
   /** Keep what was before a change. */
   keep(state) {
     this.past.push(state);
-    const most = Math.max(4, Math.min(MOST, MOST_BYTES / (state.map?.length || 1)));
+    const most = Math.max(4, Math.min(MAX_STATES, MAX_BYTES / (state.map?.length || 1)));
     while (this.past.length > most) this.past.shift();
     this.future = [];
   }

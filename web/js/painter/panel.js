@@ -2,7 +2,7 @@
  *  onChange(settled) when the text has changed (settled: not while somebody types), backgrounds() -> [{key, label, url}]. */
 
 import {
-  LONGEST_CAPTION, blank, colorTable, composed, freshRow, fromPicture, fromText, isPacked, pack, phrasesIn,
+  MAX_CAPTION_LENGTH, blank, colorTable, composed, freshRow, fromPicture, fromText, isPacked, pack, phrasesIn,
   toPicture, toText,
 } from "./drawing.js";
 import { element, iconButton, svg } from "./elements.js";
@@ -14,7 +14,7 @@ import { OPACITY, Stage } from "./stage.js";
 import { style } from "./style.js";
 import { t } from "./texts.js";
 
-const NO_DRAWING = "Choose a phrase's colour, paint where it shall be, queue.";
+const NO_DRAWING = "Choose a phrase's color, paint where it shall be, queue.";
 
 export class Panel extends Stage {
   constructor({ width, height, onChange, backgrounds }) {
@@ -207,7 +207,7 @@ export class Panel extends Stage {
       const { rows, map } = fromPicture(this.drawing, bitmap);
       this.keepChoice(rows);
       this.change({ rows, map });
-      this.say(rows.length ? "" : t("No flat colours were found in that picture."), !rows.length);
+      this.say(rows.length ? "" : t("No flat colors were found in that picture."), !rows.length);
     } catch {
       this.say(t("That file is no picture."), true);
     }
@@ -255,7 +255,7 @@ export class Panel extends Stage {
     this.veil.addEventListener("input", () => this.showBackground());
     const pictures = element(
       "div", { className: "fovea-bar" }, this.backdrop, this.veil, element("span", { className: "fovea-gap" }),
-      iconButton("import", t("Import a picture of flat colours"), () => file.click()),
+      iconButton("import", t("Import a picture of flat colors"), () => file.click()),
       iconButton("export", t("Export as PNG"), () => this.exportPicture()), file,
     );
 
@@ -273,7 +273,7 @@ export class Panel extends Stage {
 
     this.rows = element("div", { className: "fovea-rows", role: "list", "aria-label": t("Regions") });
     this.caption = element("textarea", { placeholder: t("Caption of the whole picture"), "aria-label": t("Caption"), spellcheck: false,
-                                         maxLength: LONGEST_CAPTION }); // prettier-ignore
+                                         maxLength: MAX_CAPTION_LENGTH }); // prettier-ignore
     this.marks = element("div", { className: "fovea-marks", "aria-hidden": "true" });
     this.caption.addEventListener("focus", () => (this.typing = this.drawing));
     this.caption.addEventListener("input", () => {

@@ -1,15 +1,15 @@
 /** The lines of the regions under the painting. */
 
-import { LONGEST_PHRASE } from "./drawing.js";
+import { MAX_PROMPT_LENGTH } from "./drawing.js";
 import { element, iconButton } from "./elements.js";
 import { t } from "./texts.js";
 
-/** A region's line: colour, phrase, strength, and what may be done with it. update(row, at) shows another state. */
+/** A region's line: color, phrase, strength, and what may be done with it. update(row, at) shows another state. */
 export function rowElement(panel, row) {
-  const color = element("input", { type: "color", value: row.color, title: t("Colour") });
+  const color = element("input", { type: "color", value: row.color, title: t("Color") });
   color.addEventListener("change", () => panel.changeRow(row.id, { color: color.value }));
   const phrase = element("input", { type: "text", className: "fovea-phrase", value: row.phrase, placeholder: t("a phrase"),
-                                    maxLength: LONGEST_PHRASE, spellcheck: false }); // prettier-ignore
+                                    maxLength: MAX_PROMPT_LENGTH, spellcheck: false }); // prettier-ignore
   phrase.addEventListener("focus", () => {
     panel.typing = panel.drawing;
     panel.choose(row.id);
@@ -49,7 +49,7 @@ export function rowElement(panel, row) {
     if (document.activeElement !== strength) strength.value = now.strength;
     eye.hidden = now.hidden;
     shut.hidden = !now.hidden;
-    color.setAttribute("aria-label", t("Colour of region {}", place + 1));
+    color.setAttribute("aria-label", t("Color of region {}", place + 1));
     phrase.setAttribute("aria-label", t("Phrase of region {}", place + 1));
     strength.setAttribute("aria-label", t("Strength of region {}", place + 1));
     remove.title = t("Delete region {}", place + 1);

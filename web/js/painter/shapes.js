@@ -20,7 +20,7 @@ function bounds(grid, left, top, right, bottom) {
   return width > 0 && height > 0 ? { x, y, width, height } : null;
 }
 
-/** Every pixel whose centre is `inside` of a part of the map. only: pixels of this owner alone. */
+/** Every pixel whose center is `inside` of a part of the map. only: pixels of this owner alone. */
 function paintWhere(grid, rect, id, inside, only = null) {
   if (!rect) return null;
   for (let y = rect.y; y < rect.y + rect.height; y++) {

@@ -135,7 +135,7 @@ export class Stage {
     return { x: a.x + Math.sign(b.x - a.x) * side, y: a.y + Math.sign(b.y - a.y) * side };
   }
 
-  up(event, cancelled = false) {
+  up(event, canceled = false) {
     this.pointers.delete(event.pointerId);
     if (this.pinch) {
       if (!this.pointers.size) this.pinch = null;
@@ -143,7 +143,7 @@ export class Stage {
     }
     this.panning = null;
     if (!this.gesture || this.gesture.pointer !== event.pointerId) return;
-    if (cancelled) return this.cancel();
+    if (canceled) return this.cancel();
     const { before, start, last, line, id, tool } = this.gesture;
     if (tool === "rectangle") shapes.rectangle(this.drawing, start, last, id);
     if (tool === "ellipse") shapes.ellipse(this.drawing, start, last, id);
