@@ -3,7 +3,7 @@
 #   COMFYUI_TAG=v0.33.1             fetch that release of ComfyUI and use it, with packages of its own
 #   PORT=8288                       where `make serve` listens
 PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
-RUN := @$(PYTHON3) -m tools.host
+RUN := @$(PYTHON3) -m tools.comfy.host
 export COMFYUI_PATH COMFYUI_TAG PYTHON PORT
 
 .PHONY: help host demo test serve check browser-test thumbnails locales train eval bench soak
@@ -28,22 +28,22 @@ check:  ## lint, types, import rules, workflow files
 
 browser-test:  ## the real browser against the real frontend
 	@$(PYTHON3) -m tools.browser
-	@FOVEA_NEEDS_BROWSER=1 $(PYTHON3) -m tools.host -m pytest -c tests/pytest.ini --rootdir tests tests/browser
+	@FOVEA_NEEDS_BROWSER=1 $(PYTHON3) -m tools.comfy.host -m pytest -c tests/pytest.ini --rootdir tests tests/browser
 
 thumbnails:  ## draw the pictures of the templates anew (workflows/*.jpg)
-	$(RUN) -m tools.thumbnails
+	$(RUN) -m tools.release.thumbnails
 
 locales:  ## write the English texts of the nodes anew (locales/en)
-	$(RUN) -m tools.locales
+	$(RUN) -m tools.release.locales
 
 train:  ## train ShapesWorld from nothing (ARGS="--device auto --minutes 60")
 	$(RUN) -m tools.shapesworld.train $(ARGS)
 
 eval:  ## the quality tables on ShapesWorld: output/eval/report.json, docs/results.md (hours; ARGS=--quick: minutes)
-	$(RUN) -m tools.eval $(ARGS)
+	$(RUN) -m tools.studies quality $(ARGS)
 
 bench:  ## speed and memory against the host's own nodes: output/bench/report.json (ARGS=--quick: the demo model alone)
-	$(RUN) -m tools.bench $(ARGS)
+	$(RUN) -m tools.studies speed $(ARGS)
 
 soak:  ## up to 500 prompts over all graphs on one server: output/soak/report.json (ARGS="--minutes 5")
 	$(RUN) -m tools.soak $(ARGS)

@@ -40,7 +40,7 @@ settings.register_profile("fovea", deadline=None, derandomize=True, database=Non
 settings.load_profile("fovea")
 
 load_package("tools", ROOT / "tools")
-import tools.host as tools_host  # noqa: E402
+import tools.comfy.host as tools_host  # noqa: E402
 
 put_host_first()
 
@@ -55,8 +55,8 @@ load_package("fovea", ROOT)
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     """The real server with the pack as users install it, one for the whole session."""
-    from tools import archive
-    from tools.server import running
+    from tools.comfy.server import running
+    from tools.release import archive
 
     base = tmp_path_factory.mktemp("comfyui")
     with running(base, base / "server.log", pack=archive.copy_to(tmp_path_factory.mktemp("pack") / "fovea")) as server:
@@ -66,7 +66,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 @pytest.fixture
 def client(live):
     """A fresh API client for the live server."""
-    from tools.api import Client
+    from tools.comfy.api import Client
 
     return Client(live.address)
 
@@ -74,7 +74,7 @@ def client(live):
 @pytest.fixture(scope="session")
 def object_info(live) -> dict:
     """What the live server tells about every node."""
-    from tools.api import Client
+    from tools.comfy.api import Client
 
     return Client(live.address).json("/object_info")
 

@@ -23,7 +23,7 @@ COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_path
 # The border: everything else works on plain tensors.
 MAY_IMPORT_COMFYUI = re.compile(
     r"nodes/|models/|attention/hooks\.py|attention/families/|guidance/gradients/"
-    r"|guidance/\w+/(model_patch|\w+_guider|\w+_sampler|clip_guidance|probe)\.py"
+    r"|guidance/\w+/(model_patch|\w+_guider|\w+_sampler|clip_guidance|guided_model|probe)\.py"
 )
 # A technique imports no other one, with these exceptions.
 MAY_IMPORT_TECHNIQUE = {

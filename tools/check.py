@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .host import ROOT
+from .comfy.host import ROOT
 
 
 def run(name: str, command: list[str], environment: dict[str, str] | None = None) -> bool:

@@ -16,10 +16,11 @@ from typing import Any
 import requests
 from tqdm import tqdm
 
-from . import api, graph, sheet
+from .comfy import api, graph
+from .comfy.host import HOST_FOLDER, ROOT
+from .comfy.server import running
 from .errors import SetupError
-from .host import HOST_FOLDER, ROOT
-from .server import running
+from .release import sheet
 
 GRAPHS = ROOT / "demo"
 OUTPUT = ROOT / "output" / "demo"

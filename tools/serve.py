@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from .comfy.host import HOST_FOLDER, locate
+from .comfy.server import running
 from .errors import SetupError
-from .host import HOST_FOLDER, locate
-from .server import running
 
 
 def wished_port() -> int:

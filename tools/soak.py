@@ -24,12 +24,12 @@ import psutil
 from PIL import Image
 from tqdm import tqdm
 
-from . import graph as graphs
-from . import record
-from . import workflow as ui
-from .api import LOST, Client, Refused, Run
-from .host import HOST_FOLDER, ROOT
-from .server import running
+from .comfy import graph as graphs
+from .comfy import workflow as ui
+from .comfy.api import LOST, Client, Refused, Run
+from .comfy.host import HOST_FOLDER, ROOT
+from .comfy.server import running
+from .studies import record
 
 FOLDER = ROOT / "output" / "soak"
 # Enough that everything happens once; a switch of models needs two steps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -16,13 +16,11 @@ from torch import Tensor
 
 from ..additional_models import patchers_of, with_additional_models
 from ..gradients.autograd import (
-    attributes_to_normal_tensors,
     companions_to_normal_tensors,
     fully_loaded,
     loaded_to_normal_tensors,
     normal_copy,
     outside_inference_mode,
-    saved_tensor_guard,
     with_backward,
 )
 from ..gradients.errors import NoGradient
@@ -30,20 +28,18 @@ from ..gradients.refusals import (
     refuse_clip_guidance,
     refuse_packed_weights,
     refuse_step_caches,
-    refuse_streaming,
     refuse_what_guidance_hides,
     refuse_what_loses_gradient,
 )
 from .candidates import CUTOUTS, UPDATES, candidate_noises, generators
 from .config import OptimizationConfig, OptimizationResult
 from .decoding import Decoder
+from .guided_model import GuidedModel, OnModelCall, ignore_model_call
 from .losses import encode_target
-from .reversible_ode import Schedule
 from .search import Best, best_of, search
 from .trial import Trial
 
 OnEvaluation = Callable[[int, Best], None]
-OnModelCall = Callable[[], None]
 
 
 class Gradients(IntEnum):
@@ -72,58 +68,6 @@ class SamplingInputs:
 
 def ignore_evaluation(_iteration: int, _best: Best) -> None:
     """For callers that need no progress."""
-
-
-def ignore_model_call() -> None:
-    """For callers that need no progress."""
-
-
-class GuidedModel:
-    """The guided model of a run, as samplers get it, for evaluations in any order and with gradients.
-
-    through_model: whether gradients are taken through the model. Raises NoGradient where its weights do not fit.
-    """
-
-    def __init__(
-        self, model_wrap: Any, sigmas: Tensor, extra_args: Mapping[str, Any], noise: Tensor, latent: Tensor | None,
-        mask: Tensor | None, through_model: bool = True, on_model_call: OnModelCall = ignore_model_call,
-    ) -> None:  # fmt: skip
-        if through_model:
-            refuse_streaming(model_wrap.inner_model)
-        with outside_inference_mode():
-            attributes_to_normal_tensors(model_wrap.inner_model.latent_format)
-        self.sampling = model_wrap.inner_model.model_sampling
-        self.sigmas, self.extra_args, self.noise, self.latent, self.mask = sigmas, extra_args, noise, latent, mask
-        self.on_model_call = on_model_call
-        self.starts_at_full_noise = comfy.samplers.Sampler().max_denoise(model_wrap, sigmas)
-        self.inner = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        self.inner.latent_image, self.inner.noise = latent, noise
-        levels = tuple(float(sigma) for sigma in sigmas)
-        one = torch.ones(1, device=noise.device)
-        self.schedule = Schedule(levels, tuple(float(self.sampling.calculate_input(one * at, one)) for at in levels))
-        conds = [cond for found in model_wrap.conds.values() for cond in found or ()]
-        guard = saved_tensor_guard(model_wrap.model_patcher, conds) if through_model else contextlib.nullcontext
-        self.saved_tensor_guard = guard
-
-    def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        """The guided prediction x0 of a noisy latent."""
-        self.on_model_call()
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        level = torch.full((x.shape[0],), sigma, device=x.device, dtype=torch.float32)
-        with self.saved_tensor_guard():
-            return self.inner(x, level, self.mask, **self.extra_args).to(x.dtype)
-
-    def start_of(self, z: Tensor) -> Tensor:
-        """The first latent that unit noise gives, linearly and element by element."""
-        return self.sampling.noise_scaling(self.sigmas[0], self.settled(z), self.latent, self.starts_at_full_noise)
-
-    def settled(self, z: Tensor) -> Tensor:
-        """Unit noise that differs from the run's own only where the mask of an inpainting lets it."""
-        return z if self.mask is None else z * self.mask + self.noise.to(z) * (1 - self.mask)
-
-    def finished(self, latent: Tensor) -> Tensor:
-        """The last latent as samplers return it."""
-        return self.sampling.inverse_noise_scaling(self.sigmas[-1], latent)
 
 
 class NoiseOptimizer(comfy.samplers.Sampler):

@@ -17,7 +17,7 @@ from .search import Evaluation
 if TYPE_CHECKING:
     from .config import OptimizationConfig
     from .decoding import Decoder
-    from .noise_sampler import GuidedModel
+    from .guided_model import GuidedModel
 
 LOSS_SCALE = 2.0**12
 

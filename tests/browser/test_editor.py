@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from painter_page import opened
 
-from tools import workflow as ui
+from tools.comfy import workflow as ui
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHOTS = ROOT / "output" / "browser"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools import locales
+from tools.release import locales
 
 LANGUAGES = sorted(path.name for path in locales.FOLDER.iterdir() if path.name != "en")
 every_language = pytest.mark.parametrize("language", LANGUAGES)
@@ -27,7 +27,7 @@ def leaves(texts: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]
 
 @pytest.mark.static
 def test_english_is_what_the_schemas_say() -> None:
-    assert told("en") == locales.english(), "run python -m tools.locales, then translate what changed"
+    assert told("en") == locales.english(), "run python -m tools.release.locales, then translate what changed"
 
 
 @pytest.mark.static

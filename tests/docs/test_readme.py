@@ -19,8 +19,9 @@ import pytest
 from filelock import FileLock, Timeout
 
 import fovea
-from tools import environment, evaluate, graph, host, server
+from tools.comfy import environment, graph, host, server
 from tools.shapesworld import world
+from tools.sweep import evaluate
 
 static = pytest.mark.static
 live_server = pytest.mark.server

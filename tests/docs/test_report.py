@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
 
-from tools import record, report, suite
-
-EVALS, BENCHES = (importlib.import_module(f"tools.{name}.__main__").STEPS for name in ("eval", "bench"))
+from tools.studies import record, report, suite
+from tools.studies.__main__ import QUALITY, SPEED
 
 
 def test_page_is_written_from_the_data() -> None:
     facts = json.loads((suite.DOCS / "results.json").read_text())
     assert (suite.DOCS / "results.md").read_text() == report.page(facts)
     assert set(facts) >= {name for files in report.reports(suite.RESULTS).values() for name in files}
-    assert facts["shipped"] == record.shipped()  # else some number is of other weights: run `python -m tools.report`
+    assert facts["shipped"] == record.shipped(), "some number is of other weights: run python -m tools.studies.report"
     for name in facts:  # a clean clone has measured nothing but what it just ran
         assert report.page({name: facts[name]}).startswith(report.HEAD)
 
 
-@pytest.mark.parametrize("step", [*EVALS, *BENCHES], ids=lambda step: f"{step.module} {step.arguments}"[6:40])
+@pytest.mark.parametrize("step", [*QUALITY, *SPEED], ids=lambda step: f"{step.module} {step.arguments}"[6:40])
 def test_steps_name_arguments_that_exist(step: suite.Step) -> None:
     source = (suite.ROOT / step.module.replace(".", "/")).with_suffix(".py").read_text()
     command = step.command(Path("my results"), Path("docs"), quick=True)

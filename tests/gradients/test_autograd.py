@@ -19,10 +19,10 @@ from torch import Tensor
 from fovea.guidance.gradients import autograd, refusals
 from fovea.guidance.gradients.errors import NoGradient
 from fovea.guidance.noise_optimization import reversible_ode
-from fovea.guidance.noise_optimization.noise_sampler import GuidedModel
+from fovea.guidance.noise_optimization.guided_model import GuidedModel
 from fovea.guidance.noise_optimization.reversible_ode import Denoise, Pair, Schedule
 from fovea.models.shapesworld import loader as demo_model
-from tools.bench import meter
+from tools.studies import meter
 
 STEPS = 6
 

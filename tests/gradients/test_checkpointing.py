@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fovea.guidance.gradients.checkpointing import checkpoint_blocks
-from tools.bench import meter
+from tools.studies import meter
 
 
 def kl() -> nn.Module:

@@ -15,9 +15,10 @@ from comfy.model_sampling import ModelSamplingDiscrete
 from fovea.models.shapesworld import dual_encoder
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.demo_model import DUAL, EXPERTS, FoveaLoadDemo
-from tools.eval import ediffi, prompt_swap
-from tools.shapesworld import export, sets, t5_words, train_dual, train_experts, words, world
-from tools.shapesworld.evaluate import encoded, joined
+from tools.shapesworld import sets, shipped_weights, t5_words, train_dual, train_experts, words, world
+from tools.studies import ediffi
+from tools.studies.encoder_schedule import prompt_swap
+from tools.studies.sampling import encoded, joined
 
 shipped = pytest.mark.usefixtures("demo_model")
 TEXT = "a striped red circle and a plain blue star on a white background, glowing style"
@@ -98,7 +99,7 @@ def test_a_change_of_low_rank_is_told_in_full(tmp_path: Path, monkeypatch: pytes
 @shipped
 def test_changes_belong_to_the_generator_that_ships() -> None:
     facts = demo_model.manifest()
-    assert set(facts["changes_of"]) == {part for parts in export.CHANGES.values() for part in parts}
+    assert set(facts["changes_of"]) == {part for parts in shipped_weights.CHANGES.values() for part in parts}
     assert all(unet == facts["parts"]["unet"] for unet in facts["changes_of"].values())
     assert facts["t5_ids"] == list(t5_words.known_ids())
     for part in facts["changes_of"]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fovea.models.shapesworld import evaluators
 from fovea.models.shapesworld import loader as demo_model
-from tools.shapesworld import export, judge, sets, words, world
+from tools.shapesworld import judge, sets, words, world
+from tools.shapesworld.shipped_weights import CHANGES, PARTS, training_state
 
 shipped = pytest.mark.usefixtures("demo_model")
 
@@ -149,7 +150,10 @@ def test_reader_reads_painted_pictures():
 @shipped
 def test_manifest_tells_where_it_came_from():
     facts = json.loads((demo_model.FOLDER / demo_model.MANIFEST).read_text())
-    assert set(facts["parts"]) == {*export.PARTS, *(part for parts in export.CHANGES.values() for part in parts)}
+    assert set(facts["parts"]) == {
+        *PARTS,
+        *(part for parts in CHANGES.values() for part in parts),
+    }
     assert facts["token_ids"] == list(words.known_ids())
 
 
@@ -168,7 +172,7 @@ def test_factorised_loss_equals_the_joint_one():
 def test_tiles_of_a_sheet_come_row_by_row(tmp_path):
     from PIL import Image
 
-    from tools.shapesworld import labeled
+    from tools.studies.generator import labeled
 
     sheet = np.zeros((1280, 1280, 3), np.uint8)
     sheet[:128, 128:256] = 255
@@ -177,7 +181,7 @@ def test_tiles_of_a_sheet_come_row_by_row(tmp_path):
 
 
 def test_agreement_counts_what_only_one_of_them_saw():
-    from tools.shapesworld import labeled
+    from tools.studies.generator import labeled
 
     eye = [labeled.parse("red circle, blue star on white"), labeled.parse(" on black")]
     reader = [labeled.parse("red circle on white"), labeled.parse("pink heart on black")]
@@ -188,7 +192,7 @@ def test_agreement_counts_what_only_one_of_them_saw():
 def test_training_can_continue_from_the_shipped_weights():
     from comfy.ops import disable_weight_init as operations
 
-    from tools.shapesworld import export, train_clip, train_unet, train_vae
+    from tools.shapesworld import train_clip, train_unet, train_vae
 
     build = {
         "unet": lambda: torch.nn.ModuleDict({"unet": train_unet.build(0)}),
@@ -197,14 +201,14 @@ def test_training_can_continue_from_the_shipped_weights():
         "reader": lambda: torch.nn.ModuleDict({"reader": evaluators.Segmenter(operations=operations)}),
     }
     for part, make in build.items():
-        missing, unexpected = make().load_state_dict(export.training_state(demo_model.FOLDER, part), strict=False)
+        missing, unexpected = make().load_state_dict(training_state(demo_model.FOLDER, part), strict=False)
         assert not unexpected and all(k.startswith("point_") for k in missing), part
 
 
 @shipped
 def test_reader_agrees_with_labels_by_eye():
     """100 generated pictures, labeled before the reader was asked."""
-    from tools.shapesworld import labeled
+    from tools.studies.generator import labeled
 
     labels = [labeled.parse(text) for text in json.loads((labeled.FOLDER / "labels.json").read_text())]
     readings = judge.read(demo_model.load_segmenter(), labeled.tiles(labeled.FOLDER / "sheet.png"))

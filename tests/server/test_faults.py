@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import websocket
 
-from tools import graph as graphs
 from tools import soak
-from tools.api import Client, Run
-from tools.server import running
+from tools.comfy import graph as graphs
+from tools.comfy.api import Client, Run
+from tools.comfy.server import running
 from tools.soak import short
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("demo_model")]

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 import fovea
 from fovea.nodes.demo_model import DUAL
-from tools.api import Client, Refused, Run
+from tools.comfy.api import Client, Refused, Run
+from tools.comfy.workflow import inputs_of, is_widget
 from tools.soak import FEW
 from tools.sweep.jobs import node
-from tools.workflow import inputs_of, is_widget
 
 pytestmark = pytest.mark.server
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from fovea import comfy_entrypoint
-from tools import graph as graphs
-from tools.api import Client, Graph, Refused
+from tools.comfy import graph as graphs
+from tools.comfy.api import Client, Graph, Refused
 from tools.soak import short
 
 pytestmark = pytest.mark.server

@@ -11,9 +11,9 @@ import folder_paths
 import pytest
 from PIL import Image
 
-from tools import templates
-from tools import workflow as ui
-from tools.api import Refused
+from tools.comfy import workflow as ui
+from tools.comfy.api import Refused
+from tools.release import templates
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -75,7 +75,7 @@ def test_they_are_what_the_tool_draws(object_info: dict) -> None:
     made = templates.drawn(object_info)
     assert set(made) == {path.stem for path in NEEDY}
     for path in NEEDY:
-        assert load(path) == json.loads(json.dumps(made[path.stem])), "run python -m tools.templates"
+        assert load(path) == json.loads(json.dumps(made[path.stem])), "run python -m tools.release.templates"
 
 
 @pytest.mark.server

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fovea.attention.chunked_softmax import column_sums
-from tools.bench import meter, regions
+from tools.studies import meter
+from tools.studies.regions import speed as regions
 
 CPU = torch.device("cpu")
 KIB = 1024

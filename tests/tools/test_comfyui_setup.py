@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tools import comfyui, environment, host, server
+from tools.comfy import comfyui, environment, host, server
 from tools.errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,7 +182,7 @@ def test_a_tag_has_packages_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
 
 def run_host(**variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "tools.host"],
+        [sys.executable, "-m", "tools.comfy.host"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -267,7 +267,7 @@ def test_full_disk() -> None:
 @pytest.mark.static
 def test_old_python_can_read_the_first_lines() -> None:
     """The version check must be reached before anything that Python 3.7 cannot parse or import."""
-    tree = ast.parse((ROOT / "tools" / "host.py").read_text(), feature_version=(3, 7))
+    tree = ast.parse((ROOT / "tools" / "comfy" / "host.py").read_text(), feature_version=(3, 7))
     first = [node for node in tree.body if not isinstance(node, ast.Expr)][:2]
     assert isinstance(first[0], ast.Import) and first[0].names[0].name == "sys"
     assert isinstance(first[1], ast.If) and "version_info" in ast.unparse(first[1].test)
@@ -294,7 +294,7 @@ def test_server_that_cannot_start_tells_its_log(tmp_path: Path) -> None:
 def test_server_stops_with_us(number: int, tmp_path: Path) -> None:
     """Ctrl-C or SIGTERM at any moment, here while it starts: the child is gone when we are."""
     code = (
-        "import sys, time; from pathlib import Path; from tools.server import running\n"
+        "import sys, time; from pathlib import Path; from tools.comfy.server import running\n"
         "base = Path(sys.argv[1])\n"
         "with running(base, base / 'server.log'): time.sleep(600)\n"
     )

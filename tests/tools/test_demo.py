@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tools import demo, graph, sheet
+from tools import demo
+from tools.comfy import graph
 from tools.errors import SetupError
+from tools.release import sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 # A graph that needs no model: two colors, saved as a pair.

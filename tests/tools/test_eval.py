@@ -13,10 +13,16 @@ import torch
 from fovea.guidance.regions.score_bias import RegionBias
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.regions import OPERATORS, FoveaDenseDiffusion
-from tools import report_latents
-from tools.eval import latent_methods, latent_plots, latents, layouts, metrics, region_plots, sag
-from tools.eval.region_methods import METHODS, Steered
 from tools.shapesworld.world import render
+from tools.studies import metrics
+from tools.studies.noise_optimization import methods as latent_methods
+from tools.studies.noise_optimization import plots as latent_plots
+from tools.studies.noise_optimization import quality as latents
+from tools.studies.noise_optimization import section as report_latents
+from tools.studies.regions import layouts
+from tools.studies.regions import plots as region_plots
+from tools.studies.regions.methods import METHODS, Steered
+from tools.studies.sag import quality as sag
 
 
 @pytest.fixture
@@ -157,7 +163,7 @@ def test_latent_reports_name_methods_that_exist() -> None:
     baselines = {name: rows[name] for name in latents.BASELINES}
     table = {name: {"settings": asdict(methods[name]), **latents.summary(rows[name], baselines)} for name in methods}
     assert table["DOODL"]["against"]["DOODL"]["clip_b"] == [0, 0, 0]
-    page = report_latents.latents_section(
+    page = report_latents.quality_section(
         {"prompts": 4, "steps": 8, "cfg": 4.0, "updates": 12, "device": "cpu", "table": table}
     )
     assert all(f"| {name} |" in page for name in methods) and "3" in page

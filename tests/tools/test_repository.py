@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from tools import archive
+from tools.release import archive
 
 try:
     import tomllib
@@ -31,7 +33,7 @@ def tracked() -> list[Path]:
 
 def test_every_target_calls_something_that_exists() -> None:
     modules = re.findall(r"-m (tools[\w.]*)", MAKEFILE)
-    assert "tools.demo" in modules and "tools.host" in modules
+    assert "tools.demo" in modules and "tools.comfy.host" in modules
     for module in modules:
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
@@ -83,3 +85,19 @@ def test_the_archive_holds_what_users_need_and_no_more() -> None:
     assert pages and pages <= set(names), "help pages come along, docs/ does not"
     assert sum(name.endswith(".safetensors") for name in names) >= 5, "the demo model comes along"
     assert sum((ROOT / name).stat().st_size for name in names) < 46 * 2**20
+
+
+def test_tools_import_each_other_without_circles() -> None:
+    """Imports inside functions count too: a circle that only those hide is one all the same."""
+    paths = [path for path in tracked() if path.relative_to(ROOT).parts[0] == "tools" and path.suffix == ".py"]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
+        found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        bases = [(".".join([*package[: len(package) - node.level + 1], node.module or ""]).strip("."), node)
+                 for node in found if node.level]  # fmt: skip
+        named = {name for base, node in bases for name in (base, *(f"{base}.{alias.name}" for alias in node.names))}
+        graph[module] = named & {*modules} - {module}
+    assert "tools.studies.tables" in graph["tools.studies.report"]
+    assert set(TopologicalSorter(graph).static_order()) == set(graph)  # raises CycleError on a circle

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from tools import evaluate
-from tools import graph as graphs
+from tools.comfy import graph as graphs
 from tools.errors import SetupError
-from tools.sweep import blind, jobs, report, work
+from tools.sweep import blind, evaluate, jobs, report, work
 from tools.sweep.store import OLD, Result, Store
 
 ROOT = Path(__file__).resolve().parents[2]

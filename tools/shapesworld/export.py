@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..comfyui import sha256_of
-from . import t5_words, words
+from ..comfy.comfyui import sha256_of
+from . import t5_words, train_dual, train_experts, words
+from .shipped_weights import CHANGES, PARTS
 
-PARTS = ("unet", "vae", "clip_a", "clip_b", "reader")
-CHANGES = {"experts": ("expert_high", "expert_low"), "dual": ("dual",)}  # of the generator that ships, by stage
 SHARD_BYTES = 14_000_000
 
 
@@ -32,8 +31,6 @@ def shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
     """The averaged weights of a part without what only training needs; of experts and variants the change alone."""
-    from . import train_dual, train_experts
-
     if part in CHANGES["dual"]:
         return train_dual.change(work)
     if part in CHANGES["experts"]:
@@ -42,14 +39,6 @@ def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
     if part in ("unet", "vae"):
         state = {k.removeprefix(f"{part}."): v for k, v in state.items()}
     return {k: v.half().contiguous() for k, v in state.items() if not k.startswith("point_")}
-
-
-def training_state(folder: Path, part: str) -> dict[str, Tensor]:
-    """The inverse of `shipped_state`: a shipped part under the names that training uses, in fp32."""
-    from fovea.models.shapesworld import loader as demo_model
-
-    prefix = f"{part}." if part in ("unet", "vae") else ""
-    return {prefix + k: v.float() for k, v in demo_model.load_part(part, folder).items()}
 
 
 def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:

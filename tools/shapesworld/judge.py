@@ -30,10 +30,12 @@ class Reading:
 @torch.no_grad()
 def read(reader: nn.Module, pictures: Tensor) -> list[Reading]:
     """pictures [B, H, W, 3] in 0..1 (the host's IMAGE layout, any size) -> one reading each."""
-    x = pictures.movedim(-1, 1).float()
-    if x.shape[-2:] != (128, 128):
-        x = F.interpolate(x, size=(128, 128), mode="area")
-    return [interpret(classes) for classes in reader(x)[0].argmax(1).cpu().numpy()]
+    return [interpret(classes) for classes in reader(small(pictures))[0].argmax(1).cpu().numpy()]
+
+
+def small(pictures: Tensor) -> Tensor:
+    """pictures [B, H, W, 3] as networks that judge take them: [B, 3, 128, 128]."""
+    return F.interpolate(pictures.movedim(-1, 1).float(), size=(128, 128), mode="area")
 
 
 def interpret(classes: np.ndarray) -> Reading:

@@ -18,7 +18,11 @@ def scene(name: str, index: int, count: int | None = None) -> Scene:
     return sample_scene(rng_for(name, index), count)
 
 
-def report_prompts(total: int = 500) -> list[tuple[Scene, str]]:
-    """The fixed report set: 1, 2, 3 and 4 objects in turn, canonical wording."""
-    scenes = [scene("report", i, 1 + i % 4) for i in range(total)]
-    return [(s, caption(s)) for s in scenes]
+def scenes(name: str, start: int, count: int) -> list[Scene]:
+    """Scenes of a set from the start-th on: 1, 2, 3 and 4 objects in turn."""
+    return [scene(name, i, 1 + i % 4) for i in range(start, start + count)]
+
+
+def captions(name: str, start: int, count: int) -> list[str]:
+    """Those scenes in canonical wording."""
+    return [caption(each) for each in scenes(name, start, count)]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .export import training_state
+from .shipped_weights import training_state
 
 
 @dataclass

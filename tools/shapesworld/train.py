@@ -14,12 +14,29 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..host import ROOT
-from ..pack import load_packages
+from ..comfy.host import ROOT
+from ..comfy.pack import load_packages
+from . import (
+    data,
+    export,
+    stages,
+    train_clip,
+    train_dual,
+    train_experts,
+    train_reader,
+    train_style,
+    train_unet,
+    train_vae,
+)
+from .shipped_weights import CHANGES, DEMO, PARTS
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
-STAGES = ("data", "vae", "clip_a", "reader", "clip_b", "latents", "unet")
-LATER = ("experts", "dual", "style")  # on top of the shipped model, never part of "all"
+STAGES = {  # in order; before them "data" paints the pictures
+    "vae": train_vae.train, "clip_a": train_clip.train_a, "reader": train_reader.train, "clip_b": train_clip.train_b,
+    "latents": train_unet.encode, "unet": train_unet.train,
+}  # fmt: skip
+# On top of the shipped model, never part of "all".
+LATER = {"experts": train_experts.train, "dual": train_dual.train, "style": train_style.train}
 
 
 # Without these glibc gives every large tensor back to the kernel and takes it again: a third of a CPU training step.
@@ -38,7 +55,7 @@ def keep_memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("all", *STAGES, *LATER), default="all")
+    parser.add_argument("--stage", choices=("all", "data", *STAGES, *LATER), default="all")
     parser.add_argument("--minutes", type=float, default=180, help="budget of the whole run; one stage: of that stage")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--pictures", type=int, default=40_000, help="training pictures to paint")
@@ -54,47 +71,21 @@ def main() -> None:
     keep_memory()
 
     load_packages()
-    from . import (
-        data,
-        export,
-        stages,
-        train_clip,
-        train_dual,
-        train_experts,
-        train_reader,
-        train_style,
-        train_unet,
-        train_vae,
-    )
-
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(found if args.device == "auto" else args.device)
     args.work.mkdir(parents=True, exist_ok=True)
     held_out = data.build(args.work / "data" / "held_out", "held_out", 1024)
     pictures = data.build(args.work / "data" / "train", "train", args.pictures)
-    run_stage = {
-        "vae": train_vae.train,
-        "clip_a": train_clip.train_a,
-        "reader": train_reader.train,
-        "clip_b": train_clip.train_b,
-        "latents": train_unet.encode,
-        "unet": train_unet.train,
-        "experts": train_experts.train,
-        "dual": train_dual.train,
-        "style": train_style.train,
-    }
-    for name in STAGES[1:] if args.stage == "all" else [args.stage]:
-        if name == "data":
-            continue
+    for name in STAGES if args.stage == "all" else {args.stage} - {"data"}:
         minutes = args.minutes * (SHARES.get(name, 1.0) if args.stage == "all" else 1.0)
-        shipped = ROOT / "demo" if args.continue_shipped else None
+        shipped = DEMO if args.continue_shipped else None
         run = stages.Run(name, args.work, device, minutes, args.seed, shipped, args.rate, args.compile)
         # On CPUs the fused attention kernel's backward pass is slower than plain matrix products at these sizes.
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
-            run_stage[name](run, pictures)
+            {**STAGES, **LATER}[name](run, pictures)
     if args.export:
-        later = () if args.stage in LATER else export.PARTS
-        export.export(args.work, ROOT / "demo", export.CHANGES.get(args.stage, later))
+        later = () if args.stage in LATER else PARTS
+        export.export(args.work, DEMO, CHANGES.get(args.stage, later))
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 

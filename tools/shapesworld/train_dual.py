@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from . import t5_words, words
 from .data import Dataset
-from .export import training_state
+from .shipped_weights import DEMO, training_state
 from .stages import Run, Trainer, averaged, initialize
-from .train_experts import DEMO, base
+from .train_experts import base
 from .train_unet import (
     BATCH,
     EMPTY_CAPTIONS,

@@ -14,13 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..host import ROOT
 from .data import Dataset
-from .export import training_state
+from .shipped_weights import DEMO, training_state
 from .stages import Run
 from .train_unet import STEPS, fit, read_by, text_tower
 
-DEMO = ROOT / "demo"
 RANK = 6  # of what ships of an expert
 SPLIT, TOP = 660, 841  # half and a quarter of the generator's training draws lie above
 RATE = 0.3  # of the generator's learning rate

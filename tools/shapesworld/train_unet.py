@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import words
+from . import train_clip, train_vae, words
 from .data import Dataset
 from .stages import Run, Trainer, averaged, initialize
 from .world import caption
@@ -24,8 +24,6 @@ SHARES = {1: 0.4, 2: 0.3, 3: 0.2, 4: 0.1}
 
 def encode(run: Run, data: Dataset) -> None:
     """Encode every training picture once; writes latents.npy [N, 4, 32, 32] fp16 and their statistics."""
-    from . import train_vae
-
     path = run.work / "latents.npy"
     if path.exists():
         return
@@ -69,8 +67,6 @@ def statistics(latents: np.ndarray, colors: np.ndarray) -> dict:
 
 def text_tower(run: Run, state: dict[str, Tensor] | None = None) -> nn.ModuleDict:
     """CLIP A, frozen: as trained, or of these weights."""
-    from . import train_clip
-
     modules = train_clip.build_a(0)
     state = averaged(run, "clip_a") if state is None else state
     modules.load_state_dict(state, strict=False)  # the shipped tower has no pointing head

@@ -14,8 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ..comfy.graph import Graph, title
 from ..errors import SetupError
-from ..graph import Graph, title
 
 Place = tuple[str, str]  # node id, input
 PROMPT_COLUMNS = ("prompts", "prompt", "caption", "text")

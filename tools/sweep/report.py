@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..eval import metrics
+from ..studies import metrics
 from .jobs import Job
 from .store import Store
 

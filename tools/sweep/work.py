@@ -19,10 +19,10 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from ..api import LOST, Client, Refused
+from ..comfy.api import LOST, Client, Refused
+from ..comfy.host import HOST_FOLDER, ROOT
+from ..comfy.server import running
 from ..errors import SetupError
-from ..host import HOST_FOLDER, ROOT
-from ..server import running
 from .jobs import SCORE, Job
 from .store import Result, Store
 

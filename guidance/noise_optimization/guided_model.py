@@ -1,0 +1,76 @@
+"""The guided model of a sampling run of ComfyUI, for evaluations in any order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..gradients.autograd import (
+    attributes_to_normal_tensors,
+    outside_inference_mode,
+    saved_tensor_guard,
+)
+from ..gradients.refusals import (
+    refuse_streaming,
+)
+from .reversible_ode import Schedule
+
+OnModelCall = Callable[[], None]
+
+
+def ignore_model_call() -> None:
+    """For callers that need no progress."""
+
+
+class GuidedModel:
+    """The guided model of a run, as samplers get it, for evaluations in any order and with gradients.
+
+    through_model: whether gradients are taken through the model. Raises NoGradient where its weights do not fit.
+    """
+
+    def __init__(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: Mapping[str, Any], noise: Tensor, latent: Tensor | None,
+        mask: Tensor | None, through_model: bool = True, on_model_call: OnModelCall = ignore_model_call,
+    ) -> None:  # fmt: skip
+        if through_model:
+            refuse_streaming(model_wrap.inner_model)
+        with outside_inference_mode():
+            attributes_to_normal_tensors(model_wrap.inner_model.latent_format)
+        self.sampling = model_wrap.inner_model.model_sampling
+        self.sigmas, self.extra_args, self.noise, self.latent, self.mask = sigmas, extra_args, noise, latent, mask
+        self.on_model_call = on_model_call
+        self.starts_at_full_noise = comfy.samplers.Sampler().max_denoise(model_wrap, sigmas)
+        self.inner = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        self.inner.latent_image, self.inner.noise = latent, noise
+        levels = tuple(float(sigma) for sigma in sigmas)
+        one = torch.ones(1, device=noise.device)
+        self.schedule = Schedule(levels, tuple(float(self.sampling.calculate_input(one * at, one)) for at in levels))
+        conds = [cond for found in model_wrap.conds.values() for cond in found or ()]
+        guard = saved_tensor_guard(model_wrap.model_patcher, conds) if through_model else contextlib.nullcontext
+        self.saved_tensor_guard = guard
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """The guided prediction x0 of a noisy latent."""
+        self.on_model_call()
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        level = torch.full((x.shape[0],), sigma, device=x.device, dtype=torch.float32)
+        with self.saved_tensor_guard():
+            return self.inner(x, level, self.mask, **self.extra_args).to(x.dtype)
+
+    def start_of(self, z: Tensor) -> Tensor:
+        """The first latent that unit noise gives, linearly and element by element."""
+        return self.sampling.noise_scaling(self.sigmas[0], self.settled(z), self.latent, self.starts_at_full_noise)
+
+    def settled(self, z: Tensor) -> Tensor:
+        """Unit noise that differs from the run's own only where the mask of an inpainting lets it."""
+        return z if self.mask is None else z * self.mask + self.noise.to(z) * (1 - self.mask)
+
+    def finished(self, latent: Tensor) -> Tensor:
+        """The last latent as samplers return it."""
+        return self.sampling.inverse_noise_scaling(self.sigmas[-1], latent)

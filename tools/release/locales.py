@@ -1,0 +1,51 @@
+"""Writes locales/en/nodeDefs.json from the nodes' own schemas: `python -m tools.release.locales`.
+
+An English file that says something else than the schemas would win over them in the editor, so it is never edited by
+hand. Translations (locales/zh, ...) are, and have the same keys.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+from ..comfy.host import ROOT
+from ..comfy.pack import load_packages
+
+FOLDER = ROOT / "locales"
+FILE = "nodeDefs.json"
+
+
+def texts(info: dict[str, Any]) -> dict[str, Any]:
+    """What people read of a node, in the frontend's shape. info: the node as `/object_info` tells it."""
+    inputs = {}
+    for section in info["input"].values():
+        for name, spec in section.items():
+            options = spec[1] if len(spec) > 1 else {}
+            said = {"name": options.get("display_name") or name, "tooltip": options.get("tooltip")}
+            inputs[name] = {key: value for key, value in said.items() if value}
+    outputs = {
+        str(i): {key: value for key, value in (("name", name), ("tooltip", tip)) if value}
+        for i, (name, tip) in enumerate(zip(info["output_name"], info.get("output_tooltips") or []))
+    }
+    found = {"display_name": info["display_name"], "description": info["description"], "inputs": inputs}
+    return {**found, "outputs": outputs} if outputs else found
+
+
+def english() -> dict[str, Any]:
+    """All nodes of the pack."""
+    names = sorted(path.stem for path in (ROOT / "nodes").glob("*.py") if path.stem != "__init__")
+    nodes = [node for name in names for node in importlib.import_module(f"fovea.nodes.{name}").NODES]
+    return {node.GET_SCHEMA().node_id: texts(node.GET_NODE_INFO_V1()) for node in nodes}
+
+
+def main() -> None:
+    load_packages()
+    path = FOLDER / "en" / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(english(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The generator's report card: held-out prompts, the host's own sampler, judged by the reader.
+
+`python -m tools.studies.generator.quality` writes output/eval/shapesworld.json and a sheet of unpicked pictures.
+Resumable: every batch is kept, by the weights and the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ...comfy.host import ROOT
+from ...shapesworld import judge, sets
+from ...shapesworld.shipped_weights import DEMO
+from ...shapesworld.world import caption
+from .. import record
+from ..demo_setup import DemoSetup
+from ..processes import begin
+from ..sampling import as_bytes, sample
+
+SHOWN = 64  # pictures on the sheet
+
+
+def summarise(rows: list[dict]) -> dict:
+    """Means per number of objects with bootstrap 95 % intervals over prompts."""
+    rng = np.random.default_rng(0)
+    table: dict[str, Any] = {}
+    for count in sorted({r["count"] for r in rows}):
+        part = [r for r in rows if r["count"] == count]
+        table[str(count)] = {"n": len(part)}
+        for key in ("all_right", "exact", "share_right"):
+            values = np.array([r[key] for r in part])
+            draws = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
+            table[str(count)][key] = [round(float(x), 4) for x in (values.mean(), *np.quantile(draws, (0.025, 0.975)))]
+    table["background_right"] = round(float(np.mean([r["background_right"] for r in rows])), 4)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--sampler", default="euler")
+    parser.add_argument("--scheduler", default="normal")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--demo", type=Path, default=DEMO, help="folder of the shipped files")
+    parser.add_argument("--out", type=Path, default=ROOT / "output" / "eval")
+    args = parser.parse_args()
+    begin()
+    demo = DemoSetup(args.demo).ready("model", "clip", "vae", "reader")
+    scenes = sets.scenes("report", 0, args.prompts)
+    how = (args.steps, args.cfg, args.sampler, args.scheduler)
+    folder = args.out / "shapesworld" / record.weights_and((*how, args.batch), demo=args.demo)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = []
+    shown: list[np.ndarray] = []
+    seconds = 0.0
+
+    def judged(i: int, part: list, strip: Path) -> dict[str, Any]:
+        """A batch of scenes from the i-th on: rows, seconds; and the pictures in a row."""
+        started, captions = time.time(), [caption(scene) for scene in part]
+        pictures = sample(demo, captions, i, *how)
+        found = [
+            {"index": i + k, "seed": i, "count": len(scene.things), "caption": text, "read": reading.describe(),
+             **judge.score(scene, reading)}
+            for k, (scene, text, reading) in enumerate(zip(part, captions, judge.read(demo.reader, pictures)))
+        ]  # fmt: skip
+        seconds = time.time() - started
+        Image.fromarray(np.concatenate(list(as_bytes(pictures)), 1)).save(strip)
+        return {"rows": found, "seconds": seconds}
+
+    for i in tqdm(range(0, len(scenes), args.batch), desc="report set"):
+        part, path = scenes[i : i + args.batch], folder / f"{i:04d}.json"
+        batch = record.kept(path, partial(judged, i, part, path.with_suffix(".png")))
+        rows, seconds = rows + batch["rows"], seconds + batch["seconds"]
+        if len(part) == args.batch and len(shown) * args.batch < SHOWN:
+            shown.append(np.array(Image.open(path.with_suffix(".png"))))
+    grid = np.concatenate(shown, 0)
+    Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / "shapesworld.png")
+    report = {
+        "settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
+        **record.source(demo=args.demo),
+        "device": str(demo.model.load_device),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "seconds_per_picture": round(seconds / len(scenes), 3),
+        "table": summarise(rows),
+        "rows": rows,
+    }
+    record.write(args.out / "shapesworld.json", report)
+    print(json.dumps({k: report[k] for k in ("settings", "seconds_per_picture", "table")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

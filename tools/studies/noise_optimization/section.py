@@ -1,0 +1,73 @@
+"""The results page's sections on starting latents."""
+
+from __future__ import annotations
+
+from ..tables import interval, measured_on, paragraphs, table
+
+BASELINES = ("none", "best of n", "DOODL")
+
+
+def quality_section(report: dict) -> str:
+    """Every method at equal time, by judges that it has not seen."""
+    found = report["table"]
+    order = sorted(found, key=lambda name: -found[name]["clip_b"][0])
+    rows = [
+        (name, f"{r['settings']['draws']} + {r['settings']['updates']}", interval(r["clip_b"], 100),
+         *(interval(r["against"][other]["clip_b"], 100) if other != name else "-" for other in BASELINES),
+         interval(r["share_right"], 100), interval(r["all_right"], 100), interval(r["exact"], 100),
+         interval(r["clip_a"], 100), r["seconds"])
+        for name, r in ((name, found[name]) for name in order)
+    ]  # fmt: skip
+    head = ("method", "draws + updates", "CLIP B", *(f"less {name}" for name in BASELINES), "objects right %",
+            "all right %", "exact %", "CLIP A (optimized)", "s")  # fmt: skip
+    return paragraphs(
+        "## Starting latents on ShapesWorld",
+        f"`make eval`: {report['prompts']} prompts of two to four objects, the same seeds for every method; "
+        f"{report['steps']} steps of euler / normal, CFG {report['cfg']:g}, on {report['device']}, one thread. "
+        "Every method optimizes what CLIP A says of the picture; CLIP B and the reader, which none sees, judge. "
+        f"All but `none` and `CLIP guidance` have the time that SGOOL's {report['updates']} updates take. Scores "
+        "are cosines times 100. In brackets: 95 % bootstrap interval over prompts; differences are paired. "
+        "`past the model`: the gradient at the finished latent is used as the direction of the noise, without "
+        "going back through the model, from the best of twelve draws. `cutouts anywhere` is the control: squares "
+        "drawn without looking at saliency, the spectral residual elsewhere. Rates, draws and guidance scale were "
+        "chosen by looking at four to twelve prompts of the tuning set; DOODL's rate is 3 (1 as published moved "
+        "less). Counts come from timing on one more prompt, three turns each.",
+        table(head, rows),
+        "![Scores](images/latents_scores.png)",
+        "The best of CLIP A's losses so far, in the mean over prompts, for methods that look at the whole picture:",
+        "![Losses over time](images/latents_curves.png)",
+        "The first prompts, unpicked:",
+        "![Pictures](images/latents_methods.png)",
+    )
+
+
+def lines_section(report: dict) -> str:
+    """How far the directions hold."""
+    head = ("direction", *(f"{100 * step:g} %" for step in report["steps"]))
+    rows = [
+        (name, *(f"{middle:.3f} ({100 * better:.0f} %)" for middle, better in zip(found["median"], found["better"])))
+        for name, found in report["table"].items()
+    ]
+    return paragraphs(
+        "### How far a gradient of the starting noise holds",
+        f"CLIP A's loss after one step over that before: the median of {report['prompts']} prompts of the tuning "
+        "set, and in brackets for how many of them it fell. A step turns the noise by this share of its length.",
+        table(head, rows),
+    )
+
+
+def speed_section(bench: dict) -> str:
+    """Seconds per update in both modes, and peaks over the number of steps."""
+    rows = [
+        (case["model"], f"{case['size']} pixels", case["mode"], case["steps"], case["seconds"], case["to_sampling"],
+         f"{case['peak_mib']:.0f}")
+        for case in bench["cases"]
+    ]  # fmt: skip
+    head = ("model", "size", "gradient", "steps", "s per update", "to plain sampling", "peak MiB")
+    return paragraphs(
+        "## Speed and memory of optimizing a latent",
+        f"{measured_on(bench)}, batch 1, CFG 5. "
+        "One update: sampling, decoding, scoring, and the gradient back. `to plain sampling`: its time over that "
+        "of sampling, decoding and scoring alone with as many steps. Peaks are above what was there before.",
+        table(head, rows),
+    )

@@ -1,0 +1,97 @@
+"""Layouts for the evaluation of regions: what shall be where, in boxes, blobs and thin shapes; and how well it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...shapesworld import sets
+from ...shapesworld.world import SIZE, Scene, Thing, caption
+from .. import clip_scores
+
+FORMS = ("box", "blob", "thin")
+LEAST_SHARE = 0.15  # of a region: an object of the right color and shape that covers so much is there
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A scene whose objects have places: masks [objects, 256, 256], in the scene's order."""
+
+    scene: Scene
+    form: str
+    masks: np.ndarray
+
+    @property
+    def caption(self) -> str:
+        return caption(self.scene)
+
+
+def layout(name: str, index: int) -> Layout:
+    """Layout `index` of the set "tune" or "report": 2, 3, 4 objects in turn, every form with every number.
+
+    Scenes are those of the sets from index 100,000 on, which no other evaluation uses.
+    """
+    things, form = scene(name, index), FORMS[index // 3 % 3]
+    rng = sets.rng_for(name, 200_000 + index)
+    return Layout(things, form, np.stack([_mask(thing, form, rng) for thing in things.things]))
+
+
+def scene(name: str, index: int) -> Scene:
+    """The scene that layout `index` is made of."""
+    return sets.scene(name, 100_000 + index, 2 + index % 3)
+
+
+def _mask(thing: Thing, form: str, rng: np.random.Generator) -> np.ndarray:
+    """A place as large as the object that the scene has there; it does not tell the object's shape."""
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    dx, dy, r = x - thing.x, y - thing.y, thing.radius
+    if form == "box":
+        width, height = rng.uniform(0.75, 1.0, 2) * r
+        return (np.abs(dx) < width) & (np.abs(dy) < height)
+    if form == "thin":
+        angle = rng.uniform(0, np.pi)
+        along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+        return (np.abs(along) < r) & (np.abs(across) < 0.4 * r)
+    angle, edge = np.arctan2(dy, dx), np.full_like(dx, 0.8)
+    for wave in (2, 3, 4):
+        edge += rng.uniform(-0.1, 0.1) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
+    return np.hypot(dx, dy) < edge * r
+
+
+def clip_rows(clip_b: Any, pictures: Tensor, layouts: Sequence[Layout]) -> list[dict[str, Any]]:
+    """Per picture: `global`, its fit to the caption; `local`, the fit of each region's surroundings to a caption of its
+    object alone; `features`. CLIP B's cosines."""
+    rows = []
+    for picture, wanted in zip(pictures, layouts):
+        crops = torch.stack([clip_scores.surroundings(picture, mask) for mask in wanted.masks])
+        alone = [caption(replace(wanted.scene, things=(thing,))) for thing in wanted.scene.things]
+        rows.append({
+            "global": float(clip_scores.scores(clip_b, picture[None], [wanted.caption])),
+            "local": clip_scores.scores(clip_b, crops, alone).tolist(),
+            "features": clip_scores.image_vectors(clip_b, picture[None])[0].tolist(),
+        })  # fmt: skip
+    return rows
+
+
+@torch.no_grad()
+def score(reader: nn.Module, pictures: Tensor, layouts: list[Layout]) -> list[dict[str, list[float]]]:
+    """Per picture [height, width, 3] and region: iou of the region with all pixels of its object's class; there:
+    whether the object covers enough of it."""
+    x = F.interpolate(pictures.movedim(-1, 1).float(), size=(128, 128), mode="area")
+    classes = reader(x)[0].argmax(1).cpu().numpy()
+    rows = []
+    for found, wanted in zip(classes, layouts):
+        row: dict[str, list[float]] = {"iou": [], "there": []}
+        for thing, mask in zip(wanted.scene.things, wanted.masks):
+            small = mask.reshape(128, 2, 128, 2).mean((1, 3)) >= 0.5
+            right = found == thing.label
+            row["iou"].append(float((small & right).sum() / max(1, (small | right).sum())))
+            row["there"].append(float((small & right).sum() >= LEAST_SHARE * small.sum()))
+        rows.append(row)
+    return rows

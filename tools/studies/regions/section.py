@@ -1,0 +1,82 @@
+"""The results page's sections on regions."""
+
+from __future__ import annotations
+
+from ..tables import interval, measured_on, paragraphs, table
+
+
+def quality_section(report: dict, tuning: dict) -> str:
+    """Every method on the report's layouts; what was tried on the tuning set."""
+    found = report["table"]
+    order = sorted(found, key=lambda name: -found[name]["iou"][0])
+    rows = [
+        (name, interval(r["iou"], 100), interval(r["iou_gain"], 100), interval(r["there"], 100),
+         interval(r["global"], 1, 3), interval(r["local"], 1, 3), f"{r['frechet']:.0f}", f"{r['kid']:.2f}")
+        for name, r in ((name, found[name]) for name in order)
+    ]  # fmt: skip
+    head = ("method", "IoU %", "IoU, more than none", "objects there %", "CLIP B, whole", "CLIP B, regions", "Frechet",
+            "KID")  # fmt: skip
+    kinds = [key for key in found["none"] if key.startswith("iou, ")]
+    parts = [(name, *(f"{100 * found[name][key]:.1f}" for key in kinds)) for name in order]
+    tried = sorted(tuning["table"].items(), key=lambda item: -item[1]["iou"][0])
+    return paragraphs(
+        "## Regions on ShapesWorld",
+        f"`make eval`: {report['layouts']} layouts of two, three and four regions (boxes, blobs and thin shapes), "
+        f"one picture each, the same seeds for every method; {report['steps']} steps of euler / normal, CFG "
+        f"{report['cfg']:g}, on {report['device']}; judged by the reader. IoU: of a region with all pixels of its "
+        "object's color and shape. There: the object covers at least 15 % of its region. CLIP B: cosine of the "
+        "picture and the caption, and of each region's surroundings and a caption of its object alone. Frechet "
+        f"distance and KID on CLIP B's features against {report['painted']} painted pictures. In brackets: 95 % "
+        "bootstrap interval over layouts.",
+        table(head, rows),
+        "![Methods](images/regions_bars.png)",
+        "IoU in percent, by kind of region and by number of regions:",
+        table(("method", *(key.removeprefix("iou, ") for key in kinds)), parts),
+        "The first layouts, unpicked; places are drawn in their object's color:",
+        "![Pictures](images/regions_methods.png)",
+        "One layout and seed with `fovea`; phrases go round from row to row, styles from column to column:",
+        "![Swapped](images/regions_swapped.png)",
+        "Attention scores of places in a region above their row's mean, for the keys that match (the region's "
+        "words; its own places) and for the others, over twelve layouts:",
+        "![Scores](images/regions_scores.png)",
+        f"Tried on the tuning set, whose layouts and seeds are others: all candidates on a third of its "
+        f"{tuning['layouts']} layouts, the best on all.",
+        table(
+            ("candidate", "layouts", "IoU %", "there %", "CLIP B, whole"),
+            [
+                (name, r["n"], interval(r["iou"], 100), interval(r["there"], 100), interval(r["global"], 1, 3))
+                for name, r in tried
+            ],
+        ),
+    )
+
+
+def speed_section(bench: dict) -> str:
+    """Steered attention beside plain attention and beside the operator with its matrices, per call and per run."""
+    calls = [
+        (call["call"], f"{call['tokens']} x {call['heads']}", name, v["seconds"], v["to_plain"], v["to_published"],
+         v["peak_mib"], v["peak_to_plain"])
+        for call in bench["calls"]
+        for name, v in call["variants"].items()
+    ]  # fmt: skip
+    runs = [
+        (f"{run['model']}, {run['size']} pixels", run["batch"], run["steps"], run["seconds_plain"],
+         run["seconds_steered"], run["ratio"])
+        for run in bench["runs"]
+    ]  # fmt: skip
+    head = ("call", "tokens x heads", "variant", "s", "to plain", "to published", "peak MiB", "peak to plain")
+    parts = [
+        "## Speed and memory of regions",
+        f"{measured_on(bench)}; variants take turns.",
+    ]
+    if calls:
+        parts[-1] += (
+            " One self-attention call of one prompt with four regions; `published`: DenseDiffusion with its matrices "
+            "written out. Peaks include q, k and v. Targets: 0.45 of the published time, 1.2 times the plain peak."
+        )
+        parts.append(table(head, calls))
+    parts += [
+        "Whole sampling runs at CFG 5, steered in the paper's window (30 % of the schedule). Target: 1.25.",
+        table(("model", "batch", "steps", "plain s", "steered s", "ratio"), runs),
+    ]
+    return paragraphs(*parts)

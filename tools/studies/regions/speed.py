@@ -1,0 +1,155 @@
+"""Steered attention against plain attention and against the published operator with its matrices written out.
+
+`python -m tools.studies.regions.speed` writes output/bench/regions.json: per attention call, and per sampling run with
+the paper's window. All variants take turns in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...comfy.host import ROOT
+from .. import meter, record
+from ..cases import Case, build
+from ..processes import begin
+from ..sampling import sample_latent
+
+CALLS = {"SD1.5, 512 pixels": (8, 4096, 40), "SDXL, 1024 pixels": (20, 1024, 64)}  # heads, tokens, channels per head
+REGIONS = 4
+
+
+def shares_of(tokens: int) -> Tensor:
+    """Four quarters of a square picture and nothing left: [1, tokens, 4]."""
+    side = int(tokens**0.5)
+    y, x = torch.meshgrid(torch.arange(side) * 2 // side, torch.arange(side) * 2 // side, indexing="ij")
+    return torch.nn.functional.one_hot((2 * y + x).flatten(), REGIONS)[None].float()
+
+
+def naive(q: Tensor, k: Tensor, v: Tensor, pairs: Tensor, amount: Tensor) -> Tensor:
+    """The operator as published: every term a matrix. q, k, v: [1, heads, tokens, dim]."""
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) * q.shape[-1] ** -0.5
+    up = scores.amax(-1, keepdim=True) - scores
+    down = scores - scores.amin(-1, keepdim=True)
+    scores = scores + amount[:, None, :, None] * (pairs * up - (1 - pairs) * down)
+    return torch.einsum("bhij,bhjd->bhid", scores.softmax(-1), v)
+
+
+def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """One self-attention call of one prompt's rows, four ways."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    from fovea.guidance.regions import augmented_attention, score_bias
+    from fovea.guidance.regions.score_bias import RegionBias
+
+    q, k, v = (torch.randn(1, tokens, heads * dim, device=device) for _ in range(3))
+    shares = shares_of(tokens).to(device)
+    amount = score_bias.amounts(shares, torch.ones(REGIONS).to(device), shares.mean(1), 0.3, 1.0)
+
+    given = heads
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
+        return optimized_attention(q, k, v, heads or given)
+
+    def ours(operator: RegionBias) -> Tensor:
+        parts = [augmented_attention.split_heads(t, heads, False) for t in (q, k)]
+
+        def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
+            q, k = (t[:, chosen] for t in parts)
+            return score_bias.pull(q, k, dim**-0.5, shares, shares, amount, operator)
+
+        return augmented_attention.attend(q, k, v, False, heads, None, attention, scores_for_heads)
+
+    def published() -> Tensor:
+        split_q, split_k, split_v = (augmented_attention.split_heads(t, heads, False) for t in (q, k, v))
+        return naive(split_q, split_k, split_v, shares @ shares.mT, amount).transpose(1, 2).flatten(2)
+
+    return {
+        "plain": lambda: attention(q, k, v),
+        "published": published,
+        "ours": partial(ours, RegionBias()),
+        "ours, every 8th key": partial(ours, RegionBias(sampled=8)),
+    }
+
+
+def bench_call(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
+    found = variants(*CALLS[name], device)
+    for work in found.values():
+        work()
+    times = meter.taking_turns(found, device, repeats, name)
+    middle = {key: statistics.median(values) for key, values in times.items()}
+    heads, tokens, dim = CALLS[name]
+    inputs = 3 * heads * tokens * dim * 4
+    peaks = {key: inputs + meter.peak_bytes(work, device) for key, work in found.items()}
+    return {
+        "call": name, "heads": heads, "tokens": tokens, "dim": dim, "repeats": repeats, "variants": {
+            key: {
+                "seconds": round(middle[key], 4), "spread": meter.spread(values),
+                "to_plain": round(middle[key] / middle["plain"], 3),
+                "to_published": round(middle[key] / middle["published"], 3),
+                "peak_mib": meter.mib(peaks[key]), "peak_to_plain": round(peaks[key] / peaks["plain"], 3),
+            }
+            for key, values in times.items()
+        },
+    }  # fmt: skip
+
+
+def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
+    """Whole sampling runs at CFG 5 with random prompts: plain, and steered in the paper's window."""
+    from fovea.guidance.regions.attention_patch import MARK, Layout
+    from fovea.guidance.regions.masks import Region, Regions
+    from fovea.guidance.regions.model_patch import RegionControl
+    from fovea.guidance.regions.score_bias import RegionBias
+
+    model = build(case)
+    steered = model.clone()
+    RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3).install(steered)
+    masks = shares_of(64 * 64)[0].T.reshape(REGIONS, 1, 64, 64)
+    regions = Regions(tuple(Region(mask) for mask in masks))
+    layout = Layout(regions.canvas(), (1.0,) * REGIONS, ((1, 2), (4, 5), (7, 8), (10, 11)), 77, 77)
+    width = model.model.model_config.unet_config["context_dim"]
+
+    def run(patcher: Any) -> None:
+        pooled = torch.zeros(1, 1280)
+        positive = [[torch.randn(1, 77, width), {"pooled_output": pooled, MARK: layout}]]
+        negative = [[torch.randn(1, 77, width), {"pooled_output": pooled}]]
+        sample_latent(patcher, positive, negative, case.latent, 0, case.steps, 5.0)
+
+    run(model)
+    runs = {"plain": partial(run, model), "steered": partial(run, steered)}
+    times = meter.taking_turns(runs, device, case.repeats, f"{case.model} {case.size}")
+    plain, ours = (statistics.median(values) for values in times.values())
+    return {
+        "model": case.model, "size": case.size, "batch": case.batch, "steps": case.steps, "repeats": case.repeats,
+        "seconds_plain": round(plain, 3), "seconds_steered": round(ours, 3), "ratio": round(ours / plain, 3),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=["shapesworld", "sd15"], help="of the sampling runs")
+    parser.add_argument("--runs-only", action="store_true", help="no single calls at the sizes of SD1.5 and SDXL")
+    parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
+    args = parser.parse_args()
+    device = begin()
+    report: dict[str, Any] = {
+        **record.machine(device),
+        "calls": [bench_call(name, device, 5) for name in CALLS if not args.runs_only],
+    }  # fmt: skip
+    steps = 20 if device.type == "cuda" else 10
+    cases = [Case("shapesworld", 256, 4, 20, 3), Case("sd15", 512, 1, steps, 1 if device.type == "cpu" else 3)]
+    report["runs"] = [bench_run(case, device) for case in cases if case.model in args.models]
+    record.write(args.out / "regions.json", report)
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""SAG, blur guidance and PAG on ShapesWorld, with and without a prompt, beside CFG of the same effective scale.
+
+`python -m tools.studies.sag.quality` writes output/eval/sag/report.json and unpicked pictures. Resumable: every batch
+is kept, by the model's weights and the settings. Scales are chosen on the tuning set, three trials per method; the
+table is of the report set, with other seeds. PROFILE=full or a GPU takes 1024 pictures per cell instead of 256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...comfy.host import ROOT
+from ...shapesworld import sets
+from .. import metrics, record
+from ..demo_setup import DemoSetup
+from ..picture_sets import BATCH, CFG, FIRST_SEED, STEPS, PictureSets, measure
+from ..processes import begin
+from ..sampling import encoded, sample
+
+FOLDER = ROOT / "output" / "eval" / "sag"
+TRIALS = {"blur": (0.25, 0.75, 1.5), "SAG": (0.25, 0.75, 1.5), "PAG": (0.5, 1.5, 3.0)}
+TUNING_PICTURES = 64
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to sample. prompted: the report set's prompts, else none; cfg 1 evaluates no negative prompt."""
+
+    method: str  # none, blur, SAG, PAG
+    scale: float
+    prompted: bool
+    cfg: float
+    BLUR: ClassVar[float] = 2.0
+
+    @property
+    def name(self) -> str:
+        return f"{'prompt' if self.prompted else 'empty'}_cfg{self.cfg:g}_{self.method}{self.scale:g}"
+
+    def patch(self, model: Any) -> Any:
+        """The model with the method in it."""
+        from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+        from fovea.nodes.sag import FoveaSelfAttentionGuidance
+
+        if self.method == "none":
+            return model
+        if self.method == "PAG":
+            return PerturbedAttentionGuidance.execute(model, self.scale).result[0]
+        mode = "global" if self.method == "blur" else "threshold"
+        return FoveaSelfAttentionGuidance.execute(
+            model, scale=self.scale, blur_sigma=self.BLUR, threshold=1.0, mask_mode=mode, branch="auto", blocks="auto",
+            start_percent=0.0, end_percent=1.0, every=1, rescale=0.0, kernel="auto",
+        ).result[0]  # fmt: skip
+
+    def encode(self, clip: Any, captions: list[str]) -> list:
+        return encoded(clip, captions)
+
+
+def weights_and_settings() -> str:
+    return record.weights_and((BATCH, STEPS, CFG, Cell.BLUR))
+
+
+def effective_cfg(demo: DemoSetup, cell: Cell, pictures: int = 16) -> float:
+    """The CFG whose pull away from the positive prediction is as strong as the cell's, in the mean over steps.
+
+    Pull: |guided - cond| / |uncond - cond|, which for CFG w alone is w - 1 ("Guidance Matters", arXiv 2602.22570).
+    """
+    ratios: list[float] = []
+
+    def watch(args: dict[str, Any]) -> torch.Tensor:
+        pull, unit = args["denoised"] - args["cond_denoised"], args["uncond_denoised"] - args["cond_denoised"]
+        ratios.extend((pull.flatten(1).norm(dim=1) / unit.flatten(1).norm(dim=1)).tolist())
+        return args["denoised"]
+
+    patched = cell.patch(demo.model).clone()
+    patched.set_model_sampler_post_cfg_function(watch)
+    for start in range(0, pictures, BATCH):
+        captions = sets.captions("tune", start, BATCH)
+        sample(demo, captions, FIRST_SEED["tune"] + start, STEPS, cell.cfg, model=patched)
+    return round(1 + float(np.mean(ratios)), 2)
+
+
+def tune(made: PictureSets, pictures: int) -> tuple[dict[str, float], list[dict]]:
+    """Best scale of every method with and without a prompt, by KID on the tuning set; and all trials."""
+    real = made.real("tune", 512)
+    trials = []
+    for prompted, cfg in ((False, 1.0), (True, CFG)):
+        for method, scales in TRIALS.items():
+            for scale in scales:
+                cell = Cell(method, scale, prompted, cfg)
+                found = made.run(cell, "tune", pictures)
+                trials.append({
+                    "cell": cell.name, "method": method, "prompted": prompted, "scale": scale,
+                    "kid": round(metrics.kid(found["features"], real), 5), "right": round(found["right"].mean(), 3),
+                })  # fmt: skip
+    best = {}
+    for prompted in (False, True):
+        for method in TRIALS:
+            group = [t for t in trials if t["method"] == method and t["prompted"] == prompted]
+            best[f"{method} {prompted}"] = min(group, key=lambda t: t["kid"])["scale"]
+    return best, trials
+
+
+def cells(demo: DemoSetup, best: dict[str, float]) -> list[Cell]:
+    """The table's rows."""
+    found = []
+    for prompted, cfg in ((False, 1.0), (True, CFG)):
+        found.append(Cell("none", 0.0, prompted, cfg))
+        found += [Cell(method, best[f"{method} {prompted}"], prompted, cfg) for method in TRIALS]
+    matched = effective_cfg(demo, Cell("SAG", best["SAG True"], True, CFG))
+    return [*found, Cell("none", 0.0, True, matched)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, help="per cell")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    args = parser.parse_args()
+    device, demo = begin(), DemoSetup()
+    made = PictureSets(args.out / weights_and_settings(), demo)
+    full = os.environ.get("PROFILE") == "full" or device.type == "cuda"
+    pictures = args.pictures or (1024 if full else 256)
+    pictures -= pictures % BATCH
+    tuning = min(TUNING_PICTURES, pictures)
+    best, trials = tune(made, tuning)
+    rows = cells(demo, best)
+    found = {cell: made.run(cell, "report", pictures) for cell in rows}
+    real, table = made.real("report", 1024), []
+    for cell in rows:
+        plain = next(other for other in rows if other.prompted == cell.prompted)  # the first is without guidance
+        table.append({"cell": cell.name, "method": cell.method, "scale": cell.scale, "prompted": cell.prompted,
+                      "cfg": cell.cfg, "n": pictures,
+                      **measure(found[cell], found[plain], real, cell.prompted)})  # fmt: skip
+    Image.fromarray(np.concatenate([made.shown(cell) for cell in rows])).save(args.out / "pictures.png")
+    record.write(args.out / "report.json", {
+        **record.source(), "device": str(demo.model.load_device), "pictures": pictures, "steps": STEPS,
+        "sampler": "euler / normal", "seeds": FIRST_SEED, "seconds": round(made.seconds()),
+        "tuning": {"pictures": tuning, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
+    })  # fmt: skip
+    print(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()
