@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import re
 import time
 from pathlib import Path
@@ -40,6 +42,12 @@ SCRIBBLED = f"""async ([side, strokes, radius]) => {{
     return {{text, same: drawn.map.every((id, at) => id === read.map[at])}};
 }}"""
 
+# The ids that the page reads from a drawing's text.
+READ = f"""async ([text, width, height]) => {{
+    const drawing = await import({MODULES} + 'drawing.js');
+    return [...(await drawing.fromText(text, width, height)).map];
+}}"""
+
 
 @pytest.fixture
 def painter(page, client, settings):
@@ -68,6 +76,24 @@ def test_scribbles_stay_small(page, client, settings) -> None:
         print(f"{strokes} strokes of radius {radius} in each of 8 regions: {len(given['text'])} bytes")
         assert given["same"] and len(given["text"]) <= most
         assert len(painter_format.masks(painter_format.parse(given["text"]), 512, 512)) == 8
+
+
+def test_clear_pixels_of_a_map_are_nobodys(page, client, settings) -> None:
+    """A map made by hand may be partly clear: the page and the server read the same ids."""
+    from fovea.guidance.regions import painter_format
+
+    opened(page, client, settings, "classic")
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[..., 0] = 2
+    pixels[..., 3] = np.repeat([0, 1, 64, 127, 128, 254, 255, 255], 2)[:, None]
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="PNG")
+    text = json.dumps({"version": 1, "width": 16, "height": 16, "caption": "",
+                       "regions": [{"id": 1, "color": "#ff0000"}, {"id": 2, "color": "#00ff00"}],
+                       "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()})  # fmt: skip
+    read = np.array(page.evaluate(READ, [text, 16, 16])).reshape(16, 16)
+    assert np.array_equal(read, painter_format.parse(text).index.numpy())
+    assert sorted(set(read[:, 0])) == [0, 2] and (read == 0).sum() == 8 * 16
 
 
 def test_a_pen_presses_and_rubs(painter, device) -> None:

@@ -125,7 +125,8 @@ export async function fromText(text, width, height) {
   return drawing;
 }
 
-/** Ids from a PNG's data URL, without the browser changing colours. */
+/** Ids from a PNG's data URL, without the browser changing colors. A pixel more clear than not is nobody's, as on the
+ *  server. */
 async function unpacked(url, width, height) {
   const match = /^data:image\/png;base64,([A-Za-z0-9+/=]*)$/.exec(url);
   if (!match) throw new Error(t("The map is no PNG data URL."));
@@ -140,7 +141,7 @@ async function unpacked(url, width, height) {
   const context = canvas(width, height).getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
   const pixels = context.getImageData(0, 0, width, height).data;
-  return Uint8Array.from({ length: width * height }, (_, at) => pixels[4 * at]);
+  return Uint8Array.from({ length: width * height }, (_, at) => (pixels[4 * at + 3] < 128 ? 0 : pixels[4 * at]));
 }
 
 /** What a picture of flat colours tells: each pixel to the nearest row's colour, or to nobody when all are far.
