@@ -217,6 +217,57 @@ def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
     assert (painter.map() == 1).sum() > (first == 1).sum()
 
 
+def test_the_painters_undo_is_not_the_graphs(painter) -> None:
+    """Ctrl+Z on the stage takes back a stroke and leaves the graph alone, which still hears the key as it is."""
+    page = painter.page
+    painter.tool("rectangle")
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    first = painter.map()
+    page.wait_for_timeout(700)  # the graph's step of undo
+    painter.drag((0.6, 0.6), (0.9, 0.9))
+    page.wait_for_timeout(700)
+    page.evaluate(f"""() => {{ window.before = {NODE};
+        window.addEventListener('keydown', event => requestAnimationFrame(() => {{ window.heard = event.key; }}), true);
+    }}""")
+    page.locator(".fovea-stage").first.focus()
+    page.keyboard.press("Control+z")
+    painter.settled(first)
+    page.wait_for_timeout(700)
+    assert page.evaluate(f"window.before === {NODE}"), "the graph's undo would make the node anew"
+    assert page.evaluate("window.heard") == "z"
+    page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"{NODE} && window.before !== {NODE}")
+
+
+def test_full_screen_and_back(painter) -> None:
+    """Painted over the whole screen, too; Escape brings the panel back to the node with all of it."""
+    page = painter.page
+    painter.tool("rectangle")
+    for left in (0.1, 0.6):
+        before = share(painter)
+        painter.button("Full screen")
+        page.locator("dialog.fovea-full[open] .fovea-panel").wait_for()
+        page.wait_for_timeout(300)  # the paper finds its place
+        painter.drag((left, 0.1), (left + 0.3, 0.4))
+        page.keyboard.press("Escape")
+        page.locator("dialog.fovea-full").wait_for(state="detached")
+        page.locator(".fovea-painter > .fovea-panel").wait_for()
+        assert share(painter) - before == pytest.approx(0.09, abs=0.01)
+
+
+def test_an_open_polygon_is_forgotten_by_other_changes(painter) -> None:
+    """A region that is added meanwhile is the chosen one and the next shape is its own."""
+    page = painter.page
+    painter.tool("polygon")
+    page.mouse.click(*painter.at(0.2, 0.2))
+    painter.button("Add a region")
+    assert page.locator(".fovea-row").nth(1).get_attribute("data-chosen") == "true"
+    painter.tool("rectangle")
+    painter.drag((0.5, 0.5), (0.9, 0.9))
+    assert len(painter.value()["regions"]) == 2 and share(painter) == 0 and share(painter, 2) > 0.1
+
+
 def test_pictures_come_in_and_go_out(painter, tmp_path: Path) -> None:
     """Import goes to the nearest row's colour, export gives the colours back."""
     page = painter.page
