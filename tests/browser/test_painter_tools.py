@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import re
 import time
 from pathlib import Path
@@ -40,6 +42,12 @@ SCRIBBLED = f"""async ([side, strokes, radius]) => {{
     return {{text, same: drawn.map.every((id, at) => id === read.map[at])}};
 }}"""
 
+# The ids that the page reads from a drawing's text.
+READ = f"""async ([text, width, height]) => {{
+    const drawing = await import({MODULES} + 'drawing.js');
+    return [...(await drawing.fromText(text, width, height)).map];
+}}"""
+
 
 @pytest.fixture
 def painter(page, client, settings):
@@ -68,6 +76,24 @@ def test_scribbles_stay_small(page, client, settings) -> None:
         print(f"{strokes} strokes of radius {radius} in each of 8 regions: {len(given['text'])} bytes")
         assert given["same"] and len(given["text"]) <= most
         assert len(painter_format.masks(painter_format.parse(given["text"]), 512, 512)) == 8
+
+
+def test_clear_pixels_of_a_map_are_nobodys(page, client, settings) -> None:
+    """A map made by hand may be partly clear: the page and the server read the same ids."""
+    from fovea.guidance.regions import painter_format
+
+    opened(page, client, settings, "classic")
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[..., 0] = 2
+    pixels[..., 3] = np.repeat([0, 1, 64, 127, 128, 254, 255, 255], 2)[:, None]
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="PNG")
+    text = json.dumps({"version": 1, "width": 16, "height": 16, "caption": "",
+                       "regions": [{"id": 1, "color": "#ff0000"}, {"id": 2, "color": "#00ff00"}],
+                       "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()})  # fmt: skip
+    read = np.array(page.evaluate(READ, [text, 16, 16])).reshape(16, 16)
+    assert np.array_equal(read, painter_format.parse(text).index.numpy())
+    assert sorted(set(read[:, 0])) == [0, 2] and (read == 0).sum() == 8 * 16
 
 
 def test_a_pen_presses_and_rubs(painter, device) -> None:
@@ -189,6 +215,57 @@ def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
     page.wait_for_function(f"!!{NODE}")
     page.wait_for_timeout(500)
     assert (painter.map() == 1).sum() > (first == 1).sum()
+
+
+def test_the_painters_undo_is_not_the_graphs(painter) -> None:
+    """Ctrl+Z on the stage takes back a stroke and leaves the graph alone, which still hears the key as it is."""
+    page = painter.page
+    painter.tool("rectangle")
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    first = painter.map()
+    page.wait_for_timeout(700)  # the graph's step of undo
+    painter.drag((0.6, 0.6), (0.9, 0.9))
+    page.wait_for_timeout(700)
+    page.evaluate(f"""() => {{ window.before = {NODE};
+        window.addEventListener('keydown', event => requestAnimationFrame(() => {{ window.heard = event.key; }}), true);
+    }}""")
+    page.locator(".fovea-stage").first.focus()
+    page.keyboard.press("Control+z")
+    painter.settled(first)
+    page.wait_for_timeout(700)
+    assert page.evaluate(f"window.before === {NODE}"), "the graph's undo would make the node anew"
+    assert page.evaluate("window.heard") == "z"
+    page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"{NODE} && window.before !== {NODE}")
+
+
+def test_full_screen_and_back(painter) -> None:
+    """Painted over the whole screen, too; Escape brings the panel back to the node with all of it."""
+    page = painter.page
+    painter.tool("rectangle")
+    for left in (0.1, 0.6):
+        before = share(painter)
+        painter.button("Full screen")
+        page.locator("dialog.fovea-full[open] .fovea-panel").wait_for()
+        page.wait_for_timeout(300)  # the paper finds its place
+        painter.drag((left, 0.1), (left + 0.3, 0.4))
+        page.keyboard.press("Escape")
+        page.locator("dialog.fovea-full").wait_for(state="detached")
+        page.locator(".fovea-painter > .fovea-panel").wait_for()
+        assert share(painter) - before == pytest.approx(0.09, abs=0.01)
+
+
+def test_an_open_polygon_is_forgotten_by_other_changes(painter) -> None:
+    """A region that is added meanwhile is the chosen one and the next shape is its own."""
+    page = painter.page
+    painter.tool("polygon")
+    page.mouse.click(*painter.at(0.2, 0.2))
+    painter.button("Add a region")
+    assert page.locator(".fovea-row").nth(1).get_attribute("data-chosen") == "true"
+    painter.tool("rectangle")
+    painter.drag((0.5, 0.5), (0.9, 0.9))
+    assert len(painter.value()["regions"]) == 2 and share(painter) == 0 and share(painter, 2) > 0.1
 
 
 def test_pictures_come_in_and_go_out(painter, tmp_path: Path) -> None:

@@ -2,100 +2,93 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { backgroundsFor, captureStep, keepFromGraph } from "./painter/host.js";
 import { Panel } from "./painter/panel.js";
-import { t, useLanguage } from "./painter/texts.js";
+import { Store } from "./painter/store.js";
+import { useLanguage } from "./painter/texts.js";
+import { listBackgrounds, resumeWorkspace, workspaceOf } from "./painter/workspace.js";
 
 const WIDGET = "FOVEA_PAINTER"; // no name of the host's own, which would take its place in Nodes 2.0
-const MIN_HEIGHT = 440;
-const SETTLE = 300; // ms without another stroke
+const LEAST_WIDTH = 400, MIN_HEIGHT = 440;
+const OTHER_WIDGETS = 220; // their height
+const SETTLED_AFTER = 300; // ms without another change: strokes in quick succession are one step of the graph's undo
+const SOON = 2000; // ms
 
-const view = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`);
-
-/** The host's name for a node's results: in a subgraph its id alone is not enough. */
-const resultsOf = (node) => app.nodeOutputs?.[node.graph?.isRootGraph === false ? `${node.graph.id}:${node.id}` : node.id];
-
-/** The last pictures that nodes have shown: our own input first, then results. */
-function backgrounds(node) {
-  const found = [], shown = resultsOf(node)?.fovea_background?.[0];
-  const source = node.getInputNode?.(node.inputs?.findIndex((input) => input.name === "image")) ?? null;
-  const url = source?.imgs?.[0]?.src ?? (shown ? view(shown) : null);
-  if (url) found.push({ key: "input", label: source ? t("Input: {}", source.title) : t("Input"), url });
-  for (const other of node.graph?.nodes ?? []) {
-    const image = other !== node && other !== source ? resultsOf(other)?.images?.[0] : null;
-    if (image) found.push({ key: `node ${other.id}`, label: t("Result: {}", other.title), url: view(image) });
-  }
-  return found;
-}
-
-/** One step of the graph's undo, and what "Run (On Change)" waits for. Strokes in quick succession are one. */
-function takeStock() {
-  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
-}
-
-// Nodes that are cloned and thrown away are never told so: panels are only held as long as somebody else does.
-const panels = new Set();
+// Nodes that are cloned and thrown away are never told so: stores are only held as long as somebody else does.
+const stores = new Set();
 api.addEventListener("executed", () => setTimeout(() => { // the host hears of the same event, and keeps what it brings
-  for (const held of panels) {
-    const panel = held.deref();
-    if (panel) panel.listBackgrounds();
-    else panels.delete(held);
+  for (const held of stores) {
+    const store = held.deref();
+    if (store) listBackgrounds(store);
+    else stores.delete(held);
   }
 }));
 
 // The graph's undo makes every node anew: a painter in the place of one just gone goes on with its tool and zoom.
-const gone = new Map(), SOON = 2000; // ms
+const gone = new Map(); // by the ids of nodes
 
-function resume(node, panel) {
+function resume(node, store) {
   const before = gone.get(node.id);
-  if (before && performance.now() - before.when < SOON) panel.manner = before.manner;
+  if (before && performance.now() - before.when < SOON) resumeWorkspace(store, before.workspace);
   gone.delete(node.id);
+}
+
+const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
+
+/** Width and height as the node's widgets have them, within what a drawing may be. */
+function sizeOf(node) {
+  const sides = ["width", "height"].map((name) => Math.round(Number(widgetOf(node, name)?.value)) || 512);
+  return sides.map((side) => Math.min(Math.max(side, 16), 4096));
 }
 
 function painter(node, name) {
   useLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));
-  const of = (widget) => node.widgets?.find((other) => other.name === widget);
-  const size = () => [of("width")?.value, of("height")?.value].map((value) => Math.min(Math.max(Math.round(Number(value)) || 512, 16), 4096));
-  const [width, height] = size();
+  const [width, height] = sizeOf(node);
   let widget = null, waiting = 0;
-  const panel = new Panel({
+  const store = new Store({
     width, height,
-    backgrounds: () => backgrounds(node),
+    backgrounds: () => backgroundsFor(node),
     onChange(settled) {
-      widget?.callback?.(panel.text);
+      widget?.callback?.(store.text);
       clearTimeout(waiting);
-      if (settled) waiting = setTimeout(takeStock, SETTLE);
+      if (settled) waiting = setTimeout(captureStep, SETTLED_AFTER);
     },
   });
-  panels.add(new WeakRef(panel));
+  const panel = new Panel(store, keepFromGraph);
+  stores.add(new WeakRef(store));
   widget = node.addDOMWidget(name, WIDGET, panel.root, {
-    getValue: () => panel.text,
-    setValue: (text) => panel.setText(text, ...size()).then(() => resume(node, panel)),
+    getValue: () => store.text,
+    setValue: (text) => store.setText(text, ...sizeOf(node)).then(() => resume(node, store)),
     getMinHeight: () => MIN_HEIGHT,
     hideOnZoom: false,
     socketless: true,
   });
   widget.serializeValue = async () => {
-    await panel.ready; // a stroke that ended just now
-    return panel.text;
+    await store.ready; // a stroke that ended just now
+    return store.text;
   };
-  for (const other of [of("width"), of("height")]) {
-    if (!other) continue;
-    const previous = other.callback;
-    other.callback = function (...given) {
-      const result = previous?.apply(this, given);
-      panel.resize(...size());
-      return result;
-    };
-  }
+  followSize(node, store);
   const removed = widget.onRemove;
   widget.onRemove = function (...given) {
     clearTimeout(waiting);
-    gone.set(node.id, { manner: panel.manner, when: performance.now() });
+    gone.set(node.id, { workspace: workspaceOf(store), when: performance.now() });
     panel.dispose();
     return removed?.apply(this, given);
   };
-  return { widget, minWidth: 400, minHeight: MIN_HEIGHT + 220 };
+  return { widget, minWidth: LEAST_WIDTH, minHeight: MIN_HEIGHT + OTHER_WIDGETS };
+}
+
+/** Stretch the drawing when somebody changes the node's width or height. */
+function followSize(node, store) {
+  for (const widget of [widgetOf(node, "width"), widgetOf(node, "height")]) {
+    if (!widget) continue;
+    const previous = widget.callback;
+    widget.callback = function (...given) {
+      const result = previous?.apply(this, given);
+      store.resize(...sizeOf(node));
+      return result;
+    };
+  }
 }
 
 app.registerExtension({

@@ -1,6 +1,7 @@
 /** A drawing: rows with colors and phrases, a caption, and an index map. To and from the JSON text that workflows keep.
  *  Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
+import { pixelsOf } from "./pixels.js";
 import { greyPng } from "./png.js";
 import { t } from "./texts.js";
 
@@ -8,7 +9,9 @@ export const VERSION = 1;
 export const MAX_ROWS = 64;
 export const MAX_PROMPT_LENGTH = 1000, MAX_CAPTION_LENGTH = 20_000; // as guidance/regions/painter_format.py has them
 // The pack's palette (guidance/regions/sources.py); rows beyond take its colors again, a little darker.
-const PALETTE = ["#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000"];
+const PALETTE = [
+  "#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000",
+]; // prettier-ignore
 
 export const blank = (width, height) => ({ width, height, caption: "", rows: [], map: new Uint8Array(width * height) });
 
@@ -17,7 +20,7 @@ export function rgb(color) {
   return [(value >> 16) & 255, (value >> 8) & 255, value & 255];
 }
 
-const hex = (parts) => "#" + parts.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("");
+export const hex = (parts) => "#" + parts.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("");
 
 /** A color that no row has yet. */
 export function freshColor(rows) {
@@ -49,9 +52,9 @@ export function composed(rows) {
 /** Where phrases stand in a caption: [{start, end, row}], not overlapping, longer phrases first. */
 export function phrasesIn(caption, rows) {
   const text = caption.toLowerCase(), found = [];
-  const wanted = rows.filter((row) => row.phrase.trim()).sort((a, b) => b.phrase.trim().length - a.phrase.trim().length);
-  for (const row of wanted) {
-    const phrase = row.phrase.trim().toLowerCase();
+  const phrases = rows.map((row) => ({ row, phrase: row.phrase.trim().toLowerCase() })).filter(({ phrase }) => phrase);
+  phrases.sort((a, b) => b.phrase.length - a.phrase.length);
+  for (const { row, phrase } of phrases) {
     for (let start = text.indexOf(phrase); start >= 0; start = text.indexOf(phrase, start + 1)) {
       const end = start + phrase.length;
       const edge = (at) => at < 0 || at >= text.length || !/[\p{L}\p{N}]/u.test(text[at]);
@@ -62,10 +65,6 @@ export function phrasesIn(caption, rows) {
     }
   }
   return found.sort((a, b) => a.start - b.start);
-}
-
-function canvas(width, height) {
-  return Object.assign(document.createElement("canvas"), { width, height });
 }
 
 const packedMaps = new WeakMap(); // a map is never changed after it was packed
@@ -96,36 +95,51 @@ export function toText(drawing) {
   return JSON.stringify({ version: VERSION, width, height, caption, regions: rows, map: packedMaps.get(map) });
 }
 
-const number = (value, low, high, otherwise) => (Number.isFinite(value) ? Math.min(Math.max(value, low), high) : otherwise);
+const limited = (value, low, high) => Math.min(Math.max(value, low), high);
+
+const numberOr = (otherwise, value, low, high) => (Number.isFinite(value) ? limited(value, low, high) : otherwise);
 
 /** A drawing from its text. Whatever is wrong in it is put right; what cannot be read is an Error. */
 export async function fromText(text, width, height) {
   if (!text?.trim()) return blank(width, height);
   const given = JSON.parse(text);
-  if (typeof given !== "object" || given === null || Array.isArray(given)) throw new Error("A drawing is a JSON object.");
-  if ((given.version ?? VERSION) !== VERSION) throw new Error(t("Version {} is not known here: update Fovea.", given.version));
-  const drawing = blank(number(Math.round(given.width), 16, 4096, width), number(Math.round(given.height), 16, 4096, height));
+  const isObject = typeof given === "object" && given !== null && !Array.isArray(given);
+  if (!isObject) throw new Error("A drawing is a JSON object.");
+  const isKnown = (given.version ?? VERSION) === VERSION;
+  if (!isKnown) throw new Error(t("Version {} is not known here: update Fovea.", given.version));
+  const sides = [[width, given.width], [height, given.height]];
+  const drawing = blank(...sides.map(([usual, side]) => numberOr(usual, Math.round(side), 16, 4096)));
   drawing.caption = typeof given.caption === "string" ? given.caption.slice(0, MAX_CAPTION_LENGTH) : "";
-  for (const [at, row] of (Array.isArray(given.regions) ? given.regions.slice(0, MAX_ROWS) : []).entries()) {
-    const fresh = freshRow(drawing.rows);
-    const id = Number.isInteger(row?.id) && row.id > 0 && row.id < 256 ? row.id : at + 1;
-    if (drawing.rows.some((other) => other.id === id)) continue;
-    drawing.rows.push({
-      id,
-      color: /^#[0-9a-f]{6}$/i.test(row?.color) ? row.color.toLowerCase() : fresh.color,
-      phrase: typeof row?.phrase === "string" ? row.phrase.slice(0, MAX_PROMPT_LENGTH) : "",
-      strength: number(row?.strength, 0, 10, 1),
-      hidden: row?.hidden === true,
-    });
-  }
-  if (typeof given.map === "string" && given.map) {
-    const known = new Set(drawing.rows.map((row) => row.id));
-    drawing.map = (await unpacked(given.map, drawing.width, drawing.height)).map((id) => (known.has(id) ? id : 0));
-  }
+  drawing.rows = rowsFrom(given.regions);
+  if (typeof given.map === "string" && given.map) drawing.map = await mapFrom(given.map, drawing);
   return drawing;
 }
 
-/** Ids from a PNG's data URL, without the browser changing colors. */
+/** Rows from what should be a list of them; of several with one id the first. */
+function rowsFrom(regions) {
+  const rows = [], given = Array.isArray(regions) ? regions.slice(0, MAX_ROWS) : [];
+  for (const [at, row] of given.entries()) {
+    const id = Number.isInteger(row?.id) && row.id > 0 && row.id < 256 ? row.id : at + 1;
+    if (rows.some((other) => other.id === id)) continue;
+    rows.push({
+      id,
+      color: /^#[0-9a-f]{6}$/i.test(row?.color) ? row.color.toLowerCase() : freshColor(rows),
+      phrase: typeof row?.phrase === "string" ? row.phrase.slice(0, MAX_PROMPT_LENGTH) : "",
+      strength: numberOr(1, row?.strength, 0, 10),
+      hidden: row?.hidden === true,
+    });
+  }
+  return rows;
+}
+
+/** The map from a PNG's data URL; ids that no row has are nobody's. */
+async function mapFrom(url, { width, height, rows }) {
+  const known = new Set(rows.map((row) => row.id));
+  return (await unpacked(url, width, height)).map((id) => (known.has(id) ? id : 0));
+}
+
+/** Ids from a PNG's data URL, without the browser changing colors. A pixel more clear than not is nobody's, as on the
+ *  server. Of one that is nearly opaque the canvas may round the id: maps that are painted here have no clear pixels. */
 async function unpacked(url, width, height) {
   const match = /^data:image\/png;base64,([A-Za-z0-9+/=]*)$/.exec(url);
   if (!match) throw new Error(t("The map is no PNG data URL."));
@@ -137,72 +151,6 @@ async function unpacked(url, width, height) {
   }
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), options);
-  const context = canvas(width, height).getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const pixels = context.getImageData(0, 0, width, height).data;
-  return Uint8Array.from({ length: width * height }, (_, at) => pixels[4 * at]);
-}
-
-/** What a picture of flat colors tells: each pixel to the nearest row's color, or to nobody when all are far.
- *  Without rows, the picture's own most frequent colors become rows. bitmap: anything drawable. */
-export function fromPicture(drawing, bitmap) {
-  const { width, height } = drawing;
-  const context = canvas(width, height).getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingEnabled = false;
-  context.drawImage(bitmap, 0, 0, width, height);
-  const pixels = context.getImageData(0, 0, width, height).data;
-  const rows = drawing.rows.length ? drawing.rows : rowsOf(pixels);
-  const colors = rows.map((row) => rgb(row.color)), far = (0.3 * 255) ** 2 * 3, nearest = new Map();
-  const map = new Uint8Array(width * height);
-  for (let at = 0; at < map.length; at++) {
-    const [r, g, b, a] = pixels.subarray(4 * at, 4 * at + 4);
-    if (a < 128) continue;
-    const key = (r << 16) | (g << 8) | b;
-    if (!nearest.has(key)) {
-      const distances = colors.map(([x, y, z]) => (x - r) ** 2 + (y - g) ** 2 + (z - b) ** 2);
-      const best = distances.indexOf(Math.min(...distances));
-      nearest.set(key, best >= 0 && distances[best] <= far ? rows[best].id : 0);
-    }
-    map[at] = nearest.get(key);
-  }
-  return { ...drawing, rows, map };
-}
-
-/** Rows for the colors that cover at least half a percent, neither black nor white. */
-function rowsOf(pixels) {
-  const counts = new Map();
-  for (let at = 0; at < pixels.length; at += 4) {
-    if (pixels[at + 3] < 128) continue;
-    const color = hex([pixels[at], pixels[at + 1], pixels[at + 2]]);
-    counts.set(color, (counts.get(color) ?? 0) + 1);
-  }
-  const plain = new Set(["#000000", "#ffffff"]), rows = [];
-  for (const [color, count] of [...counts].sort((a, b) => b[1] - a[1])) {
-    if (plain.has(color) || count < pixels.length / 4 / 200) continue;
-    const row = freshRow(rows);
-    if (!row) break;
-    rows.push({ ...row, color });
-  }
-  return rows;
-}
-
-/** The drawing as a picture in flat colors, for other programs: a promise of a Blob. */
-export function toPicture(drawing) {
-  const { width, height, rows, map } = drawing;
-  const surface = canvas(width, height), context = surface.getContext("2d");
-  const image = context.createImageData(width, height), pixels = new Uint32Array(image.data.buffer);
-  const table = colorTable(rows, 255);
-  for (let at = 0; at < map.length; at++) pixels[at] = table[map[at]];
-  context.putImageData(image, 0, 0);
-  return new Promise((done) => surface.toBlob(done, "image/png"));
-}
-
-/** What to put into a canvas for every id, as 32-bit pixels; nobody's are clear. */
-export function colorTable(rows, opacity) {
-  const table = new Uint32Array(256);
-  for (const row of rows) {
-    const [r, g, b] = rgb(row.color);
-    if (!row.hidden) table[row.id] = ((opacity << 24) | (b << 16) | (g << 8) | r) >>> 0;
-  }
-  return table;
+  const pixels = pixelsOf(bitmap, width, height);
+  return Uint8Array.from({ length: width * height }, (_, at) => (pixels[4 * at + 3] < 128 ? 0 : pixels[4 * at]));
 }

@@ -26,11 +26,12 @@ function chunk(name, data) {
 export async function greyPng({ width, height, map }) {
   const lines = new Uint8Array((width + 1) * height);
   for (let y = 0; y < height; y++) lines.set(map.subarray(y * width, (y + 1) * width), y * (width + 1) + 1);
-  const packed = await new Response(new Blob([lines]).stream().pipeThrough(new CompressionStream("deflate"))).arrayBuffer();
+  const stream = new Blob([lines]).stream().pipeThrough(new CompressionStream("deflate"));
+  const packed = new Uint8Array(await new Response(stream).arrayBuffer());
   const header = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0]); // 8 bits, gray
   new DataView(header.buffer).setUint32(0, width);
   new DataView(header.buffer).setUint32(4, height);
   const signature = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-  const parts = [signature, chunk("IHDR", header), chunk("IDAT", new Uint8Array(packed)), chunk("IEND", new Uint8Array())];
+  const parts = [signature, chunk("IHDR", header), chunk("IDAT", packed), chunk("IEND", new Uint8Array())];
   return new Blob(parts, { type: "image/png" });
 }

@@ -1,59 +1,96 @@
 /** The lines of the regions under the painting. */
 
+import { changeRow, moveRow, removeRow } from "./actions.js";
 import { MAX_PROMPT_LENGTH } from "./drawing.js";
 import { element, iconButton } from "./elements.js";
 import { t } from "./texts.js";
 
-/** A region's line: color, phrase, strength, and what may be done with it. update(row, at) shows another state. */
-export function rowElement(panel, row) {
-  const color = element("input", { type: "color", value: row.color, title: t("Color") });
-  color.addEventListener("change", () => panel.changeRow(row.id, { color: color.value }));
-  const phrase = element("input", { type: "text", className: "fovea-phrase", value: row.phrase, placeholder: t("a phrase"),
-                                    maxLength: MAX_PROMPT_LENGTH, spellcheck: false }); // prettier-ignore
-  phrase.addEventListener("focus", () => {
-    panel.typing = panel.drawing;
-    panel.choose(row.id);
+export function rowList(store) {
+  const list = element("div", { className: "fovea-rows", role: "list", "aria-label": t("Regions") });
+  let lines = new Map(); // by the ids of rows
+
+  /** Rows that stay keep their elements, and with them focus and half-done clicks. */
+  function show() {
+    const { rows } = store.drawing;
+    lines = new Map(rows.map((row) => [row.id, lines.get(row.id) ?? rowLine(store, row.id)]));
+    rows.forEach((row, place) => lines.get(row.id).show(row, place));
+    const before = [...list.children], now = rows.map((row) => lines.get(row.id).element);
+    if (before.length !== now.length || now.some((line, at) => line !== before[at])) list.replaceChildren(...now);
+  }
+
+  store.subscribe((changed) => {
+    if (changed === "drawing" || changed === "choice") show();
   });
-  phrase.addEventListener("input", () => panel.changeRow(row.id, { phrase: phrase.value }, false));
-  phrase.addEventListener("change", () => panel.typed());
-  const strength = element("input", { type: "number", className: "fovea-strength", min: 0, max: 10, step: 0.05, value: row.strength,
-                                      title: t("Strength") }); // prettier-ignore
-  strength.addEventListener("change", () => {
-    const value = Math.min(Math.max(Number(strength.value) || 0, 0), 10);
-    panel.changeRow(row.id, { strength: value });
-  });
-  const hidden = (now) => panel.changeRow(row.id, { hidden: now });
-  const eye = iconButton("shown", t("Leave this region out"), () => hidden(true));
-  const shut = iconButton("hidden", t("Left out: take it in again"), () => hidden(false));
-  const remove = iconButton("clear", "", () => panel.removeRow(row.id));
+  show();
+  return list;
+}
+
+/** A region's line: color, phrase, strength, and what may be done with it. show(row, place) brings it up to date. */
+function rowLine(store, id) {
+  const color = colorField(store, id), phrase = phraseField(store, id), strength = strengthField(store, id);
+  const eye = iconButton("shown", t("Leave this region out"), () => changeRow(store, id, { hidden: true }));
+  const shut = iconButton("hidden", t("Left out: take it in again"), () => changeRow(store, id, { hidden: false }));
+  const up = iconButton("up", t("Move up"), () => moveRow(store, id, -1));
+  const down = iconButton("down", t("Move down"), () => moveRow(store, id, 1));
+  const remove = iconButton("clear", "", () => removeRow(store, id));
   const line = element(
-    "div", { className: "fovea-row", role: "listitem" }, color, phrase, strength, eye, shut,
-    iconButton("up", t("Move up"), () => panel.moveRow(row.id, -1)),
-    iconButton("down", t("Move down"), () => panel.moveRow(row.id, 1)),
-    remove,
+    "div", { className: "fovea-row", role: "listitem" }, color, phrase, strength, eye, shut, up, down, remove,
   ); // prettier-ignore
   line.addEventListener("pointerdown", (event) => {
-    if (event.target === line) panel.choose(row.id);
+    if (event.target === line) store.choose(id);
   });
-  color.addEventListener("click", (event) => {
-    if (panel.chosen === row.id) return; // the second click opens the chooser
-    event.preventDefault();
-    panel.choose(row.id);
-  });
-  line.update = (now, place) => {
-    const chosen = now.id === panel.chosen;
-    Object.assign(line.dataset, { chosen, hidden: now.hidden });
+
+  function show(row, place) {
+    const chosen = id === store.chosen;
+    Object.assign(line.dataset, { chosen, hidden: row.hidden });
     line.setAttribute("aria-current", chosen);
-    if (color.value !== now.color) color.value = now.color;
-    if (phrase.value !== now.phrase) phrase.value = now.phrase;
-    if (document.activeElement !== strength) strength.value = now.strength;
-    eye.hidden = now.hidden;
-    shut.hidden = !now.hidden;
+    if (color.value !== row.color) color.value = row.color;
+    if (phrase.value !== row.phrase) phrase.value = row.phrase;
+    if (document.activeElement !== strength) strength.value = row.strength;
+    eye.hidden = row.hidden;
+    shut.hidden = !row.hidden;
     color.setAttribute("aria-label", t("Color of region {}", place + 1));
     phrase.setAttribute("aria-label", t("Phrase of region {}", place + 1));
     strength.setAttribute("aria-label", t("Strength of region {}", place + 1));
     remove.title = t("Delete region {}", place + 1);
     remove.setAttribute("aria-label", remove.title);
-  };
-  return line;
+  }
+
+  return { element: line, show };
+}
+
+/** The first click chooses the row, the next opens the browser's list of colors. */
+function colorField(store, id) {
+  const field = element("input", { type: "color", title: t("Color") });
+  field.addEventListener("change", () => changeRow(store, id, { color: field.value }));
+  field.addEventListener("click", (event) => {
+    if (store.chosen === id) return;
+    event.preventDefault();
+    store.choose(id);
+  });
+  return field;
+}
+
+function phraseField(store, id) {
+  const field = element("input", {
+    type: "text", className: "fovea-phrase", placeholder: t("a phrase"), maxLength: MAX_PROMPT_LENGTH, spellcheck: false,
+  }); // prettier-ignore
+  field.addEventListener("focus", () => {
+    store.startTyping();
+    store.choose(id);
+  });
+  field.addEventListener("input", () => store.typePhrase(id, field.value));
+  field.addEventListener("change", () => store.endTyping());
+  return field;
+}
+
+function strengthField(store, id) {
+  const field = element("input", {
+    type: "number", className: "fovea-strength", min: 0, max: 10, step: 0.05, title: t("Strength"),
+  }); // prettier-ignore
+  field.addEventListener("change", () => {
+    const strength = Math.min(Math.max(Number(field.value) || 0, 0), 10);
+    changeRow(store, id, { strength });
+  });
+  return field;
 }

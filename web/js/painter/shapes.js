@@ -1,18 +1,7 @@
-/** What tools do to an index map: who owns every pixel. Plain functions on {width, height, map: Uint8Array}, 0 is nobody.
- *  Coordinates are pixels, fractions allowed. Each returns the rectangle that changed, or null. */
+/** What tools do to an index map: who owns every pixel. Plain functions on {width, height, map: Uint8Array}; 0 is
+ *  nobody. Coordinates are pixels, fractions allowed. Each returns the rectangle that changed, or null. */
 
 const clip = (value, low, high) => Math.min(Math.max(value, low), high);
-
-/** A rectangle {x, y, width, height} that holds both. */
-export function union(a, b) {
-  if (!a || !b) return a || b;
-  const x = Math.min(a.x, b.x), y = Math.min(a.y, b.y);
-  return {
-    x, y,
-    width: Math.max(a.x + a.width, b.x + b.width) - x,
-    height: Math.max(a.y + a.height, b.y + b.height) - y,
-  };
-}
 
 function bounds(grid, left, top, right, bottom) {
   const x = clip(Math.floor(left), 0, grid.width), y = clip(Math.floor(top), 0, grid.height);

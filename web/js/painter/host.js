@@ -1,0 +1,49 @@
+/** What the painter needs of the editor: pictures that nodes have shown, and its place in the graph's undo. */
+
+import { app } from "../../../../scripts/app.js";
+import { api } from "../../../../scripts/api.js";
+import { t } from "./texts.js";
+
+const addressOf = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`);
+
+/** The editor's name for a node's results: in a subgraph its id alone is not enough. */
+function resultsOf(node) {
+  const name = node.graph?.isRootGraph === false ? `${node.graph.id}:${node.id}` : node.id;
+  return app.nodeOutputs?.[name];
+}
+
+/** The last pictures that nodes have shown: our own input first, then results. */
+export function backgroundsFor(node) {
+  const found = [], shown = resultsOf(node)?.fovea_background?.[0];
+  const source = node.getInputNode?.(node.inputs?.findIndex((input) => input.name === "image")) ?? null;
+  const url = source?.imgs?.[0]?.src ?? (shown ? addressOf(shown) : null);
+  if (url) found.push({ key: "input", label: source ? t("Input: {}", source.title) : t("Input"), url });
+  for (const other of node.graph?.nodes ?? []) {
+    const image = other !== node && other !== source ? resultsOf(other)?.images?.[0] : null;
+    if (image) found.push({ key: `node ${other.id}`, label: t("Result: {}", other.title), url: addressOf(image) });
+  }
+  return found;
+}
+
+/** The graph's undo. */
+const graphUndo = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+
+/** One step of the graph's undo, and what "Run (On Change)" waits for. */
+export function captureStep() {
+  const tracker = graphUndo();
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+}
+
+const kept = new WeakSet(); // keys that are the painter's own undo
+const told = new WeakSet(); // the undos of graphs that leave them alone
+
+/** Keep a key from the graph's undo. That one listens on the window before anybody else can, so the event cannot be
+ *  stopped on its way; but it waits a frame before it asks what the key means, and there such a key means nothing. */
+export function keepFromGraph(event) {
+  kept.add(event);
+  const tracker = graphUndo();
+  if (!tracker?.undoRedo || told.has(tracker)) return;
+  told.add(tracker);
+  const { undoRedo } = tracker;
+  tracker.undoRedo = async (key) => !kept.has(key) && undoRedo.call(tracker, key);
+}
