@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers and the servers they start share the cores; torch reads this once, while it is being imported.
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
 import pytest
 import torch
 from hypothesis import settings
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+LIVE_SERVER = "live_server"  # the group of tests that share the session's server
+OWN_SERVER = "own_server"  # the group of tests that start servers of their own
+# Groups that take longest, in the order in which they start: a long one that starts last would keep one worker busy
+# while the other has nothing left to do. `make test-fast` leaves them out.
+LONG = (LIVE_SERVER, OWN_SERVER, "attention/test_technique_matrix")
 
 
 def load_package(name: str, folder: Path) -> ModuleType:
@@ -50,6 +61,25 @@ import comfy.cli_args  # noqa: E402
 comfy.cli_args.args.cpu = not torch.cuda.is_available()
 logging.getLogger().setLevel(logging.WARNING)
 load_package("fovea", ROOT)
+
+
+def group_of(item: pytest.Item) -> str:
+    """What stays on one worker: tests on the live server share that, those of one file share its fixtures."""
+    if "live" in getattr(item, "fixturenames", ()):
+        return LIVE_SERVER
+    if item.get_closest_marker("server"):
+        return OWN_SERVER
+    return item.path.relative_to(TESTS).with_suffix("").as_posix()
+
+
+@pytest.hookimpl(tryfirst=True)  # before markers are selected, and before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    start = {group: place for place, group in enumerate(LONG)}
+    items.sort(key=lambda item: start.get(group_of(item), len(LONG)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+        if group_of(item) in LONG:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -152,9 +152,7 @@ def test_the_grammar_is_the_worlds() -> None:
     assert set(words) <= listed
     texture, color, shape, background, style = ("(" + "|".join(names) + ")" for names in words)
     thing = f"a ({texture} )?{color} {shape}"
-    caption = (
-        f"(a picture of )?({thing}(, {thing})* and )?{thing}( on a {background} background)?(, {style} style)?"
-    )
+    caption = f"(a picture of )?({thing}(, {thing})* and )?{thing}( on a {background} background)?(, {style} style)?"
     examples = re.findall(r"^- `(a [^`]+)`", README, re.MULTILINE)
     assert all(re.fullmatch(caption, example) for example in examples)
     for index in range(50):  # and the grammar covers what the world says
