@@ -6,8 +6,6 @@ PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
 RUN := @$(PYTHON3) -m tools.host
 export COMFYUI_PATH COMFYUI_TAG PYTHON PORT
 PYTEST := -m pytest -c tests/pytest.ini --rootdir tests
-# Two workers, by the groups that tests/conftest.py makes, the longest first.
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help host demo test test-fast serve check browser-test thumbnails locales train eval bench soak
 
@@ -21,10 +19,10 @@ demo:  ## queue the demo graphs: output/demo/contact_sheet.png, report.json
 	$(RUN) -m tools.demo
 
 test:  ## run the whole test suite (TESTS="tests/tools/test_comfyui_setup.py -k hash" for a part)
-	$(RUN) $(PYTEST) $(or $(TESTS),$(PARALLEL) tests)
+	$(RUN) $(PYTEST) $(or $(TESTS),-n 2 tests)
 
-test-fast:  ## the part that needs no server, no browser and little time
-	$(RUN) $(PYTEST) $(PARALLEL) -m "not server and not browser and not slow" tests
+test-fast:  ## the quick part of it: no server, no browser, nothing long
+	$(RUN) $(PYTEST) -n 2 -m "not server and not slow" tests
 
 serve:  ## open the graph editor with the pack and the demo model
 	$(RUN) -m tools.serve
