@@ -5,8 +5,9 @@
 PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
 RUN := @$(PYTHON3) -m tools.comfy.host
 export COMFYUI_PATH COMFYUI_TAG PYTHON PORT
+PYTEST := -m pytest -c tests/pytest.ini --rootdir tests
 
-.PHONY: help host demo test serve check browser-test thumbnails locales train eval bench soak
+.PHONY: help host demo test test-fast serve check browser-test thumbnails locales train eval bench soak
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,7 +19,10 @@ demo:  ## queue the demo graphs: output/demo/contact_sheet.png, report.json
 	$(RUN) -m tools.demo
 
 test:  ## run the whole test suite (TESTS="tests/tools/test_comfyui_setup.py -k hash" for a part)
-	$(RUN) -m pytest -c tests/pytest.ini --rootdir tests $(or $(TESTS),tests)
+	$(RUN) $(PYTEST) $(or $(TESTS),-n 2 tests)
+
+test-fast:  ## the quick part of it: no server, no browser, nothing long
+	$(RUN) $(PYTEST) -n 2 -m "not server and not slow" tests
 
 serve:  ## open the graph editor with the pack and the demo model
 	$(RUN) -m tools.serve

@@ -7,16 +7,42 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers and the servers they start share the cores; torch reads this once, while it is being imported.
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import pytest
 import torch
 from hypothesis import settings
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+# Tests on the live server, by how their names begin: they stay on one worker, so that it exists once.
+LIVE_SERVER = (
+    "browser/",
+    "server/",
+    "docs/test_locales.py::test_the_editor_is_given_them",
+    "docs/test_readme.py::test_api_example_runs",
+    "experts/test_nodes.py::test_over_the_api",
+    "regions/test_painter_format.py::test_the_example_script_queues",
+    "tools/test_demo.py",
+    "tools/test_sweep.py::test_on_a_live_server",
+)
+# Tests that start servers of their own: one after the other, for the sake of memory.
+OWN_SERVERS = ("docs/test_readme.py::test_make_", "tools/test_sweep.py::test_a_killed_worker_loses_nothing")
+# What takes longest starts first: else one worker would have to do it when the other has nothing left.
+GROUPS = (
+    LIVE_SERVER,
+    OWN_SERVERS,
+    ("attention/test_technique_matrix.py",),
+)
 
 
 def load_package(name: str, folder: Path) -> ModuleType:
@@ -50,6 +76,39 @@ import comfy.cli_args  # noqa: E402
 comfy.cli_args.args.cpu = not torch.cuda.is_available()
 logging.getLogger().setLevel(logging.WARNING)
 load_package("fovea", ROOT)
+
+
+def group_of(nodeid: str) -> int | str:
+    """What stays on one worker: the place of one of the GROUPS, else the file, whose tests share fixtures."""
+    places = (place for place, names in enumerate(GROUPS) if nodeid.startswith(names))
+    return next(places, nodeid.split("::")[0])
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def start(item: pytest.Item) -> int:
+        group = group_of(item.nodeid)
+        return group if isinstance(group, int) else len(GROUPS)
+
+    items.sort(key=start)
+    for item in items:
+        if "live" in getattr(item, "fixturenames", ()) and start(item) != GROUPS.index(LIVE_SERVER):
+            raise pytest.UsageError(f"{item.nodeid} uses the live server: name it in LIVE_SERVER of tests/conftest.py")
+        if start(item) < len(GROUPS):
+            item.add_marker("slow")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers take one group after the other. `--dist loadgroup` will not do: under pytest 9.2 it loses the groups."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> int | str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False  # keep the order in which tests were collected
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

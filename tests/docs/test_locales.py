@@ -62,7 +62,7 @@ def test_the_painter_has_its_words_in_every_language() -> None:
     known = set(re.findall(r'^  "(.+?)":', texts, re.M))
     code = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.js") if path.name != "texts.js")
     used = set(re.findall(r'\bt\(\s*"(.+?)"', code))
-    assert len(used) > 30 and used <= known, "without a translation"
+    assert used and used <= known, "without a translation"
     assert not [text for text in known if f'"{text}"' not in code], "no longer used"
     labels = re.findall(r'(?:title|placeholder|textContent|"aria-label"|label): "(\w.+?)"', code)
     assert not labels, "written without t()"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from tools.studies import record, report, suite
+from tools.studies import report, suite
 from tools.studies.__main__ import QUALITY, SPEED
 
 
@@ -15,7 +16,6 @@ def test_page_is_written_from_the_data() -> None:
     facts = json.loads((suite.DOCS / "results.json").read_text())
     assert (suite.DOCS / "results.md").read_text() == report.page(facts)
     assert set(facts) >= {name for files in report.reports(suite.RESULTS).values() for name in files}
-    assert facts["shipped"] == record.shipped(), "some number is of other weights: run python -m tools.studies.report"
     for name in facts:  # a clean clone has measured nothing but what it just ran
         assert report.page({name: facts[name]}).startswith(report.HEAD)
 
@@ -25,7 +25,8 @@ def test_steps_name_arguments_that_exist(step: suite.Step) -> None:
     source = (suite.ROOT / step.module.replace(".", "/")).with_suffix(".py").read_text()
     command = step.command(Path("my results"), Path("docs"), quick=True)
     for word in command[3:]:
-        assert "{" not in word and (not word.startswith("--") or f'add_argument("{word}"' in source), word
+        known = re.search(rf'add_argument\(\s*"{word}"', source)
+        assert "{" not in word and (known or not word.startswith("--")), word
 
 
 def test_reports_are_joined_and_what_cannot_be_measured_here_stays(tmp_path: Path) -> None:

