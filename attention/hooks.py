@@ -73,17 +73,18 @@ def current_run() -> Run | None:
 
 
 def degraded_pass(
-    run: Run, conds: Conds, x: Tensor, sigma: Tensor, model_options: Mapping[str, Any], tag: str
+    run: Run, conds: Conds, x: Tensor, sigma: Tensor, model_options: Mapping[str, Any], owner: object, tag: str
 ) -> Tensor:
     """Evaluate the model once more, with these conds, on a spoilt input; returns its x0 prediction, shaped like x.
 
     The conds are copies with uuids of their own, the same in every step of the run, so caches keyed by uuid stay right.
-    They keep their place (positive or negative) in the host's call. transformer_options[DEGRADED] holds `tag`, by which
+    owner: the technique; two of one kind never share a uuid. The conds keep their place (positive or negative) in the
+    host's call. transformer_options[DEGRADED] holds `tag`, by which
     other wrappers can recognize the pass; recorders are off in it, techniques that steer attention stay on.
     """
     index = run.list_index(conds) or 0
     lists: list[list[dict[str, Any]] | None]
-    copies = [{**cond, "uuid": run.alias(tag, cond["uuid"], index)} for cond in conds]
+    copies = [{**cond, "uuid": run.alias(owner, cond["uuid"], index)} for cond in conds]
     run.roles.also(conds, copies)
     options = {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), DEGRADED: tag}}
     evaluate = options.get("sampler_calc_cond_batch_function")
@@ -269,7 +270,9 @@ class _WrappedReplacement:
             )
 
         layout = {"heads_first": False, "mask": None, "scale": None, "wrapped": True, "plain": plain}
-        state: CallState = extra_options[CALL_STATE]
+        state: CallState | None = extra_options.get(CALL_STATE)
+        if state is None:  # another pack calls what is installed here by itself
+            return self.function(q, k, v, extra_options, *rest, **kwargs)
         state.forward.kind = self.kind
         site = _site(state, extra_options, q, k, heads_first=False)
         return _attend(state, site, q, k, v, extra_options["n_heads"], layout, attention)

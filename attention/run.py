@@ -115,7 +115,7 @@ class Run:
     _evaluated: set[RowKey] = field(default_factory=set)
     _records: dict[tuple[BlockId, RowKey], Record] = field(default_factory=dict)
     _previous: dict[tuple[BlockId, RowKey], Record] = field(default_factory=dict)
-    _states: dict[int, Any] = field(default_factory=dict)
+    _states: dict[object, Any] = field(default_factory=dict)
     _aliases: dict[tuple[Any, ...], uuid.UUID] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -126,10 +126,16 @@ class Run:
         self.roles.step(guider)
         self._lists.clear()
         self._evaluated.clear()
-        self._previous.update(self._records)
-        self._records = {}
+        self._keep_last_records()
         attention_wrappers = [wrapper for technique in self.techniques for wrapper in technique.begin(self)]
         self.attention_wrappers = tuple(sorted(attention_wrappers, key=lambda wrapper: wrapper.reads))
+
+    def _keep_last_records(self) -> None:
+        """Keep the last records of every cond and block: context windows move, so older ones would pile up."""
+        fresh = {(block, key.conds, key.position) for block, key in self._records}
+        older = {(block, key): record for (block, key), record in self._previous.items()
+                 if (block, key.conds, key.position) not in fresh}  # fmt: skip
+        self._previous, self._records = {**older, **self._records}, {}
 
     def close(self) -> None:
         """Drop every tensor and every reference of the run."""
@@ -187,11 +193,11 @@ class Run:
         return found
 
     def state(self, owner: object, make: Callable[[], T]) -> T:
-        """The owner's own memory in this run, made on first use."""
+        """The owner's own memory in this run, made on first use. Owners are told apart by identity (`eq=False`)."""
         with self._lock:
-            if id(owner) not in self._states:
-                self._states[id(owner)] = make()
-            return self._states[id(owner)]
+            if owner not in self._states:
+                self._states[owner] = make()
+            return self._states[owner]
 
     def alias(self, *key: Any) -> uuid.UUID:
         """A uuid that stays the same for this key during the run."""

@@ -46,7 +46,7 @@ class FoveaRegionPainter(io.ComfyNode):
                              tooltip="Height of the picture. What is painted is stretched."),
                 io.String.Input(
                     "painting", default="", optional=True, socketless=True, extra_dict={"widgetType": WIDGET},
-                    tooltip="The drawing. Over the API: JSON, as docs/painting.schema.json tells.",
+                    tooltip="The drawing. Over the API: JSON; the help page of this node has its schema.",
                 ),
             ],
             outputs=[

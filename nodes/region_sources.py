@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 RegionsType = io.Custom("FOVEA_REGIONS")
 ALIASES = ["regional prompt", "region", "paint with words", "DenseDiffusion", "attention couple", "area composition"]
 REGIONS_OUT = "The regions so far, for Dense Diffusion, Paint with Words, or one more region."
-MAX_SIDE = 1024  # of masks of boxes: whatever the picture, no token grid is finer
 LEVELS = (8, 16, 32, 64)  # latent pixels are 8 image pixels: the layers of SD1.5 and SDXL have tokens of 8 to 64
 
 
@@ -130,6 +129,7 @@ class FoveaRegionsFromColors(io.ComfyNode):
             listed = sources.parse_colors(colors)
         except ValueError as why:
             raise ValueError(f"Regions from Colors: colors: {why}") from None
+        check_number(regions, len(listed), "Regions from Colors")
         masks = sources.color_masks(image, listed, tolerance)
         added = [sources.region(mask, color.phrase, strength) for mask, color in zip(masks, listed)]
         return io.NodeOutput(extended(regions, added, None, "Regions from Colors"))
@@ -178,7 +178,7 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
         except ValueError as why:
             raise ValueError(f"Regions from Boxes: boxes: {why}") from None
         check_number(regions, len(found), "Regions from Boxes")
-        scale = min(1.0, MAX_SIDE / max(width, height))  # masks are fitted to the picture anyway, edges in part
+        scale = min(1.0, sources.MAX_SIDE / max(width, height))  # masks are fitted to the picture anyway
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         lines = phrases.splitlines()
         added = []

@@ -230,7 +230,7 @@ def _steered(
     if clip is None:
         raise ValueError(f"{node}: clip is empty. Connect the CLIP of a checkpoint that has a text encoder.")
     if control.neutral or not len(regions):
-        plain = caption if caption.strip() else prompt_encoding.compose(regions)
+        plain = caption if caption.strip() else prompt_encoding.compose([region.phrase for region in regions.items])
         return io.NodeOutput(model, prompt_encoding.encode(clip, plain), prompt_encoding.encode(clip, negative), "")
     if family_of(model.get_model_object("diffusion_model")) is None:
         raise ValueError(

@@ -14,13 +14,20 @@ from ..sites import CALL_STATE, BlockId, Forward, Site
 Patched = tuple[Tensor, Tensor, Tensor]
 
 
+def _announce(kind: str, extra_options: dict[str, Any]) -> None:
+    """Tell the call's state what comes next; another pack may pass our patches on without it."""
+    state = extra_options.get(CALL_STATE)
+    if state is not None:
+        state.forward.kind = kind
+
+
 def _announce_self(n: Tensor, context: Tensor, value: Tensor, extra_options: dict[str, Any]) -> Patched:
-    extra_options[CALL_STATE].forward.kind = "self"
+    _announce("self", extra_options)
     return n, context, value
 
 
 def _announce_cross(n: Tensor, context: Tensor, value: Tensor, extra_options: dict[str, Any]) -> Patched:
-    extra_options[CALL_STATE].forward.kind = "cross"
+    _announce("cross", extra_options)
     return n, context, value
 
 

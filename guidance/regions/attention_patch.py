@@ -207,7 +207,7 @@ class RegionAttention:
             columns = queries.shape[-1] if op.against else len(layout.tokens)  # else the background's pulls nothing
             return queries[..., :columns].to(q.device), keys[..., :columns].to(q.device), amount.to(q.device)
 
-        key = (id(layout), call.site.grid, call.site.extent, part, q.shape[0], text, call.site.text_tokens, row.length,
+        key = (layout, call.site.grid, call.site.extent, part, q.shape[0], text, call.site.text_tokens, row.length,
                op, q.device)  # fmt: skip
         queries, keys, amount = _memo(self.kept if part.seen is None else self.step, key, make)
         return queries, keys, amount * strength

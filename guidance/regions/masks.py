@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +45,12 @@ class Regions:
     def canvas(self) -> Tensor:
         """What is whose: [n, regions, height, width] of the largest mask's size, 0..1, at most 1 in sum per pixel.
 
-        Masks of other sizes are fitted; fewer masks than n repeat.
+        Masks of other sizes are fitted; fewer masks than n repeat. Computed once: do not change it.
         """
+        return self._canvas
+
+    @cached_property
+    def _canvas(self) -> Tensor:
         if not self.items:
             return torch.zeros(1, 0, 1, 1)
         height, width = (max(region.mask.shape[axis] for region in self.items) for axis in (-2, -1))

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from .masks import MAX_REGIONS
+from .prompt_encoding import compose
 from .sources import PALETTE
 
 VERSION = 1
@@ -179,7 +180,4 @@ def masks(drawing: Drawing, width: int, height: int) -> Tensor:
 
 def caption_of(drawing: Drawing) -> str:
     """The drawing's caption; where it has none, its phrases in a row."""
-    if drawing.caption.strip():
-        return drawing.caption.strip()
-    *others, last = [row.phrase for row in drawing.shown if row.phrase] or [""]
-    return f"{', '.join(others)} and {last}" if others else last
+    return drawing.caption.strip() or compose([row.phrase for row in drawing.shown])

@@ -44,9 +44,10 @@ def encode(clip: Clip, caption: str) -> Conditioning:
     return clip.encode_from_tokens_scheduled(clip.tokenize(caption))
 
 
-def compose(regions: Regions) -> str:
-    """A caption made of the regions' phrases."""
-    return ", ".join(dict.fromkeys(region.phrase.strip() for region in regions.items if region.phrase.strip()))
+def compose(phrases: Sequence[str]) -> str:
+    """A caption made of regions' phrases, one mention for every region: "a dog, a dog and a cat"."""
+    *others, last = [phrase.strip() for phrase in phrases if phrase.strip()] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def positive(clip: Clip, caption: str, regions: Regions, mode: str, separate: bool) -> Prompt:
@@ -54,7 +55,7 @@ def positive(clip: Clip, caption: str, regions: Regions, mode: str, separate: bo
 
     Raises NotInCaption in caption mode.
     """
-    caption = caption if caption.strip() else compose(regions)
+    caption = caption if caption.strip() else compose([region.phrase for region in regions.items])
     if mode == "concat":
         return Prompt(*_concat(clip, caption, regions.items, regions, [r.phrase for r in regions.items]))
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...attention.tensor_layout import precision
 from .augmented_attention import LowRankScores, score_range
 
 SCORE_UNITS = ("range", "row max", "max", "std", "hard")
@@ -93,10 +94,18 @@ def measure(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor | N
 
 
 def scores_std(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """Standard deviation of all scores of a call, without the matrix: from the moments of q and k."""
-    q, k = q.double() * scale, k.double()
-    count = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    mean = (q.sum(dim=2) * k.sum(dim=2)).sum() / count
-    squares = (q.mT @ q * (k.mT @ k)).sum() / count  # sum_ij (q_i k_j)^2 = <q^t q, k^t k>
-    variance = (squares - mean**2) * count / max(count - 1, 1)
-    return variance.clamp_min(0).sqrt().float()
+    """Standard deviation of all scores of a call, without the matrix: from centered moments of q and k.
+
+    In float32, since some devices have no float64. With dq = q - mean q and dk = k - mean k, a head's scores are
+    dq dk + mean_q dk + dq mean_k + mean_q mean_k, whose first three parts are uncorrelated.
+    """
+    q, k = q.to(precision(q)) * scale, k.to(precision(k))
+    mean_q, mean_k = q.mean(dim=2, keepdim=True), k.mean(dim=2, keepdim=True)
+    dq, dk = q - mean_q, k - mean_k
+    means = (mean_q * mean_k).sum(dim=(-2, -1))
+    pairs = (dq.mT @ dq / q.shape[2] * (dk.mT @ dk / k.shape[2])).sum(dim=(-2, -1))  # the mean of (dq_i dk_j)^2
+    rows = (dq @ mean_k.mT).square().mean(dim=(-2, -1))
+    columns = (mean_q @ dk.mT).square().mean(dim=(-2, -1))
+    variance = (pairs + rows + columns).mean() + means.var(correction=0)
+    count = means.numel() * q.shape[2] * k.shape[2]
+    return (variance * count / max(count - 1, 1)).clamp_min(0).sqrt().float()

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .masks import Region, Regions, token_shares
 
 # Told apart by eye and by color-blind eyes; regions beyond take them again.
 PALETTE = ("#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000")
+MAX_SIDE = 1024  # pixels of a mask: whatever the picture, no token grid is finer
 _LINE = re.compile(r"^\s*#?([0-9a-fA-F]{6})\s*[:=]\s*(.*?)\s*$")
 
 
@@ -141,8 +143,23 @@ def colored(shares: Tensor, colors: Tensor | None = None) -> Tensor:
     return shares @ colors + (1 - shares.sum(dim=-1, keepdim=True)).clamp(0, 1) * 0.85
 
 
+def _reduced(mask: Tensor) -> Tensor:
+    """A copy of a mask [height, width] as float32, without NaN; a larger one reduced to means of what falls together."""
+    mask = torch.nan_to_num(mask.float(), nan=0.0, posinf=1.0, neginf=0.0)
+    height, width = mask.shape
+    scale = MAX_SIDE / max(height, width)
+    if scale >= 1:
+        return mask.clone()
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return F.interpolate(mask[None, None], size=size, mode="area")[0, 0]
+
+
 def region(mask: Tensor, phrase: str, strength: float = 1.0, negative: str = "", conditioning: Any = None) -> Region:
-    """A region of its own copy of a mask [height, width] or [n, height, width]."""
-    mask = mask.detach().float().cpu().reshape(-1, *mask.shape[-2:]).clone()
+    """A region of its own copy of a mask [height, width] or [n, height, width], at most MAX_SIDE pixels wide and high.
+
+    Frame by frame, so that a film's masks never exist twice at their full size.
+    """
+    frames = mask.detach().reshape(-1, *mask.shape[-2:])
+    mask = torch.stack([_reduced(frame.cpu()) for frame in frames])
     given = None if conditioning is None else tuple(conditioning)
     return Region(mask, phrase.strip(), strength, negative.strip(), given)

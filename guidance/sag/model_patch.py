@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NODE = "Self-Attention Guidance (Fovea)"
+MARKER = "fovea_sag"  # of the evaluation of the blurred latent, for other packs to recognize
 CORE_KERNEL_SIZE = 9  # kernel size of the host's own node and of the reference implementations for Stable Diffusion
 BRANCHES = ("auto", "uncond", "cond")
 
@@ -135,7 +136,7 @@ class SelfAttentionGuidance:
         blurred = gaussian_blur(x0, self.blur_sigma, self.kernel_size)
         degraded = formulas.degrade(x0, blurred, mask)
         noisy = formulas.renoise(x, x0, degraded, sigma, run.model.model_sampling.noise_scaling)
-        predicted = hooks.degraded_pass(run, conds, noisy, sigma, args["model_options"], f"fovea_sag_{id(self)}")
+        predicted = hooks.degraded_pass(run, conds, noisy, sigma, args["model_options"], self, MARKER)
         term, broken = formulas.drop_nonfinite_samples(formulas.guidance_term(degraded, predicted))
         if broken:
             where = "the blurred latent" if torch.isfinite(x0).all() else "the latent itself"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import uuid
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,10 @@ from reference import sag as reference
 
 from fovea.attention import block_names as naming
 from fovea.attention import hooks
-from fovea.attention.conds import Row
+from fovea.attention.conds import Row, RowKey, Window
 from fovea.attention.families import registry
 from fovea.attention.recorders import SaliencyRecorder
-from fovea.attention.run import AttentionCall, Run
+from fovea.attention.run import AttentionCall, Record, Run
 from fovea.attention.sites import BlockId
 from fovea.attention.tensor_layout import split_heads
 
@@ -324,7 +325,7 @@ class TestRun:
             run = hooks.run_of(args["model_options"])
             options = args["model_options"]
             for name in ("cond", "uncond"):
-                again = hooks.degraded_pass(run, args[name], args["input"], args["sigma"], options, "test")
+                again = hooks.degraded_pass(run, args[name], args["input"], args["sigma"], options, run, "test")
                 torch.testing.assert_close(again, args[f"{name}_denoised"], rtol=1e-4, atol=1e-4)
             seen.append((args["cond"][0]["uuid"], args["uncond"][0]["uuid"]))
             return args["denoised"]
@@ -380,3 +381,24 @@ class TestFamilies:
     def test_unknown_networks_have_no_family(self) -> None:
         assert registry.family_of(tiny.pixart().model.diffusion_model) is None
         assert registry.family_of(torch.nn.Linear(1, 1)) is None
+
+
+def test_a_patch_of_ours_that_is_called_without_our_key_does_nothing() -> None:
+    from fovea.attention.families import unet
+
+    tensors = (torch.zeros(1), torch.ones(1), torch.ones(1))
+    assert unet._announce_self(*tensors, {}) == tensors and unet._announce_cross(*tensors, {}) == tensors
+
+
+def test_records_of_moving_windows_do_not_pile_up() -> None:
+    """Of every cond and block the last step's are kept, which stand in where a cache skips the network."""
+    run, conds = Run(()), (uuid.uuid4(),)
+    for step in range(5):
+        run.open(None, 1.0)
+        for at in range(3):
+            key = RowKey(conds, 0, Window((step + at,), 2, False))
+            run.keep(MIDDLE, key, Record(torch.zeros(1), (1, 1), (1, 1), (1, 1)))
+    run.open(None, 1.0)
+    assert len(run._previous) == 3
+    run.open(None, 1.0)
+    assert len(run._previous) == 3, "a step without records forgets none"

@@ -18,7 +18,7 @@ from fovea.attention.recorders import SaliencyRecorder
 from fovea.attention.sites import BlockId
 from fovea.guidance.regions import prompt_encoding
 from fovea.guidance.regions.attention_patch import MARK
-from fovea.guidance.regions.masks import Regions
+from fovea.guidance.regions.masks import Region, Regions
 from fovea.guidance.regions.model_patch import RegionControl, noise_to_signal
 from fovea.guidance.regions.score_bias import RegionBias
 from fovea.guidance.schedule import left_of_schedule
@@ -428,3 +428,13 @@ class TestNodes:
         got = tiny.sample(shapesworld["model"], tiny.noise(32, 32), 4.0, 2, conditioning, prompt_encoding.encode(
             shapesworld["clip"], ""))  # fmt: skip
         assert torch.isfinite(got).all()
+
+
+def test_two_regions_with_one_prompt_and_no_caption(shapesworld: dict) -> None:
+    """The caption that the node writes mentions both: each has tokens of its own, and there is nothing to warn of."""
+    left, right = boxes()
+    twins = Regions((Region(left, "a red star"), Region(right, "a red star")))
+    prompt = prompt_encoding.positive(shapesworld["clip"], "", twins, "auto", False)
+    first, second = prompt.conditioning[0][1][MARK].tokens
+    assert first and second and not {*first} & {*second} and not prompt.warnings
+    assert prompt_encoding.compose(["a dog", " ", "a dog", "a cat"]) == "a dog, a dog and a cat"

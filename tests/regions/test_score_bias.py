@@ -264,3 +264,12 @@ def test_frames_get_their_own_masks() -> None:
     assert of_batch(shares, 1, 2)[0, ::6, 0].tolist() == [0, 2]
     assert of_batch(shares, 1, 8)[0, ::6, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert of_batch(shares, 6, None)[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1]
+
+
+def test_standard_deviation_needs_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some devices have none. Exact also where the mean is far from zero."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, 3, 50, 8, generator=generator) + 5 for _ in range(2))
+    scores = q.double() @ k.double().mT * 0.3
+    monkeypatch.setattr(Tensor, "double", lambda *_: pytest.fail("float64"))
+    torch.testing.assert_close(score_bias.scores_std(q, k, 0.3), scores.std().float(), rtol=1e-5, atol=0)

@@ -157,3 +157,31 @@ class TestPreview:
         assert torch.allclose(picture[0, 7], torch.full((3,), 0.85))
         tile = sources.grid_picture(region(left), (2, 2), (8, 8))
         assert torch.allclose(tile, picture)
+
+
+class TestLargeMasks:
+    """No token grid is finer than 1024 pixels: a film's masks at full size would fill the memory for nothing."""
+
+    def test_a_large_mask_is_reduced_to_means(self) -> None:
+        mask = torch.zeros(2, 1536, 3072)
+        mask[0, :, :1536], mask[1, 0] = 1, 1
+        made = region(mask).items[0].mask
+        assert made.shape == (2, 512, 1024)
+        assert torch.equal(made[0], torch.cat([torch.ones(512, 512), torch.zeros(512, 512)], dim=1))
+        assert torch.allclose(made[1, 0], torch.full((1024,), 1 / 3)) and made[1, 1:].max() == 0
+
+    def test_smaller_ones_are_kept_and_copied(self) -> None:
+        mask = torch.rand(1, 1024, 8)
+        made = region(mask).items[0].mask
+        assert torch.equal(made, mask) and made.data_ptr() != mask.data_ptr()
+
+    def test_the_canvas_is_made_once(self) -> None:
+        regions = region(torch.ones(1, 8, 8))
+        assert regions.canvas() is regions.canvas()
+
+
+def test_too_many_colors_are_refused_before_masks_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "color_masks", lambda *_: pytest.fail("masks that nobody can use"))
+    colors = "\n".join(f"#0000{n:02x}: a star" for n in range(65))
+    with pytest.raises(ValueError, match="Regions from Colors"):
+        FoveaRegionsFromColors.execute(torch.zeros(1, 8, 8, 3), colors, 0.1, 1.0)

@@ -290,3 +290,13 @@ class TestBadInput:
         with caplog.at_level(logging.WARNING):
             result = tiny.sample(guided(broken), x)
         assert torch.isnan(result).all() and len(caplog.records) == 1 and "latent itself" in caplog.text
+
+
+def test_the_degraded_pass_is_named_after_the_technique() -> None:
+    """The same in every process: other packs recognize the pass by it."""
+    model = tiny.unet("sd15")
+    with tiny.watching(model) as calls:
+        tiny.sample(guided(guided(model), scale=0.3), tiny.noise(16, 16), steps=1)
+    named = [call for call in calls if hooks.DEGRADED in call["options"]]
+    assert {call["options"][hooks.DEGRADED] for call in named} == {"fovea_sag"}
+    assert len({tuple(call["uuids"]) for call in named}) == len(named) == 2, "two nodes never share a uuid"
