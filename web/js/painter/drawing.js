@@ -2,7 +2,7 @@
  *  Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
 import { pixelsOf } from "./pixels.js";
-import { greyPng } from "./png.js";
+import { grayPng } from "./png.js";
 import { t } from "./texts.js";
 
 export const VERSION = 1;
@@ -69,11 +69,11 @@ export function phrasesIn(caption, rows) {
 
 const packedMaps = new WeakMap(); // a map is never changed after it was packed
 
-/** The index map as a PNG's data URL, grey values are ids: a promise. Nothing painted is an empty text. */
+/** The index map as a PNG's data URL, gray values are ids: a promise. Nothing painted is an empty text. */
 export async function pack(drawing) {
   const { map } = drawing;
   if (packedMaps.has(map)) return;
-  const url = map.some((id) => id) ? await dataUrl(await greyPng(drawing)) : "";
+  const url = map.some((id) => id) ? await dataUrl(await grayPng(drawing)) : "";
   packedMaps.set(map, url);
 }
 

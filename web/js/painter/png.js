@@ -1,4 +1,4 @@
-/** A grey 8-bit PNG with the browser's own deflate. A canvas would write four bytes a pixel: thrice the text. */
+/** A gray 8-bit PNG with the browser's own deflate. A canvas would write four bytes a pixel: thrice the text. */
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, start) => {
   let value = start;
@@ -23,12 +23,12 @@ function chunk(name, data) {
 }
 
 /** {width, height, map: Uint8Array} as a Blob. Lines are unfiltered: that packs flat areas best. */
-export async function greyPng({ width, height, map }) {
+export async function grayPng({ width, height, map }) {
   const lines = new Uint8Array((width + 1) * height);
   for (let y = 0; y < height; y++) lines.set(map.subarray(y * width, (y + 1) * width), y * (width + 1) + 1);
   const stream = new Blob([lines]).stream().pipeThrough(new CompressionStream("deflate"));
   const packed = new Uint8Array(await new Response(stream).arrayBuffer());
-  const header = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0]); // 8 bits, grey
+  const header = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0]); // 8 bits, gray
   new DataView(header.buffer).setUint32(0, width);
   new DataView(header.buffer).setUint32(4, height);
   const signature = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
