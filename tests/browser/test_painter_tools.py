@@ -168,6 +168,32 @@ def test_shapes_by_mouse_and_keys(painter) -> None:
     assert share(painter) == 0 and page.evaluate(f"!!{NODE}"), "Delete clears the region, never the node"
 
 
+def test_keys_zoom_and_the_space_bar_pans(painter) -> None:
+    page = painter.page
+    paper, stage = page.locator(".fovea-paper").first, page.locator(".fovea-stage").first
+    stage.focus()
+    whole = paper.bounding_box()
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    near = paper.bounding_box()
+    assert near["width"] == pytest.approx(1.25**2 * whole["width"], rel=0.01)
+    box = stage.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.keyboard.down(" ")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 20, steps=5)
+    page.mouse.up()
+    page.keyboard.up(" ")
+    moved = paper.bounding_box()
+    assert moved["x"] - near["x"] == pytest.approx(30, abs=1) and moved["y"] - near["y"] == pytest.approx(20, abs=1)
+    assert share(painter) == 0, "moving the paper paints nothing"
+    page.keyboard.press("0")
+    assert paper.bounding_box() == pytest.approx(whole, abs=0.5)
+    painter.drag((0.4, 0.4), (0.6, 0.6))
+    assert share(painter) > 0
+
+
 def test_typing_is_undone_field_by_field(painter) -> None:
     page, phrase = painter.page, painter.phrases().nth(0)
     phrase.fill("a red")

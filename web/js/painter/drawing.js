@@ -2,7 +2,7 @@
  *  Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
 import { pixelsOf } from "./pixels.js";
-import { greyPng } from "./png.js";
+import { grayPng } from "./png.js";
 import { t } from "./texts.js";
 
 export const VERSION = 1;
@@ -73,7 +73,7 @@ const packedMaps = new WeakMap(); // a map is never changed after it was packed
 export async function pack(drawing) {
   const { map } = drawing;
   if (packedMaps.has(map)) return;
-  const url = map.some((id) => id) ? await dataUrl(await greyPng(drawing)) : "";
+  const url = map.some((id) => id) ? await dataUrl(await grayPng(drawing)) : "";
   packedMaps.set(map, url);
 }
 
@@ -138,8 +138,8 @@ async function mapFrom(url, { width, height, rows }) {
   return (await unpacked(url, width, height)).map((id) => (known.has(id) ? id : 0));
 }
 
-/** Ids from a PNG's data URL, without the browser changing colors. A pixel more clear than not is nobody's, as on the
- *  server. Of one that is nearly opaque the canvas may round the id: maps that are painted here have no clear pixels. */
+/** Ids from a PNG's data URL, without the browser changing colors. A pixel that is less than half opaque is nobody's,
+ *  as on the server. Of one between half and fully opaque the canvas may round the id; maps from here have none. */
 async function unpacked(url, width, height) {
   const match = /^data:image\/png;base64,([A-Za-z0-9+/=]*)$/.exec(url);
   if (!match) throw new Error(t("The map is no PNG data URL."));

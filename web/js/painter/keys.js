@@ -2,7 +2,7 @@
 
 import { chooseRowAt, clearRegion, closePolygon, moveRegion } from "./actions.js";
 import { TOOLS } from "./tools.js";
-import { seeAll, setFull, setRadius, useTool, zoomBy } from "./workspace.js";
+import { holdSpace, seeAll, setFull, setRadius, useTool, zoomBy } from "./workspace.js";
 
 const TEXT_FIELDS = "input:not([type=range]):not([type=color]), textarea, select";
 const ARROWS = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] };
@@ -21,7 +21,7 @@ export function press(store, event, keepFromGraph) {
 }
 
 export function release(store, event) {
-  if (event.key === " ") store.spaceHeld = false;
+  if (event.key === " ") holdSpace(store, false);
 }
 
 function undoOf(store, event) {
@@ -37,7 +37,7 @@ function actionOf(store, event) {
   if (key === "]") return () => setRadius(store, store.radius * 1.25 + 1);
   if (/^[1-9]$/.test(key) && store.drawing.rows[key - 1]) return () => chooseRowAt(store, key - 1);
   if (key === "delete" || key === "backspace") return () => clearRegion(store); // and never the node
-  if (key === " " && event.target.matches(".fovea-stage")) return () => (store.spaceHeld = true);
+  if (key === " " && event.target.matches(".fovea-stage")) return () => holdSpace(store, true);
   if (key === "0") return () => seeAll(store);
   if (key === "+" || key === "=") return () => zoomBy(store, 1.25);
   if (key === "-") return () => zoomBy(store, 0.8);

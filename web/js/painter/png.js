@@ -23,7 +23,7 @@ function chunk(name, data) {
 }
 
 /** {width, height, map: Uint8Array} as a Blob. Lines are unfiltered: that packs flat areas best. */
-export async function greyPng({ width, height, map }) {
+export async function grayPng({ width, height, map }) {
   const lines = new Uint8Array((width + 1) * height);
   for (let y = 0; y < height; y++) lines.set(map.subarray(y * width, (y + 1) * width), y * (width + 1) + 1);
   const stream = new Blob([lines]).stream().pipeThrough(new CompressionStream("deflate"));

@@ -5,7 +5,7 @@
  *  "drawing": any of it. "words": a phrase or the caption, while somebody types. "pixels": some of the map, with the
  *  rectangle that they are in, while somebody paints. "gesture": it has ended, or the open polygon is another.
  *  "choice": another row is chosen. "steps": something else can be undone. The others are fields: "tool", "radius",
- *  "view", "backdrop", "full", "note". */
+ *  "view", "backdrop", "full", "spaceHeld", "note". */
 
 import { blank, fromText } from "./drawing.js";
 import * as edits from "./edits.js";
@@ -28,7 +28,7 @@ export class Store {
     this.note = { text: "", wrong: false };
     this.corners = []; // of a polygon that is not closed yet
     this.before = null; // the drawing before the gesture under way
-    this.spaceHeld = false; // then the pointer moves the paper
+    this.spaceHeld = false;
     this.history = new History();
     this.typedFrom = null; // the drawing when a text field got the focus
     this.stretchedFrom = null; // the drawing before its size changed, so that several changes lose nothing

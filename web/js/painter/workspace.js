@@ -26,6 +26,11 @@ export function seeAll(store) {
   store.set({ view: WHOLE }, "view");
 }
 
+/** While the space bar is held, the pointer moves the paper. */
+export function holdSpace(store, spaceHeld) {
+  store.set({ spaceHeld }, "spaceHeld");
+}
+
 export function setFull(store, full) {
   store.set({ full }, "full");
 }
