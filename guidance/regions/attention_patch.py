@@ -18,7 +18,7 @@ from .masks import Part, of_batch, part_of, token_shares
 from .score_bias import RegionBias
 
 MARK = "fovea_regions"  # key of a cond dict that holds the Layout of its prompt
-HIDDEN = -1e4  # added to scores of tokens that shall not be seen; exp of it is 0 in every precision
+HIDDEN = -1e4  # added to scores of tokens not to be seen, where keys cannot be cut; exp of it is 0 everywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class RegionAttention:
         return bool(self.text or self.image) or layout.appended < layout.length
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
-        """The call with the marked prompts' rows steered; shaped like `attention` gives it. See Tap."""
+        """The call with the marked prompts' rows steered; shaped like `attention` gives it. See AttentionWrapper."""
         steered = [row for row in call.rows if self._pulls(call, row)]
         if not steered:
             return attention(call.q, call.k, call.v)
@@ -128,9 +128,31 @@ class RegionAttention:
             if row is None:
                 break
             q, k, v = (t[row.start : row.stop] for t in (call.q, call.k, call.v))
-            parts.append(self._modulated(call, q, k, v, [(row, slice(None))], attention, whole=False))
+            if self._only_hides(call, row):
+                visible = self._visible_keys(call, row)
+                parts.append(attention(q, *(t.index_select(2 if call.heads_first else 1, visible) for t in (k, v))))
+            else:
+                parts.append(self._modulated(call, q, k, v, [(row, slice(None))], attention, whole=False))
             done = row.stop
         return torch.cat(parts)
+
+    def _only_hides(self, call: AttentionCall, row: Row) -> bool:
+        """Whether nothing is steered but appended tokens have to be left out, which needs no longer vectors."""
+        words, places = self._strengths(call, row)
+        return not words and (call.site.kind == "cross" or not places) and call.mask is None
+
+    def _visible_keys(self, call: AttentionCall, row: Row) -> Tensor:
+        """Which keys of a row are not appended ones."""
+        layout, site, keys = layout_of(row), call.site, call.k.shape[2 if call.heads_first else 1]
+        assert layout is not None
+
+        def make() -> tuple[Tensor]:
+            hidden = torch.zeros(keys, dtype=torch.bool)
+            hidden[: site.text_tokens] = layout.hidden(site.text_tokens, row.length)[:, 0] > 0
+            return ((~hidden).nonzero()[:, 0].to(call.k.device),)
+
+        (visible,) = _memo(self.kept, (layout, "visible", keys, site.text_tokens, row.length, call.k.device), make)
+        return visible
 
     def _whole(self, call: AttentionCall, steered: list[Row], attention: Attention) -> Tensor:
         """All rows and heads in one call, for functions of others that count on it."""

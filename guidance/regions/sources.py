@@ -144,7 +144,7 @@ def colored(shares: Tensor, colors: Tensor | None = None) -> Tensor:
 
 
 def _reduced(mask: Tensor) -> Tensor:
-    """A copy of a mask [height, width] as float32, without NaN; a larger one reduced to means of what falls together."""
+    """A copy of a mask [height, width] as float32, without NaN; a larger one reduced to means of its parts."""
     mask = torch.nan_to_num(mask.float(), nan=0.0, posinf=1.0, neginf=0.0)
     height, width = mask.shape
     scale = MAX_SIDE / max(height, width)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fovea.attention import hooks
 from fovea.attention.recorders import SaliencyRecorder
 from fovea.attention.sites import BlockId
-from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions import augmented_attention, prompt_encoding
 from fovea.guidance.regions.attention_patch import MARK
 from fovea.guidance.regions.masks import Region, Regions
 from fovea.guidance.regions.model_patch import RegionControl, noise_to_signal
@@ -438,3 +438,26 @@ def test_two_regions_with_one_prompt_and_no_caption(shapesworld: dict) -> None:
     first, second = prompt.conditioning[0][1][MARK].tokens
     assert first and second and not {*first} & {*second} and not prompt.warnings
     assert prompt_encoding.compose(["a dog", " ", "a dog", "a cat"]) == "a dog, a dog and a cat"
+
+
+@pytest.mark.parametrize("another", [False, True], ids=["alone", "beside another node's attention"])
+def test_appended_tokens_are_left_out_where_nothing_is_steered(
+    model: Any, another: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of the window: as the prompt without them. Their keys are cut off, so that heads keep the model's width,
+    which is cheaper and which quantizing kernels need; beside another node's attention, which may count on the whole
+    batch, a column hides them."""
+    long = tiny.prompt(1, tokens=97)
+    short = [[long[0][0][:, :77], long[0][1]]]
+    prompt = marked(long, two_regions(), ((77, 78, 79), (80, 81)), appended=77)
+    patched, widened = steered(model, LATER), []
+    augment = augmented_attention.augment
+    monkeypatch.setattr(augmented_attention, "augment", lambda *given: widened.append(1) or augment(*given))
+    if another:
+        options = patched.model_options["transformer_options"]
+        options["optimized_attention_override"] = lambda func, *given, **more: func(*given, **more)
+    got = tiny.sample(patched, tiny.noise(), 1.0, 2, prompt)
+    assert bool(widened) == another
+    assert_alike(got, tiny.sample(model, tiny.noise(), 1.0, 2, short), 1e-4)
+    seen = tiny.sample(model, tiny.noise(), 1.0, 2, long)
+    assert (got - seen).abs().max() > 0.01 * seen.abs().max(), "twin: they would be seen"
