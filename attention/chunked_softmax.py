@@ -10,10 +10,68 @@ from torch import Tensor
 
 from .tensor_layout import precision
 
-CHUNK_BYTES = 3 * 2**20  # largest size of the one buffer of attention scores that is alive at a time
+MIN_BYTES = 2**18  # smaller pieces cost time and save nothing worth having
+MAX_CPU_BYTES = 3 * 2**20  # with it, a call needs little more memory than plain attention
+MAX_GPU_BYTES = 2**28  # a GPU waits for kernels to be launched where pieces are small
 
 
-MIN_BYTES = 2**18  # smaller ones cost time and save nothing worth having
+class Chunk(NamedTuple):
+    """A piece of all attention scores: some heads and some query rows of one sample, with all keys."""
+
+    sample: int
+    heads: slice
+    rows: slice
+
+
+def chunk_bytes_for(device_type: str, map_bytes: int, free_bytes: int) -> int:
+    """How large a piece of scores may be. map_bytes: of one sample's whole map. free_bytes: of the device's memory.
+
+    On a CPU one percent of the map, within bounds; elsewhere a quarter of what is free, at most MAX_GPU_BYTES: 8 pieces
+    for a layer of Flux at 1024 pixels, 24 for one of Qwen-Image at 1328.
+    """
+    if device_type == "cpu":
+        return min(max(map_bytes // 100, MIN_BYTES), MAX_CPU_BYTES)
+    return max(min(free_bytes // 4, MAX_GPU_BYTES), MIN_BYTES)
+
+
+def plan_chunks(batch: int, heads: int, queries: int, row_bytes: int, chunk_bytes: int) -> list[Chunk]:
+    """All pieces, in order; each of at most `chunk_bytes`, but at least one row of scores (`row_bytes`)."""
+    together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
+    rows = max(1, min(queries, chunk_bytes // row_bytes))
+    return [
+        Chunk(sample, slice(head, min(head + together, heads)), slice(start, min(start + rows, queries)))
+        for sample in range(batch)
+        for head in range(0, heads, together)
+        for start in range(0, queries, rows)
+    ]
+
+
+def score_chunks(
+    q: Tensor, k: Tensor, scale: float, bias: Tensor | None = None, chunk_bytes: int | None = None
+) -> Iterator[tuple[Chunk, Tensor]]:
+    """q k^T * scale + bias piece by piece: where it belongs, and the scores [heads, rows, keys], the caller's own.
+
+    q: [batch, heads, queries, dim]; k: [batch, heads, keys, dim]; bias: [batch or 1, heads or 1, queries or 1, keys].
+    In float32 (float64 for float64 input). chunk_bytes: the largest piece, by default what suits the device.
+    """
+    batch, heads, queries, _ = q.shape
+    dtype = precision(q)
+    row_bytes = k.shape[2] * torch.finfo(dtype).bits // 8
+    if chunk_bytes is None:
+        chunk_bytes = chunk_bytes_for(q.device.type, heads * queries * row_bytes, _free_bytes(q.device))
+    if bias is not None:
+        bias = bias.expand(batch, heads, queries, k.shape[2])
+    for chunk in plan_chunks(batch, heads, queries, row_bytes, chunk_bytes):
+        keys = k[chunk.sample, chunk.heads].to(dtype).transpose(1, 2)
+        scores = torch.bmm(q[chunk].to(dtype) * scale, keys)
+        if bias is not None:
+            scores += bias[chunk]
+        yield chunk, scores
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU; of other devices, whose drivers do not tell, a guess that is safe."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2**30
 
 
 @torch.no_grad()
@@ -69,31 +127,11 @@ class _Part(NamedTuple):
 def _softmax(
     q: Tensor, k: Tensor, scale: float | None, bias: Tensor | None, chunk_bytes: int | None
 ) -> Iterator[_Part]:
-    """The whole attention map piece by piece: a few heads or query rows at a time.
-
-    So memory is bounded by `chunk_bytes` (never less than one row of scores), whatever the number of tokens. None: one
-    percent of a sample's map, within bounds.
-    """
-    batch, heads, queries, dim = q.shape
-    keys, dtype = k.shape[2], precision(q)
-    scale = dim**-0.5 if scale is None else scale
-    row_bytes = keys * torch.finfo(dtype).bits // 8
-    if chunk_bytes is None:
-        chunk_bytes = min(max(heads * queries * row_bytes // 100, MIN_BYTES), CHUNK_BYTES)
-    rows = max(1, min(queries, chunk_bytes // row_bytes))
-    together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
-    if k.shape[1] != heads:
-        k = k.repeat_interleave(heads // k.shape[1], dim=1)
-    if bias is not None:
-        bias = bias.expand(batch, heads, queries, keys)
-    for b in range(batch):
-        for head in range(0, heads, together):
-            k_part = k[b, head : head + together].to(dtype).transpose(1, 2)
-            for start in range(0, queries, rows):
-                chosen = slice(start, start + rows)
-                scores = torch.bmm(q[b, head : head + together, chosen].to(dtype) * scale, k_part)
-                if bias is not None:
-                    scores += bias[b, head : head + together, chosen]
-                scores -= scores.amax(dim=-1, keepdim=True)
-                scores.exp_()
-                yield _Part(b, chosen, scores, scores.sum(dim=-1, keepdim=True).reciprocal_())
+    """The whole attention map piece by piece. k may have fewer heads (grouped queries)."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if k.shape[1] != q.shape[1]:
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    for chunk, scores in score_chunks(q, k, scale, bias, chunk_bytes):
+        scores -= scores.amax(dim=-1, keepdim=True)
+        scores.exp_()
+        yield _Part(chunk.sample, chunk.rows, scores, scores.sum(dim=-1, keepdim=True).reciprocal_())

@@ -265,14 +265,14 @@ def _hiding(layout: Layout, q: Tensor, k: Tensor, text_tokens: int, own: int) ->
 
 def _placed(pull: LowRankScores, queries: int, image: slice, keys: int, columns: slice) -> LowRankScores:
     """A pull on a part of the queries and keys as one on all of them."""
-    if pull.keep.shape[-1] == queries and pull.keys.shape[1] == keys:
+    if pull.scale.shape[-1] == queries and pull.key_factor.shape[1] == keys:
         return pull
-    keep = pull.keep.new_ones(*pull.keep.shape[:2], queries)
-    keep[..., image] = pull.keep
-    left = pull.queries.new_zeros(*pull.queries.shape[:2], queries, pull.queries.shape[-1])
-    left[:, :, image] = pull.queries
-    right = pull.keys.new_zeros(pull.keys.shape[0], keys, pull.keys.shape[-1])
-    right[:, columns] = pull.keys
+    keep = pull.scale.new_ones(*pull.scale.shape[:2], queries)
+    keep[..., image] = pull.scale
+    left = pull.query_factor.new_zeros(*pull.query_factor.shape[:2], queries, pull.query_factor.shape[-1])
+    left[:, :, image] = pull.query_factor
+    right = pull.key_factor.new_zeros(pull.key_factor.shape[0], keys, pull.key_factor.shape[-1])
+    right[:, columns] = pull.key_factor
     return LowRankScores(keep, left, right)
 
 
@@ -280,26 +280,26 @@ def _beside(pulls: list[LowRankScores]) -> LowRankScores:
     """Several pulls as one."""
     if len(pulls) == 1:
         return pulls[0]
-    heads, batch = max(p.queries.shape[1] for p in pulls), pulls[0].queries.shape[0]
-    keep = pulls[0].keep
+    heads, batch = max(p.query_factor.shape[1] for p in pulls), pulls[0].query_factor.shape[0]
+    keep = pulls[0].scale
     for p in pulls[1:]:
-        keep = keep * p.keep
-    left = torch.cat([p.queries.expand(-1, heads, -1, -1) for p in pulls], dim=-1)
-    return LowRankScores(keep, left, torch.cat([p.keys.expand(batch, -1, -1) for p in pulls], dim=-1))
+        keep = keep * p.scale
+    left = torch.cat([p.query_factor.expand(-1, heads, -1, -1) for p in pulls], dim=-1)
+    return LowRankScores(keep, left, torch.cat([p.key_factor.expand(batch, -1, -1) for p in pulls], dim=-1))
 
 
 def _gathered(places: list[slice], pulls: list[LowRankScores], batch: int) -> LowRankScores:
     """Pulls of parts of a batch as one of the whole batch; the other rows are left as they are."""
     pull = pulls[0]
-    if len(pulls) == 1 and pull.keep.shape[0] == batch:
+    if len(pulls) == 1 and pull.scale.shape[0] == batch:
         return pull
-    columns = max(p.queries.shape[-1] for p in pulls)
-    heads = max(p.queries.shape[1] for p in pulls)
-    keep = pull.keep.new_ones(batch, max(p.keep.shape[1] for p in pulls), pull.keep.shape[2])
-    left = pull.queries.new_zeros(batch, heads, pull.queries.shape[2], columns)
-    right = pull.keys.new_zeros(batch, pull.keys.shape[1], columns)
+    columns = max(p.query_factor.shape[-1] for p in pulls)
+    heads = max(p.query_factor.shape[1] for p in pulls)
+    keep = pull.scale.new_ones(batch, max(p.scale.shape[1] for p in pulls), pull.scale.shape[2])
+    left = pull.query_factor.new_zeros(batch, heads, pull.query_factor.shape[2], columns)
+    right = pull.key_factor.new_zeros(batch, pull.key_factor.shape[1], columns)
     for where, p in zip(places, pulls):
-        keep[where] = p.keep
-        left[where, :, :, : p.queries.shape[-1]] = p.queries
-        right[where, :, : p.keys.shape[-1]] = p.keys
+        keep[where] = p.scale
+        left[where, :, :, : p.query_factor.shape[-1]] = p.query_factor
+        right[where, :, : p.key_factor.shape[-1]] = p.key_factor
     return LowRankScores(keep, left, right)

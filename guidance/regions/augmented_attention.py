@@ -11,7 +11,7 @@ and k' = [k, T]: exact on any backend, and no N x N tensor exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,25 +19,22 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ...attention.chunked_softmax import score_chunks
 from ...attention.head_widths import padded_width
 from ...attention.run import Attention
 from ...attention.tensor_layout import precision, split_heads
 
-# Size of the one buffer of scores that is alive at a time. Small enough for a call to need less than 1.2 times plain
-# attention's memory on a CPU; a GPU has more to share and needs larger pieces to be busy.
-CHUNK_BYTES, GPU_CHUNK_BYTES = 2**20, 2**24
-
 
 class LowRankScores(NamedTuple):
-    """What to do to the scores of one call: s'_ij = keep_i s_ij + sum_c queries_ic keys_jc.
+    """What to do to the scores of one call: s'_ij = scale_i s_ij + sum_c query_factor_ic key_factor_jc.
 
-    keep: [batch, heads or 1, queries]. queries: [batch, heads or 1, queries, columns]; keys: [batch or 1,
+    scale: [batch, heads or 1, queries]. query_factor: [batch, heads or 1, queries, columns]; key_factor: [batch or 1,
     keys, columns].
     """
 
-    keep: Tensor
-    queries: Tensor
-    keys: Tensor
+    scale: Tensor
+    query_factor: Tensor
+    key_factor: Tensor
 
 
 class Range(NamedTuple):
@@ -56,8 +53,6 @@ def score_range(
     n-th key only, which underestimates the range a little (16 % at 8 for normally distributed scores). Differentiable:
     where gradients are on, they go to the two keys that have each row's largest and smallest score.
     """
-    if chunk_bytes is None:
-        chunk_bytes = CHUNK_BYTES if q.device.type == "cpu" else GPU_CHUNK_BYTES
     k = k[:, :, ::every]
     bias = None if bias is None else bias[..., ::every]
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
@@ -65,7 +60,7 @@ def score_range(
     dtype = precision(q)
     largest, smallest = (q.new_empty(q.shape[:3], dtype=dtype) for _ in range(2))
     with torch.no_grad():
-        for at, scores in _score_chunks(q, k, scale, bias, chunk_bytes):
+        for at, scores in score_chunks(q, k, scale, bias, chunk_bytes):
             if bias is None:
                 smallest[at], largest[at] = torch.aminmax(scores, dim=-1)
             else:
@@ -74,32 +69,13 @@ def score_range(
     return Range(largest, smallest)
 
 
-def _score_chunks(
-    q: Tensor, k: Tensor, scale: float, bias: Tensor | None, chunk_bytes: int
-) -> Iterator[tuple[tuple, Tensor]]:
-    """All scores, a few heads or rows of one sample at a time: where they belong, and [heads, rows, keys]."""
-    batch, heads, queries, _ = q.shape
-    dtype = precision(q)
-    row_bytes = k.shape[2] * torch.finfo(dtype).bits // 8
-    rows = max(1, min(queries, chunk_bytes // row_bytes))
-    together = max(1, chunk_bytes // (row_bytes * queries))  # heads whose whole score matrix fits
-    for b in range(batch):
-        for head in range(0, heads, together):
-            k_part = k[b, head : head + together].to(dtype).transpose(1, 2)
-            for start in range(0, queries, rows):
-                at = (b, slice(head, head + together), slice(start, start + rows))
-                scores = torch.bmm(q[at].to(dtype) * scale, k_part)
-                if bias is not None:
-                    part = bias[b if bias.shape[0] > 1 else 0, at[1] if bias.shape[1] > 1 else slice(None)]
-                    scores = scores + (part[:, at[2]] if part.shape[1] > 1 else part)
-                yield at, scores
-
-
 @torch.no_grad()
-def _extreme_keys(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, chunk_bytes: int) -> tuple[Tensor, Tensor]:
+def _extreme_keys(
+    q: Tensor, k: Tensor, scale: float, bias: Tensor | None, chunk_bytes: int | None
+) -> tuple[Tensor, Tensor]:
     """Index of the key with each row's largest and smallest score."""
     largest, smallest = (q.new_empty(q.shape[:3], dtype=torch.long) for _ in range(2))
-    for at, scores in _score_chunks(q, k, scale, bias, chunk_bytes):
+    for at, scores in score_chunks(q, k, scale, bias, chunk_bytes):
         largest[at] = scores.argmax(dim=-1)
         smallest[at] = scores.masked_fill(scores == float("-inf"), float("inf")).argmin(dim=-1)
     return largest, smallest
@@ -125,22 +101,22 @@ def augment(
     in size on both sides and repeated in the padding, so that backends which quantize q and k lose little. The result's
     first `dim` channels are the attention's.
     """
-    dim, columns = q.shape[-1], pull.queries.shape[-1]
+    dim, columns = q.shape[-1], pull.query_factor.shape[-1]
     width = padded_width(dim + columns, for_kernels)
     plain = dim**-0.5 if scale is None else scale
     backend = width**-0.5 if scale is None else scale
     dtype = precision(q)
     copies = (width - dim) // columns
-    left = pull.queries.to(dtype) / (backend * copies)
+    left = pull.query_factor.to(dtype) / (backend * copies)
     # The size of a column on both sides. It cancels out, so gradients need not know how it was found.
     side = left.detach().abs().amax(dim=-2, keepdim=True).sqrt().clamp_min(1e-12)
-    q_kept = q.to(dtype) * (pull.keep.to(dtype)[..., None] * (plain / backend))
+    q_kept = q.to(dtype) * (pull.scale.to(dtype)[..., None] * (plain / backend))
 
     def extend(tensor: Tensor, extra: Tensor) -> Tensor:
         extra = extra.expand(*tensor.shape[:-1], columns).repeat_interleave(copies, dim=-1)
         return torch.cat([tensor, F.pad(extra, (0, width - dim - columns * copies)).to(tensor.dtype)], dim=-1)
 
-    right = side * pull.keys.to(dtype)[:, None]
+    right = side * pull.key_factor.to(dtype)[:, None]
     return extend(q_kept.to(q.dtype), left / side), extend(k, right), F.pad(v, (0, width - dim))
 
 
