@@ -16,6 +16,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from ..additional_models import with_additional_models
 from ..noise_levels import convert_sigma
 from .plan import BadExperts
 
@@ -89,8 +90,11 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self.most = float(expert.model.get_model_object("model_sampling").sigma_max)
         self.cfg = outer.cfg if expert.cfg is None else expert.cfg
         self.inner_model: Any = None
-        self.loaded: list[Any] = []
-        self.brought = False  # into memory
+        self.loaded: list[Any] = []  # further models, such as ControlNets, that came into memory with it
+        self.in_memory = False
+        self.plain_conds: dict[str, list] = {}
+        self.called: dict[str, Any] = {}
+        self.latent_shapes_before: Any = None
         own = {"positive": expert.positive, "negative": expert.negative}
         self.inner_set_conds({name: conds for name, conds in own.items() if conds is not None})
         given = {**outer.original_conds, **self.original_conds}
@@ -124,7 +128,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
             yield
         finally:
             comfy.samplers.cast_to_load_options(options, device=patcher.offload_device)
-            self.forget()
+            self.release()
             self.model_options, patcher.hook_mode = kept, mode
             patcher.restore_hook_patches()
 
@@ -145,13 +149,22 @@ class ExpertGuider(comfy.samplers.CFGGuider):
                 "node, or set its cfg to 1."
             )
 
-    def start(self, started: Started, latent_shapes: Any, flow: bool) -> None:
-        """Encode the conditioning by the expert, once it is loaded."""
-        if self.inner_model is not None:
-            return
+    def load(self, started: Started, more: list[ModelPatcher], latent_shapes: Any, flow: bool) -> None:
+        """Have the model in memory and its prompts encoded. more: models that stay in memory beside it; flow: whether
+        the main model is a flow model."""
+        self.in_memory = True
+        loaded = load_beside(self.model_patcher, self.conds, self.model_options, started.noise, more)
+        self.loaded += [model for model in loaded if model not in more]
+        if self.inner_model is None:
+            self._encode(started, latent_shapes, flow)
+
+    def _encode(self, started: Started, latent_shapes: Any, flow: bool) -> None:
+        """Encode the conditioning by the expert, as ComfyUI does once per run."""
         self.plain_conds = _copies(self.conds)  # with what the expert's own wrappers have added
         self.model_patcher.pre_run()
         model, device = self.model_patcher.model, self.model_patcher.load_device
+        if hasattr(model, "latent_shapes"):  # newer ComfyUI: models that pack several latents read it
+            self.latent_shapes_before, model.latent_shapes = model.latent_shapes, latent_shapes
         conds = comfy.samplers.process_conds(
             model, started.noise, self.conds, device, started.latent_image, started.denoise_mask, started.seed,
             latent_shapes=latent_shapes,
@@ -175,7 +188,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
                         "with that expert's own CLIP and connect it to positive and negative of its Expert node."
                     )
 
-    def predicted(self, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
+    def predict(self, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
         """x0 [batch, ...] of a latent at the expert's noise levels [batch], as the outer guider combines prompts."""
         if self.usual:
             return self.outer_predict_noise(x, sigma, options, seed)
@@ -186,15 +199,28 @@ class ExpertGuider(comfy.samplers.CFGGuider):
                 x, sigma, options, seed
             )
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Back to before the expert was used."""
-        if not self.brought:
+        if not self.in_memory:
             return
         if self.inner_model is not None:
+            if hasattr(self.inner_model, "latent_shapes"):
+                self.inner_model.latent_shapes = self.latent_shapes_before
             comfy.sampler_helpers.cleanup_models(self.conds, [])
         self.model_patcher.cleanup()
         comfy.sampler_helpers.cleanup_additional_models(self.loaded)
-        self.inner_model, self.loaded, self.brought, self.conds = None, [], False, _copies(self.plain_conds)
+        self.inner_model, self.loaded, self.in_memory, self.conds = None, [], False, _copies(self.plain_conds)
+
+
+def load_beside(
+    patcher: ModelPatcher, conds: Mapping[str, list], options: dict, noise: Tensor, more: list[ModelPatcher]
+) -> list[Any]:
+    """Load a model as ComfyUI does for a run, with `more` kept in memory beside it. Returns what came along."""
+    if more:
+        conds = {name: [with_additional_models(cond, more) for cond in found] for name, found in conds.items()}
+    _, _, loaded = comfy.sampler_helpers.prepare_sampling(patcher, noise.shape, conds, options)
+    patcher.model.current_patcher = patcher  # clones of one checkpoint take turns in it
+    return loaded
 
 
 def _copies(conds: Mapping[str, list]) -> dict[str, list]:

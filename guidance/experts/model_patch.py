@@ -1,9 +1,9 @@
 """Several models share one sampling run of the host, each in its own range of noise.
 
-Everything hangs on a clone of the main model, so any sampler and any guider works. Each expert has a guider of its own
-(a shadow) that never samples: it holds the expert's conditioning, encoded by the expert, its options and its CFG, and
-is asked for the picture x0 at the expert's noise levels. x0 is the same thing in every parameterisation, so a flow
-model and an eps model can take turns in one latent space.
+Everything hangs on a clone of the main model, so any sampler and any guider works. Each expert has an ExpertGuider that
+never samples: it holds the expert's conditioning, encoded by the expert, its options and its CFG, and is asked for the
+picture x0 at the expert's noise levels. x0 is the same thing in every parameterization, so a flow model and an eps
+model can take turns in one latent space.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import comfy.sampler_helpers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ..additional_models import with_additional_models
 from ..noise_levels import convert_latent, half_log_snr
 from ..wrapper_keys import EXPERTS
 from . import plan
-from .expert_guider import NODE, Expert, ExpertGuider, Started, is_flow, name_of
+from .expert_guider import NODE, Expert, ExpertGuider, Started, is_flow, load_beside, name_of
 from .plan import BadExperts
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ class ExpertSwitch:
         finally:
             options.pop(KEY, None)
             run.started = None  # it holds options that hold the run
-            run.shadows.clear()
+            run.experts.clear()
 
 
 def _begin(
@@ -163,17 +162,17 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.flow = is_flow(self.guider.model_patcher)
-        self.shadows = [ExpertGuider(expert, self.guider) for expert in self.switch.experts]
+        self.experts = [ExpertGuider(expert, self.guider) for expert in self.switch.experts]
 
     def around(self, executor: Any, given: tuple, named: dict) -> Tensor:
         """The run inside of every expert's own wrappers: caches and guidance of an expert prepare themselves there."""
         with ExitStack() as stack:
-            for shadow in self.shadows:
-                stack.enter_context(shadow.prepared())
+            for expert in self.experts:
+                stack.enter_context(expert.prepared())
             inner: Callable[..., Tensor] = executor
-            for shadow in reversed(self.shadows):
-                wrappers = get_all_wrappers(WrappersMP.OUTER_SAMPLE, shadow.model_options, is_model_options=True)
-                inner = WrapperExecutor.new_class_executor(inner, shadow, wrappers).execute
+            for expert in reversed(self.experts):
+                wrappers = get_all_wrappers(WrappersMP.OUTER_SAMPLE, expert.model_options, is_model_options=True)
+                inner = WrapperExecutor.new_class_executor(inner, expert, wrappers).execute
             try:
                 return inner(*given, **named)
             finally:
@@ -181,7 +180,7 @@ class _Run:
 
     def names(self) -> list[str]:
         first = f"main model ({name_of(self.guider.model_patcher)})"
-        return [first, *(f"expert {at} ({name_of(shadow.model_patcher)})" for at, shadow in enumerate(self.shadows, 1))]
+        return [first, *(f"expert {at} ({name_of(expert.model_patcher)})" for at, expert in enumerate(self.experts, 1))]
 
     def begin(self, sigmas: Tensor, extra_args: dict, noise: Tensor, latent_image: Any, denoise_mask: Any) -> None:
         """A sampler starts, with what experts need to encode their prompts when their part comes."""
@@ -192,8 +191,8 @@ class _Run:
         if self.steps:  # a second sampler within the run
             self.steps.clear()
             self.active = None
-            for shadow in self.shadows:
-                shadow.forget()
+            for expert in self.experts:
+                expert.release()
 
     def predict(self, executor: Any, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
         """x0 by whoever acts at this noise level."""
@@ -218,10 +217,10 @@ class _Run:
             self.steps.append(plan.Step(start, who, self.switch.cfgs[who[0]]))
 
     def expert(self, who: int, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
-        shadow, started = self.shadows[who - 1], self.started
+        expert, started = self.experts[who - 1], self.started
         assert started is not None
-        x, sigma = convert_latent(x, sigma, self.flow, shadow.flow, shadow.most)
-        return shadow.predicted(x, sigma, _with_added(shadow.called, started.options, options), seed)
+        x, sigma = convert_latent(x, sigma, self.flow, expert.flow, expert.most)
+        return expert.predict(x, sigma, _with_added(expert.called, started.options, options), seed)
 
     def load(self, who: tuple[int, ...]) -> None:
         """Have these models in memory, and their prompts encoded."""
@@ -236,30 +235,22 @@ class _Run:
         for at in who:
             more = [self.patcher(other) for other in who if other != at]
             if self.switch.memory == "keep":
-                more += [self.patcher(other) for other in range(len(self.shadows) + 1) if other not in who]
+                more += [self.patcher(other) for other in range(len(self.experts) + 1) if other not in who]
             once = {id(other.model): other for other in more if not other.is_clone(self.patcher(at))}
             self.bring(at, list(once.values()))
         self.active = who
 
     def patcher(self, who: int) -> ModelPatcher:
-        return self.guider.model_patcher if who == 0 else self.shadows[who - 1].model_patcher
+        return self.guider.model_patcher if who == 0 else self.experts[who - 1].model_patcher
 
     def bring(self, who: int, more: list[ModelPatcher]) -> None:
         """Load one model; `more` stay in memory beside it."""
-        owner = self.guider if who == 0 else self.shadows[who - 1]
-        started, patcher = self.started, self.patcher(who)
-        assert started is not None
-        options = owner.model_options
-        conds = owner.conds
-        if more:
-            conds = {name: [with_additional_models(cond, more) for cond in found] for name, found in conds.items()}
+        assert self.started is not None
         if who > 0:
-            owner.brought = True
-        _, _, loaded = comfy.sampler_helpers.prepare_sampling(patcher, started.noise.shape, conds, options)
-        patcher.model.current_patcher = patcher  # clones of one checkpoint take turns in it
-        if who > 0:
-            owner.loaded += [model for model in loaded if model not in more]
-            owner.start(started, self.latent_shapes, self.flow)
+            self.experts[who - 1].load(self.started, more, self.latent_shapes, self.flow)
+        else:
+            options, noise = self.guider.model_options, self.started.noise
+            load_beside(self.guider.model_patcher, self.guider.conds, options, noise, more)
 
 
 def _with_added(own: dict, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict:

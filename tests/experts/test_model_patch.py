@@ -7,6 +7,7 @@ import logging
 import math
 from typing import Any
 
+import comfy.patcher_extension
 import comfy.samplers
 import pytest
 import tiny_models as tiny
@@ -414,3 +415,18 @@ def test_level_of_infinity_is_refused(models: dict) -> None:
     high, low, _ = models["eps"]
     with pytest.raises(BadExperts, match="never act"):
         switched(high, Expert(low, math.inf))
+
+
+def test_an_expert_knows_the_latents_shapes() -> None:
+    """Newer ComfyUI tells a model the shapes of the run's latents; afterwards the user's model is as it was."""
+    main, low, seen = same_checkpoint_again("flow"), same_checkpoint_again("flow", 1), []
+    low.model.latent_shapes = "before"
+
+    def look(executor: Any, *given: Any, **named: Any) -> Any:
+        seen.append(low.model.latent_shapes)
+        return executor(*given, **named)
+
+    low.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "test", look)
+    tiny.sample(switched(main, expert(low, MIDDLE["flow"], "flow")), tiny.noise(16, 24), steps=4)
+    assert seen and all(list(map(tuple, shapes)) == [(1, 4, 16, 24)] for shapes in seen)
+    assert low.model.latent_shapes == "before"
