@@ -6,6 +6,8 @@ PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
 RUN := @$(PYTHON3) -m tools.comfy.host
 export COMFYUI_PATH COMFYUI_TAG PYTHON PORT
 PYTEST := -m pytest -c tests/pytest.ini --rootdir tests
+# A worker that crashes is told with its test; starting another would lose the groups of tests/conftest.py.
+WORKERS := -n 2 --max-worker-restart 0
 
 .PHONY: help host demo test test-fast serve check browser-test thumbnails locales train eval bench soak
 
@@ -19,10 +21,10 @@ demo:  ## queue the demo graphs: output/demo/contact_sheet.png, report.json
 	$(RUN) -m tools.demo
 
 test:  ## run the whole test suite (TESTS="tests/tools/test_comfyui_setup.py -k hash" for a part)
-	$(RUN) $(PYTEST) $(or $(TESTS),-n 2 tests)
+	$(RUN) $(PYTEST) $(or $(TESTS),$(WORKERS) tests)
 
 test-fast:  ## the quick part of it: no server, no browser, nothing long
-	$(RUN) $(PYTEST) -n 2 -m "not server and not slow" tests
+	$(RUN) $(PYTEST) $(WORKERS) -m "not server and not slow" tests
 
 serve:  ## open the graph editor with the pack and the demo model
 	$(RUN) -m tools.serve

@@ -11,33 +11,26 @@ from pathlib import Path
 from .comfy.host import ROOT
 
 
-def run(name: str, command: list[str], environment: dict[str, str] | None = None) -> bool:
+def run(name: str, *command: str, **environment: str) -> bool:
     print(f"-- {name}", flush=True)
-    return (
-        subprocess.run(
-            [sys.executable, "-m", *command], cwd=ROOT, check=False, env={**os.environ, **(environment or {})}
-        ).returncode
-        == 0
-    )
+    environment = {**os.environ, **environment}
+    return not subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False, env=environment).returncode
 
 
 def types() -> bool:
     # The pack's folder may have any name; the type checker needs it to be a package called fovea, as ComfyUI's link is.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "fovea").symlink_to(ROOT, target_is_directory=True)
-        return run(
-            "types (mypy)", ["mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "fovea"], {"MYPYPATH": folder}
-        )
+        command = ("mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "fovea")
+        return run("types (mypy)", *command, MYPYPATH=folder)
 
 
 def check() -> int:
+    tests = ("pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", "-m", "static", "tests")
     passed = [
-        run("lint (ruff)", ["ruff", "check", "--quiet", "."]),
+        run("lint (ruff)", "ruff", "check", "--quiet", "."),
         types(),
-        run(
-            "import rules, workflow files",
-            ["pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", "-m", "static", "tests"],
-        ),
+        run("import rules, workflow files", *tests),
     ]
     return 0 if all(passed) else 1
 

@@ -8,17 +8,14 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-import requests
 from tqdm import tqdm
 
 from .comfy import api, graph
-from .comfy.host import HOST_FOLDER, ROOT
-from .comfy.server import running
+from .comfy.host import ROOT
+from .comfy.server import temporary
 from .errors import SetupError
 from .release import sheet
 
@@ -69,15 +66,8 @@ def fetch_images(client: api.Client, run: api.Run, name: str, nodes: graph.Graph
 
 def blank_row(name: str) -> dict[str, Any]:
     """The report's row for a graph that has not run."""
-    return {
-        "graph": name,
-        "status": "refused",
-        "seconds": 0.0,
-        "error": None,
-        "node_errors": {},
-        "images": 0,
-        "results": [],
-    }
+    return {"graph": name, "status": "refused", "seconds": 0.0, "error": None, "node_errors": {}, "images": 0,
+            "results": []}  # fmt: skip
 
 
 def run_graph(client: api.Client, name: str, nodes: graph.Graph) -> dict[str, Any]:
@@ -146,17 +136,14 @@ def demo() -> int:
     for old in OUTPUT.glob("*.png"):
         old.unlink()
     print("starting ComfyUI", flush=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="demo-", dir=HOST_FOLDER) as base,
-        running(Path(base), OUTPUT / "server.log") as server,
-    ):
+    with temporary("demo", OUTPUT / "server.log") as server:
         client = api.Client(server.address)
         report = surroundings(client)
         rows = []
         for name, nodes in graphs.items():
             try:
                 rows.append(run_graph(client, name, nodes))
-            except (OSError, TimeoutError, requests.RequestException) as error:
+            except api.LOST as error:
                 rows.append({**blank_row(name), "status": "error", "error": f"{type(error).__name__}: {error}"})
     report["graphs"] = rows
     (OUTPUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

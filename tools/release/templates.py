@@ -7,14 +7,12 @@ Thumbnails show the graph in the editor (`make thumbnails` draws them too): no c
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ..comfy.api import Client
-from ..comfy.host import HOST_FOLDER, ROOT
-from ..comfy.server import running
+from ..comfy.host import ROOT
+from ..comfy.server import temporary
 from ..comfy.workflow import Workflow
 from .board import Board
 
@@ -282,10 +280,7 @@ def drawn(info: dict[str, Any]) -> dict[str, Workflow]:
 
 
 def main() -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="templates-", dir=HOST_FOLDER) as base,
-        running(Path(base), HOST_FOLDER / "templates.log") as server,
-    ):
+    with temporary("templates") as server:
         info = Client(server.address).json("/object_info")
     for name, made in drawn(info).items():
         (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

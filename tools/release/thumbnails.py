@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -15,8 +14,8 @@ from tqdm import tqdm
 from .. import browser
 from ..comfy import workflow as ui
 from ..comfy.api import Client
-from ..comfy.host import HOST_FOLDER, ROOT
-from ..comfy.server import running
+from ..comfy.host import ROOT
+from ..comfy.server import temporary
 from ..errors import SetupError
 
 SIZE = 512
@@ -80,10 +79,7 @@ LOOK = """() => {
 
 
 def main() -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="thumbnails-", dir=HOST_FOLDER) as base,
-        running(Path(base), HOST_FOLDER / "thumbnails.log") as server,
-    ):
+    with temporary("thumbnails") as server:
         client = Client(server.address)
         object_info = client.json("/object_info")
         every = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}

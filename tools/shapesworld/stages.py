@@ -155,8 +155,3 @@ class Trainer:
         live = self.modules.state_dict()
         floats = [k for k, v in live.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.shadow[k] for k in floats], [live[k].float() for k in floats], 1 - decay)
-
-    def use_ema(self) -> nn.ModuleDict:
-        """Swap the averaged weights in, for evaluation and export."""
-        self.modules.load_state_dict({k: v.to(self.modules.state_dict()[k].dtype) for k, v in self.shadow.items()})
-        return self.modules

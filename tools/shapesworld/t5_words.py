@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from .words import GRAMMAR
+from .words import GRAMMAR, rows_of
 
 LONGEST = 77
 PAD_ROW = 1  # of the compact table: ids are sorted, and the pad is 0
@@ -38,13 +38,6 @@ def encode(text: str) -> np.ndarray:
     return np.array([*ids, 1] + [0] * (LONGEST - 1 - len(ids)), np.int32)
 
 
-def word_ends(text: str) -> np.ndarray:
-    """Position of every word's last token, commas counted to their word."""
-    return np.cumsum([len(chunk_ids(chunk)) for chunk in text.split()]) - 1
-
-
 def rows(ids: np.ndarray) -> np.ndarray:
     """Token ids -> rows of the compact table (row 0 = unknown)."""
-    table = np.array(known_ids())
-    at = np.searchsorted(table, ids).clip(0, len(table) - 1)
-    return np.where(table[at] == ids, at + 1, 0)
+    return rows_of(ids, known_ids())

@@ -37,7 +37,7 @@ class Batch:
 def batch_of(data: Dataset, rng: np.random.Generator, size: int = BATCH, device: torch.device | str = "cpu") -> Batch:
     """Draw pictures with fresh wordings."""
     index = rng.integers(len(data), size=size)
-    pictures = torch.from_numpy(np.stack([data.small[i] for i in index])).permute(0, 3, 1, 2).contiguous().float() / 255
+    pictures = data.drawn(index)
     right, wrong = [], []
     nouns, cover = np.zeros((size, MAX_THINGS), np.int64), np.zeros((size, MAX_THINGS, 64), np.float32)
     kinds = np.zeros((size, MAX_THINGS, len(KINDS)), np.int64)

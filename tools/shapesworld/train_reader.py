@@ -17,7 +17,7 @@ BATCH = 32
 def batch_of(data: Dataset, rng: np.random.Generator, size: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures [B, 3, 128, 128] in 0..1, classes [B, 128, 128], textures [B, 128, 128] (-1 off objects)."""
     index = rng.integers(len(data), size=size)
-    pictures = torch.from_numpy(np.stack([data.small[i] for i in index])).permute(0, 3, 1, 2).contiguous().float() / 255
+    pictures = data.drawn(index)
     labels = np.stack([data.labels[i] for i in index]).astype(np.int64)
     table = np.full((size, N_CLASSES), -1, np.int64)
     for b, i in enumerate(index):

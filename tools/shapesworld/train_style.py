@@ -30,7 +30,7 @@ def build() -> nn.Module:
 
 def pictures_of(data: Dataset, index: np.ndarray) -> tuple[Tensor, Tensor]:
     """Pictures [B, 3, 128, 128] in 0..1 and the numbers of their styles [B]."""
-    pictures = torch.from_numpy(np.stack([data.small[i] for i in index])).permute(0, 3, 1, 2).contiguous().float() / 255
+    pictures = data.drawn(index)
     return pictures, torch.tensor([STYLES.index(data.scenes[i].style) for i in index])
 
 

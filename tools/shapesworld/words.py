@@ -84,6 +84,11 @@ def shape_positions(ids: np.ndarray) -> list[int]:
 
 def rows(ids: np.ndarray) -> np.ndarray:
     """Token ids -> rows of the compact table (row 0 = unknown)."""
-    table = np.array(known_ids())
+    return rows_of(ids, known_ids())
+
+
+def rows_of(ids: np.ndarray, known: tuple[int, ...]) -> np.ndarray:
+    """Where ids stand among the known ones, which are sorted; from 1 on, 0 = unknown."""
+    table = np.array(known)
     at = np.searchsorted(table, ids).clip(0, len(table) - 1)
     return np.where(table[at] == ids, at + 1, 0)

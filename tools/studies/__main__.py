@@ -36,7 +36,8 @@ STEPS = {"quality": QUALITY, "speed": SPEED}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("python -m tools.studies", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("kind", choices=list(STEPS))
     parser.add_argument("--quick", action="store_true", help="a run through in minutes; docs/ stays as it is")
     parser.add_argument("--only", nargs="+", default=[], help="parts of modules' names, for instance regions noise")

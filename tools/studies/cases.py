@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from . import record
 
 SHAPES: dict[str, dict[str, Any]] = {
     "sd15": {
@@ -51,6 +56,16 @@ class Case:
 
 def of_device(device: torch.device, cpu: Sequence[Case], gpu: Sequence[Case], models: Sequence[str]) -> list[Case]:
     return [case for case in (gpu if device.type == "cuda" else cpu) if case.model in models]
+
+
+def measured(path: Path, cases: Sequence[Case], bench: Callable[..., list[dict]], device: torch.device) -> None:
+    """Write and show what bench(case, device) finds, case by case."""
+    found: list[dict] = []
+    for case in cases:
+        found += bench(case, device)
+        gc.collect()
+        record.write(path, {**record.machine(device), "cases": found})
+    print(json.dumps(found, indent=1))
 
 
 def build(case: Case) -> Any:

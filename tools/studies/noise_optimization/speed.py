@@ -1,16 +1,14 @@
 """What an update of a starting latent costs: exact by replay, exact by EDICT's inverse, past the model; with the whole
 decoder and with a tiny one.
 
-`python -m tools.studies.noise_optimization.speed` writes output/bench/latents.json. Models as in
-tools.studies.sag.speed, with random weights but for ShapesWorld; decoders of Stable Diffusion's shape; the scorer is a
-ViT-B/32. Cases take turns.
+`python -m tools.studies.noise_optimization.speed` writes output/bench/latents.json. Models are those of
+tools.studies.cases; decoders of Stable Diffusion's shape have random weights; the scorer is a ViT-B/32. Cases take
+turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +20,8 @@ import numpy as np
 import torch
 
 from ...comfy.host import ROOT
-from .. import meter, record
-from ..cases import MODELS, Case, build, of_device
+from .. import meter
+from ..cases import MODELS, Case, build, measured, of_device
 from ..processes import begin
 
 CPU_CASES = (Case("shapesworld", 256, 1, 5, 3), Case("shapesworld", 256, 1, 50, 1), Case("sd15", 256, 1, 2, 2))
@@ -150,13 +148,9 @@ def main() -> None:
     parser.add_argument("--most-steps", type=int, default=1000, help="leave longer samplings out")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
     args = parser.parse_args()
-    device, found = begin(), []
-    for case in of_device(device, CPU_CASES, GPU_CASES, args.models):
-        if case.steps <= args.most_steps:
-            found += bench(case, device)
-            gc.collect()
-            record.write(args.out / "latents.json", {**record.machine(device), "cases": found})
-    print(json.dumps(found, indent=1))
+    device = begin()
+    cases = [case for case in of_device(device, CPU_CASES, GPU_CASES, args.models) if case.steps <= args.most_steps]
+    measured(args.out / "latents.json", cases, bench, device)
 
 
 if __name__ == "__main__":

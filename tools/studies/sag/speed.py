@@ -8,8 +8,6 @@ alike.
 from __future__ import annotations
 
 import argparse
-import gc
-import json
 import statistics
 from functools import partial
 from pathlib import Path
@@ -18,8 +16,8 @@ from typing import Any
 import torch
 
 from ...comfy.host import ROOT
-from .. import meter, record
-from ..cases import MODELS, Case, build, of_device
+from .. import meter
+from ..cases import MODELS, Case, build, measured, of_device
 from ..processes import begin
 from ..sampling import sample_latent
 
@@ -95,7 +93,7 @@ def recorder(case: Case, model: Any, device: torch.device) -> dict[str, float]:
     }
 
 
-def bench(case: Case, device: torch.device) -> dict[str, Any]:
+def bench(case: Case, device: torch.device) -> list[dict[str, Any]]:
     """All methods on one case: medians, spreads and ratios to no guidance."""
     model = build(case)
     patched = methods(model)
@@ -114,7 +112,7 @@ def bench(case: Case, device: torch.device) -> dict[str, Any]:
         }
         for name, values in times.items()
     }  # fmt: skip
-    return {
+    return [{
         "model": case.model, "size": case.size, "batch": case.batch, "dtype": str(case.dtype).removeprefix("torch."),
         "steps": case.steps, "repeats": case.repeats, "methods": rows,
         "recorder": {
@@ -122,7 +120,7 @@ def bench(case: Case, device: torch.device) -> dict[str, Any]:
             "share_of_a_plain_step": round(alone["seconds"] / steps["none"], 5),
             "peak_to_core_map": round(alone["peak_bytes"] / alone["core_map_bytes"], 4),
         },
-    }  # fmt: skip
+    }]  # fmt: skip
 
 
 def main() -> None:
@@ -130,12 +128,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench")
     args = parser.parse_args()
-    device, found = begin(), []
-    for case in of_device(device, CPU_CASES, GPU_CASES, args.models):
-        found.append(bench(case, device))
-        gc.collect()
-        record.write(args.out / "sag.json", {**record.machine(device), "cases": found})
-    print(json.dumps(found, indent=1))
+    device = begin()
+    measured(args.out / "sag.json", of_device(device, CPU_CASES, GPU_CASES, args.models), bench, device)
 
 
 if __name__ == "__main__":
