@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 MARK_PREFIX = "fovea_"  # keys of a cond dict that techniques may use to recognize their own prompts
-POSITIVE = ("positive", "middle")  # what the host's guiders call them
+POSITIVE = ("positive", "middle")  # what ComfyUI's guiders call them
 Conds = Sequence[Mapping[str, Any]]
 
 
@@ -30,7 +30,7 @@ class RowKey(NamedTuple):
     """Identity of one prompt evaluation within a step.
 
     `conds` is the ordered tuple of uuids of the cond list and `position` the place in it. The uuid alone is not enough:
-    the host copies a positive area cond into the negative list together with its uuid, but with the negative prompt.
+    ComfyUI copies a positive area cond into the negative list together with its uuid, but with the negative prompt.
     """
 
     conds: tuple[uuid.UUID, ...]
@@ -42,9 +42,9 @@ class RowKey(NamedTuple):
 class Row:
     """The slice [start, stop) of a model batch that belongs to one cond.
 
-    index: place of the cond list in the host's call, often 0 for the positive prompt. negative: of a negative prompt.
-    own: not the host's copy of another list's cond, which has that one's marks and area and this list's prompt.
-    area: (height, width, y, x) in latent pixels as the host keeps it, or None. marks: the cond's `fovea_` entries.
+    index: place of the cond list in ComfyUI's call, often 0 for the positive prompt. negative: of a negative prompt.
+    own: not ComfyUI's copy of another list's cond, which has that one's marks and area and this list's prompt.
+    area: (height, width, y, x) in latent pixels as ComfyUI keeps it, or None. marks: the cond's `fovea_` entries.
     length: text tokens of the prompt, with what other nodes have put behind it; 0 where it has none.
     """
 
@@ -66,7 +66,7 @@ def cond_signature(conds: Conds) -> tuple[uuid.UUID, ...]:
 
 
 def _lists(guider: Any) -> dict[str, Conds]:
-    """A guider's cond lists by its names for them, as far as they are the host's."""
+    """A guider's cond lists by its names for them, as far as they are ComfyUI's."""
     lists = getattr(guider, "conds", None) or {}
     return {name: conds for name, conds in lists.items() if conds and all("uuid" in cond for cond in conds)}
 
@@ -79,7 +79,7 @@ class CondRoles:
     _owners: dict[uuid.UUID, set[str]] = field(default_factory=dict)
 
     def begin(self, guider: Any) -> None:
-        """A run begins: the host has not copied conds from list to list yet."""
+        """A run begins: ComfyUI has not copied conds from list to list yet."""
         for name, conds in _lists(guider).items():
             for cond in conds:
                 self._owners.setdefault(cond["uuid"], set()).add(name)

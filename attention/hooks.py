@@ -1,11 +1,11 @@
 """The only place that installs anything into a model: wrappers around a run, a step, a model call and its attention.
 
 `install` puts stateless wrappers and an immutable tuple of techniques into a cloned ModelPatcher. Everything else
-happens while sampling: a `Run` is born with the run and dropped with it; each step the techniques say which taps they
-need; a model call in which no tap has anything to do goes through untouched. The attention override is put in front of
-whatever override the model has at that moment, so the order in which nodes were connected does not matter, and existing
-attn1 / attn2 replacements are wrapped, not displaced. Calls with taps go past torch.compile (compiled.py), and no
-backend is asked for heads wider than it takes (head_widths.py).
+happens while sampling: a `Run` is born with the run and dropped with it; each step the techniques say which attention
+wrappers they need; a model call in which none has anything to do goes through untouched. The attention override is put
+in front of whatever override the model has at that moment, so the order in which nodes were connected does not matter,
+and existing attn1 / attn2 replacements are wrapped, not displaced. Calls with attention wrappers go past torch.compile
+(compiled.py), and no backend is asked for heads wider than it takes (head_widths.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RUN = "fovea_run"
 PREVIOUS_OVERRIDE = "fovea_previous_override"
 DEGRADED = "fovea_degraded"  # in transformer_options of an extra, spoilt evaluation: the name of its technique
 OVERRIDE = "optimized_attention_override"
-OWN_KEYS = frozenset({TECHNIQUES, RUN, DEGRADED})  # what we add to the options of calls without taps
+OWN_KEYS = frozenset({TECHNIQUES, RUN, DEGRADED})  # what we add to the options of calls without wrappers
 _current: ContextVar[Run | None] = ContextVar("fovea_current_run", default=None)
 
 
@@ -50,7 +50,7 @@ class CallState:
     attention_wrappers: tuple[AttentionWrapper, ...]
     rows: tuple[Row, ...]
     forward: Forward
-    busy: bool = False  # inside a tap: attention calls made from there are the tap's own
+    busy: bool = False  # inside a wrapper: attention calls made from there are its own
 
 
 def install(patcher: ModelPatcher, technique: Technique) -> None:
@@ -174,7 +174,7 @@ def _apply_model(
 def _hooked(
     run: Run, table: CondTable, x: Tensor, inputs: Mapping[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The options of a model call with our attention hooks in, or the same options if no tap has anything to do."""
+    """The options of a model call with our attention hooks in, or the same options if no wrapper has anything to do."""
     rows = table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
     degraded = options.get(DEGRADED)
     attention_wrappers = tuple(
@@ -199,7 +199,7 @@ def _hooked(
 
 
 def _override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **kwargs: Any) -> Tensor:
-    """Attention override: the taps around the override that was there before, or around the user's backend."""
+    """Attention override: the wrappers around the override that was there before, or around the user's backend."""
     options = kwargs["transformer_options"]
     state: CallState = options[CALL_STATE]
     previous, given, heads_first = options[PREVIOUS_OVERRIDE], heads, kwargs.get("skip_reshape", False)
@@ -252,7 +252,7 @@ def _preferred(state: CallState, site: Site | None) -> Callable | None:
 
 @dataclass(frozen=True)
 class _WrappedReplacement:
-    """Another node's attn1 / attn2 replacement, with our taps around it."""
+    """Another node's attn1 / attn2 replacement, with our wrappers around it."""
 
     function: Callable[..., Tensor]
     kind: str
@@ -279,7 +279,7 @@ class _WrappedReplacement:
 
 
 def _site(state: CallState, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool) -> Site | None:
-    """Where a call happens; None for calls that a tap makes, and where the family knows none."""
+    """Where a call happens; None for calls that a wrapper makes, and where the family knows none."""
     return None if state.busy else state.family.site(state.forward, options, q, k, heads_first)
 
 
@@ -287,7 +287,7 @@ def _attend(
     state: CallState, site: Site | None, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Mapping[str, Any],
     attention: Attention,
 ) -> Tensor:  # fmt: skip
-    """Run the taps that want this call around it, the first installed outermost."""
+    """Run the wrappers that want this call around it, the first installed outermost."""
     if site is None:
         return attention(q, k, v)
     about = {"rows": state.rows, "run": state.run, "latent_size": state.forward.latent_size, **layout}
@@ -295,7 +295,7 @@ def _attend(
     for wrapper in reversed(state.attention_wrappers):
         if site.kind in wrapper.kinds and (wrapper.blocks is None or site.block in wrapper.blocks):
             attention = _around(wrapper, call, attention)
-            call = replace(call, wrapped=True)  # by this tap, for those around it
+            call = replace(call, wrapped=True)  # by this wrapper, for those around it
     state.busy = True
     try:
         return attention(q, k, v)

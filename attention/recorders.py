@@ -16,7 +16,7 @@ from .tensor_layout import as_bias, split_heads
 
 @dataclass(frozen=True)
 class SaliencyRecorder:
-    """Tap that keeps the saliency of every prompt row in the chosen blocks and leaves the result untouched."""
+    """Wrapper that keeps the saliency of every prompt row in the chosen blocks and leaves the result untouched."""
 
     blocks: frozenset[BlockId]
     kinds: frozenset[str] = frozenset({"self", "joint"})

@@ -47,7 +47,7 @@ class AttentionCall:
 
 
 class Attention(Protocol):
-    """Attention through the next tap or the backend; `heads`: of these tensors, if not those of the call."""
+    """Attention through the next wrapper or the backend; `heads`: of these tensors, if not those of the call."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor: ...
 
@@ -75,7 +75,7 @@ class AttentionWrapper(Protocol):
         ...
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
-        """Return the result of the call, computed with `attention(q, k, v)`: the next tap or the user's backend.
+        """Return the result of the call, computed with `attention(q, k, v)`: the next wrapper or the user's backend.
 
         A part of the batch or of the heads may be computed at a time, but not if the call is `wrapped`.
         """
@@ -86,7 +86,7 @@ class Technique(Protocol):
     """A guidance or control method installed in a model."""
 
     def begin(self, run: Run) -> Sequence[AttentionWrapper]:
-        """Called when a denoising step starts; `run.sigma` and `run.model` are set. Returns the taps it needs in it."""
+        """Called when a denoising step starts; `run.sigma` and `run.model` are set. Returns what it needs in it."""
         ...
 
 
@@ -146,7 +146,7 @@ class Run:
 
     @contextmanager
     def calling(self, table: CondTable | None, remember: bool = True) -> Iterator[None]:
-        """While the host evaluates these cond lists, rows are looked up in `table` (None: not our model).
+        """While ComfyUI evaluates these cond lists, rows are looked up in `table` (None: not our model).
 
         remember: let `list_index` find the lists for the rest of the step.
         """

@@ -11,7 +11,7 @@ CALL_STATE = "fovea_call"  # where a model call keeps its state in transformer_o
 
 
 class BlockId(NamedTuple):
-    """Place of a transformer layer in a model, as the host counts it: ("input", 7, 0) is layer 0 of input block 7."""
+    """Place of a transformer layer in a model, as ComfyUI counts it: ("input", 7, 0) is layer 0 of input block 7."""
 
     section: str
     number: int
@@ -45,7 +45,7 @@ class Site:
 class Forward:
     """One call of the network, as a model family sees it. Made anew for every call; what is announced is kept here.
 
-    latent_size: axes after the channels. inputs: the call's further inputs under the host's names (ref_latents, ...).
+    latent_size: axes after the channels. inputs: the call's further inputs under ComfyUI's names (ref_latents, ...).
     """
 
     network: Any

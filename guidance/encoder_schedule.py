@@ -64,7 +64,7 @@ def weight_at(curve: Curve, percent: float) -> float:
 def pieces(curves: Sequence[Curve], count: int) -> list[tuple[float, float, tuple[float, ...]]]:
     """The schedule in parts of constant weights: (start, end, weights). Neighbors with the same weights are one part.
 
-    Borders lie where schedules rarely have a step: in the host both parts at a border act there, and cost twice.
+    Borders lie where schedules rarely have a step: in ComfyUI both parts at a border act there, and cost twice.
     """
     if all(len({weight for _, weight in curve}) == 1 for curve in curves):
         return [(0.0, 1.0, tuple(curve[0][1] for curve in curves))]

@@ -1,6 +1,6 @@
 """Noise levels that mean the same in every model: half the log of the signal-to-noise ratio, ln(alpha / sigma).
 
-A noisy latent is x0 + sigma * noise (variance exploding: eps, v and EDM models as the host samples them) or
+A noisy latent is x0 + sigma * noise (variance exploding: eps, v and EDM models as ComfyUI samples them) or
 (1 - sigma) * x0 + sigma * noise (flow). Both are one path under different names: the flow's x is the other's divided by
 1 + sigma. sampling: a model's model_sampling.
 """

@@ -1,4 +1,4 @@
-"""Windows of a schedule, given in percent as everywhere in the host."""
+"""Windows of a schedule, given in percent as everywhere in ComfyUI."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ Tokens = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]  # encoder -> section
 
 
 class Tokenizer(Protocol):
-    """The part of the host's CLIP that is needed."""
+    """The part of ComfyUI's CLIP that is needed."""
 
     def tokenize(self, text: str, return_word_ids: bool = False) -> Tokens:
         """A text's tokens by encoder; each has its word number only with return_word_ids."""

@@ -8,6 +8,6 @@ import folder_paths
 
 
 def register(name: str) -> str:
-    """Make a folder known to the host, beside those of a user's extra_model_paths.yaml. Returns its name."""
+    """Make a folder known to ComfyUI, beside those of a user's extra_model_paths.yaml. Returns its name."""
     folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
     return name

@@ -177,7 +177,7 @@ class FoveaExpertGuider(io.ComfyNode):
 
 
 class _SwitchGuider(comfy.samplers.CFGGuider):
-    """Tells the host which models it holds, so that none is thrown away while the prompt runs."""
+    """Tells ComfyUI which models it holds, so that none is thrown away while the prompt runs."""
 
     def __init__(self, model: ModelPatcher, switch: ExpertSwitch) -> None:
         super().__init__(model)

@@ -1,6 +1,6 @@
-"""Loads the pack the way ComfyUI does, as package `fovea`, with the real host importable beside it.
+"""Loads the pack the way ComfyUI does, as package `fovea`, with the real ComfyUI importable beside it.
 
-The pack's folder itself must not be on sys.path: its `nodes` package would hide the host's module of that name.
+The pack's folder itself must not be on sys.path: its `nodes` package would hide ComfyUI's module of that name.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ put_host_first()
 
 import comfy.cli_args  # noqa: E402
 
-# Before any other import of the host, which looks for a GPU while it is being imported.
+# Before any other import of ComfyUI, which looks for a GPU while it is being imported.
 comfy.cli_args.args.cpu = not torch.cuda.is_available()
 logging.getLogger().setLevel(logging.WARNING)
 load_package("fovea", ROOT)

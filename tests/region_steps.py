@@ -1,4 +1,4 @@
-"""Marked prompts and steered models for tests, and the published operator written out inside the host's UNet."""
+"""Marked prompts and steered models for tests, and the published operator written out inside ComfyUI's UNet."""
 
 from __future__ import annotations
 

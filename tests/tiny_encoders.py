@@ -1,4 +1,4 @@
-"""Small random text encoders of the host's own classes, with its real tokenizers, as nodes get them."""
+"""Small random text encoders of ComfyUI's own classes, with its real tokenizers, as nodes get them."""
 
 from __future__ import annotations
 

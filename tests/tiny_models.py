@@ -1,4 +1,4 @@
-"""Small randomly initialized models of the host's own classes, with peaked attention, and ways to sample from them."""
+"""Small randomly initialized models of ComfyUI's own classes, with peaked attention, and ways to sample from them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ KINDS = {"sd15": SD15, "sd2": {**SD15, "use_linear_in_transformer": True}, "sdxl
 
 
 def initialize(network: torch.nn.Module, seed: int, peak: float) -> None:
-    """Give every parameter a value (the host's layers have none); q and k are scaled so that attention is peaked."""
+    """Give every parameter a value (ComfyUI's layers have none); q and k are scaled so that attention is peaked."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2:
@@ -110,7 +110,7 @@ def sample(
     positive: list | None = None, negative: list | None = None, sampler: str = "euler", scheduler: str = "normal",
     **extra: Any,
 ) -> Tensor:  # fmt: skip
-    """Sample with the host's KSampler path; returns the latent."""
+    """Sample with ComfyUI's KSampler path; returns the latent."""
     latent = extra.pop("latent", torch.zeros_like(start))
     with torch.inference_mode():
         return comfy.sample.sample(
@@ -133,7 +133,7 @@ def watching(model: comfy.model_patcher.ModelPatcher, at: str = MIDDLE) -> Itera
     """Log every evaluation of the network inside: chunks (cond indices), sigma, uuids, options, its input x and output.
 
     q and k are those of the self-attention of transformer block `at`, taken from its layers, not through any hook of
-    the host: [batch, tokens, heads * dim].
+    ComfyUI: [batch, tokens, heads * dim].
     """
     network, calls = model.model.diffusion_model, []
     original: Callable = network.forward
@@ -162,7 +162,7 @@ def watching(model: comfy.model_patcher.ModelPatcher, at: str = MIDDLE) -> Itera
 
 
 def windowed(model: Any, length: int = 4, overlap: int = 2, axis: int = 0) -> Any:
-    """The host's context windows along an axis of the latent."""
+    """ComfyUI's context windows along an axis of the latent."""
     return ContextWindowsManualNode.execute(
         model, context_length=length, context_overlap=overlap, context_stride=1, closed_loop=False, dim=axis,
         context_schedule=comfy.context_windows.ContextSchedules.STATIC_STANDARD,
@@ -177,7 +177,7 @@ def adds_noise(sampler: str) -> bool:
 
 
 def controlnet() -> tuple[torch.nn.Module, comfy.controlnet.ControlNet]:
-    """A ControlNet for "sd15": its network and the host's object, not yet given a hint."""
+    """A ControlNet for "sd15": its network and ComfyUI's object, not yet given a hint."""
     shape = {**SD15, "image_size": 32, "in_channels": 4, "model_channels": 32, "context_dim": CONTEXT,
              "use_spatial_transformer": True, "legacy": False, "dtype": torch.float32, "num_heads": 4,
              "num_head_channels": -1, "hint_channels": 3, "operations": comfy.ops.disable_weight_init}  # fmt: skip
@@ -200,7 +200,7 @@ def lora_change() -> Tensor:
 
 
 def with_lora(patcher: Any) -> Any:
-    """The model with a LoRA, as the host's loader adds it."""
+    """The model with a LoRA, as ComfyUI's loader adds it."""
     at, (down, up) = f"diffusion_model.{MIDDLE}.attn1.to_q", lora_parts()
     lora = {f"{at}.lora_down.weight": down, f"{at}.lora_up.weight": up}
     return comfy.sd.load_lora_for_models(patcher, None, lora, 1.0, 0.0)[0]

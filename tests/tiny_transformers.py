@@ -1,4 +1,4 @@
-"""Small randomly initialized transformers of the host's own classes, one per family the pack reads."""
+"""Small randomly initialized transformers of ComfyUI's own classes, one per family the pack reads."""
 
 from __future__ import annotations
 

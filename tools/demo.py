@@ -33,7 +33,7 @@ def git(*arguments: str) -> str | None:
 
 
 def surroundings(client: api.Client) -> dict[str, Any]:
-    """What the numbers of a report depend on: our commit, the host, the device."""
+    """What the numbers of a report depend on: our commit, ComfyUI, the device."""
     stats = client.json("/system_stats")
     return {
         "commit": git("rev-parse", "HEAD"),

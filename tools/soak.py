@@ -83,7 +83,7 @@ class Soak:
         try:
             run = self.client.run(graph)
             found = pixels(self.client, run) if run.status == "success" else None
-            self.client.post("/history", {"clear": True})  # the host remembers 10,000 prompts, which is no leak
+            self.client.post("/history", {"clear": True})  # ComfyUI remembers 10,000 prompts, which is no leak
         except (Refused, *LOST) as why:
             self.failures.append(f"{name}: {why}")
             return None

@@ -26,7 +26,7 @@ class Transformer:
     """What the families have in common. Subclasses tell where blocks are and what surrounds the image's tokens."""
 
     name = ""
-    sections: Mapping[str, str] = {"double": "blocks"}  # as the host calls them -> attribute that holds the blocks
+    sections: Mapping[str, str] = {"double": "blocks"}  # as ComfyUI calls them -> attribute that holds the blocks
 
     def blocks(self, network: Any) -> tuple[BlockId, ...]:
         """Every block, and for those with more than one attention over the image a layer for each."""

@@ -1,4 +1,4 @@
-"""SD1.x, SD2.x, SDXL and every other UNet built from the host's UNetModel with image transformers."""
+"""SD1.x, SD2.x, SDXL and every other UNet built from ComfyUI's UNetModel with image transformers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class UNetFamily:
     def site(
         self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
     ) -> Site | None:
-        """Block and token grid of an announced call, as the host's transformer tells them; None: not ours."""
+        """Block and token grid of an announced call, as ComfyUI's transformer tells them; None: not ours."""
         kind = forward.take_kind()
         block, shape = options.get("block"), options.get("activations_shape")
         if kind is None or block is None or shape is None:

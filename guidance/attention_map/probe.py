@@ -1,4 +1,4 @@
-"""Looks into a model's attention at chosen noise levels: single evaluations inside the host's sampling, no steps."""
+"""Looks into a model's attention at chosen noise levels: single evaluations inside ComfyUI's sampling, no steps."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _LevelByLevel(comfy.samplers.Sampler):
         self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
         latent_image: Tensor, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Called by the host in its run, as for every sampler; gives the latent back as it was."""
+        """Called by ComfyUI in its run, as for every sampler; gives the latent back as it was."""
         for i, sigma in enumerate(sigmas):
             comfy.model_management.throw_exception_if_processing_interrupted()
             x = model_wrap.inner_model.model_sampling.noise_scaling(sigma, noise, latent_image)
@@ -101,7 +101,7 @@ class _Viewing:
     seen: list[tuple[Tensor, dict[str, Tensor]]]
 
     def begin(self, run: Run) -> Sequence[AttentionWrapper]:
-        """A tap for each map that is wanted, new at every level."""
+        """A wrapper for each map that is wanted, new at every level."""
         attention_wrappers: dict[str, AttentionWrapper] = {"saliency": SaliencyRecorder(self.wanted.blocks)}
         if self.wanted.tokens:
             attention_wrappers["phrase"] = PhraseViewer(None, tokens=self.wanted.tokens)

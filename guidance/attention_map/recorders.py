@@ -1,4 +1,4 @@
-"""Taps that look at attention for the eye: where a phrase is attended from, what a point of the picture attends to."""
+"""Recorders of attention for the eye: where a phrase is attended from, what a point of the picture attends to."""
 
 from __future__ import annotations
 

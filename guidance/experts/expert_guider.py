@@ -40,7 +40,7 @@ class Expert:
     negative: list | None = None
 
     def get_models(self) -> list[ModelPatcher]:
-        """For the host, which keeps models that a prompt still needs."""
+        """For ComfyUI, which keeps models that a prompt still needs."""
         return [self.model]
 
 
@@ -74,7 +74,7 @@ def is_flow(patcher: ModelPatcher) -> bool:
 
 
 def name_of(patcher: ModelPatcher) -> str:
-    """A model's name for reports: the host knows no file names."""
+    """A model's name for reports: ComfyUI knows no file names."""
     return type(patcher.model).__name__
 
 
@@ -111,7 +111,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """As the host prepares a guider that samples: hooks, wrappers, options; undone afterwards."""
+        """As ComfyUI prepares a guider that samples: hooks, wrappers, options; undone afterwards."""
         patcher, options = self.model_patcher, comfy.model_patcher.create_model_options_clone(self.model_options)
         kept, mode = self.model_options, patcher.hook_mode
         self.model_options = options
@@ -224,7 +224,7 @@ def load_beside(
 
 
 def _copies(conds: Mapping[str, list]) -> dict[str, list]:
-    """Every list with conds of its own, which the host may then change."""
+    """Every list with conds of its own, which ComfyUI may then change."""
     return {name: [cond.copy() for cond in found] for name, found in conds.items()}
 
 

@@ -1,4 +1,4 @@
-"""Several models share one sampling run of the host, each in its own range of noise.
+"""Several models share one sampling run of ComfyUI, each in its own range of noise.
 
 Everything hangs on a clone of the main model, so any sampler and any guider works. Each expert has an ExpertGuider that
 never samples: it holds the expert's conditioning, encoded by the expert, its options and its CFG, and is asked for the

@@ -1,4 +1,4 @@
-"""Gradients through the host's own sampling path: what has to be different from a plain run, and is put back after it.
+"""Gradients through ComfyUI's own sampling path: what has to be different from a plain run, and is put back after it.
 
 ComfyUI runs nodes in inference mode, whose tensors autograd refuses; streams weights, which may be overwritten before
 the way back needs them; and may attend with kernels that have no backward. So a gradient run takes place outside of
@@ -34,7 +34,7 @@ OVERRIDE = hooks.OVERRIDE
 
 @contextlib.contextmanager
 def outside_inference_mode() -> Iterator[None]:
-    """Where autograd works: no inference mode, nothing compiled, the host's kernels without a backward are off."""
+    """Where autograd works: no inference mode, nothing compiled, ComfyUI's kernels without a backward are off."""
     before = comfy.model_management.in_training
     comfy.model_management.in_training = True
     try:
@@ -127,7 +127,7 @@ def normal_copy(value: Any) -> Any:
 
 
 def with_backward(patcher: ModelPatcher) -> None:
-    """Let a clone attend with PyTorch's own function where the host's choice may have no backward."""
+    """Let a clone attend with PyTorch's own function where ComfyUI's choice may have no backward."""
     options = patcher.model_options.setdefault("transformer_options", {})
     previous = options.get(OVERRIDE)
 
@@ -151,7 +151,7 @@ def attributes_to_normal_tensors(owner: Any) -> None:
 def saved_tensor_guard(
     patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]
 ) -> Callable[[], contextlib.AbstractContextManager]:
-    """The host's networks overwrite what autograd has kept, all but plain UNets do somewhere: a context for each
+    """ComfyUI's networks overwrite what autograd has kept, all but plain UNets do somewhere: a context for each
     evaluation."""
     network = patcher.model.diffusion_model
     if isinstance(network, UNetModel) and not any(cond.get("control") is not None for cond in conds):
@@ -160,7 +160,7 @@ def saved_tensor_guard(
 
 
 def loaded_to_normal_tensors(patchers: list) -> None:
-    """Models that gradients go through, after the host has loaded them: moving them to a GPU in inference mode makes
+    """Models that gradients go through, after ComfyUI has loaded them: moving them to a GPU in inference mode makes
     tensors that autograd refuses. Raises NoGradient for what is loaded in part only, whose weights come and go."""
     with outside_inference_mode():
         for patcher in patchers:

@@ -81,7 +81,7 @@ class _Guide:
 
     def run(self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *rest: Any,
             **named: Any) -> Tensor:  # fmt: skip
-        """A run of the host outside of inference mode, with decoder and scorer loaded along."""
+        """A run of ComfyUI outside of inference mode, with decoder and scorer loaded along."""
         guider = executor.class_obj
         if latent_image.ndim != 4:
             raise NoGradient("CLIP Guidance cannot look at latents with a frame axis (of videos, and of Qwen-Image).")

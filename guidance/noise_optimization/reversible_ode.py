@@ -5,7 +5,7 @@ the latent it started at: of a run of n steps n latents are kept. And EDICT's pa
 sec. 4), whose steps have an exact inverse: on the way back every latent is computed from the one after it, so nothing
 is kept.
 
-Latents are scaled as the host has them: x = picture + sigma * noise for diffusion models, and what its `denoise`
+Latents are scaled as ComfyUI has them: x = picture + sigma * noise for diffusion models, and what its `denoise`
 predicts for any sigma is the picture. Then DDIM's step is x + (next - sigma) * eps with eps = (x - denoise(x)) / sigma,
 for models that predict noise, v or flow alike.
 

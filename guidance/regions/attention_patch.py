@@ -1,4 +1,4 @@
-"""The tap with which regions steer attention: which rows of the batch, which tokens, on the layer's own grid."""
+"""The wrapper with which regions steer attention: which rows of the batch, which tokens, on the layer's own grid."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Layout:
     negative: bool = False
 
     def keys(self, count: int, own: int = 0) -> Tensor:
-        """T: whose every text token is, [count, regions]. The host repeats a prompt to the length of a longer one.
+        """T: whose every text token is, [count, regions]. ComfyUI repeats a prompt to the length of a longer one.
 
         own: tokens of the prompt now, with what other nodes have put behind it.
         """
@@ -238,7 +238,7 @@ class RegionAttention:
 def layout_of(row: Row) -> Layout | None:
     """The regions of a row's prompt; None for a prompt that stands where it does not belong.
 
-    The host copies a prompt with an area to the guider's other lists, its marks included.
+    ComfyUI copies a prompt with an area to the guider's other lists, its marks included.
     """
     layout = row.marks.get(MARK)
     return layout if layout is not None and row.own and layout.negative == row.negative else None

@@ -170,7 +170,7 @@ def part_of(
 ) -> Part | None:
     """The part that a latent of this size is of the whole, None where neither area nor window explain it.
 
-    area: sizes, then offsets, as the host keeps it: axes that it lacks lead, what it has too many end.
+    area: sizes, then offsets, as ComfyUI keeps it: axes that it lacks lead, what it has too many end.
     """
     if len(whole) != len(latent):  # packed, or not known
         return Part(latent[-2:])

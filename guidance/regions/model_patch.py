@@ -1,4 +1,4 @@
-"""Regions inside the host: the technique that DenseDiffusion and Paint-with-Words share."""
+"""Regions inside ComfyUI: the technique that DenseDiffusion and Paint-with-Words share."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RegionControl:
 
 
 class Unattended(list):
-    """Of further models that a prompt brings along: none. The host collects them when sampling begins, which tells
+    """Of further models that a prompt brings along: none. ComfyUI collects them when sampling begins, which tells
     whether the model that is sampled knows the prompt's regions. Others may look into it too (caches do)."""
 
     def __iter__(self) -> Iterator[Any]:

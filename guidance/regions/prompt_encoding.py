@@ -12,12 +12,12 @@ from ..token_spans import Tokens
 from .attention_patch import MARK, Layout
 from .masks import Region, Regions
 
-Conditioning = list  # as the host has it: [[tensor, dict], ...]
+Conditioning = list  # as ComfyUI has it: [[tensor, dict], ...]
 MODES = ("auto", "caption", "concat")
 
 
 class Clip(Protocol):
-    """The part of the host's CLIP that is needed."""
+    """The part of ComfyUI's CLIP that is needed."""
 
     def tokenize(self, text: str, return_word_ids: bool = False) -> Tokens:
         """A text's tokens by encoder; each has its word number (0: no word) only with return_word_ids."""
@@ -40,7 +40,7 @@ class NotInCaption(ValueError):
 
 
 def encode(clip: Clip, caption: str) -> Conditioning:
-    """The caption alone, as the host's own text encode node has it."""
+    """The caption alone, as ComfyUI's own text encode node has it."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(caption))
 
 
@@ -216,7 +216,7 @@ def _longer(mask: Tensor, length: int) -> Tensor:
 def layout(
     regions: Regions, places: Sequence[tuple[int, ...]], length: int, appended: int, negative: bool = False
 ) -> Layout:
-    """The regions as the tap needs them."""
+    """The regions as the attention wrapper needs them."""
     strengths = tuple(region.strength for region in regions.items)
     return Layout(regions.canvas(), strengths, tuple(places), length, appended, negative)
 
@@ -226,7 +226,7 @@ def _marked(conditioning: Conditioning, found: Layout) -> Conditioning:
 
 
 def masked(clip: Clip, caption: str, regions: Regions, caption_strength: float) -> Conditioning:
-    """The regions as the host's own masked prompts, and the caption everywhere."""
+    """The regions as ComfyUI's own masked prompts, and the caption everywhere."""
     canvas = regions.canvas()
     found = []
     for i, region in enumerate(regions.items):

@@ -75,7 +75,7 @@ class Box(NamedTuple):
 
 
 def parse_boxes(data: Any, width: int, height: int) -> list[Box]:
-    """Boxes as the host's nodes give them, in drawing order.
+    """Boxes as ComfyUI's nodes give them, in drawing order.
 
     Elements {"bbox": [ymin, xmin, ymax, xmax] in thousandths, "desc": ...}; boxes {"x", "y", "width", "height"} in
     pixels of a width x height picture, maybe with {"metadata": {"desc": ...}} or a "label"; lists of lists of them

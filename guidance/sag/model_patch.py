@@ -1,4 +1,4 @@
-"""Self-Attention Guidance inside the host: a technique with its recorder, and a post-CFG function."""
+"""Self-Attention Guidance inside ComfyUI: a technique with its recorder, and a post-CFG function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 NODE = "Self-Attention Guidance (Fovea)"
 MARKER = "fovea_sag"  # of the evaluation of the blurred latent, for other packs to recognize
-CORE_KERNEL_SIZE = 9  # kernel size of the host's own node and of the reference implementations for Stable Diffusion
+CORE_KERNEL_SIZE = 9  # kernel size of ComfyUI's own node and of the reference implementations for Stable Diffusion
 BRANCHES = ("auto", "uncond", "cond")
 
 Conds = Sequence[Mapping[str, Any]]
@@ -100,7 +100,7 @@ class SelfAttentionGuidance:
         return (SaliencyRecorder(self.blocks),) if state.due and self.mask_mode != "global" else ()
 
     def post_cfg(self, args: dict[str, Any]) -> Tensor:
-        """The host's post-CFG hook: its guided x0 in, ours out."""
+        """ComfyUI's post-CFG hook: its guided x0 in, ours out."""
         denoised: Tensor = args["denoised"]
         run = hooks.run_of(args["model_options"])
         if run is None or run.model is not args["model"]:
@@ -189,7 +189,7 @@ class SelfAttentionGuidance:
 
 
 def mask_of_conds(settings: SelfAttentionGuidance, run: Run, conds: Conds, x: Tensor, sigma: Tensor) -> Tensor | None:
-    """Blur mask [batch, 1, height, width] of a cond list: each cond's mask at its area, mixed as the host mixes the x0.
+    """Blur mask [batch, 1, height, width] of a cond list: each cond's mask at its area, mixed as ComfyUI mixes the x0.
 
     A default cond (host: "default") fills what the others leave. None if an active cond has no saliency.
     """

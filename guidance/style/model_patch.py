@@ -61,7 +61,7 @@ class StyleGuidance:
         return clone
 
     def _outer(self, executor: Any, *given: Any, **named: Any) -> Tensor:
-        """OUTER_SAMPLE: the host encodes and loads for this list of conds as for its own."""
+        """OUTER_SAMPLE: ComfyUI encodes and loads for this list of conds as for its own."""
         guider = executor.class_obj
         if type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
             raise BadStyle(f"Style Guidance: {type(guider).__name__} combines prompts in its own way. Use KSampler, "
@@ -72,7 +72,7 @@ class StyleGuidance:
 
     def _predict(self, executor: Any, x: Tensor, sigma: Tensor, model_options: dict | None = None,
                  seed: Any = None) -> Tensor:  # fmt: skip
-        """PREDICT_NOISE: the host guides by the text alone; the style is added to that."""
+        """PREDICT_NOISE: ComfyUI guides by the text alone; the style is added to that."""
         guider, options = executor.class_obj, model_options or {}
         within = inside(guider.inner_model.model_sampling, float(sigma.flatten()[0]), self.start, self.end)
         scale = self.scale if within else 0.0
@@ -90,7 +90,7 @@ class StyleGuidance:
 
 @dataclass
 class _Branches:
-    """What the host calls for its predictions of [text, null]; the styled one is evaluated along.
+    """What ComfyUI calls for its predictions of [text, null]; the styled one is evaluated along.
 
     Patches that bring a picture into attention (IPAdapter) give it to list 0 and nothing to list 1, and know no list 2.
     So where there are such patches, the text alone is evaluated as list 1, by itself.

@@ -1,4 +1,4 @@
-"""Saliency models from local weight files, as the host's memory management wants them."""
+"""Saliency models from local weight files, as ComfyUI's memory management wants them."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class HostClipScorer:
-    """An image tower of ours and the host's CLIP-L with the text tower that was trained with it.
+    """An image tower of ours and ComfyUI's CLIP-L with the text tower that was trained with it.
 
-    network: pictures [n, 3, size, size] in 0..1 -> (vectors, anything). The host leaves out the projection into the
+    network: pictures [n, 3, size, size] in 0..1 -> (vectors, anything). ComfyUI leaves out the projection into the
     common space for this kind of text encoder; here it is done.
     """
 
@@ -31,7 +31,7 @@ class HostClipScorer:
         return self.patcher.model(squares.to(self.patcher.load_device))[0]
 
     def text(self, texts: Sequence[str]) -> Tensor:
-        """-> [n, width] in float32, without gradient. The host loads the text tower."""
+        """-> [n, width] in float32, without gradient. ComfyUI loads the text tower."""
         project = self.clip.cond_stage_model.clip_l.transformer.text_projection
         with torch.no_grad():
             encode = self.clip.encode_from_tokens
@@ -40,7 +40,7 @@ class HostClipScorer:
 
 
 def patched(network: nn.Module) -> Any:
-    """A network of ours as the host's memory management wants it: on its devices, in float32."""
+    """A network of ours as ComfyUI's memory management wants it: on its devices, in float32."""
     network = network.eval().requires_grad_(False)
     return comfy.model_patcher.ModelPatcher(network, mm.get_torch_device(), mm.unet_offload_device())
 
@@ -54,9 +54,9 @@ class NoPair(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class HostPairScorer:
-    """The host's CLIP_VISION with the text tower of its CLIP that was trained along with it. width: of their vectors.
+    """ComfyUI's CLIP_VISION with the text tower of its CLIP that was trained along with it. width: of their vectors.
 
-    The host's own preprocessing rounds to 8 bit, through which no gradient passes, so `image` does its own.
+    ComfyUI's own preprocessing rounds to 8 bit, through which no gradient passes, so `image` does its own.
     """
 
     name: str
@@ -76,7 +76,7 @@ class HostPairScorer:
         return self.patcher.model(pixel_values=(squares - mean) / std)[2]
 
     def text(self, texts: Sequence[str]) -> Tensor:
-        """The host joins several towers' vectors; the one that is wanted comes last."""
+        """ComfyUI joins several towers' vectors; the one that is wanted comes last."""
         with torch.no_grad():
             encode = self.clip.encode_from_tokens
             pooled = torch.cat([encode(self.clip.tokenize(text), return_pooled=True)[1] for text in texts])
@@ -89,7 +89,7 @@ class HostPairScorer:
 
 
 def host_pair(vision: Any, clip: Any) -> HostPairScorer:
-    """A scorer from what the host's loaders give. The image tower's weights are copied. Raises NoPair."""
+    """A scorer from what ComfyUI's loaders give. The image tower's weights are copied. Raises NoPair."""
     towers = [name for name in TOWERS if getattr(clip.cond_stage_model, name, None) is not None]
     wide = vision.config.get("projection_dim")
     if vision.model_type != "clip_vision_model" or not towers:

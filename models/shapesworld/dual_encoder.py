@@ -50,7 +50,7 @@ def style_vector(embeddings: Tensor) -> Tensor:
 
 
 class StyledModel(comfy.model_base.BaseModel):
-    """The host's unCLIPConditioning reaches the generator as a style vector; without it the vector is zero."""
+    """ComfyUI's unCLIPConditioning reaches the generator as a style vector; without it the vector is zero."""
 
     def encode_adm(self, **given: Any) -> Tensor:
         """[1, 256]: the sum of the styles, each by its strength."""
@@ -71,7 +71,7 @@ class StyledModel(comfy.model_base.BaseModel):
 
 
 class Config(generator.ShapesWorldConfig):
-    """The host's description of the variant."""
+    """ComfyUI's description of the variant."""
 
     def __init__(self, latent_format: generator.ShapesWorldLatent) -> None:
         super().__init__(latent_format)
@@ -83,7 +83,7 @@ class Config(generator.ShapesWorldConfig):
 
 
 class T5Tokenizer(comfy.sd1_clip.SDTokenizer):
-    """The host's T5 tokenizer."""
+    """ComfyUI's T5 tokenizer."""
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
         super().__init__(
@@ -110,7 +110,7 @@ class Tokenizer:
         return self.parts["l"].untokenize(token_weight_pair)
 
     def state_dict(self) -> dict:
-        """Nothing to save with the weights: both vocabularies come with the host."""
+        """Nothing to save with the weights: both vocabularies come with ComfyUI."""
         return {}
 
 
@@ -134,7 +134,7 @@ class TextModel(torch.nn.Module):
         self.dtypes = {dtype} - {None}
 
     def set_clip_options(self, options: dict) -> None:
-        """The host's options for what is encoded next. T5 takes the device only: layer and projection are CLIP A's."""
+        """ComfyUI's options for what is encoded next. T5 takes the device only: layer and projection are CLIP A's."""
         self.clip_l.set_clip_options(options)
         self.t5.set_clip_options({key: value for key, value in options.items() if key == "execution_device"})
 
@@ -155,7 +155,7 @@ class TextModel(torch.nn.Module):
 
 
 def clip_vision(state: dict[str, Tensor]) -> comfy.clip_vision.ClipVisionModel:
-    """CLIP A's image tower as the host's CLIP_VISION. state: under the names of CLIPVisionModelProjection."""
+    """CLIP A's image tower as ComfyUI's CLIP_VISION. state: under the names of CLIPVisionModelProjection."""
     vision = comfy.clip_vision.ClipVisionModel(dict(VISION_CONFIG))
     vision.load_sd(state)
     return vision

@@ -1,4 +1,4 @@
-"""ShapesWorld's judges: CLIP A, CLIP B and the reader, built with `operations=` so that the host can cast them.
+"""ShapesWorld's judges: CLIP A, CLIP B and the reader, built with `operations=` so that ComfyUI can cast them.
 
 CLIP A is the one that conditions the generator and may be optimized against; CLIP B shares neither weights, seed nor
 architecture with it and only scores. The reader names the class of every pixel: it stands in for an object detector.
@@ -46,7 +46,7 @@ def encoder_forward(encoder: nn.Module, x: Tensor, causal: bool) -> Tensor:
 
 
 class ClipTrainImage(nn.Module):
-    """CLIP A's image tower: the host's CLIP vision transformer at 128 pixels, patches of 16."""
+    """CLIP A's image tower: ComfyUI's CLIP vision transformer at 128 pixels, patches of 16."""
 
     def __init__(self, dtype=None, device=None, operations=comfy.ops.manual_cast):
         super().__init__()
@@ -156,5 +156,5 @@ class Segmenter(nn.Module):
 
 
 def clip_a_text(dtype=None, device=None, operations=comfy.ops.disable_weight_init) -> nn.Module:
-    """CLIP A's text tower as the host's CLIPTextModel, with uninitialized weights; run by `clip_a_text_forward`."""
+    """CLIP A's text tower as ComfyUI's CLIPTextModel, with uninitialized weights; run by `clip_a_text_forward`."""
     return comfy.clip_model.CLIPTextModel(dict(TEXT_CONFIG), dtype, device, operations)

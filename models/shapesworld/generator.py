@@ -1,4 +1,4 @@
-"""The ShapesWorld generator as the host's own classes: UNet in a BaseModel, text tower in SDClipModel, KL autoencoder.
+"""The ShapesWorld generator as ComfyUI's own classes: UNet in a BaseModel, text tower in SDClipModel, KL autoencoder.
 
 Shapes everywhere: pictures 256x256, latents [B, 4, 32, 32], text [B, 77, 256].
 """
@@ -60,7 +60,7 @@ VAE_CONFIG = {
 
 
 class ShapesWorldLatent(comfy.latent_formats.LatentFormat):
-    """Latents scaled to unit variance; the color factors give the host's step previews."""
+    """Latents scaled to unit variance; the color factors give ComfyUI's step previews."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ShapesWorldLatent(comfy.latent_formats.LatentFormat):
 
 
 class ShapesWorldConfig(comfy.supported_models_base.BASE):
-    """What the host wants to know of a model family; v-prediction on the Stable Diffusion noise schedule."""
+    """What ComfyUI wants to know of a model family; v-prediction on the Stable Diffusion noise schedule."""
 
     unet_config: dict = {}
     unet_extra_config: dict = {}
@@ -89,7 +89,7 @@ class ShapesWorldConfig(comfy.supported_models_base.BASE):
 
 
 def unet(operations=comfy.ops.disable_weight_init) -> torch.nn.Module:
-    """A bare UNetModel with uninitialized weights (the host's layers skip initialization)."""
+    """A bare UNetModel with uninitialized weights (ComfyUI's layers skip initialization)."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     return UNetModel(**UNET_CONFIG, dtype=torch.float32, operations=operations)

@@ -1,4 +1,4 @@
-"""Loads the ShapesWorld checkpoint that ships with the pack: checked files in, the host's own model objects out."""
+"""Loads the ShapesWorld checkpoint that ships with the pack: checked files in, ComfyUI's own model objects out."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
 def load_model(folder: Path = FOLDER, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The generator as a MODEL. disable_dynamic: weights stay where they are loaded, for gradients."""
     patcher = _patcher(shapesworld.ShapesWorldConfig, load_part("unet", folder), folder, disable_dynamic)
-    patcher.cached_patcher_init = (load_model, (folder,))  # the host's way to load it anew
+    patcher.cached_patcher_init = (load_model, (folder,))  # ComfyUI's way to load it anew
     return patcher
 
 
@@ -85,7 +85,7 @@ def _patcher(config_type: Any, state: dict[str, Tensor], folder: Path, fixed: bo
 
 
 def load_expert(part: str, folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
-    """The generator with the low-rank change of a part (`expert_high`, `expert_low`), as a LoRA of the host."""
+    """The generator with the low-rank change of a part (`expert_high`, `expert_low`), as a LoRA of ComfyUI."""
     return comfy.sd.load_lora_for_models(load_model(folder), None, load_part(part, folder), 1.0, 0.0)[0]
 
 
@@ -113,7 +113,7 @@ def spread(rows: Tensor, ids: list[int], vocabulary: Any) -> Tensor:
 
 
 def text_state(folder: Path = FOLDER) -> dict[str, Tensor]:
-    """CLIP A's text tower under the host's names."""
+    """CLIP A's text tower under ComfyUI's names."""
     state, ids = load_part("clip_a", folder), manifest(folder)["token_ids"]
     text = {"clip_l.transformer." + k.removeprefix("text."): v for k, v in state.items() if k.startswith("text.")}
     table = spread(state["table.weight"], ids, shapesworld.TEXT_CONFIG["vocab_size"])

@@ -242,7 +242,7 @@ class TestGuidance:
         assert not torch.equal(*both)
 
     def test_skipped_layers_beside_it(self, models: Any) -> None:
-        """The host's skip-layer guidance replaces blocks; ours names the blocks of SD3 by replacing them, too."""
+        """ComfyUI's skip-layer guidance replaces blocks; ours names the blocks of SD3 by replacing them, too."""
         from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 
         start = dit.noise("sd3")
@@ -304,7 +304,7 @@ class TestGuidance:
         plain = dit.sample(model, start, cfg=3.0, steps=2)
         with dit.watching(models["wan"], "wan") as calls:
             guided = dit.sample(steps.guided(model), start, cfg=3.0, steps=2)
-        # Of two windows per evaluation the second has the anchor frame that the host puts before it.
+        # Of two windows per evaluation the second has the anchor frame that ComfyUI puts before it.
         assert [call["x"].shape[2] for call in calls] == [3, 4] * 4
         assert ((guided - plain).abs().amax(dim=(0, 1, 3, 4)) > 1e-3).all()
 

@@ -143,7 +143,7 @@ class TestWhatIsSeen:
         assert sorted((r.start, r.stop) for r in call.rows) == [(0, 2), (2, 4)]
 
     def test_a_copied_area_cond_is_told_from_the_original(self, model: Any) -> None:
-        """The host copies a positive area cond, uuid and all, into the negative list, with the negative's prompt."""
+        """ComfyUI copies a positive area cond, uuid and all, into the negative list, with the negative's prompt."""
         patched, probe = probed(model, kinds=frozenset({"cross"}), blocks=frozenset({MIDDLE}))
         area = tiny.prompt(3, area=(16, 8, 0, 4), fovea_test=1)
         tiny.sample(patched, tiny.noise(16, 16), positive=tiny.prompt(1) + area, steps=1)
@@ -254,7 +254,7 @@ class TestSaliency:
         patched, together = recorded(model)
         tiny.sample(patched, tiny.noise(16, 16, batch=3), steps=1)
         patched, apart = recorded(model)
-        monkeypatch.setattr(model.model, "memory_required", lambda *a, **k: 1e30)  # the host then splits the batch
+        monkeypatch.setattr(model.model, "memory_required", lambda *a, **k: 1e30)  # ComfyUI then splits the batch
         with tiny.watching(model) as calls:
             tiny.sample(patched, tiny.noise(16, 16, batch=3), steps=1)
         assert sorted(c["chunks"] for c in calls) == [[0], [1]]
@@ -298,7 +298,7 @@ class TestRun:
         assert torch.equal(tiny.sample(patched, x), tiny.sample(model, x))
 
     def test_workers_of_a_multi_device_run(self, model: Any) -> None:
-        """Positive and negative prompt evaluated by two threads at once, as the host does with two GPUs."""
+        """Positive and negative prompt evaluated by two threads at once, as ComfyUI does with two GPUs."""
         x = tiny.noise(16, 24, batch=2)
         patched, single = recorded(model)
         expected = tiny.sample(patched, x)
@@ -333,7 +333,7 @@ class TestRun:
         patched.set_model_sampler_post_cfg_function(post_cfg)
         with tiny.watching(model) as calls:
             tiny.sample(patched, tiny.noise(16, 16), positive=tiny.prompt(1, fovea_test=1), steps=2)
-        assert [c["chunks"] for c in calls] == [[1, 0], [0], [1]] * 2  # each keeps its place in the host's call
+        assert [c["chunks"] for c in calls] == [[1, 0], [0], [1]] * 2  # each keeps its place in ComfyUI's call
         assert [c["options"].get(hooks.DEGRADED) for c in calls] == [None, "test", "test"] * 2
         assert probe.degraded == [None, "test", "test"] * 2
         assert calls[1]["uuids"] == calls[4]["uuids"] and calls[2]["uuids"] == calls[5]["uuids"]

@@ -1,6 +1,6 @@
-"""The positive and the negative prompt on two devices at once, as the host does with two GPUs: the same picture.
+"""The positive and the negative prompt on two devices at once, as ComfyUI does with two GPUs: the same picture.
 
-No second device is here: two copies of a model stand for it, each with a thread of its own in the host's own pool.
+No second device is here: two copies of a model stand for it, each with a thread of its own in ComfyUI's own pool.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class TestMaps:
 
 
 class Clip:
-    """The tokenizing side of the host's CLIP."""
+    """The tokenizing side of ComfyUI's CLIP."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

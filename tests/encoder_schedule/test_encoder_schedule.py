@@ -1,4 +1,4 @@
-"""Encoder Schedule: curves, parts of a schedule, and weights on the host's own pairs of encoders."""
+"""Encoder Schedule: curves, parts of a schedule, and weights on ComfyUI's own pairs of encoders."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_weights_where_tokens_follow_each_other() -> None:
 
 
 def test_full_weights_are_the_hosts_prompt(flux: Any) -> None:
-    """Bit for bit what the host's own node for two prompts gives, as one entry without a window."""
+    """Bit for bit what ComfyUI's own node for two prompts gives, as one entry without a window."""
     (ours,) = encode(flux, "x", "a red star", "a blue circle")
     ((features, more),) = CLIPTextEncodeFlux.execute(flux, "a red star", "a blue circle", 3.5).result[0]
     assert torch.equal(ours[0], features) and torch.equal(ours[1]["pooled_output"], more["pooled_output"])

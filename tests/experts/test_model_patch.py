@@ -1,4 +1,4 @@
-"""Experts in the host's own sampling: the notes' acceptance tests, on eps, v and flow models."""
+"""Experts in ComfyUI's own sampling: the notes' acceptance tests, on eps, v and flow models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def same_checkpoint_again(kind: str, seed: int = 0) -> Any:
 @pytest.mark.parametrize("sampler", SAMPLER_NAMES)
 @pytest.mark.parametrize("kind", ["eps", "flow"])
 def test_identical_experts_are_one_model(models: dict, kind: str, sampler: str) -> None:
-    """Bit for bit, with three experts of the same weights, for every sampler of the host."""
+    """Bit for bit, with three experts of the same weights, for every sampler of ComfyUI."""
     main = models[kind][0]
     low, lower = same_checkpoint_again(kind), same_checkpoint_again(kind)
     both = switched(main, expert(low, MIDDLE[kind], kind), expert(lower, MIDDLE[kind] / 4, kind))
@@ -64,7 +64,7 @@ def test_identical_experts_are_one_model(models: dict, kind: str, sampler: str) 
 
 
 def x0_of(model: Any, x: Tensor, sigma: float, cfg: float) -> Tensor:
-    """A single prediction by a plain model, through the host."""
+    """A single prediction by a plain model, through ComfyUI."""
     found: list[Tensor] = []
 
     def once(predict: Any, _: Tensor, sigmas: Tensor, extra_args: dict, **more: Any) -> Tensor:
@@ -335,7 +335,7 @@ def test_memory_changes_nothing_else(models: dict, memory: str) -> None:
 
 
 def test_override_and_cache_on_one_expert(models: dict, caplog: pytest.LogCaptureFixture) -> None:
-    """The host's CFG Override and EasyCache, put on an expert, act there and only there."""
+    """ComfyUI's CFG Override and EasyCache, put on an expert, act there and only there."""
     high, low, _ = models["eps"]
     x = tiny.noise(16, 16)
     overridden = CFGOverride.execute(low, 1.5, 0.0, 1.0).result[0]

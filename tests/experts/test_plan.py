@@ -19,11 +19,11 @@ from fovea.guidance.experts.plan import BadExperts
 
 
 class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
-    """As the host makes it for a flow model."""
+    """As ComfyUI makes it for a flow model."""
 
 
 class EpsSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
-    """As the host makes it for an eps model."""
+    """As ComfyUI makes it for an eps model."""
 
 
 def flow(shift: float = 3.0) -> FlowSampling:
@@ -164,7 +164,7 @@ def test_report_says_who_acts() -> None:
 
 
 def test_tiny_models_are_what_they_say() -> None:
-    """The model kinds used beside: the host's own classes decide."""
+    """The model kinds used beside: ComfyUI's own classes decide."""
     from comfy.model_base import ModelType
 
     from fovea.guidance.experts.expert_guider import is_flow

@@ -1,4 +1,4 @@
-"""Gradients through the host's guider with what users patch into a model; and what is put back afterwards."""
+"""Gradients through ComfyUI's guider with what users patch into a model; and what is put back afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The saliency nodes in the host: maps of pictures of any size, files that load and files that are refused."""
+"""The saliency nodes in ComfyUI: maps of pictures of any size, files that load and files that are refused."""
 
 from __future__ import annotations
 

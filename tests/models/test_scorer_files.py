@@ -28,7 +28,7 @@ pictures = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(
 
 @pytest.fixture(scope="module")
 def network() -> Any:
-    """A small CLIP of open_clip's, whose weights the host's towers get."""
+    """A small CLIP of open_clip's, whose weights ComfyUI's towers get."""
     torch.manual_seed(0)
     vision = {"image_size": SIDE, "layers": LAYERS, "width": WIDE, "patch_size": 16, "head_width": WIDE // HEADS}
     text = {"context_length": 77, "vocab_size": 49408, "width": WIDE, "heads": HEADS, "layers": LAYERS}
@@ -74,7 +74,7 @@ def test_a_pair_is_open_clips_network(network: Any, pair: comfy_clip.HostPairSco
         images = network.encode_image((pictures - mean) / std)
         words = network.encode_text(open_clip.tokenize([TEXT]))
     for got, wanted in ((pair.image(pictures), images), (pair.text([TEXT]), words)):
-        assert (got - wanted).norm() < 0.01 * wanted.norm()  # the host keeps these towers in half precision
+        assert (got - wanted).norm() < 0.01 * wanted.norm()  # ComfyUI keeps these towers in half precision
     assert pair.truncated_tokens(TEXT) == 0 and pair.truncated_tokens("star " * 100) > 20
     leaf = pictures.clone().requires_grad_()
     text_losses(pair, leaf, encode_target(pair, TEXT)).sum().backward()

@@ -1,4 +1,4 @@
-"""ShapesWorld: masks are true, tokens are the host's, the shipped files are whole and do what they claim."""
+"""ShapesWorld: masks are true, tokens are ComfyUI's, the shipped files are whole and do what they claim."""
 
 from __future__ import annotations
 

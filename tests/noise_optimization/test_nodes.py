@@ -1,4 +1,4 @@
-"""The latent nodes on the demo model: what they find is what the host's own samplers draw from it."""
+"""The latent nodes on the demo model: what they find is what ComfyUI's own samplers draw from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions with every sampler of the host, in second passes and inpainting, beside LoRA and ControlNet."""
+"""Regions with every sampler of ComfyUI, in second passes and inpainting, beside LoRA and ControlNet."""
 
 from __future__ import annotations
 

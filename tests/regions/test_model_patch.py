@@ -1,4 +1,4 @@
-"""Regions inside the real host: steered sampling equals the published operator written out; nothing else changes."""
+"""Regions inside the real ComfyUI: steered sampling equals the published operator written out; nothing else changes."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class TestConcat:
 
 
 class PicturePrompt:
-    """Attention to more keys in place of the host's, as IPAdapter nodes have it: no transformer_options reach it."""
+    """Attention to more keys in place of ComfyUI's, as IPAdapter nodes have it: no transformer_options reach it."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
@@ -415,7 +415,7 @@ class TestNodes:
         ).result  # fmt: skip
         start = tiny.noise(32, 32)
         tiny.sample(model, start, 4.0, 1, positive, negative)
-        assert list(positive[0][1]["additional_models"]) == []  # as a cache of the host looks into it
+        assert list(positive[0][1]["additional_models"]) == []  # as a cache of ComfyUI looks into it
         assert not caplog.records
         tiny.sample(guided(shapesworld["model"]), start, 4.0, 1, positive, negative)
         assert ["Connect the model output" in record.message for record in caplog.records] == [True]

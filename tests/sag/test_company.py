@@ -31,7 +31,7 @@ def model() -> Any:
 
 class TestPrompts:
     def test_area_conds(self, model: Any) -> None:
-        """Two regions and a background: each evaluation's own map, at its area, mixed as the host mixes predictions."""
+        """Two regions and a background: each evaluation's own map, at its area, mixed as ComfyUI mixes predictions."""
         positive = (
             tiny.prompt(1) + tiny.prompt(3, area=(16, 12, 0, 0), strength=2.0) + tiny.prompt(4, area=(8, 16, 8, 8))
         )
@@ -138,7 +138,7 @@ def dual_model(model: Any, other: Any) -> Any:
 
 
 class TestGuiders:
-    # Index of the spoilt list in the host's call: DualCFG evaluates [negative, middle, positive], PerpNeg [positive,
+    # Index of the spoilt list in ComfyUI's call: DualCFG evaluates [negative, middle, positive], PerpNeg [positive,
     # negative, empty], of which the empty one is what the paper calls unconditional.
     @pytest.mark.parametrize(
         "make, index",

@@ -208,7 +208,7 @@ class TestNoise:
     )
     @pytest.mark.parametrize("sigma", [0.05, 0.4, 0.9])
     def test_renoise_keeps_the_predicted_noise(self, kind: type, base: type, flow: bool, sigma: float) -> None:
-        """Mixing the degraded estimate with the noise that x and x0 imply gives what the host's own mixing gives."""
+        """Mixing the degraded estimate with the noise that x and x0 imply gives what ComfyUI's own mixing gives."""
         generator = torch.Generator().manual_seed(0)
         x0, noise, degraded = (torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64) for _ in range(3))
         host, sigmas = sampling(kind, base), torch.full((2,), sigma, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Self-Attention Guidance in the real sampling code of the host: results, costs, sizes, bad input."""
+"""Self-Attention Guidance in the real sampling code of ComfyUI: results, costs, sizes, bad input."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class TestAgainstTheFormulas:
     @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
     @pytest.mark.parametrize("size", [(64, 64), (64, 96), (40, 24)])
     def test_equals_the_hosts_node_at_multiples_of_64_pixels(self, kind: str, size: tuple[int, int]) -> None:
-        """Where the host's own node is right: uncond branch, its 9 taps, sizes whose grid it guesses correctly."""
+        """Where ComfyUI's own node is right: uncond branch, its 9 taps, sizes whose grid it guesses correctly."""
         model, x = tiny.unet(kind), tiny.noise(*size)
         core = CoreSag.execute(model, 0.5, 2.0).result[0]
         ours = guided(model, scale=0.5, blur_sigma=2.0, kernel="taps")
@@ -174,7 +174,7 @@ class TestBatchesAndSizes:
     def test_split_calls_equal_one_batch(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         patched, x = guided(model), tiny.noise(24, 16, batch=2)
         expected = tiny.sample(patched, x)
-        monkeypatch.setattr(model.model, "memory_required", lambda *a, **k: 1e30)  # the host then splits the batch
+        monkeypatch.setattr(model.model, "memory_required", lambda *a, **k: 1e30)  # ComfyUI then splits the batch
         with tiny.watching(model) as calls:
             torch.testing.assert_close(tiny.sample(patched, x), expected, **CLOSE)
         assert len(calls) == 9

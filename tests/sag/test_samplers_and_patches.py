@@ -1,4 +1,4 @@
-"""Guidance with every sampler of the host, and before and after the host's other model patches."""
+"""Guidance with every sampler of ComfyUI, and before and after ComfyUI's other model patches."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def close(got: Tensor, wanted: Tensor) -> None:
 
 @pytest.mark.parametrize(("cfg", "scale"), [(4.0, 2.0), (4.0, 6.0), (1.0, 3.0), (3.0, -1.0)])
 def test_the_formula_of_two_scales(model: Any, cfg: float, scale: float) -> None:
-    """As the host's guider for two prompts, which always evaluates all three."""
+    """As ComfyUI's guider for two prompts, which always evaluates all three."""
     guider = Guider_DualCFG(model)
     guider.set_conds(STYLED, TEXT, NEGATIVE)
     guider.set_cfg(scale, cfg)
@@ -129,7 +129,7 @@ def test_where_it_cannot_be(model: Any) -> None:
 
 
 def test_other_guidance_goes_on(model: Any) -> None:
-    """SAG and the host's CFG Override act on the text's part as without style, in either order."""
+    """SAG and ComfyUI's CFG Override act on the text's part as without style, in either order."""
     from comfy_extras.nodes_custom_sampler import CFGOverride
     from sag_steps import guided as with_sag
 

@@ -1,4 +1,4 @@
-"""Setting up the host: real code, real pip, temporary folders, no network."""
+"""Setting up ComfyUI: real code, real pip, temporary folders, no network."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_environment_is_made_once(shelf: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "requirements.txt").write_text("probe_own\n")
     assert install() is True
     assert environment.probe(python, "import probe_own") == ""
-    (tmp_path / "requirements.txt").write_text("probe_torch==2.0\n")  # must not replace the host's torch
+    (tmp_path / "requirements.txt").write_text("probe_torch==2.0\n")  # must not replace ComfyUI's torch
     with pytest.raises(SetupError):
         install()
     (tmp_path / "requirements.txt").write_text("probe_own\n")

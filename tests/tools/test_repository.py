@@ -50,7 +50,7 @@ def test_metadata() -> None:
     assert "web" not in comfy, "with WEB_DIRECTORY as well, every script would be loaded twice"
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == project["dependencies"]
-    assert not [line for line in project["dependencies"] if re.search(r"==|<|~=", line)], "no pins that fight the host"
+    assert not [line for line in project["dependencies"] if re.search(r"==|<|~=", line)], "no pins that fight ComfyUI"
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "Apache License" in (ROOT / PROJECT["project"]["license"]["file"]).read_text(encoding="utf-8")
 

@@ -66,7 +66,7 @@ def fingerprint(python: Path, requirements: list[Path]) -> str:
 
 
 def install(venv: Path, host: Path, root: Path, say=print) -> bool:
-    """Install torch, the host's requirements and ours into `venv`. Returns False where nothing had changed."""
+    """Install torch, ComfyUI's requirements and ours into `venv`. Returns False where nothing had changed."""
     python = python_of(venv)
     requirements = [host / "requirements.txt", *(root / name for name in OWN_REQUIREMENTS)]
     stamp, wanted = venv / STAMP, fingerprint(python, requirements)

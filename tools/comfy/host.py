@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST_FOLDER = ROOT / ".host"
 VENV = ROOT / ".venv"
 # A sample of what a foreign interpreter must bring for ComfyUI, the pack, the tests and the tools.
-NEEDED = ("torch", "aiohttp", "einops", "kornia", "pytest", "hypothesis", "requests", "websocket", "tqdm")
+NEEDED = ("torch", "aiohttp", "einops", "kornia", "pytest", "hypothesis", "requests", "websocket", "tqdm", "xdist")
 
 
 @dataclass(frozen=True)

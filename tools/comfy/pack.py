@@ -1,4 +1,4 @@
-"""Makes the pack importable as `fovea` and the host as `comfy` in stand-alone scripts (training, evaluation)."""
+"""Makes the pack importable as `fovea` and ComfyUI as `comfy` in stand-alone scripts (training, evaluation)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .host import ROOT, locate
 
 
 def load_packages() -> None:
-    """Put the host on sys.path and register the pack's folders as package `fovea`, without running its entry point.
+    """Put ComfyUI on sys.path and register the pack's folders as package `fovea`, without running its entry point.
 
-    The entry point needs the host's whole server API; scripts need only the library below the nodes.
+    The entry point needs ComfyUI's whole server API; scripts need only the library below the nodes.
     """
     import torch
 

@@ -29,7 +29,7 @@ class Reading:
 
 @torch.no_grad()
 def read(reader: nn.Module, pictures: Tensor) -> list[Reading]:
-    """pictures [B, H, W, 3] in 0..1 (the host's IMAGE layout, any size) -> one reading each."""
+    """pictures [B, H, W, 3] in 0..1 (ComfyUI's IMAGE layout, any size) -> one reading each."""
     return [interpret(classes) for classes in reader(small(pictures))[0].argmax(1).cpu().numpy()]
 
 

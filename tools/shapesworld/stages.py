@@ -51,7 +51,7 @@ class Run:
 
 
 def initialize(module: nn.Module, seed: int) -> nn.Module:
-    """Give the host's layers weights, which they skip: Xavier for matrices, zeros for biases, ones for norms."""
+    """Give ComfyUI's layers weights, which they skip: Xavier for matrices, zeros for biases, ones for norms."""
     torch.manual_seed(seed)
     for m in module.modules():
         for name, p in m.named_parameters(recurse=False):

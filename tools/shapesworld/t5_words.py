@@ -1,4 +1,4 @@
-"""Captions to token ids with the host's T5 tokenizer, fast: every word of the grammar is looked up, not re-encoded."""
+"""Captions to token ids with ComfyUI's T5 tokenizer, fast: every word of the grammar is looked up, not re-encoded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def known_ids() -> tuple[int, ...]:
 
 
 def encode(text: str) -> np.ndarray:
-    """Caption -> int32 [77], the end token and then pads, exactly as the host tokenizes it."""
+    """Caption -> int32 [77], the end token and then pads, exactly as ComfyUI tokenizes it."""
     ids = [i for chunk in text.split() for i in chunk_ids(chunk)][: LONGEST - 1]
     return np.array([*ids, 1] + [0] * (LONGEST - 1 - len(ids)), np.int32)
 

@@ -60,7 +60,7 @@ class LowRank(nn.Module):
 
 
 class T5(nn.Module):
-    """The host's T5 over a compact token table, and the projection to CLIP A's width."""
+    """ComfyUI's T5 over a compact token table, and the projection to CLIP A's width."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class T5(nn.Module):
         self.projection = operations.Linear(config["d_model"], generator.TEXT_CONFIG["hidden_size"])
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Rows of the table [B, 77] -> [B, 77, 256]. The host's own forward adds in place, which autograd refuses."""
+        """Rows of the table [B, 77] -> [B, 77, 256]. ComfyUI's own forward adds in place, which autograd refuses."""
         from comfy.ldm.modules.attention import attention_pytorch
 
         x, bias = self.t5.shared(rows), None
@@ -92,7 +92,7 @@ def build_t5(seed: int) -> T5:
     model = initialize(T5(), seed)
     for name, p in model.named_parameters():
         if name.endswith("layer_norm.weight"):
-            nn.init.ones_(p)  # the host's T5 brings a norm of its own
+            nn.init.ones_(p)  # ComfyUI's T5 brings a norm of its own
         elif name == "t5.shared.weight":
             nn.init.normal_(p, std=1.0)
     return model
@@ -281,7 +281,7 @@ def follow(run: Run, data: Dataset, modules: nn.ModuleDict, tower: nn.ModuleDict
 
 
 def change(work: Path) -> dict[str, Tensor]:
-    """What ships, fp16: the generator's change under the names that the host's LoRA loader reads, its style embedding,
+    """What ships, fp16: the generator's change under the names that ComfyUI's LoRA loader reads, its style embedding,
     T5 and the projection."""
     state = torch.load(work / "dual.pt", map_location="cpu", weights_only=True)["ema"]
     out = {}

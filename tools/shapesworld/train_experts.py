@@ -75,7 +75,7 @@ def train(run: Run, data: Dataset) -> None:
 
 
 def lora(work: Path, name: str, rank: int = RANK) -> dict[str, Tensor]:
-    """The change of a trained expert under the names that the host's LoRA loader reads, fp16: matrices and convolutions
+    """The change of a trained expert under the names that ComfyUI's LoRA loader reads, fp16: matrices and convolutions
     by their largest singular values, biases and norms as they are."""
     after, out = trained(work, name), {}
     for key, weight in base().items():

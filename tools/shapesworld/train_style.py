@@ -60,6 +60,6 @@ def load(work: Path) -> nn.Module:
 
 @torch.no_grad()
 def styles_of(model: nn.Module, pictures: Tensor) -> list[str]:
-    """The styles of pictures [B, height, width, 3] in 0..1, the host's layout."""
+    """The styles of pictures [B, height, width, 3] in 0..1, ComfyUI's layout."""
     small = F.interpolate(pictures.movedim(-1, 1).float(), size=(128, 128), mode="area")
     return [STYLES[i] for i in model(small).argmax(1)]

@@ -51,7 +51,7 @@ def encode(run: Run, data: Dataset) -> None:
 
 
 def statistics(latents: np.ndarray, colors: np.ndarray) -> dict:
-    """Scale to unit variance, and the linear map latent -> RGB that the host uses for step previews."""
+    """Scale to unit variance, and the linear map latent -> RGB that ComfyUI uses for step previews."""
     scale = 1 / latents.std()
     x = np.moveaxis(latents * scale, 1, -1).reshape(-1, 4)
     y = np.moveaxis(colors, 1, -1).reshape(-1, 3) * 2 - 1
@@ -74,7 +74,7 @@ def text_tower(run: Run, state: dict[str, Tensor] | None = None) -> nn.ModuleDic
 
 
 def contexts(tower: nn.ModuleDict, captions: list[str], device: torch.device) -> Tensor:
-    """What the host's SDClipModel gives the UNet for these captions: [B, 77, 256]."""
+    """What ComfyUI's SDClipModel gives the UNet for these captions: [B, 77, 256]."""
     from fovea.models.shapesworld import evaluators
 
     ids = np.stack([words.encode(c) for c in captions])
@@ -98,7 +98,7 @@ def build(seed: int) -> nn.Module:
 
 
 def alphas_bar(device: torch.device) -> Tensor:
-    """The noise schedule that the host samples with: [1000]."""
+    """The noise schedule that ComfyUI samples with: [1000]."""
     from comfy.model_sampling import ModelSamplingDiscrete
 
     return (1 / (1 + ModelSamplingDiscrete().sigmas.double() ** 2)).float().to(device)

@@ -27,7 +27,7 @@ def loss_of(model: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
 
     Three latent channels are tied to the mean color of their 8x8 patch. Left free, the coder spends them on edges and
     folds colors together for thousands of steps; tied, it is right from the start and easy to generate.
-    A little noise on the latents makes the decoder forgive the generator's grain; the host decodes the mean.
+    A little noise on the latents makes the decoder forgive the generator's grain; ComfyUI decodes the mean.
     """
     with torch.autocast(pictures.device.type, torch.bfloat16):
         mean = model.quant_conv(model.encoder(pictures)).float()[:, :4]

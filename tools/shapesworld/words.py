@@ -1,4 +1,4 @@
-"""Captions to token ids with the host's CLIP tokenizer, fast: the grammar's words are looked up, not re-encoded."""
+"""Captions to token ids with ComfyUI's CLIP tokenizer, fast: the grammar's words are looked up, not re-encoded."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def split(text: str) -> list[str]:
 
 
 def encode(text: str) -> np.ndarray:
-    """Caption -> int32 [77] padded with the end token, exactly as the host tokenizes it."""
+    """Caption -> int32 [77] padded with the end token, exactly as ComfyUI tokenizes it."""
     ids = [i for w in split(text) for i in word_ids(w)][: LENGTH - 2]
     return np.array([START, *ids] + [END] * (LENGTH - 1 - len(ids)), np.int32)
 

@@ -101,7 +101,7 @@ def source_section(shipped: list[str], facts: dict) -> str:
          "those that ship" if measured[key].get("weights") in shipped else "older")
         for key, name in MEASURED.items() if key in measured
     ]  # fmt: skip
-    return paragraphs("## Where the numbers come from", table(("measured", "commit", "weights"), rows))
+    return paragraphs("## Provenance", table(("measured", "commit", "weights"), rows))
 
 
 # What a section needs of the facts, and what writes it, in the page's order.

@@ -1,4 +1,4 @@
-"""Pictures through the host's own sampling path, from captions or from CONDITIONING."""
+"""Pictures through ComfyUI's own sampling path, from captions or from CONDITIONING."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def joined(conditionings: list[list]) -> list:
 
 
 def painted(pictures: Sequence[np.ndarray]) -> Tensor:
-    """uint8 pictures as the host's IMAGE."""
+    """uint8 pictures as ComfyUI's IMAGE."""
     return torch.from_numpy(np.stack(pictures)).float() / 255
 
 

@@ -8,7 +8,7 @@ import { Store } from "./painter/store.js";
 import { useLanguage } from "./painter/texts.js";
 import { listBackgrounds, resumeWorkspace, workspaceOf } from "./painter/workspace.js";
 
-const WIDGET = "FOVEA_PAINTER"; // no name of the host's own, which would take its place in Nodes 2.0
+const WIDGET = "FOVEA_PAINTER"; // no name of ComfyUI's own, which would take its place in Nodes 2.0
 const LEAST_WIDTH = 400, MIN_HEIGHT = 440;
 const OTHER_WIDGETS = 220; // their height
 const SETTLED_AFTER = 300; // ms without another change: strokes in quick succession are one step of the graph's undo
@@ -16,7 +16,7 @@ const SOON = 2000; // ms
 
 // Nodes that are cloned and thrown away are never told so: stores are only held as long as somebody else does.
 const stores = new Set();
-api.addEventListener("executed", () => setTimeout(() => { // the host hears of the same event, and keeps what it brings
+api.addEventListener("executed", () => setTimeout(() => { // ComfyUI hears of the same event, and keeps what it brings
   for (const held of stores) {
     const store = held.deref();
     if (store) listBackgrounds(store);

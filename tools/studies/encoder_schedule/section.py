@@ -20,7 +20,7 @@ def attended(found: dict) -> str:
     groups = [name for name in found if name not in ("sigma", "prompts")]
     rows = [(f"{found['sigma'][i]:.2f}", *(f"{100 * found[name][i]:.0f} %" for name in groups)) for i in at]
     return paragraphs(
-        "### Who is attended to",
+        "### Attention share per encoder",
         f"Share of cross-attention that goes to either encoder's tokens, mean over layers, heads, places and "
         f"{found['prompts']} prompts of the tuning set.",
         table(("sigma", *groups), rows),
@@ -35,7 +35,7 @@ def prompt_swap(found: dict) -> str:
         for swap, first, second, far in zip(found["swaps"], found["first"], found["second"], found["far"])
     ]
     return paragraphs(
-        "### When the prompt acts",
+        "### Prompt switching",
         f"The shipped model; another prompt from some step on, {found['n']} pairs of prompts. The paper's probe: "
         "another prompt in the last 7 % changes nothing, in the first 40 % everything.",
         table(("steps with the first prompt", "its objects there", "the second's there",

@@ -1,4 +1,4 @@
-"""The generator's report card: held-out prompts, the host's own sampler, judged by the reader.
+"""The generator's report card: held-out prompts, ComfyUI's own sampler, judged by the reader.
 
 `python -m tools.studies.generator.quality` writes output/eval/shapesworld.json and a sheet of unpicked pictures.
 Resumable: every batch is kept, by the weights and the settings.

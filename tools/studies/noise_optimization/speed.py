@@ -46,7 +46,7 @@ WAYS = {
 
 
 def decoders(case: Case) -> dict[bool, Any]:
-    """The whole decoder and a tiny one, as the host loads them; ShapesWorld has its own."""
+    """The whole decoder and a tiny one, as ComfyUI loads them; ShapesWorld has its own."""
     import comfy.ldm.models.autoencoder
     import comfy.sd
     from comfy.taesd.taesd import TAESD

@@ -19,7 +19,7 @@ def plain(model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
 
 
 def masked(model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
-    """The host's own masked prompts beside the caption."""
+    """ComfyUI's own masked prompts beside the caption."""
     from fovea.guidance.regions import prompt_encoding
 
     return model, prompt_encoding.masked(clip, caption, regions, 0.5), prompt_encoding.encode(clip, "")

@@ -89,7 +89,7 @@ def bars(report: dict, path: Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ScoreReader:
-    """Tap that keeps how high scores of matched and of other keys are, in the mean over places that are a region's.
+    """Wrapper that keeps how high scores of matched and of other keys are, in the mean over places that are a region's.
 
     Matched: the words of the place's region; in self-attention the places of the same region. Scores are taken from
     their row's mean. Largest and mean over keys; steered attention is seen as it is steered.

@@ -64,7 +64,7 @@ def speed_section(bench: dict) -> str:
             f"{case['repeats']} repeats",
             table(("guidance", "s per step", "ratio", "spread", "peak MiB"), rows),
             f"The recorder by itself, {alone['tokens']} tokens: {100 * alone['share_of_a_plain_step']:.2f} % of a "
-            f"plain step; its peak is {100 * alone['peak_to_core_map']:.2f} % of the map that the host's SAG keeps.",
+            f"plain step; its peak is {100 * alone['peak_to_core_map']:.2f} % of the map that ComfyUI's SAG keeps.",
         ]
     if "nvidia" not in bench["device"].lower():
         parts.append("No GPU has been measured yet.")

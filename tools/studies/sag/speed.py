@@ -1,4 +1,4 @@
-"""SAG against no guidance, the host's own SAG and its PAG: time per step, peak memory, and the recorder by itself.
+"""SAG against no guidance, ComfyUI's own SAG and its PAG: time per step, peak memory, and the recorder by itself.
 
 `python -m tools.studies.sag.speed` writes output/bench/sag.json. Models: ShapesWorld as shipped, and SD1.5 and SDXL
 with their real shapes and random weights, as large as memory allows. Methods take turns, so a busy machine hits all
@@ -63,7 +63,7 @@ def run(patcher: Any, case: Case) -> None:
 
 
 def recorder(case: Case, model: Any, device: torch.device) -> dict[str, float]:
-    """The recorder beside the host's attention with kept scores, on tensors of the middle block's shape."""
+    """The recorder beside ComfyUI's attention with kept scores, on tensors of the middle block's shape."""
     from comfy_extras.nodes_sag import attention_basic_with_sim
 
     from fovea.attention.chunked_softmax import column_sums

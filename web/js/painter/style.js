@@ -1,4 +1,4 @@
-/** The panel's looks: the host's own colors and fonts, so that it follows the theme. */
+/** The panel's looks: ComfyUI's own colors and fonts, so that it follows the theme. */
 
 const RULES = `
 .fovea-panel { --fovea-field: var(--comfy-input-bg, #222); }
