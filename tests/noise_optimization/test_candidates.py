@@ -22,7 +22,7 @@ def test_the_first_is_what_a_sampler_begins_with() -> None:
 def test_neighboring_seeds_share_no_noise() -> None:
     """ComfyUI counts seeds up by one: the second candidate of a seed must not be the first of the next."""
     seen = set()
-    seeds = (*range(20), 1000, 1007, 2**63 - 1, 2**64 - 1)
+    seeds = (*range(20), 1000, 1007, 2**64 - 1)
     for seed in seeds:
         for noise in drawn(seed, 4):
             seen |= {tuple(picture.flatten()[:8].tolist()) for picture in noise}

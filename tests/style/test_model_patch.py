@@ -32,7 +32,8 @@ def sample(model: Any, cfg: float = 4.0, positive: list = STYLED, steps: int = 4
 
 
 def close(got: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    """Latents of random models are large: what rounding does to a small value is measured by the largest."""
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize(("cfg", "scale"), [(4.0, 2.0), (4.0, 6.0), (1.0, 3.0), (3.0, -1.0)])
