@@ -93,7 +93,7 @@ def test_complaints_are_found() -> None:
 @pytest.mark.parametrize("name", list(DEMO))
 def test_demo_graph_runs(name: str, client: Client, demo_model: Path, quiet: None) -> None:
     """With few steps: `make demo` runs them in full (tests/docs/test_readme.py)."""
-    graph = short(graphs.load(DEMO[name]), next(_seeds))
+    graph = short(graphs.load(DEMO[name]), 5_000 + sorted(DEMO).index(name))  # its own, whatever ran before
     steps: list[tuple[str, int, int]] = []
     run = client.run(graph, lambda *step: steps.append(step))
     assert run.status == "success", run.explain()
