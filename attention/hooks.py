@@ -35,7 +35,7 @@ KEY = "fovea"
 TECHNIQUES = "fovea_techniques"
 RUN = "fovea_run"
 PREVIOUS_OVERRIDE = "fovea_previous_override"
-DEGRADED = "fovea_degraded"  # in transformer_options of an extra, spoilt evaluation: the name of its technique
+DEGRADED = "fovea_degraded"  # in transformer_options of an extra, degraded evaluation: the name of its technique
 OVERRIDE = "optimized_attention_override"
 OWN_KEYS = frozenset({TECHNIQUES, RUN, DEGRADED})  # what we add to the options of calls without wrappers
 _current: ContextVar[Run | None] = ContextVar("fovea_current_run", default=None)
@@ -75,7 +75,7 @@ def current_run() -> Run | None:
 def degraded_pass(
     run: Run, conds: Conds, x: Tensor, sigma: Tensor, model_options: Mapping[str, Any], owner: object, tag: str
 ) -> Tensor:
-    """Evaluate the model once more, with these conds, on a spoilt input; returns its x0 prediction, shaped like x.
+    """Evaluate the model once more, with these conds, on a degraded input; returns its x0 prediction, shaped like x.
 
     The conds are copies with uuids of their own, the same in every step of the run, so caches keyed by uuid stay right.
     owner: the technique; two of one kind never share a uuid. The conds keep their place (positive or negative) in the

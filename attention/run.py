@@ -71,7 +71,7 @@ class AttentionWrapper(Protocol):
         ...
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
-        """Whether this forward pass matters; `degraded` names the technique if it is an extra, spoilt evaluation."""
+        """Whether this forward pass matters; `degraded` names the technique if it is an extra, degraded evaluation."""
         ...
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:

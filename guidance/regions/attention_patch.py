@@ -45,14 +45,14 @@ class Layout:
         found = torch.zeros(self.length, len(self.tokens))
         for region, places in enumerate(self.tokens):
             found[list(places), region] = 1
-        return _repeated(found, count, own)
+        return _repeat_or_pad(found, count, own)
 
     def hidden(self, count: int, own: int = 0) -> Tensor:
         """Which text tokens are appended: [count, 1]; own: as in `keys`."""
-        return _repeated((torch.arange(self.length) >= self.appended).float()[:, None], count, own)
+        return _repeat_or_pad((torch.arange(self.length) >= self.appended).float()[:, None], count, own)
 
 
-def _repeated(tokens: Tensor, count: int, own: int) -> Tensor:
+def _repeat_or_pad(tokens: Tensor, count: int, own: int) -> Tensor:
     """[length, c] as [count, c]: followed by zeros up to its own length, repeated if count is a multiple of that, else
     followed by zeros."""
     tokens = torch.cat([tokens, tokens.new_zeros(max(0, own - len(tokens)), tokens.shape[1])])
@@ -88,7 +88,7 @@ class RegionAttention:
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         """The call with the marked prompts' rows steered; shaped like `attention` gives it. See AttentionWrapper."""
-        steered = [row for row in call.rows if self._pulls(call, row)]
+        steered = [row for row in call.rows if self._is_steered(call, row)]
         if not steered:
             return attention(call.q, call.k, call.v)
         if call.plain is not None and call.site.kind == "cross":
@@ -99,7 +99,7 @@ class RegionAttention:
             return self._whole(call, steered, attention)
         return self._split(call, steered, attention)
 
-    def _pulls(self, call: AttentionCall, row: Row) -> bool:
+    def _is_steered(self, call: AttentionCall, row: Row) -> bool:
         layout = layout_of(row)
         if layout is None:
             return False
@@ -166,8 +166,8 @@ class RegionAttention:
         queries, keys = (split_heads(t, call.heads, call.heads_first) for t in (q, k))
 
         def scores_for_heads(heads: slice) -> LowRankScores:
-            pulls = [self._pull(call, row, queries[where, heads], keys[where, heads]) for row, where in steered]
-            return _gathered([where for _, where in steered], pulls, queries.shape[0])
+            pulls = [self._row_scores(call, row, queries[where, heads], keys[where, heads]) for row, where in steered]
+            return _scatter_to_batch([where for _, where in steered], pulls, queries.shape[0])
 
         whole = whole or self.operator.measure in score_bias.OF_THE_CALL
         # Outside of inference mode gradients are taken, with PyTorch's attention: padding would cost their precision.
@@ -176,7 +176,7 @@ class RegionAttention:
             q, k, v, call.heads_first, call.heads, call.scale, attention, scores_for_heads, whole, for_kernels
         )
 
-    def _pull(self, call: AttentionCall, row: Row, q: Tensor, k: Tensor) -> LowRankScores:
+    def _row_scores(self, call: AttentionCall, row: Row, q: Tensor, k: Tensor) -> LowRankScores:
         """The pull on one prompt's rows; q, k: [batch, heads, tokens, dim]."""
         layout = layout_of(row)
         assert layout is not None
@@ -197,10 +197,10 @@ class RegionAttention:
                 if part is not None and part.shape[2] > 1:
                     part = part[:, :, image]
                 found = score_bias.pull(q[:, :, image], k[:, :, columns], scale, queries, keys, amount, op, part)
-                parts.append(_placed(found, q.shape[2], image, k.shape[2], columns))
+                parts.append(_expand_to_all_tokens(found, q.shape[2], image, k.shape[2], columns))
         if not words and site.kind != "self" and layout.appended < layout.length:
-            parts.append(_hiding(layout, q, k, site.text_tokens, row.length))
-        return _beside(parts)
+            parts.append(_mask_appended(layout, q, k, site.text_tokens, row.length))
+        return _concat_columns(parts)
 
     def _columns(
         self, call: AttentionCall, row: Row, layout: Layout, q: Tensor, text: bool, strength: float, op: RegionBias
@@ -254,7 +254,7 @@ def _memo(kept: dict, key: tuple, make: Callable[[], tuple]) -> tuple:
     return kept[key]
 
 
-def _hiding(layout: Layout, q: Tensor, k: Tensor, text_tokens: int, own: int) -> LowRankScores:
+def _mask_appended(layout: Layout, q: Tensor, k: Tensor, text_tokens: int, own: int) -> LowRankScores:
     """All queries leave the appended tokens alone."""
     batch, _, queries, _ = q.shape
     hidden = torch.zeros(1, k.shape[2], 1, device=q.device)
@@ -263,7 +263,7 @@ def _hiding(layout: Layout, q: Tensor, k: Tensor, text_tokens: int, own: int) ->
     return LowRankScores(keep, HIDDEN * keep[..., None], hidden)
 
 
-def _placed(pull: LowRankScores, queries: int, image: slice, keys: int, columns: slice) -> LowRankScores:
+def _expand_to_all_tokens(pull: LowRankScores, queries: int, image: slice, keys: int, columns: slice) -> LowRankScores:
     """A pull on a part of the queries and keys as one on all of them."""
     if pull.scale.shape[-1] == queries and pull.key_factor.shape[1] == keys:
         return pull
@@ -276,7 +276,7 @@ def _placed(pull: LowRankScores, queries: int, image: slice, keys: int, columns:
     return LowRankScores(keep, left, right)
 
 
-def _beside(pulls: list[LowRankScores]) -> LowRankScores:
+def _concat_columns(pulls: list[LowRankScores]) -> LowRankScores:
     """Several pulls as one."""
     if len(pulls) == 1:
         return pulls[0]
@@ -288,7 +288,7 @@ def _beside(pulls: list[LowRankScores]) -> LowRankScores:
     return LowRankScores(keep, left, torch.cat([p.key_factor.expand(batch, -1, -1) for p in pulls], dim=-1))
 
 
-def _gathered(places: list[slice], pulls: list[LowRankScores], batch: int) -> LowRankScores:
+def _scatter_to_batch(places: list[slice], pulls: list[LowRankScores], batch: int) -> LowRankScores:
     """Pulls of parts of a batch as one of the whole batch; the other rows are left as they are."""
     pull = pulls[0]
     if len(pulls) == 1 and pull.scale.shape[0] == batch:
