@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -61,12 +62,14 @@ def score_chunks(
         chunk_bytes = chunk_bytes_for(q.device.type, heads * queries * row_bytes, _free_bytes(q.device))
     if bias is not None:
         bias = bias.expand(batch, heads, queries, k.shape[2])
-    for chunk in plan_chunks(batch, heads, queries, row_bytes, chunk_bytes):
-        keys = k[chunk.sample, chunk.heads].to(dtype).transpose(1, 2)
-        scores = torch.bmm(q[chunk].to(dtype) * scale, keys)
-        if bias is not None:
-            scores += bias[chunk]
-        yield chunk, scores
+    plan = plan_chunks(batch, heads, queries, row_bytes, chunk_bytes)
+    for (sample, together), chunks in groupby(plan, key=lambda chunk: (chunk.sample, chunk.heads)):
+        keys = k[sample, together].to(dtype).transpose(1, 2)  # once for all rows: a copy where k is in half precision
+        for chunk in chunks:
+            scores = torch.bmm(q[chunk].to(dtype) * scale, keys)
+            if bias is not None:
+                scores += bias[chunk]
+            yield chunk, scores
 
 
 def _free_bytes(device: torch.device) -> int:

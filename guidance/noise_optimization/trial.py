@@ -75,9 +75,8 @@ class Trial:
                 leaf = normal_copy(end).detach().requires_grad_() if gradient_wanted else end
                 with torch.set_grad_enabled(gradient_wanted):
                     pictures = self.decode(leaf)
-                    again = (
-                        not gradient_wanted or self.gradients_taken % self.config.saliency_interval == 0
-                    )  # draws are other pictures
+                    # Candidates are other pictures every time; iterations change one picture little by little.
+                    again = not gradient_wanted or self.gradients_taken % self.config.saliency_interval == 0
                     saliency = self._look(pictures.detach(), again) if shown is None else self.saliency
                     found = self.config.loss(self.config.scorer, self.target, pictures, saliency, self.generators)
                     losses = found / len(ends)

@@ -177,7 +177,7 @@ class RegionAttention:
         )
 
     def _row_scores(self, call: AttentionCall, row: Row, q: Tensor, k: Tensor) -> LowRankScores:
-        """The pull on one prompt's rows; q, k: [batch, heads, tokens, dim]."""
+        """What is done to the scores of one prompt's rows; q, k: [batch, heads, tokens, dim]."""
         layout = layout_of(row)
         assert layout is not None
         scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
