@@ -43,7 +43,7 @@ class Row:
     """The slice [start, stop) of a model batch that belongs to one cond.
 
     index: place of the cond list in ComfyUI's call, often 0 for the positive prompt. negative: of a negative prompt.
-    own: not ComfyUI's copy of another list's cond, which has that one's marks and area and this list's prompt.
+    original: not ComfyUI's copy of another list's cond, which has that one's marks and area and this list's prompt.
     area: (height, width, y, x) in latent pixels as ComfyUI keeps it, or None. marks: the cond's `fovea_` entries.
     length: text tokens of the prompt, with what other nodes have put behind it; 0 where it has none.
     """
@@ -56,7 +56,7 @@ class Row:
     start: int = 0
     stop: int = 0
     negative: bool = False
-    own: bool = True
+    original: bool = True
     length: int = 0
 
 
@@ -65,7 +65,7 @@ def cond_signature(conds: Conds) -> tuple[uuid.UUID, ...]:
     return tuple(cond["uuid"] for cond in conds)
 
 
-def _lists(guider: Any) -> dict[str, Conds]:
+def cond_lists(guider: Any) -> dict[str, Conds]:
     """A guider's cond lists by its names for them, as far as they are ComfyUI's."""
     lists = getattr(guider, "conds", None) or {}
     return {name: conds for name, conds in lists.items() if conds and all("uuid" in cond for cond in conds)}
@@ -80,16 +80,16 @@ class CondRoles:
 
     def begin(self, guider: Any) -> None:
         """A run begins: ComfyUI has not copied conds from list to list yet."""
-        for name, conds in _lists(guider).items():
+        for name, conds in cond_lists(guider).items():
             for cond in conds:
                 self._owners.setdefault(cond["uuid"], set()).add(name)
 
     def step(self, guider: Any) -> None:
         """A step begins: these are the lists that will be evaluated."""
-        for name, conds in _lists(guider).items():
+        for name, conds in cond_lists(guider).items():
             self._names.setdefault(cond_signature(conds), set()).add(name)
 
-    def also(self, conds: Conds, copies: Conds) -> None:
+    def register_copies(self, conds: Conds, copies: Conds) -> None:
         """Copies with uuids of their own mean what the conds mean."""
         if cond_signature(conds) in self._names:
             self._names[cond_signature(copies)] = self._names[cond_signature(conds)]
@@ -97,17 +97,19 @@ class CondRoles:
             if cond["uuid"] in self._owners:
                 self._owners[copy["uuid"]] = self._owners[cond["uuid"]]
 
-    def of(self, signature: tuple[uuid.UUID, ...], uid: uuid.UUID, index: int) -> tuple[bool, bool]:
-        """Whether a cond is of a negative prompt, and whether it is its list's own. A list without a name that tells
-        counts by its place: after the first they are negative."""
+    def is_negative(self, signature: tuple[uuid.UUID, ...], uid: uuid.UUID, index: int) -> bool:
+        """Whether a cond is of a negative prompt. A list without a name that tells counts by its place: after the first
+        they are negative."""
         names = self._names.get(signature, set())
-        owners = self._owners.get(uid, names)
-        said = names & owners or names
-        if any("negative" in name for name in said):
-            negative = True
-        else:
-            negative = index > 0 and not any(name in POSITIVE or name.startswith(MARK_PREFIX) for name in said)
-        return negative, not names or bool(names & owners)
+        names = names & self._owners.get(uid, names) or names
+        if any("negative" in name for name in names):
+            return True
+        return index > 0 and not any(name in POSITIVE or name.startswith(MARK_PREFIX) for name in names)
+
+    def is_original(self, signature: tuple[uuid.UUID, ...], uid: uuid.UUID) -> bool:
+        """Whether a cond is its list's own, not one that ComfyUI copied there from another list."""
+        names = self._names.get(signature, set())
+        return not names or bool(names & self._owners.get(uid, names))
 
     def clear(self) -> None:
         self._names.clear()
@@ -129,9 +131,11 @@ class CondTable:
                 area = tuple(cond["area"]) if cond.get("area") is not None else None
                 marks = MappingProxyType({k: v for k, v in cond.items() if k.startswith(MARK_PREFIX)})
                 key, uid = RowKey(signature, position, window), cond["uuid"]
-                negative, own = roles.of(signature, uid, index)
                 known = (index, uid) in self._rows
-                row = Row(key, index, uid, area, marks, negative=negative, own=own, length=_text_tokens(cond))
+                row = Row(
+                    key, index, uid, area, marks, negative=roles.is_negative(signature, uid, index),
+                    original=roles.is_original(signature, uid), length=_text_tokens(cond),
+                )  # fmt: skip
                 # Two conds of one list with one uuid look alike inside the model: better none than the wrong one.
                 self._rows[index, uid] = None if known else row
 

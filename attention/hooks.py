@@ -11,7 +11,6 @@ and existing attn1 / attn2 replacements are wrapped, not displaced. Calls with a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from .compiled import is_compiled, original, uncompiled
 from .conds import Conds, CondTable, Row, Window
 from .families.registry import Family, family_of
 from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
-from .run import Attention, AttentionCall, AttentionWrapper, Run, Technique
+from .run import Attention, AttentionCall, AttentionWrapper, Run, Technique, TextTrimmer
 from .sites import CALL_STATE, Forward, Site
 from .tensor_layout import head_width
 
@@ -38,7 +37,6 @@ PREVIOUS_OVERRIDE = "fovea_previous_override"
 DEGRADED = "fovea_degraded"  # in transformer_options of an extra, degraded evaluation: the name of its technique
 OVERRIDE = "optimized_attention_override"
 OWN_KEYS = frozenset({TECHNIQUES, RUN, DEGRADED})  # what we add to the options of calls without wrappers
-_current: ContextVar[Run | None] = ContextVar("fovea_current_run", default=None)
 
 
 @dataclass(eq=False)
@@ -54,8 +52,10 @@ class CallState:
 
 
 def install(patcher: ModelPatcher, technique: Technique) -> None:
-    """Add a technique to a freshly cloned patcher. The technique must be immutable: later clones share it."""
+    """Add a technique to a freshly cloned patcher, once. It must be immutable: later clones share it."""
     options = patcher.model_options.setdefault("transformer_options", {})
+    if technique in options.get(TECHNIQUES, ()):
+        return
     options[TECHNIQUES] = (*options.get(TECHNIQUES, ()), technique)
     for kind, wrapper in _WRAPPERS.items():
         if not patcher.get_wrappers(kind, KEY):
@@ -65,11 +65,6 @@ def install(patcher: ModelPatcher, technique: Technique) -> None:
 def run_of(model_options: Mapping[str, Any]) -> Run | None:
     """The sampling run these options belong to, None outside of one."""
     return model_options.get("transformer_options", {}).get(RUN)
-
-
-def current_run() -> Run | None:
-    """The innermost sampling run with techniques of ours that this thread is in."""
-    return _current.get()
 
 
 def degraded_pass(
@@ -85,7 +80,7 @@ def degraded_pass(
     index = run.list_index(conds) or 0
     lists: list[list[dict[str, Any]] | None]
     copies = [{**cond, "uuid": run.alias(owner, cond["uuid"], index)} for cond in conds]
-    run.roles.also(conds, copies)
+    run.roles.register_copies(conds, copies)
     options = {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), DEGRADED: tag}}
     evaluate = options.get("sampler_calc_cond_batch_function")
     if evaluate is not None and index < 2:  # another node evaluates the pair of prompts in its own way, so here too
@@ -105,11 +100,9 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     outer, run = options.get(RUN), Run(techniques)
     run.roles.begin(executor.class_obj)
     options[RUN] = run
-    token = _current.set(run)
     try:
         return executor(*args, **kwargs)
     finally:
-        _current.reset(token)
         if outer is None:
             options.pop(RUN, None)
         else:
@@ -160,8 +153,10 @@ def _apply_model(
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     hooked = options
     if run.table is not None:
+        rows = run.table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
+        rows, c_crossattn, kwargs = _trimmed(run, rows, x.shape[0], c_crossattn, kwargs)
         inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
-        hooked = _hooked(run, run.table, x, inputs, options)
+        hooked = _hooked(run, rows, x, inputs, options)
     if hooked is not options:
         with uncompiled():
             return executor(x, t, c_concat, c_crossattn, control, hooked, **kwargs)
@@ -171,11 +166,31 @@ def _apply_model(
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
+def _trimmed(
+    run: Run, rows: tuple[Row, ...], batch: int, text: Any, inputs: dict[str, Any]
+) -> tuple[tuple[Row, ...], Any, dict[str, Any]]:
+    """A call's rows, text features and other inputs, without the tokens that a wrapper says nobody shall see."""
+    trimmers = [each for each in run.attention_wrappers if isinstance(each, TextTrimmer)]
+    if not trimmers or not isinstance(text, Tensor) or text.ndim != 3 or sum(r.stop - r.start for r in rows) != batch:
+        return rows, text, inputs
+    count, kept = text.shape[1], min((n for each in trimmers if (n := each.visible_text(run, rows))), default=None)
+    by_token = {name for name, value in inputs.items()
+                if isinstance(value, Tensor) and value.ndim in (2, 3) and value.shape[1] == count}  # fmt: skip
+    if kept is None or kept >= count or by_token - {"attention_mask"}:
+        return rows, text, inputs
+    inputs = dict(inputs)
+    if "attention_mask" in by_token:
+        inputs["attention_mask"] = inputs["attention_mask"][:, :kept]
+    if "num_tokens" in inputs:
+        seen = int(inputs["attention_mask"].sum()) if "attention_mask" in by_token else kept
+        inputs["num_tokens"] = min(inputs["num_tokens"], max(1, seen))
+    return tuple(replace(row, length=min(row.length, kept)) for row in rows), text[:, :kept], inputs
+
+
 def _hooked(
-    run: Run, table: CondTable, x: Tensor, inputs: Mapping[str, Any], options: dict[str, Any]
+    run: Run, rows: tuple[Row, ...], x: Tensor, inputs: Mapping[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
     """The options of a model call with our attention hooks in, or the same options if no wrapper has anything to do."""
-    rows = table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
     degraded = options.get(DEGRADED)
     attention_wrappers = tuple(
         wrapper for wrapper in run.attention_wrappers if rows and wrapper.wants(run, rows, degraded)

@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from .conds import CondRoles, Conds, CondTable, Row, RowKey, Window, cond_signature
+from .conds import CondRoles, Conds, CondTable, Row, RowKey, Window, cond_lists, cond_signature
 from .sites import BlockId, Site
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,15 @@ class AttentionWrapper(Protocol):
         ...
 
 
+@runtime_checkable
+class TextTrimmer(Protocol):
+    """An attention wrapper that may cut tokens off the prompts of a model call."""
+
+    def visible_text(self, run: Run, rows: tuple[Row, ...]) -> int | None:
+        """How many text tokens this call, whose whole batch these rows are, shall see; None for all."""
+        ...
+
+
 class Technique(Protocol):
     """A guidance or control method installed in a model."""
 
@@ -102,12 +111,14 @@ class Record:
 
 @dataclass(eq=False)
 class Run:
-    """One sampling run. `sigma` is the current noise level, `size` the axes of the whole latent after the channels."""
+    """One sampling run. `sigma` is the current noise level, `size` the axes of the whole latent after the channels,
+    `conds` the guider's cond lists by its names for them, as far as they are ComfyUI's."""
 
     techniques: tuple[Technique, ...]
     model: Any = None
     sigma: float = float("nan")
     size: tuple[int, ...] = ()
+    conds: dict[str, Conds] = field(default_factory=dict)
     roles: CondRoles = field(default_factory=CondRoles)
     attention_wrappers: tuple[AttentionWrapper, ...] = ()
     table: CondTable | None = None
@@ -122,7 +133,7 @@ class Run:
 
     def open(self, model: Any, sigma: float, size: tuple[int, ...] = (), guider: Any = None) -> None:
         """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one."""
-        self.model, self.sigma, self.size = model, sigma, size
+        self.model, self.sigma, self.size, self.conds = model, sigma, size, cond_lists(guider)
         self.roles.step(guider)
         self._lists.clear()
         self._evaluated.clear()
@@ -139,7 +150,7 @@ class Run:
 
     def close(self) -> None:
         """Drop every tensor and every reference of the run."""
-        self.model, self.table, self.attention_wrappers = None, None, ()
+        self.model, self.table, self.attention_wrappers, self.conds = None, None, (), {}
         self.roles.clear()
         for kept in (self._lists, self._evaluated, self._records, self._previous, self._states, self._aliases):
             kept.clear()

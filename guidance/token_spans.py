@@ -1,11 +1,25 @@
-"""Which tokens of an encoded prompt belong to a phrase."""
+"""Which tokens of an encoded prompt belong to a phrase.
+
+Phrases are found by their letters, not by token numbers: CLIP's tokenizer makes one token of neighboring marks, so
+"a dog!" ends in "!" by itself and in "!," in a list. web/js/painter/phrases.js does the same on plain text; both answer
+tests/phrase_cases.json.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import string
+import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
-Tokens = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]  # encoder -> sections of (id, weight, word number; 0: none)
+import torch
+
+Entry = tuple[Any, ...]  # id (or an embedding's vector), weight, word number (0: start, end or padding)
+Tokens = Mapping[str, Sequence[Sequence[Entry]]]  # encoder -> sections of entries
+CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g", "clip_h")
+_UNKNOWN = "\ue000"  # private use: stands before what has no letters, so that it is found by identity
 
 
 class Tokenizer(Protocol):
@@ -16,6 +30,125 @@ class Tokenizer(Protocol):
         ...
 
 
+class Piece(NamedTuple):
+    """One token's letters. token: its place in the prompt; start: of its letters in the whole text."""
+
+    token: int
+    start: int
+    letters: str
+
+
+@dataclass(frozen=True)
+class Letters:
+    """A tokenized text as letters, with a blank between words."""
+
+    text: str
+    pieces: tuple[Piece, ...]
+
+
+class Match(NamedTuple):
+    """Where a phrase stands in a prompt. tokens: of the prompt. pairs: (prompt token, phrase token) that are the same
+    token; those at the ends may differ, as "!," does from "!"."""
+
+    tokens: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+
+
+def letters_of(clip: Any, encoder: str, sections: Sequence[Sequence[Entry]]) -> Letters:
+    """The letters of one encoder's tokens; start, end and padding have none."""
+    vocabulary = _vocabulary(clip, encoder)
+    text, pieces = "", []
+    for place, entry in enumerate(entry for section in sections for entry in section):
+        if not entry[2]:
+            continue
+        piece = _piece(entry[0], vocabulary)
+        if piece.startswith(" ") and not text.endswith(" "):
+            text += " "
+        pieces.append(Piece(place, len(text), piece.strip()))
+        text += piece.lstrip()
+    return Letters(text, tuple(pieces))
+
+
+def _vocabulary(clip: Any, encoder: str) -> Mapping[int, str]:
+    """Token number -> letters, of ComfyUI's tokenizers that keep one."""
+    tokenizer = getattr(clip, "tokenizer", None)
+    for name in (encoder, f"clip_{encoder}"):
+        found = getattr(getattr(tokenizer, name, None), "inv_vocab", None)
+        if found is not None:
+            return found
+    return {}
+
+
+def _piece(token: Any, vocabulary: Mapping[int, str]) -> str:
+    """A token's letters, with a blank where a word ends (CLIP) or begins (T5 and others)."""
+    if isinstance(token, torch.Tensor):  # an embedding: found where the same vector stands
+        return f"{_UNKNOWN}{hashlib.sha1(token.detach().float().cpu().numpy().tobytes()).hexdigest()} "
+    piece = vocabulary.get(token) if isinstance(token, int) else None
+    if piece is None:
+        return f"{_UNKNOWN}{token if isinstance(token, int) else id(token)} "
+    if piece.endswith("</w>"):
+        return piece.removesuffix("</w>") + " "
+    return " " + piece[1:] if piece[:1] in ("\u2581", "\u0120") else piece
+
+
+def occurrences(prompt: Letters, phrase: Letters) -> list[Match]:
+    """All places of a phrase in a prompt, in order and without overlaps: "very very" is once in "very very very".
+
+    A phrase begins and ends at the border of a word or beside a mark: "cat" is not in "catalog".
+    """
+    wanted = phrase.text.strip()
+    lead = phrase.text.find(wanted)
+    found: list[Match] = []
+    start = prompt.text.find(wanted) if wanted else -1
+    while start >= 0:
+        end = start + len(wanted)
+        if _is_border(prompt.text, start) and _is_border(prompt.text, end):
+            found.append(_match(prompt, phrase, start, end, lead))
+        else:
+            end = start + 1
+        start = prompt.text.find(wanted, end)
+    return found
+
+
+def _is_border(text: str, at: int) -> bool:
+    around = text[max(0, at - 1) : at + 1]
+    return at in (0, len(text)) or any(letter == " " or is_mark(letter) for letter in around)
+
+
+def is_mark(letter: str) -> bool:
+    """Punctuation and symbols. Latin-1's count as letters: CLIP's vocabulary writes the bytes of other scripts so."""
+    if letter in string.punctuation:
+        return True
+    return ord(letter) > 0xFF and unicodedata.category(letter)[0] in "PS"
+
+
+def _match(prompt: Letters, phrase: Letters, start: int, end: int, lead: int) -> Match:
+    """What stands at [start, end) of the prompt; the phrase's own letters begin at `lead`."""
+    there = [piece for piece in prompt.pieces if piece.start < end and piece.start + len(piece.letters) > start]
+    own = {(piece.start - lead, piece.letters): piece.token for piece in phrase.pieces}
+    pairs = tuple(
+        (piece.token, own[piece.start - start, piece.letters])
+        for piece in there
+        if (piece.start - start, piece.letters) in own
+    )
+    return Match(tuple(piece.token for piece in there), pairs)
+
+
+def word_tokens(clip: Any, tokens: Tokens, length: int) -> tuple[int, ...] | None:
+    """Places of the words in a prompt that was encoded to `length` tokens, each section's end token included; None
+    where it is not known how this encoder's tokens lie in it."""
+    layout = _layout(clip, tokens, length)
+    if layout is None:
+        return None
+    found = []
+    for name, offset in layout:
+        flat = [entry for section in tokens[name] for entry in section]
+        words = [i for i, entry in enumerate(flat) if entry[2]]
+        ends = [i + 1 for i in words if i + 1 < len(flat) and not flat[i + 1][2]]
+        found += [offset + i for i in sorted({*words, *ends})]
+    return tuple(found)
+
+
 def phrase_tokens(clip: Tokenizer, text: str, phrase: str, length: int) -> tuple[int, ...]:
     """Indices of a phrase's tokens in a prompt encoded to `length` tokens; all places where the phrase occurs.
 
@@ -24,47 +157,43 @@ def phrase_tokens(clip: Tokenizer, text: str, phrase: str, length: int) -> tuple
     """
     text_tokens = clip.tokenize(text, return_word_ids=True)
     phrase_ids = clip.tokenize(phrase, return_word_ids=True)
-    groups = [_clip_encoder(text_tokens), _t5_encoder(text_tokens)]
-    encoders = [name for name in groups if name is not None]
+    encoders = _encoders(clip, text_tokens)
     if not encoders:
         raise ValueError(f"Phrases cannot be told in this text encoder ({', '.join(text_tokens)}): leave phrase empty.")
-    lengths = {name: sum(len(section) for section in text_tokens[name]) for name in encoders}
-    layouts = [encoders, *([name] for name in encoders)]
-    layout = next((names for names in layouts if sum(lengths[n] for n in names) == length), None)
+    layout = _layout(clip, text_tokens, length)
     if layout is None:
+        count = sum(len(section) for section in text_tokens[encoders[0]])
         raise ValueError(
-            f"The conditioning has {length} tokens, the text {lengths[encoders[0]]}. Give the text (and the CLIP) that "
-            "the conditioning was made from."
+            f"The conditioning has {length} tokens, the text {count}. Give the text (and the CLIP) that the "
+            "conditioning was made from."
         )
     found: list[int] = []
-    offset = 0
-    for name in layout:
-        found += [offset + i for i in _occurrences(text_tokens[name], phrase_ids[name])]
-        offset += lengths[name]
+    for name, offset in layout:
+        prompt, wanted = (letters_of(clip, name, tokens[name]) for tokens in (text_tokens, phrase_ids))
+        found += [offset + i for match in occurrences(prompt, wanted) for i in match.tokens]
     if not found:
         raise ValueError(f"The phrase {phrase!r} does not occur in the text {text!r}.")
     return tuple(found)
 
 
-def _clip_encoder(tokens: Tokens) -> str | None:
-    """One of the CLIP encoders: several (SDXL, SD3) read the same tokens, side by side."""
-    return next((name for name in ("l", "g", "h", "clip_l", "clip_g", "clip_h") if name in tokens), None)
+def _encoders(clip: Any, tokens: Tokens) -> list[str]:
+    """One of the CLIP encoders, which read the same tokens side by side (SDXL, SD3), and T5; without those that a
+    model can do without and was loaded without."""
+    model = getattr(clip, "cond_stage_model", None)
+    there = [name for name in tokens
+             if all(getattr(model, each, True) is not None for each in (name, f"clip_{name}"))]  # fmt: skip
+    groups = (
+        next((name for name in CLIP_ENCODERS if name in there), None),
+        next((name for name in there if "t5" in name), None),
+    )
+    return [name for name in groups if name is not None]
 
 
-def _t5_encoder(tokens: Tokens) -> str | None:
-    return next((name for name in tokens if "t5" in name), None)
-
-
-def _occurrences(text: Sequence[Sequence[tuple[Any, ...]]], phrase: Sequence[Sequence[tuple[Any, ...]]]) -> list[int]:
-    flat = [entry for section in text for entry in section]
-    # Without start, end and padding; an embedding's vector stands where a number would.
-    words = [(i, entry[0] if isinstance(entry[0], int) else None) for i, entry in enumerate(flat) if entry[2]]
-    wanted = [entry[0] for section in phrase for entry in section if entry[2]]
-    found: list[int] = []
-    start = 0
-    while wanted and start <= len(words) - len(wanted):
-        part = words[start : start + len(wanted)]
-        same = [token for _, token in part] == wanted
-        found += [i for i, _ in part] if same else []
-        start += len(wanted) if same else 1  # no token twice: "very very" is once in "very very very"
-    return found
+def _layout(clip: Any, tokens: Tokens, length: int) -> list[tuple[str, int]] | None:
+    """Which encoders' tokens lie one after the other in a prompt of this length, each with its first place."""
+    encoders = _encoders(clip, tokens)
+    lengths = {name: sum(len(section) for section in tokens[name]) for name in encoders}
+    for names in [encoders, *([name] for name in encoders)]:
+        if names and sum(lengths[name] for name in names) == length:
+            return [(name, sum(lengths[before] for before in names[:at])) for at, name in enumerate(names)]
+    return None

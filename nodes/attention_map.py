@@ -57,7 +57,7 @@ class FoveaAttentionMap(io.ComfyNode):
         threshold: float,
         point: str,
         phrase: str,
-        text: str,
+        prompt: str,
         clip: CLIP | None = None,
         vae: VAE | None = None,
     ) -> io.NodeOutput:
@@ -68,7 +68,7 @@ class FoveaAttentionMap(io.ComfyNode):
         wanted = Look(
             blocks=parse_blocks(blocks, family.blocks(network), family.default_blocks(network)),
             threshold=threshold,
-            tokens=_tokens(clip, text, phrase, positive),
+            tokens=_tokens(clip, prompt, phrase, positive),
             point=_point(point),
         )
         percents = _levels(levels)
@@ -79,12 +79,12 @@ class FoveaAttentionMap(io.ComfyNode):
         return io.NodeOutput(torch.stack(_sheets(seen, vae, phrase)))
 
 
-def _tokens(clip: CLIP | None, text: str, phrase: str, positive: list) -> tuple[int, ...]:
+def _tokens(clip: CLIP | None, prompt: str, phrase: str, positive: list) -> tuple[int, ...]:
     if not phrase.strip():
         return ()
-    if clip is None or not text.strip():
-        raise ValueError(f"{NAME}: to find a phrase, connect clip and give the text that positive was encoded from.")
-    return phrase_tokens(clip, text, phrase.strip(), positive[0][0].shape[1])
+    if clip is None or not prompt.strip():
+        raise ValueError(f"{NAME}: to find a phrase, connect clip and give the prompt that positive was encoded from.")
+    return phrase_tokens(clip, prompt, phrase.strip(), positive[0][0].shape[1])
 
 
 def _levels(text: str) -> list[float]:
@@ -180,10 +180,10 @@ def _inputs() -> list[io.Input]:
         ),
         io.String.Input(
             "phrase", default="",
-            tooltip="Words of the prompt: shows which places attend to them. Needs clip and text. Empty: not shown.",
+            tooltip="Words of the prompt: shows which places attend to them. Needs clip and prompt. Empty: not shown.",
         ),
         io.String.Input(
-            "text", default="", multiline=True,
+            "prompt", default="", multiline=True,
             tooltip="The prompt that positive was encoded from, to find the phrase in.",
         ),
         io.Clip.Input("clip", optional=True, tooltip="The text encoder that encoded positive; for a phrase."),

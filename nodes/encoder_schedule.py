@@ -35,13 +35,13 @@ class FoveaEncoderSchedule(io.ComfyNode):
                             "Flux prompt"],
             inputs=[
                 io.Clip.Input("clip", tooltip="Two or more text encoders, as loaders for SD3, Flux or SDXL give them."),
-                io.String.Input("text", multiline=True, default="", dynamic_prompts=True,
+                io.String.Input("prompt", multiline=True, default="", dynamic_prompts=True,
                                 tooltip="The prompt for all encoders that have none of their own below."),
-                io.String.Input("clip_text", multiline=True, default="", dynamic_prompts=True,
-                                tooltip="The prompt for the CLIP encoders. Empty: text."),
-                io.String.Input("t5_text", multiline=True, default="", dynamic_prompts=True,
+                io.String.Input("clip_prompt", multiline=True, default="", dynamic_prompts=True,
+                                tooltip="The prompt for the CLIP encoders. Empty: prompt."),
+                io.String.Input("t5_prompt", multiline=True, default="", dynamic_prompts=True,
                                 tooltip="The prompt for T5 or another language model; for SDXL, which has none, that "
-                                "of CLIP-G. Empty: text."),
+                                "of CLIP-G. Empty: prompt."),
                 io.Combo.Input("curves", options=[*schedule.PRESETS, CUSTOM], default="eDiff-I",
                                tooltip="How the weights go over the schedule."),
                 io.String.Input("clip_curve", default="0:1, 0.3:1, 1:0",
@@ -49,8 +49,8 @@ class FoveaEncoderSchedule(io.ComfyNode):
                                 "0 is an empty prompt, 1 the prompt."),
                 io.String.Input("t5_curve", default="1",
                                 tooltip="Weight of T5, likewise. A single number is constant."),
-                io.Int.Input("parts", default=16, min=1, max=256, advanced=True,
-                             tooltip="Into how many parts of constant weights the schedule is cut."),
+                io.Int.Input("segments", default=16, min=1, max=256, advanced=True,
+                             tooltip="Into how many segments of constant weights the schedule is cut."),
                 io.Float.Input("guidance", default=3.5, min=0.0, max=100.0, step=0.1, advanced=True,
                                tooltip="The built-in guidance of models that have one (Flux). Others ignore it."),
             ],
@@ -62,16 +62,16 @@ class FoveaEncoderSchedule(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip: CLIP, text: str, clip_text: str, t5_text: str, curves: str, clip_curve: str, t5_curve: str,
-        parts: int, guidance: float,
+        cls, clip: CLIP, prompt: str, clip_prompt: str, t5_prompt: str, curves: str, clip_curve: str, t5_curve: str,
+        segments: int, guidance: float,
     ) -> io.NodeOutput:  # fmt: skip
         given = schedule.PRESETS.get(curves, (clip_curve, t5_curve))
         lines = [schedule.parse_curve(line, f"{NAME}: {name}")
                  for line, name in zip(given, ("clip_curve", "t5_curve"))]  # fmt: skip
-        prompts = [own if own.strip() else text for own in (clip_text, t5_text)]
+        prompts = [own if own.strip() else prompt for own in (clip_prompt, t5_prompt)]
         steady = [all(weight == 1 for _, weight in line) for line in lines]
         whole, without = _encoded(clip, prompts, steady, guidance)
-        ranges = schedule.pieces(lines, parts)
+        ranges = schedule.pieces(lines, segments)
         made = []
         for start, end, weights in ranges:
             features, more = schedule.weighed_entry(whole, without, weights)

@@ -42,12 +42,12 @@ class FoveaExpert(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that takes over. It needs the same VAE as the first one."),
                 io.Combo.Input(
-                    "level", options=[*KINDS, *PRESETS], default="sigma",
-                    tooltip="How below is meant: sigma; timestep as a fraction of all, 1 the noisiest; percent of this "
-                    "model's schedule, 0 to 1; signal to noise in dB. Or a preset, which knows the level and the CFG.",
+                    "boundary_unit", options=[*KINDS, *PRESETS], default="sigma",
+                    tooltip="Unit of boundary: sigma; timestep as a fraction of all, 1 the noisiest; percent of this "
+                    "model's schedule, 0 to 1; signal to noise in dB. Or a preset, which has its own boundary and CFG.",
                 ),
                 io.Float.Input(
-                    "below", default=0.875, min=-200.0, max=1000.0, step=0.0005, round=False,
+                    "boundary", default=0.875, min=-200.0, max=1000.0, step=0.0005, round=False,
                     tooltip="Where this model takes over; the level itself still belongs to the noisier side. Not used "
                     "with a preset.",
                 ),
@@ -69,11 +69,11 @@ class FoveaExpert(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, level: str, below: float, cfg: float, positive: list | None = None,
+        cls, model: ModelPatcher, boundary_unit: str, boundary: float, cfg: float, positive: list | None = None,
         negative: list | None = None, experts: Experts | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        preset = PRESETS.get(level)
-        kind, value = (preset.kind, preset.below) if preset else (level, below)
+        preset = PRESETS.get(boundary_unit)
+        kind, value = (preset.kind, preset.below) if preset else (boundary_unit, boundary)
         own = cfg if cfg >= 0 else preset.cfg if preset else None
         try:
             flow = is_flow(model)
@@ -100,7 +100,7 @@ def _switch_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "decide_by", options=list(DECIDE_BY), default="sigma",
-            tooltip="sigma: by the noise level of every evaluation. never back: a model that has given way stays out, "
+            tooltip="sigma: by the noise level of every evaluation. monotonic: a model that has given way stays out, "
             "also where a sampler (heunpp2, dpm_adaptive, restarts) goes back to more noise.",
         ),
     ]  # fmt: skip

@@ -18,8 +18,15 @@ from torch import Tensor
 
 from ..guidance.noise_optimization import update_rules
 from ..guidance.noise_optimization.clip_guidance import ClipGuidance
-from ..guidance.noise_optimization.config import MODES, OptimizationConfig, OptimizationResult, evaluations
-from ..guidance.noise_optimization.losses import PARTS, SalientLoss, Scorer
+from ..guidance.noise_optimization.config import (
+    GRADIENT_PATHS,
+    MODES,
+    OptimizationConfig,
+    OptimizationResult,
+    evaluations,
+    gradient_steps,
+)
+from ..guidance.noise_optimization.losses import SALIENT_VIEWS, SalientLoss, Scorer
 from ..guidance.noise_optimization.noise_sampler import SamplingInputs, best_of_n, optimize_noise
 from ..guidance.noise_optimization.search import Best, Limits
 from ..guidance.spectral_residual import spectral_residual
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
-OPTIMISE, BEST_OF_N = "Optimize Latent (Fovea)", "Best of N (Fovea)"
+OPTIMIZE, BEST_OF_N = "Optimize Latent (Fovea)", "Best of N (Fovea)"
 CLIP_GUIDANCE = "CLIP Guidance (Fovea)"
 
 
@@ -44,10 +51,10 @@ def _sampling_inputs() -> list[io.Input]:
         io.Conditioning.Input("negative", tooltip="The negative prompt, as for a sampler."),
         io.Latent.Input("latent_image", tooltip="Empty latents, or pictures to start from. Each of a batch by itself."),
         ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
-        io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show, for the scorer."),
+        io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures shall show, for the scorer."),
         io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
                      tooltip="Of the first starting noise: the same that a KSampler would begin with."),
-        io.Int.Input("sampler_steps", default=20, min=1, max=1000,
+        io.Int.Input("steps", default=20, min=1, max=1000,
                      tooltip="Steps of every trial. Fewer are faster: time is steps times trials."),
         io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="normal",
                        tooltip="Noise levels of the steps. The sampler is Euler, which is DDIM without noise."),
@@ -76,36 +83,36 @@ class FoveaOptimizeLatent(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FoveaOptimizeLatent",
-            display_name=OPTIMISE,
+            display_name=OPTIMIZE,
             category="Fovea/latent",
             description=(
                 "Changes the starting noise step by step until the finished picture, and above all the parts that "
-                "people look at, fits the text (SGOOL, DOODL). Gradients go through scorer, decoder and the whole "
+                "people look at, fits the prompt (SGOOL, DOODL). Gradients go through scorer, decoder and the whole "
                 "sampling."
             ),
             search_aliases=ALIASES,
             inputs=[
                 *_sampling_inputs(),
-                io.Int.Input("updates", default=20, min=0, max=1000,
-                             tooltip="How often the noise is changed. The papers' is 50. 0: only the draws are tried."),
-                io.Float.Input("rate", default=1.0, min=0.0, max=1000.0, step=0.1,
-                               tooltip="How far each change goes, in the rule's own unit. 0 is as updates 0."),
-                io.Combo.Input("rule", options=list(update_rules.RULES), default="turn",
+                io.Int.Input("iterations", default=20, min=0, max=1000,
+                             tooltip="How often the noise is changed; 50 in the papers. 0: only the candidates."),
+                io.Float.Input("learning_rate", default=1.0, min=0.0, max=1000.0, step=0.1,
+                               tooltip="How far each change goes, in the rule's own unit. 0 is as iterations 0."),
+                io.Combo.Input("update_rule", options=list(update_rules.RULES), default="spherical",
                                tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
-                               "norm, for models of one to four steps. turn: always equally far."),
+                               "norm, for models of one to four steps. spherical: always equally far."),
                 io.Float.Input("salient_weight", default=0.0, min=0.0, max=1.0, step=0.05,
                                tooltip="Share of the salient parts in the loss (SGOOL: above 0, such as 0.5). 0 looks "
                                "at the whole picture only."),
-                io.Combo.Input("parts", options=list(PARTS), default="cutouts",
+                io.Combo.Input("salient_views", options=list(SALIENT_VIEWS), default="cutouts",
                                tooltip="crops: around the map's bright parts (SGOOL). cutouts: random squares, drawn "
                                "where the map is bright."),
-                io.Int.Input("refresh", default=1, min=1, max=100,
+                io.Int.Input("saliency_interval", default=1, min=1, max=100,
                              tooltip="Look for the salient parts anew every so many trials."),
                 io.Int.Input("cutouts", default=0, min=0, max=64, advanced=True,
                              tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
                 io.Combo.Input("mode", options=list(MODES), default="checkpoint", advanced=True,
                                tooltip="checkpoint keeps a latent per step. invertible is EDICT: keeps none, at twice "
-                               "the time; needs through -1."),
+                               "the time; needs gradient_path all_steps."),
                 io.Int.Input("patience", default=0, min=0, max=1000, advanced=True,
                              tooltip="Stop after so many trials without a better one. 0: never."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
@@ -114,11 +121,13 @@ class FoveaOptimizeLatent(io.ComfyNode):
                                    tooltip="From Load Saliency Model. Without one: the spectral residual."),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Where the picture matters, instead of a saliency model."),
-                io.Int.Input("draws", default=8, min=1, max=1000, optional=True,
+                io.Int.Input("candidates", default=8, min=1, max=1000, optional=True,
                              tooltip="Try so many noises first, and go on with the best."),
-                io.Int.Input("through", default=0, min=-1, max=1000, optional=True,
-                             tooltip="-1 takes the exact gradient, through all sampler steps. n: through the last n "
-                             "steps only. 0: past the model, faster and with almost any model, only a direction."),
+                io.Combo.Input("gradient_path", options=list(GRADIENT_PATHS), default="past_model", optional=True,
+                               tooltip="past_model: faster, with almost any model, but only a direction. last_steps: "
+                               "exact through the last backprop_steps steps. all_steps: exact through all steps."),
+                io.Int.Input("backprop_steps", default=1, min=1, max=1000, optional=True,
+                             tooltip="For gradient_path last_steps: through how many steps the gradient goes."),
             ],
             outputs=_result_outputs(),
         )  # fmt: skip
@@ -126,24 +135,24 @@ class FoveaOptimizeLatent(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
-        text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, updates: int, rate: float, rule: str,
-        salient_weight: float, parts: str, refresh: int, cutouts: int, mode: str, patience: int, seconds: float,
-        saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None, draws: int = 8,
-        through: int = 0,
+        prompt: str, seed: int, steps: int, scheduler: str, cfg: float, iterations: int, learning_rate: float,
+        update_rule: str, salient_weight: float, salient_views: str, saliency_interval: int, cutouts: int, mode: str,
+        patience: int, seconds: float, saliency_model: Callable[[Tensor], Tensor] | None = None,
+        mask: Tensor | None = None, candidates: int = 8, gradient_path: str = "past_model", backprop_steps: int = 1,
     ) -> io.NodeOutput:  # fmt: skip
-        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
-        chosen = update_rules.RULES[rule]()
-        updates = updates if rate > 0 else 0
+        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg)
+        chosen = update_rules.RULES[update_rule]()
+        iterations = iterations if learning_rate > 0 else 0
         config = OptimizationConfig(
-            scorer, text, SalientLoss(salient_weight, cutouts, parts),
-            type(chosen)(rate=chosen.rate * rate), Limits(updates, seconds, patience),
-            mask if mask is not None else (saliency_model or spectral_residual), refresh, mode, candidates=draws,
-            backprop_steps=None if through < 0 else through,
+            scorer, prompt, SalientLoss(salient_weight, cutouts, salient_views),
+            type(chosen)(rate=chosen.rate * learning_rate), Limits(iterations, seconds, patience),
+            mask if mask is not None else (saliency_model or spectral_residual), saliency_interval, mode,
+            candidates=candidates, backprop_steps=gradient_steps(gradient_path, backprop_steps),
         )  # fmt: skip
-        progress = _Progress(evaluations(mode, sampler_steps, updates, draws, config.backprop_steps))
+        progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps))
         with _advice(inputs):
             found = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
-        return _result(found, inputs, latent_image, scorer, text, "update")
+        return _result(found, inputs, latent_image, scorer, prompt, "iteration")
 
 
 class FoveaBestOfN(io.ComfyNode):
@@ -156,13 +165,13 @@ class FoveaBestOfN(io.ComfyNode):
             display_name=BEST_OF_N,
             category="Fovea/latent",
             description=(
-                "Samples several starting noises and keeps the picture that fits the text best. What Optimize Latent "
+                "Samples several starting noises and keeps the picture that fits the prompt best. What Optimize Latent "
                 "should be compared with, at equal time."
             ),
             search_aliases=[*ALIASES, "best of n", "seed search", "rejection sampling"],
             inputs=[
                 *_sampling_inputs(),
-                io.Int.Input("count", default=8, min=1, max=10000, tooltip="How many noises are tried."),
+                io.Int.Input("candidates", default=8, min=1, max=10000, tooltip="How many noises are tried."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
                                tooltip="Stop after so much time. 0: never."),
             ],
@@ -172,15 +181,15 @@ class FoveaBestOfN(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
-        text: str, seed: int, sampler_steps: int, scheduler: str, cfg: float, count: int, seconds: float,
+        prompt: str, seed: int, steps: int, scheduler: str, cfg: float, candidates: int, seconds: float,
     ) -> io.NodeOutput:  # fmt: skip
-        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, sampler_steps, scheduler, cfg)
-        config = OptimizationConfig(scorer, text, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
-                                    candidates=count)  # fmt: skip
-        progress = _Progress(sampler_steps * count)
+        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg)
+        config = OptimizationConfig(scorer, prompt, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
+                                    candidates=candidates)  # fmt: skip
+        progress = _Progress(steps * candidates)
         with _advice(inputs):
             found = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
-        return _result(found, inputs, latent_image, scorer, text, "draw")
+        return _result(found, inputs, latent_image, scorer, prompt, "candidate")
 
 
 class FoveaCLIPGuidance(io.ComfyNode):
@@ -201,7 +210,7 @@ class FoveaCLIPGuidance(io.ComfyNode):
                 io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
                 io.Vae.Input("vae", tooltip="Decodes what is scored, at every step: a tiny autoencoder saves time."),
                 ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
-                io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show."),
+                io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures shall show."),
                 io.Float.Input("scale", default=20.0, min=0.0, max=100000.0, step=1.0,
                                tooltip="How strongly to push. 0 is off: the same picture bit for bit, at no cost."),
                 io.Int.Input("cutouts", default=0, min=0, max=64, advanced=True,
@@ -216,10 +225,10 @@ class FoveaCLIPGuidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, vae: VAE, scorer: Scorer, text: str, scale: float, cutouts: int,
+        cls, model: ModelPatcher, vae: VAE, scorer: Scorer, prompt: str, scale: float, cutouts: int,
         start_percent: float, end_percent: float,
     ) -> io.NodeOutput:  # fmt: skip
-        guidance = ClipGuidance(scorer, vae, text, scale, cutouts, start_percent, end_percent)
+        guidance = ClipGuidance(scorer, vae, prompt, scale, cutouts, start_percent, end_percent)
         return io.NodeOutput(guidance.patched(model))
 
 
@@ -243,7 +252,7 @@ def _advice(inputs: SamplingInputs) -> Iterator[None]:
         raise RuntimeError(
             f"Out of memory with {batch} picture(s), latents of {width} x {height}. Gradients need several times the "
             "memory of plain sampling, whatever the number of steps: use a smaller picture, a batch of one, a tiny "
-            "autoencoder (TAESD) as vae, or through 0, which takes none of the model's."
+            "autoencoder (TAESD) as vae, or gradient_path past_model, which takes none of the model's."
         ) from why
 
 
@@ -280,13 +289,13 @@ class FixedNoise:
 
 
 def _result(
-    found: OptimizationResult, inputs: SamplingInputs, latent: dict, scorer: Scorer, text: str, trial: str
+    found: OptimizationResult, inputs: SamplingInputs, latent: dict, scorer: Scorer, prompt: str, trial: str
 ) -> io.NodeOutput:  # fmt: skip
     best = found.best
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
     told = [
-        *truncated_tokens(scorer, text),
+        *truncated_tokens(scorer, prompt),
         *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"
           for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
         f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),

@@ -29,8 +29,8 @@ class FoveaRegionPainter(io.ComfyNode):
             display_name=NAME,
             category="Fovea/regions",
             description=(
-                "Paint with words: choose a phrase's color, paint where it shall be, queue. The drawing is kept in "
-                "the workflow itself. Connect regions and caption to Dense Diffusion or Paint with Words."
+                "Paint with words: choose a region's color, paint its place, queue. The drawing is kept in "
+                "the workflow itself. Connect regions and prompt to Dense Diffusion or Paint with Words."
             ),
             search_aliases=[*ALIASES, "paint", "draw", "mask editor", "canvas", "color mask", "eDiff-I"],
             inputs=[
@@ -53,7 +53,7 @@ class FoveaRegionPainter(io.ComfyNode):
                 RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT),
                 io.Mask.Output(display_name="masks", tooltip="One mask per row, in order."),
                 io.Image.Output(display_name="preview", tooltip="The regions in their colors."),
-                io.String.Output(display_name="caption", tooltip="The caption; without one, the phrases in a row."),
+                io.String.Output(display_name="prompt", tooltip="The prompt; without one, those of the rows."),
                 io.Int.Output(display_name="width", tooltip="For the empty latent."),
                 io.Int.Output(display_name="height", tooltip="For the empty latent."),
             ],
@@ -79,14 +79,14 @@ class FoveaRegionPainter(io.ComfyNode):
         except painter_format.BadDrawing as why:
             raise ValueError(f"{NAME}: painting: {why}") from None
         added = [
-            sources.region(place, row.phrase, row.strength) for place, row in zip(places, drawn.shown) if place.any()
+            sources.region(place, row.prompt, row.strength) for place, row in zip(places, drawn.shown) if place.any()
         ]
         found = extended(regions, added, None, NAME)
         colors = torch.tensor([sources.rgb(row.color) for row in drawn.shown]).reshape(-1, 3)
         preview = sources.colored(places.movedim(0, -1), colors)[None]
         shown = {} if image is None else {"fovea_background": ui.PreviewImage(image[:1], cls=cls).as_dict()["images"]}
         batch = places if len(places) else torch.zeros(1, height, width)
-        return io.NodeOutput(found, batch, preview, painter_format.caption_of(drawn), width, height, ui=shown or None)
+        return io.NodeOutput(found, batch, preview, painter_format.prompt_of(drawn), width, height, ui=shown or None)
 
 
 def _given(masks: Tensor, drawn: Drawing) -> Tensor:

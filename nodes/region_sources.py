@@ -44,7 +44,7 @@ class FoveaRegion(io.ComfyNode):
             display_name="Region",
             category="Fovea/regions",
             description=(
-                "A place and what shall be there: a mask with a phrase. Chain several: later ones lie above earlier "
+                "A place and what shall be there: a mask with a prompt. Chain several: later ones lie above earlier "
                 "ones. Connect the last to Dense Diffusion or Paint with Words."
             ),
             search_aliases=ALIASES,
@@ -55,24 +55,25 @@ class FoveaRegion(io.ComfyNode):
                     "per picture of the batch or frame of the video.",
                 ),
                 io.String.Input(
-                    "phrase", multiline=True, default="",
-                    tooltip="What shall be there, in the caption's words, such as: a red star. Empty: a place without "
-                    "words of its own.",
+                    "prompt", multiline=True, default="", dynamic_prompts=True,
+                    tooltip="What this place shows, in the words of the whole prompt, such as: a red star. Empty: a "
+                    "place without words of its own.",
                 ),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=10.0, step=0.05,
                     tooltip="How much of the effect this region gets, beside the others: 1 all of it, 0 none.",
                 ),
                 io.String.Input(
-                    "negative", default="",
-                    tooltip="What shall not be there: acts on the negative prompt in this place. Empty: nothing.",
+                    "negative_prompt", default="", dynamic_prompts=True,
+                    tooltip="What this place does not show: acts on the negative prompt there. Empty: nothing.",
                 ),
                 RegionsType.Input(
                     "regions", optional=True, tooltip="Regions to add this one to, on top of them."
                 ),
                 io.Conditioning.Input(
                     "conditioning", optional=True,
-                    tooltip="An encoded prompt for this place, instead of encoding the phrase. Needs mode concat.",
+                    tooltip="An encoded prompt for this place, instead of encoding the region's. Needs mode "
+                    "concat.",
                 ),
             ],
             outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
@@ -80,10 +81,10 @@ class FoveaRegion(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, mask: Tensor, phrase: str, strength: float, negative: str, regions: Regions | None = None,
+        cls, mask: Tensor, prompt: str, strength: float, negative_prompt: str, regions: Regions | None = None,
         conditioning: list | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        added = sources.region(mask, phrase, strength, negative, conditioning)
+        added = sources.region(mask, prompt, strength, negative_prompt, conditioning)
         return io.NodeOutput(extended(regions, [added], None, "Region"))
 
 
@@ -97,7 +98,7 @@ class FoveaRegionsFromColors(io.ComfyNode):
             display_name="Regions from Colors",
             category="Fovea/regions",
             description=(
-                "Regions from a picture painted in flat colors, each with a phrase. Every pixel goes to the nearest "
+                "Regions from a picture painted in flat colors, each with a prompt. Every pixel goes to the nearest "
                 "listed color, so soft brush edges and compressed pictures work."
             ),
             search_aliases=[*ALIASES, "color mask", "segmentation map"],
@@ -105,7 +106,7 @@ class FoveaRegionsFromColors(io.ComfyNode):
                 io.Image.Input("image", tooltip="The painting. Several pictures: one per picture of the batch."),
                 io.String.Input(
                     "colors", multiline=True, default="#ff0000: a red star\n#0000ff: a blue circle",
-                    tooltip="One line per region: its color and its phrase, as in #ff0000: a red star. Later lines "
+                    tooltip="One line per region: its color and its prompt, as in #ff0000: a red star. Later lines "
                     "lie on top of earlier ones.",
                 ),
                 io.Float.Input(
@@ -131,7 +132,7 @@ class FoveaRegionsFromColors(io.ComfyNode):
             raise ValueError(f"Regions from Colors: colors: {why}") from None
         check_number(regions, len(listed), "Regions from Colors")
         masks = sources.color_masks(image, listed, tolerance)
-        added = [sources.region(mask, color.phrase, strength) for mask, color in zip(masks, listed)]
+        added = [sources.region(mask, color.prompt, strength) for mask, color in zip(masks, listed)]
         return io.NodeOutput(extended(regions, added, None, "Regions from Colors"))
 
 
@@ -158,7 +159,7 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
                              "boxes are drawn on, in pixels."),
                 io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
                 io.String.Input(
-                    "phrases", multiline=True, default="",
+                    "prompts", multiline=True, default="",
                     tooltip="One line per box, in drawing order, in place of its description. Empty lines keep it.",
                 ),
                 io.Float.Input(
@@ -171,7 +172,7 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, boxes: Any, width: int, height: int, phrases: str, strength: float, regions: Regions | None = None
+        cls, boxes: Any, width: int, height: int, prompts: str, strength: float, regions: Regions | None = None
     ) -> io.NodeOutput:
         try:
             found = sources.parse_boxes(boxes, width, height)
@@ -180,11 +181,11 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
         check_number(regions, len(found), "Regions from Boxes")
         scale = min(1.0, sources.MAX_SIDE / max(width, height))  # masks are fitted to the picture anyway
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        lines = phrases.splitlines()
+        lines = prompts.splitlines()
         added = []
         for i, box in enumerate(found):
-            phrase = lines[i].strip() if i < len(lines) and lines[i].strip() else box.phrase
-            added.append(sources.region(sources.box_mask(box, *size), phrase, strength))
+            prompt = lines[i].strip() if i < len(lines) and lines[i].strip() else box.prompt
+            added.append(sources.region(sources.box_mask(box, *size), prompt, strength))
         return io.NodeOutput(extended(regions, added, None, "Regions from Boxes"))
 
 
@@ -226,7 +227,7 @@ class FoveaRegionPreview(io.ComfyNode):
         size = (max(16, size[0]), max(16, size[1]))
         grids = [(-(-height // n), -(-width // n)) for n in LEVELS]
         tiles = [sources.grid_picture(regions, grid, size) for grid in grids]
-        names = [region.phrase or "(no phrase)" for region in regions.items]
+        names = [region.prompt or "(no prompt)" for region in regions.items]
         picture = torch.nn.functional.interpolate(
             sources.region_picture(regions)[:1].movedim(-1, 1), size=size, mode="area"
         ).movedim(1, -1)[0]
@@ -242,11 +243,11 @@ def lost_regions(regions: Regions, width: int, height: int) -> str:
     for n in LEVELS:
         grid = (-(-height // n), -(-width // n))
         for i in vanishing(canvas, grid):
-            name = regions.items[i].phrase or f"region {i + 1}"
+            name = regions.items[i].prompt or f"region {i + 1}"
             lines.append(f"{name!r} is too thin for layers of {grid[0]} x {grid[1]} tokens: one is left of it there.")
     for i, peak in enumerate(canvas.amax(dim=(0, 2, 3)).tolist()):
         if peak == 0:
-            lines.append(f"{regions.items[i].phrase or f'region {i + 1}'!r} is empty or covered by others.")
+            lines.append(f"{regions.items[i].prompt or f'region {i + 1}'!r} is empty or covered by others.")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,42 +11,48 @@ from comfy_api.latest import io
 from ..attention.block_names import parse_blocks
 from ..attention.families.registry import family_of
 from ..attention.sites import BlockId
-from ..guidance.regions import prompt_encoding
+from ..guidance.regions import model_patch, prompt_encoding
+from ..guidance.regions.control import RegionControl
 from ..guidance.regions.masks import Regions
-from ..guidance.regions.model_patch import RegionControl, watched
 from ..guidance.regions.score_bias import SCORE_UNITS, RegionBias
 from .region_sources import ALIASES, RegionsType
+from .ui.prompt_graph import unsteered_samplers
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP
 
-DENSE, PAINT = "Dense Diffusion (Fovea)", "Paint with Words (Fovea)"
+logger = logging.getLogger(__name__)
+DENSE, PAINT, MASKS = "Dense Diffusion (Fovea)", "Paint with Words (Fovea)", "Regions to Conditioning"
+REST = 1.0
+STEERING_NODES = frozenset({"FoveaDenseDiffusion", "FoveaPaintWithWords"})
 
 
-class Preset(NamedTuple):
-    """An operator of the node. law: how it depends on noise. text, image: what the node's strengths 1 and 1 mean."""
+class Method(NamedTuple):
+    """A method of the node. law: how it depends on noise. text, image: what the node's strengths 1 and 1 mean."""
 
-    operator: RegionBias
+    bias: RegionBias
     law: str = "power"
     text: float = 1.0
     image: float = 1.0
 
 
 # "fovea" was found on ShapesWorld, with the window and the time exponent that are the node's defaults: docs/results.md.
-OPERATORS = {
-    "fovea": Preset(RegionBias(temperature=0.0, area=0.0, background=False, against=1.0), text=4.0, image=10 / 3),
-    "paper": Preset(RegionBias()),
-    "hard": Preset(RegionBias(measure="hard", temperature=0.0, area=0.0, background=False), "constant"),
+METHODS = {
+    "fovea": Method(
+        RegionBias(temperature=0.0, area_weight=0.0, background=False, outside_weight=1.0), text=4.0, image=10 / 3
+    ),
+    "densediffusion": Method(RegionBias()),
+    "hard": Method(RegionBias(score_unit="hard", temperature=0.0, area_weight=0.0, background=False), "constant"),
 }
 
 
 def _outputs() -> list[io.Output]:
     return [
         io.Model.Output(display_name="model", tooltip="The model, steered where the prompts below are used with it."),
-        io.Conditioning.Output(display_name="positive", tooltip="The encoded caption, with its regions."),
+        io.Conditioning.Output(display_name="positive", tooltip="The encoded prompt, with its regions."),
         io.Conditioning.Output(
-            display_name="negative", tooltip="The encoded negative prompt, with the regions' own negative phrases."
+            display_name="negative", tooltip="The encoded negative prompt, with the regions' own negative prompts."
         ),
         io.String.Output(display_name="report", tooltip="What could not be done as asked, in words. Empty: nothing."),
     ]
@@ -56,13 +63,14 @@ def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
     first = [
         io.Model.Input("model", tooltip="What to steer. SD1.x, SD2.x, SDXL and ShapesWorld in every mode; SD3, Flux, "
                        "Chroma, Qwen-Image, Lumina 2, Z-Image and Wan in mode concat."),
-        io.Clip.Input("clip", tooltip="Encodes the caption and the phrases."),
-        RegionsType.Input("regions", tooltip="The places and their phrases."),
+        io.Clip.Input("clip", tooltip="Encodes the prompt and the regions' prompts."),
+        RegionsType.Input("regions", tooltip="The places and their prompts."),
         io.String.Input(
-            "caption", multiline=True, default="",
-            tooltip="The whole prompt, with the phrases of the regions in it. Empty: made of the phrases.",
+            "prompt", multiline=True, default="", dynamic_prompts=True,
+            tooltip="What the whole picture shows, with the regions' prompts in it word by word. Empty: made of them.",
         ),
-        io.String.Input("negative", multiline=True, default="", tooltip="The negative prompt."),
+        io.String.Input("negative_prompt", multiline=True, default="", dynamic_prompts=True,
+                        tooltip="The negative prompt of the whole picture."),
     ]  # fmt: skip
     last = [
         io.Float.Input(
@@ -71,8 +79,8 @@ def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
         ),
         io.Combo.Input(
             "mode", options=list(prompt_encoding.MODES), default="auto",
-            tooltip="caption: phrases are found in the caption (the papers). concat: the phrases are encoded on their "
-            "own and appended, for any text encoder. auto: caption where it works, else concat.",
+            tooltip="prompt: the regions' prompts are found in the prompt (the papers). concat: they are encoded on "
+            "their own and appended, for any text encoder. auto: prompt where it works, else concat.",
         ),
         io.String.Input(
             "blocks", default="all",
@@ -80,9 +88,9 @@ def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
             "commas. An unknown name is answered with the list for this model.",
         ),
         io.Boolean.Input(
-            "encode_phrases", default=True, advanced=True,
-            tooltip="In mode caption, encode every phrase also on its own and put that in its place: keeps one "
-            "phrase's words out of another's.",
+            "encode_regions_separately", default=True, advanced=True,
+            tooltip="In mode prompt, encode every region's prompt also on its own and put that in its place: keeps "
+            "one region's words out of another's.",
         ),
     ]  # fmt: skip
     return first, last
@@ -99,7 +107,7 @@ class FoveaDenseDiffusion(io.ComfyNode):
             display_name=DENSE,
             category="Fovea/regions",
             description=(
-                "Each region's phrase appears in its place: attention between picture and words, and among places of "
+                "Each region's prompt appears in its place: attention between picture and words, and among places of "
                 "the picture, is steered in the first steps (DenseDiffusion). One model evaluation as ever, any size "
                 "and mask."
             ),
@@ -116,8 +124,8 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "area_strength", default=1.0, min=0.0, max=1.0, step=0.05,
-                    tooltip="How much gentler large regions are treated than small ones, in operator paper. 0: all "
-                    "alike.",
+                    tooltip="How much gentler large regions are treated than small ones, in method densediffusion. "
+                    "0: all alike.",
                 ),
                 io.Float.Input(
                     "time_exponent", default=2.0, min=0.0, max=20.0, step=0.1,
@@ -130,34 +138,45 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     "of DenseDiffusion has 0.3.",
                 ),
                 io.Combo.Input(
-                    "operator", options=list(OPERATORS), default="fovea",
-                    tooltip="fovea: words are pulled up in their place and pushed down in all others. paper: "
-                    "DenseDiffusion as published, which pushes everything else down, style words included. hard: "
+                    "method", options=list(METHODS), default="fovea",
+                    tooltip="fovea: words are pulled up in their place and pushed down in all others. "
+                    "densediffusion: as published, which pushes everything else down, style words included. hard: "
                     "places see nothing but their own words.",
                 ),
                 *last,
                 io.Int.Input(
-                    "sampled", default=1, min=1, max=64, advanced=True,
+                    "key_stride", default=1, min=1, max=64, advanced=True,
                     tooltip="1 measures scores exactly; n looks at every n-th place only, which is faster and a little "
                     "weaker.",
                 ),
+                io.Float.Input(
+                    "rest_strength", default=REST, min=0.0, max=4.0, step=0.05, optional=True,
+                    tooltip="How much words of no region (background, style) keep of their weight in regions, in method "
+                    "fovea. 1: all of it. 0: where regions fill the picture, little is left of them.",
+                ),
             ],
             outputs=_outputs(),
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, clip: CLIP, regions: Regions, caption: str, negative: str, cross_strength: float,
-        self_strength: float, area_strength: float, time_exponent: float, end_percent: float, operator: str,
-        start_percent: float, mode: str, blocks: str, encode_phrases: bool, sampled: int,
+        cls, model: ModelPatcher, clip: CLIP, regions: Regions, prompt: str, negative_prompt: str,
+        cross_strength: float, self_strength: float, area_strength: float, time_exponent: float, end_percent: float,
+        method: str, start_percent: float, mode: str, blocks: str, encode_regions_separately: bool, key_stride: int,
+        rest_strength: float = REST,
     ) -> io.NodeOutput:  # fmt: skip
-        preset = OPERATORS[operator]
-        chosen = replace(preset.operator, area=area_strength if preset.operator.area else 0.0, sampled=sampled)
+        chosen = METHODS[method]
+        bias = replace(
+            chosen.bias, key_stride=key_stride, area_weight=area_strength if chosen.bias.area_weight else 0.0,
+            free_weight=rest_strength if chosen.bias.outside_weight else 0.0,
+        )  # fmt: skip
         control = RegionControl(
-            chosen, preset.text * cross_strength, preset.image * self_strength, start_percent, end_percent, preset.law,
+            bias, chosen.text * cross_strength, chosen.image * self_strength, start_percent, end_percent, chosen.law,
             time_exponent, _blocks(model, blocks, DENSE),
         )  # fmt: skip
-        return _steered(DENSE, model, clip, regions, caption, negative, mode, encode_phrases, control)
+        prompts = (prompt, negative_prompt, mode, encode_regions_separately)
+        return _steered(cls, DENSE, model, clip, regions, prompts, control)
 
 
 class FoveaPaintWithWords(io.ComfyNode):
@@ -171,7 +190,7 @@ class FoveaPaintWithWords(io.ComfyNode):
             display_name=PAINT,
             category="Fovea/regions",
             description=(
-                "Each region's phrase appears in its place: the attention of a place to its words is raised, most "
+                "Each region's prompt appears in its place: the attention of a place to its words is raised, most "
                 "where there is most noise (Paint-with-Words of eDiff-I). One model evaluation as ever, any size and "
                 "mask."
             ),
@@ -183,7 +202,7 @@ class FoveaPaintWithWords(io.ComfyNode):
                     tooltip="How much the attention to a place's words is raised. 0 is off.",
                 ),
                 io.Combo.Input(
-                    "measure", options=[m for m in SCORE_UNITS if m != "hard"], default="row max",
+                    "score_unit", options=[m for m in SCORE_UNITS if m != "hard"], default="row max",
                     tooltip="What strength is counted in. row max: the largest score of each place. max, std: largest "
                     "score and spread over the whole call, as older ports have it. range: as DenseDiffusion.",
                 ),
@@ -194,18 +213,21 @@ class FoveaPaintWithWords(io.ComfyNode):
                 *last,
             ],
             outputs=_outputs(),
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, clip: CLIP, regions: Regions, caption: str, negative: str, strength: float,
-        measure: str, end_percent: float, start_percent: float, mode: str, blocks: str, encode_phrases: bool,
+        cls, model: ModelPatcher, clip: CLIP, regions: Regions, prompt: str, negative_prompt: str, strength: float,
+        score_unit: str, end_percent: float, start_percent: float, mode: str, blocks: str,
+        encode_regions_separately: bool,
     ) -> io.NodeOutput:  # fmt: skip
-        operator = RegionBias(measure, temperature=0.0, area=0.0, background=False)
+        bias = RegionBias(score_unit, temperature=0.0, area_weight=0.0, background=False)
         control = RegionControl(
-            operator, strength, 0.0, start_percent, end_percent, law="log", blocks=_blocks(model, blocks, PAINT)
+            bias, strength, 0.0, start_percent, end_percent, law="log", blocks=_blocks(model, blocks, PAINT)
         )
-        return _steered(PAINT, model, clip, regions, caption, negative, mode, encode_phrases, control)
+        prompts = (prompt, negative_prompt, mode, encode_regions_separately)
+        return _steered(cls, PAINT, model, clip, regions, prompts, control)
 
 
 def _blocks(model: ModelPatcher, names: str, node: str) -> frozenset[BlockId] | None:
@@ -223,29 +245,51 @@ def _blocks(model: ModelPatcher, names: str, node: str) -> frozenset[BlockId] | 
 
 
 def _steered(
-    node: str, model: ModelPatcher, clip: CLIP, regions: Regions, caption: str, negative: str, mode: str,
-    separate: bool, control: RegionControl,
+    cls: type[io.ComfyNode], node: str, model: ModelPatcher, clip: CLIP, regions: Regions,
+    prompts: tuple[str, str, str, bool], control: RegionControl,
 ) -> io.NodeOutput:  # fmt: skip
-    """The node's outputs. Neutral settings give the model itself and plain prompts."""
+    """The node's outputs. prompts: prompt, negative prompt, mode, whether regions are encoded on their own too.
+
+    Neutral settings give the model itself and plain prompts.
+    """
+    prompt, negative_prompt, mode, separate = prompts
     if clip is None:
         raise ValueError(f"{node}: clip is empty. Connect the CLIP of a checkpoint that has a text encoder.")
-    if control.neutral or not len(regions):
-        plain = caption if caption.strip() else prompt_encoding.compose([region.phrase for region in regions.items])
-        return io.NodeOutput(model, prompt_encoding.encode(clip, plain), prompt_encoding.encode(clip, negative), "")
+    whole, acting, notes = prompt_encoding.whole_prompt(prompt, regions), regions.acting, regions.idle()
+    if control.neutral or not len(acting):
+        plain = (prompt_encoding.encode(clip, text) for text in (whole, negative_prompt))
+        return io.NodeOutput(model, *plain, _told(node, notes))
     if family_of(model.get_model_object("diffusion_model")) is None:
         raise ValueError(
             f"{node}: the attention of the model ({type(model.model).__name__}) cannot be steered yet. Regions to "
             "Conditioning makes ComfyUI's own masks of the same regions."
         )
     try:
-        found = prompt_encoding.positive(clip, caption, regions, mode, separate)
-        against = prompt_encoding.negative(clip, negative, regions)
+        positive = prompt_encoding.positive(clip, whole, acting, mode, separate, control)
+        negative = prompt_encoding.negative(clip, negative_prompt, acting, control)
     except ValueError as why:
         raise ValueError(f"{node}: {why}") from None
     patched = model.clone()
-    control.install(patched)
-    report = "\n".join([*found.warnings, *against.warnings])
-    return io.NodeOutput(patched, watched(found.conditioning), against.conditioning, report)
+    model_patch.install(patched)
+    notes += [*positive.notes, *negative.notes, *_unsteered(cls)]
+    return io.NodeOutput(patched, positive.conditioning, negative.conditioning, _told(node, notes))
+
+
+def _unsteered(cls: type[io.ComfyNode]) -> list[str]:
+    """A line for every sampler of the queued graph that has the prompts and no model that obeys them."""
+    if cls.hidden is None or cls.hidden.prompt is None:
+        return []
+    return [
+        f"{sampler} uses these prompts with a model that does not obey them: connect the model output of this node."
+        for sampler in unsteered_samplers(cls.hidden.prompt, str(cls.hidden.unique_id), (1, 2), STEERING_NODES)
+    ]
+
+
+def _told(node: str, notes: list[str]) -> str:
+    """The report, whose lines go into the log too."""
+    for note in notes:
+        logger.warning("%s: %s", node, note)
+    return "\n".join(notes)
 
 
 class FoveaRegionsToConditioning(io.ComfyNode):
@@ -255,7 +299,7 @@ class FoveaRegionsToConditioning(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FoveaRegionsToConditioning",
-            display_name="Regions to Conditioning",
+            display_name=MASKS,
             category="Fovea/regions",
             description=(
                 "The same regions as ComfyUI's own masked conditioning, one model evaluation per region: works with "
@@ -263,16 +307,21 @@ class FoveaRegionsToConditioning(io.ComfyNode):
             ),
             search_aliases=[*ALIASES, "Conditioning (Set Mask)", "multi-diffusion"],
             inputs=[
-                io.Clip.Input("clip", tooltip="Encodes the phrases and the caption."),
-                RegionsType.Input("regions", tooltip="The places and their phrases."),
+                io.Clip.Input("clip", tooltip="Encodes the regions' prompts and the prompt."),
+                RegionsType.Input("regions", tooltip="The places and their prompts."),
                 io.String.Input(
-                    "caption", multiline=True, default="",
+                    "prompt", multiline=True, default="", dynamic_prompts=True,
                     tooltip="Prompt of the whole picture, beside the regions'. Empty: none.",
                 ),
                 io.Float.Input(
-                    "caption_strength", default=0.5, min=0.0, max=10.0, step=0.05,
-                    tooltip="Weight of the caption where a region has weight 1. Places of no region have the caption "
+                    "prompt_strength", default=0.5, min=0.0, max=10.0, step=0.05,
+                    tooltip="Weight of the prompt where a region has weight 1. Places of no region have the prompt "
                     "alone.",
+                ),
+                io.Latent.Input(
+                    "latent", optional=True,
+                    tooltip="What will be sampled. Needed for regions with several masks each, which are fitted to its "
+                    "pictures or frames.",
                 ),
             ],
             outputs=[
@@ -281,8 +330,15 @@ class FoveaRegionsToConditioning(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, clip: CLIP, regions: Regions, caption: str, caption_strength: float) -> io.NodeOutput:
-        return io.NodeOutput(prompt_encoding.masked(clip, caption, regions, caption_strength))
+    def execute(
+        cls, clip: CLIP, regions: Regions, prompt: str, prompt_strength: float, latent: dict[str, Any] | None = None
+    ) -> io.NodeOutput:
+        _told(MASKS, regions.idle())
+        shape = None if latent is None else tuple(latent["samples"].shape)
+        try:
+            return io.NodeOutput(prompt_encoding.masked(clip, prompt, regions.acting, prompt_strength, shape))
+        except ValueError as why:
+            raise ValueError(f"{MASKS}: {why}") from None
 
 
 NODES: list[Any] = [FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning]

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..attention.block_names import parse_blocks
 from ..attention.families.registry import family_of
 from ..guidance.sag.formulas import MASK_MODES
-from ..guidance.sag.model_patch import BRANCHES, CORE_KERNEL_SIZE, NODE, SelfAttentionGuidance
+from ..guidance.sag.model_patch import CORE_KERNEL_SIZE, GUIDED_PROMPTS, NODE, SelfAttentionGuidance
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..attention.sites import BlockId
 
+CORE_KERNEL = f"core: {CORE_KERNEL_SIZE} px"
 logger = logging.getLogger(__name__)
 
 
@@ -49,13 +50,13 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
         blur_sigma: float,
         threshold: float,
         mask_mode: str,
-        branch: str,
+        guided_prompt: str,
         blocks: str,
         start_percent: float,
         end_percent: float,
-        every: int,
+        every_n_steps: int,
         rescale: float,
-        kernel: str,
+        blur_kernel: str,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         patched = model.clone()
@@ -77,13 +78,13 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
             blur_sigma=blur_sigma,
             threshold=threshold,
             mask_mode=mask_mode,
-            branch=branch,
+            guided_prompt=guided_prompt,
             blocks=chosen,
             start=start_percent,
             end=end_percent,
-            every=every,
+            every_n_steps=every_n_steps,
             rescale=rescale,
-            kernel_size=CORE_KERNEL_SIZE if kernel == "taps" else None,
+            kernel_size=CORE_KERNEL_SIZE if blur_kernel == CORE_KERNEL else None,
             mask=None if mask is None else mask.detach().clone(),
         )
         if not guidance.neutral:
@@ -116,9 +117,10 @@ def _sag_inputs() -> list[io.Input]:
             "(blur guidance), which needs no attention and works with every model.",
         ),
         io.Combo.Input(
-            "branch", options=list(BRANCHES), default="auto",
-            tooltip="Which prediction to spoil and compare. auto: the negative prompt's where CFG evaluates one, else "
-            "the positive's (2 evaluations per step at CFG 1). uncond, cond: always that one.",
+            "guided_prompt", options=list(GUIDED_PROMPTS), default="auto",
+            tooltip="Which prompt's prediction is blurred and compared. auto: the negative prompt's where "
+            "CFG evaluates one, else the positive's (2 evaluations per step at CFG 1). negative, positive: always "
+            "that one.",
         ),
         io.String.Input(
             "blocks", default="auto",
@@ -135,8 +137,8 @@ def _sag_inputs() -> list[io.Input]:
             tooltip="Where in the schedule guidance ends: 1.0 is the last step. Steps outside the window cost nothing.",
         ),
         io.Int.Input(
-            "every", default=1, min=1, max=100,
-            tooltip="Compute guidance at every k-th evaluation only and reuse the last in between: 2 halves its cost.",
+            "every_n_steps", default=1, min=1, max=100,
+            tooltip="Compute guidance at every n-th evaluation only and reuse the last in between: 2 halves its cost.",
         ),
         io.Float.Input(
             "rescale", default=0.0, min=0.0, max=1.0, step=0.01,
@@ -144,8 +146,8 @@ def _sag_inputs() -> list[io.Input]:
             "Helps against burnt colors at a high scale.",
         ),
         io.Combo.Input(
-            "kernel", options=["auto", "taps"], default="auto", advanced=True,
-            tooltip="auto: a blur kernel as large as blur_sigma needs. taps: always 9 latent pixels, as in ComfyUI's "
+            "blur_kernel", options=["auto", CORE_KERNEL], default="auto", advanced=True,
+            tooltip="auto: a blur kernel as large as blur_sigma needs. core: always 9 latent pixels, as in ComfyUI's "
             "own node (a sigma above about 3 then changes little).",
         ),
         io.Mask.Input(

@@ -71,7 +71,7 @@ class FoveaSaliencyMap(io.ComfyNode):
                     tooltip="How much the heat map covers the picture in the overlay.",
                 ),
                 io.Boolean.Input(
-                    "spread", default=True,
+                    "normalize", default=True,
                     tooltip="Stretch every map from 0 to 1. Off: as the model gives it.",
                 ),
                 SaliencyType.Input(
@@ -87,10 +87,10 @@ class FoveaSaliencyMap(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Tensor, strength: float, spread: bool, saliency_model: Callable[[Tensor], Tensor] | None = None
+        cls, image: Tensor, strength: float, normalize: bool, saliency_model: Callable[[Tensor], Tensor] | None = None
     ) -> io.NodeOutput:
         maps = (saliency_model or spectral_residual)(image[..., :3].movedim(-1, 1))
-        maps = heat_maps.spread(maps) if spread else maps.clamp(0, 1)
+        maps = heat_maps.spread(maps) if normalize else maps.clamp(0, 1)
         seen = [heat_maps.overlay(found, picture[..., :3], strength) for found, picture in zip(maps, image)]
         return io.NodeOutput(maps, torch.stack(seen))
 

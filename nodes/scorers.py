@@ -109,12 +109,12 @@ class FoveaScoreImages(io.ComfyNode):
             node_id="FoveaScoreImages",
             display_name="Score Images",
             category="Fovea/latent",
-            description="How well pictures fit a text: sorted, in words and as a chart.",
+            description="How well pictures fit a prompt: sorted, in words and as a chart.",
             search_aliases=[*ALIASES, "rank images", "HPS"],
             inputs=[
                 io.Image.Input("image", tooltip="Pictures of one batch, of any size."),
                 ScorerType.Input("scorer", tooltip="From Load Scorer."),
-                io.String.Input("text", multiline=True, default="", tooltip="What the pictures shall show."),
+                io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures shall show."),
             ],
             outputs=[
                 io.Image.Output(display_name="sorted", tooltip="The pictures, best first."),
@@ -124,10 +124,10 @@ class FoveaScoreImages(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Tensor, scorer: Scorer, text: str) -> io.NodeOutput:
+    def execute(cls, image: Tensor, scorer: Scorer, prompt: str) -> io.NodeOutput:
         pictures = image[..., :3].movedim(-1, 1).float()
         with torch.no_grad():
-            wanted = encode_target(scorer, text)  # first: what encodes it may take the other's place
+            wanted = encode_target(scorer, prompt)  # first: what encodes it may take the other's place
             if hasattr(scorer, "patcher"):
                 mm.load_models_gpu([scorer.patcher])
             whole = SalientLoss(weight=0.0)
@@ -136,8 +136,8 @@ class FoveaScoreImages(io.ComfyNode):
         values = scores.tolist()
         order = sorted(range(len(values)), key=lambda i: -values[i])
         told = [f"{values[i]:.2f}  picture {i + 1}" for i in order]
-        chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{unit}: {text[:60]}")
-        return io.NodeOutput(image[order], chart[None], "\n".join([*truncated_tokens(scorer, text), *told]))
+        chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{unit}: {prompt[:60]}")
+        return io.NodeOutput(image[order], chart[None], "\n".join([*truncated_tokens(scorer, prompt), *told]))
 
 
 NODES: list[Any] = [FoveaLoadScorer, FoveaScorerFromCLIP, FoveaScoreImages]

@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fovea.guidance.regions.attention_patch import MARK, Layout
+from fovea.guidance.regions import model_patch
+from fovea.guidance.regions.control import RegionControl
 from fovea.guidance.regions.masks import Region, Regions
-from fovea.guidance.regions.model_patch import RegionControl
+from fovea.guidance.regions.prompt_regions import MARK, PromptRegions
 from fovea.guidance.regions.score_bias import RegionBias
 
 PLACES = ((1, 2, 3), (5, 6))
+PAPER = RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3)
+LATER = RegionControl(RegionBias(), 1.0, 0.3, 0.123, 0.1231)  # no step falls into this window
 
 
 def boxes(height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
@@ -30,21 +33,21 @@ def two_regions(masks: tuple[Tensor, Tensor] | None = None, **changes: Any) -> R
     return Regions((Region(left, "a plain red star", **changes), Region(right, "a plain blue circle")))
 
 
-def marked(conditioning: list, regions: Regions, places: tuple = PLACES, **changes: Any) -> list:
+def marked(
+    conditioning: list, regions: Regions, places: tuple = PLACES, control: RegionControl = PAPER, **changes: Any
+) -> list:
     length = conditioning[0][0].shape[1]
     settings = {"appended": length, "negative": False, **changes}
-    found = Layout(regions.canvas(), tuple(r.strength for r in regions.items), places, length, **settings)
+    strengths = tuple(r.strength for r in regions.items)
+    found = PromptRegions(control, regions.canvas(), strengths, places, length, **settings)
     return [[tensor, {**options, MARK: found}] for tensor, options in conditioning]
 
 
-def steered(model: Any, control: RegionControl) -> Any:
+def steered(model: Any) -> Any:
+    """A model that obeys prompts with regions."""
     patched = model.clone()
-    control.install(patched)
+    model_patch.install(patched)
     return patched
-
-
-PAPER = RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3)
-LATER = RegionControl(RegionBias(), 1.0, 0.3, 0.123, 0.1231)  # no step falls into this window
 
 
 def assert_alike(got: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:

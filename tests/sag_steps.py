@@ -14,8 +14,9 @@ from fovea.attention.tensor_layout import split_heads
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 
 DEFAULTS = {
-    "scale": 0.75, "blur_sigma": 2.0, "threshold": 1.0, "mask_mode": "threshold", "branch": "auto", "blocks": "auto",
-    "start_percent": 0.0, "end_percent": 1.0, "every": 1, "rescale": 0.0, "kernel": "auto",
+    "scale": 0.75, "blur_sigma": 2.0, "threshold": 1.0, "mask_mode": "threshold", "guided_prompt": "auto",
+    "blocks": "auto",
+    "start_percent": 0.0, "end_percent": 1.0, "every_n_steps": 1, "rescale": 0.0, "blur_kernel": "auto",
 }  # fmt: skip
 CLOSE = {"rtol": 1e-4, "atol": 1e-2}  # latents have a spread of about 100 here
 

@@ -104,7 +104,7 @@ def attention_map(model: Any, world: World) -> Tensor:
 def experts(model: Any, world: World) -> Tensor:
     """The second is the same model with guidance of its own, so that what it does is seen."""
     (second,) = outputs(FoveaSelfAttentionGuidance, model=model)
-    (chain,) = outputs(FoveaExpert, model=second, level="percent", below=0.5)
+    (chain,) = outputs(FoveaExpert, model=second, boundary_unit="percent", boundary=0.5)
     return sample(outputs(FoveaExpertSwitch, model=model, experts=chain)[0], world)
 
 
@@ -114,26 +114,26 @@ def style(model: Any, world: World) -> Tensor:
 
 
 def clip_guidance(model: Any, world: World) -> Tensor:
-    given = {"vae": world.vae, "scorer": world.scorer, "text": PROMPT}
+    given = {"vae": world.vae, "scorer": world.scorer, "prompt": PROMPT}
     return sample(*outputs(FoveaCLIPGuidance, model=model, **given), world)
 
 
 def _search(node: Any, model: Any, world: World, **settings: Any) -> Tensor:
     given = {"vae": world.vae, "positive": world.positive, "negative": world.negative, "scorer": world.scorer,
-             "text": PROMPT, "latent_image": {"samples": torch.zeros_like(world.start)}}  # fmt: skip
-    return outputs(node, model=model, sampler_steps=STEPS, cfg=4.0, **given, **settings)[1]["samples"]
+             "prompt": PROMPT, "latent_image": {"samples": torch.zeros_like(world.start)}}  # fmt: skip
+    return outputs(node, model=model, steps=STEPS, cfg=4.0, **given, **settings)[1]["samples"]
 
 
 def optimize_through(model: Any, world: World) -> Tensor:
-    return _search(FoveaOptimizeLatent, model, world, updates=1, draws=1, through=-1)
+    return _search(FoveaOptimizeLatent, model, world, iterations=1, candidates=1, gradient_path="all_steps")
 
 
 def optimize_past(model: Any, world: World) -> Tensor:
-    return _search(FoveaOptimizeLatent, model, world, updates=1, draws=1, through=0)
+    return _search(FoveaOptimizeLatent, model, world, iterations=1, candidates=1, gradient_path="past_model")
 
 
 def best_of_n(model: Any, world: World) -> Tensor:
-    return _search(FoveaBestOfN, model, world, count=2)
+    return _search(FoveaBestOfN, model, world, candidates=2)
 
 
 PATCHES: dict[str, Callable[[Any, World], Tensor]] = {

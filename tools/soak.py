@@ -31,7 +31,7 @@ from .studies import record
 
 FOLDER = ROOT / "output" / "soak"
 # Enough that everything happens once; a switch of models needs two steps.
-FEW = {"steps": 3, "sampler_steps": 3, "updates": 1, "draws": 2, "n": 2}
+FEW = {"steps": 3, "iterations": 1, "candidates": 2, "n": 2}
 SEEDS = ("seed", "noise_seed")
 WARM, LAST, MOST_GROWTH = (50, 100), 50, 0.02
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 KEY = EXPERTS
 MEMORY = ("auto", "keep", "unload")
-DECIDE_BY = ("sigma", "never back")
+DECIDE_BY = ("sigma", "monotonic")
 
 
 def check(main: ModelPatcher, experts: Sequence[Expert]) -> None:
@@ -198,7 +198,7 @@ class _Run:
         """x0 by whoever acts at this noise level."""
         assert self.started is not None
         level = half_log_snr(float(sigma.flatten()[0]), self.flow)
-        if self.switch.decide_by == "never back":
+        if self.switch.decide_by == "monotonic":
             level = self.furthest = max(level, self.furthest)
         shared = plan.blend_weights(level, self.switch.boundaries, self.switch.blend)
         self.load(tuple(who for who, _ in shared))

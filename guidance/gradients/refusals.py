@@ -34,7 +34,7 @@ def refuse_packed_weights(*modules: nn.Module) -> None:
                 raise NoGradient(
                     f"The weights of {type(module).__name__} are packed ({type(tensor).__name__}), as those of GGUF "
                     "files are, so no gradient is taken through them. Load it from a safetensors file. Optimize Latent "
-                    "can also go past a sampled model (through 0)."
+                    "can also go past a sampled model (gradient_path past_model)."
                 )
 
 
@@ -54,7 +54,7 @@ def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[st
     if EXPERTS in _wrappers(patcher):
         raise NoGradient(
             "The model has an Expert Switch, whose models give no gradient. Connect one model, or go past it (Optimize "
-            "Latent with through 0)."
+            "Latent with gradient_path past_model)."
         )
 
 
@@ -62,10 +62,10 @@ def refuse_what_guidance_hides(patcher: ModelPatcher) -> None:
     """Raise NoGradient where the guided result depends on the model's attention in ways that are not followed back."""
     options = patcher.model_options
     for technique in options.get("transformer_options", {}).get(hooks.TECHNIQUES, ()):
-        if getattr(technique, "every", 1) > 1:
+        if getattr(technique, "every_n_steps", 1) > 1:
             raise NoGradient(
-                "Self-Attention Guidance reuses its guidance in the steps between (every > 1), which has no gradient. "
-                "Set every to 1."
+                "Self-Attention Guidance reuses its guidance in the steps between, which has no gradient. Set "
+                "every_n_steps to 1."
             )
         if getattr(technique, "mask_mode", "") == "soft":
             raise NoGradient(
@@ -84,7 +84,9 @@ def refuse_step_caches(patcher: ModelPatcher) -> None:
 def refuse_clip_guidance(patcher: ModelPatcher) -> None:
     """Raise NoGradient for CLIP guidance, whose push is a gradient itself and is not followed back."""
     if CLIP_GUIDANCE in _wrappers(patcher):
-        raise NoGradient("The model has CLIP Guidance, whose push has no gradient. Remove it, or set through to 0.")
+        raise NoGradient(
+            "The model has CLIP Guidance, whose push has no gradient. Remove it, or set gradient_path to past_model."
+        )
 
 
 def _wrappers(patcher: ModelPatcher) -> set[str]:
@@ -96,5 +98,5 @@ def refuse_streaming(model: Any) -> None:
     if getattr(model, "model_lowvram", False):
         raise NoGradient(
             "The model does not fit into the GPU's memory as a whole, which gradients need. Use a smaller model, or "
-            "one in half precision or fp8, or go past it (Optimize Latent with through 0)."
+            "one in half precision or fp8, or go past it (Optimize Latent with gradient_path past_model)."
         )

@@ -50,7 +50,7 @@ class ClipGuidance:
 
     scorer: Scorer
     vae: Any
-    text: str
+    prompt: str
     scale: float
     cutouts: int = 0
     start: float = 0.0
@@ -64,7 +64,7 @@ class ClipGuidance:
         refuse_packed_weights(*(patcher.model for patcher in (self.vae.patcher, *patchers_of(self.scorer))))
         with outside_inference_mode():
             clone = fully_loaded(model)
-            guide = _Guide(self, fully_loaded(self.vae.patcher), encode_target(self.scorer, self.text))
+            guide = _Guide(self, fully_loaded(self.vae.patcher), encode_target(self.scorer, self.prompt))
         with_backward(clone)
         clone.set_model_sampler_post_cfg_function(guide)
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guide.run)

@@ -13,11 +13,17 @@ from .search import Best, Limits
 from .update_rules import Rule
 
 MODES = ("checkpoint", "invertible")
+GRADIENT_PATHS = ("past_model", "last_steps", "all_steps")
+
+
+def gradient_steps(path: str, steps: int) -> int | None:
+    """`OptimizationConfig.backprop_steps` of a gradient path; steps: for "last_steps"."""
+    return {"past_model": 0, "last_steps": steps, "all_steps": None}[path]
 
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """What to look for. text: one for all latents. saliency: None (the whole picture only), a fixed map [1 or n,
+    """What to look for. prompt: one for all latents. saliency: None (the whole picture only), a fixed map [1 or n,
     height, width], or a function of pictures, asked anew every `saliency_interval` iterations.
 
     candidates: starting noises tried first, of which the best is moved. backprop_steps: None takes exact gradients; n
@@ -25,7 +31,7 @@ class OptimizationConfig:
     """
 
     scorer: Scorer
-    text: str
+    prompt: str
     loss: SalientLoss
     rule: Rule
     limits: Limits

@@ -14,7 +14,7 @@ from .. import crops
 from ..crops import View
 from ..gradients.saved_tensors import clone_saved_tensors
 
-PARTS = ("crops", "cutouts")
+SALIENT_VIEWS = ("crops", "cutouts")
 
 
 class Embedder(Protocol):
@@ -89,13 +89,13 @@ class SalientLoss:
     """(1 - weight) * whole + weight * salient parts (SGOOL, arXiv 2410.10257); weight 0 is DOODL.
 
     cutouts: 0 looks at the whole picture; n at n random squares, of which the best counts, as DOODL's code has it.
-    parts: "crops" around connected parts of the saliency map above `quantile`, or "cutouts" drawn from its density.
+    views: "crops" around connected parts of the saliency map above `quantile`, or "cutouts" drawn from its density.
     count: of drawn cutouts. least: the smallest side of a square, as a part of the picture's shorter side.
     """
 
     weight: float = 0.5
     cutouts: int = 0
-    parts: str = "crops"
+    views: str = "crops"
     quantile: float = 0.85
     count: int = 4
     least: float = 0.25
@@ -135,7 +135,7 @@ class SalientLoss:
 
     def _salient(self, saliency: Tensor, generator: torch.Generator) -> list[View]:
         least = self._least(*saliency.shape)
-        if self.parts == "cutouts":
+        if self.views == "cutouts":
             return crops.salient_cutouts(saliency, self.count, least, generator)
         return crops.salient_parts(saliency, self.quantile, least, self.count)
 

@@ -127,7 +127,7 @@ def optimize_noise(
     inputs: SamplingInputs, config: OptimizationConfig, on_evaluation: OnEvaluation = ignore_evaluation,
     on_model_call: OnModelCall = ignore_model_call, optimizer: type[NoiseOptimizer] = NoiseOptimizer,
 ) -> OptimizationResult:  # fmt: skip
-    """Search the starting noise whose picture fits the text best.
+    """Search the starting noise whose picture fits the prompt best.
 
     on_evaluation: told after every evaluation of a starting noise. on_model_call: at every evaluation of the model.
     Everything is put back at the end, also after an error or a cancel. Raises NoGradient where gradients would be wrong
@@ -142,7 +142,9 @@ def optimize_noise(
         if inputs.noise_mask is not None:
             raise NoGradient("Mode invertible does not keep what an inpainting mask protects. Use mode checkpoint.")
         if config.backprop_steps is not None:
-            raise NoGradient("Mode invertible goes back through all steps: set through to -1, or use mode checkpoint.")
+            raise NoGradient(
+                "Mode invertible goes back through all steps: use gradient_path all_steps, or mode checkpoint."
+            )
     gradients = Gradients.RUN if config.backprop_steps != 0 else Gradients.PICTURES
     return _run(inputs, config, gradients, optimizer, on_evaluation, on_model_call)
 
@@ -185,7 +187,7 @@ def _run(
         guider.set_conds(positive, negative)
         guider.set_cfg(inputs.cfg)
         with outside_inference_mode():
-            target = encode_target(config.scorer, config.text)
+            target = encode_target(config.scorer, config.prompt)
         sampler = optimizer(config, inputs, gradients, vae_patcher, target, on_evaluation, on_model_call)
         sampled = guider.sample(
             normal_copy(inputs.noise), normal_copy(inputs.latent), sampler, normal_copy(inputs.sigmas),

@@ -1,5 +1,7 @@
-"""How a starting latent moves down a loss: DOODL's rule, ReNO's, a plain turn. Latents are unit noise [n, ...], each by
-itself."""
+"""How a starting latent moves down a loss: DOODL's rule, ReNO's, a plain turn on the sphere.
+
+Latents are unit noise [n, ...], each by itself.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ class Reno:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Spherical:
     """Straight down, always equally far: the latent is turned by `rate` of its length, which it keeps.
 
     For gradients whose length says nothing: those of a long run are large where the picture is about to become another
@@ -105,7 +107,7 @@ class Turn:
         return z * (motion.norm / norms(z)), motion
 
 
-RULES: dict[str, type] = {"doodl": Doodl, "reno": Reno, "turn": Turn}
+RULES: dict[str, type] = {"doodl": Doodl, "reno": Reno, "spherical": Spherical}
 
 
 def unit_noise(z: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -2,93 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...attention.conds import Row
 from ...attention.run import Attention, AttentionCall, Run
-from ...attention.sites import BlockId
-from ...attention.tensor_layout import as_bias, split_heads
+from ...attention.tensor_layout import as_bias, precision, split_heads
 from . import score_bias
 from .augmented_attention import LowRankScores, attend
+from .control import RegionControl, Strengths
 from .masks import Part, of_batch, part_of, token_shares
-from .score_bias import RegionBias
+from .prompt_regions import PromptRegions, regions_of
 
-MARK = "fovea_regions"  # key of a cond dict that holds the Layout of its prompt
 HIDDEN = -1e4  # added to scores of tokens not to be seen, where keys cannot be cut; exp of it is 0 everywhere
+NO_PART = (
+    "Regions do nothing here: the model sees a part of the picture of which neither the prompt's area nor a "
+    "context window over frames tells, as tiling nodes give it. Sample the whole picture, or "
+    "use Regions to Conditioning."
+)
 
 
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Regions tied to an encoded prompt.
+class Factors(NamedTuple):
+    """M [batch, image tokens, columns], T [batch or 1, keys, columns] and a [batch, image tokens] at strength 1.
 
-    canvas: [n, regions, height, width], see Regions.canvas. strengths: one per region. tokens: per region the places
-    of its phrase in the prompt. length: tokens of the prompt. appended: place of the first token that is there for a
-    region only, not seen where regions do not steer; `length` if there is none. negative: of a negative prompt.
+    free: [keys], True for words of no region that shall keep their share; None where there are none.
     """
 
-    canvas: Tensor = field(repr=False)
-    strengths: tuple[float, ...]
-    tokens: tuple[tuple[int, ...], ...]
-    length: int
-    appended: int
-    negative: bool = False
+    queries: Tensor
+    keys: Tensor
+    amount: Tensor
+    free: Tensor | None = None
 
-    def keys(self, count: int, own: int = 0) -> Tensor:
-        """T: whose every text token is, [count, regions]. ComfyUI repeats a prompt to the length of a longer one.
-
-        own: tokens of the prompt now, with what other nodes have put behind it.
-        """
-        found = torch.zeros(self.length, len(self.tokens))
-        for region, places in enumerate(self.tokens):
-            found[list(places), region] = 1
-        return _repeat_or_pad(found, count, own)
-
-    def hidden(self, count: int, own: int = 0) -> Tensor:
-        """Which text tokens are appended: [count, 1]; own: as in `keys`."""
-        return _repeat_or_pad((torch.arange(self.length) >= self.appended).float()[:, None], count, own)
+    @property
+    def columns(self) -> int:
+        return self.queries.shape[-1] + (self.free is not None)
 
 
-def _repeat_or_pad(tokens: Tensor, count: int, own: int) -> Tensor:
-    """[length, c] as [count, c]: followed by zeros up to its own length, repeated if count is a multiple of that, else
-    followed by zeros."""
-    tokens = torch.cat([tokens, tokens.new_zeros(max(0, own - len(tokens)), tokens.shape[1])])
-    if count % len(tokens) == 0:
-        return tokens.repeat(count // len(tokens), 1)
-    return torch.cat([tokens, tokens.new_zeros(max(0, count - len(tokens)), tokens.shape[1])])[:count]
+class SteeredRow(NamedTuple):
+    """A row of a call with what is done to it. hides: appended tokens must not be seen, since nothing steers them."""
+
+    row: Row
+    regions: PromptRegions
+    strengths: Strengths
+    text: Factors | None
+    image: Factors | None
+    hides: bool
+
+    @property
+    def columns(self) -> int:
+        return sum(each.columns for each in (self.text, self.image) if each is not None) + self.hides
 
 
 @dataclass(frozen=True, eq=False)
 class RegionAttention:
-    """Steers attention of marked prompts in one step.
+    """Steers the attention of prompts with regions in one step.
 
-    text, image: strengths at this noise level between image and text tokens and among image tokens; 0 is off.
-    kept: memory of the run for what depends on the layout and the grid alone. step: that of this step, for windows,
-    which may lie elsewhere in the next.
+    facts: memory of the run for what depends on a prompt's regions and the grid alone. step: that of this step, for
+    strengths, and for windows, which may lie elsewhere in the next.
     """
 
-    blocks: frozenset[BlockId] | None
-    operator: RegionBias
-    text: float
-    image: float
-    kept: dict = field(default_factory=dict, repr=False)
+    facts: dict = field(default_factory=dict, repr=False)
     step: dict = field(default_factory=dict, repr=False)
 
+    blocks: None = None  # every prompt names its own
     kinds: frozenset[str] = frozenset({"self", "cross", "joint"})
     reads: bool = False
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
-        return any(self._matters(layout) for row in rows if (layout := layout_of(row)) is not None)
+        for row in rows:
+            regions = regions_of(row)
+            if regions is not None and (any(self._strengths(run, regions.control)) or regions.appended < row.length):
+                return True
+        return False
 
-    def _matters(self, layout: Layout) -> bool:
-        return bool(self.text or self.image) or layout.appended < layout.length
+    def visible_text(self, run: Run, rows: tuple[Row, ...]) -> int | None:
+        """See TextTrimmer: where no row is steered, what was appended for regions is cut off the prompts."""
+        kept: set[int] = set()
+        others: set[int] = set()
+        for row in rows:
+            regions = regions_of(row)
+            if regions is None or regions.appended == regions.length:
+                others.add(row.length)
+            elif any(self._strengths(run, regions.control)) or row.length != regions.length:
+                return None
+            else:
+                kept.add(regions.appended)
+        if len(kept) != 1 or any(not length or min(kept) % length for length in others):
+            return None
+        return kept.pop()
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         """The call with the marked prompts' rows steered; shaped like `attention` gives it. See AttentionWrapper."""
-        steered = [row for row in call.rows if self._is_steered(call, row)]
+        steered = [found for row in call.rows if (found := self._steered(call, row)) is not None]
         if not steered:
             return attention(call.q, call.k, call.v)
         if call.plain is not None and call.site.kind == "cross":
@@ -99,207 +108,175 @@ class RegionAttention:
             return self._whole(call, steered, attention)
         return self._split(call, steered, attention)
 
-    def _is_steered(self, call: AttentionCall, row: Row) -> bool:
-        layout = layout_of(row)
-        if layout is None:
-            return False
-        kind, appended = call.site.kind, layout.appended < layout.length
-        text, image = self._strengths(call, row)
-        return bool((kind != "cross" and image) or (kind != "self" and (text or appended)))
+    def _strengths(self, run: Run, control: RegionControl) -> Strengths:
+        if control not in self.step:
+            self.step[control] = control.strengths(run.model.model_sampling, run.sigma)
+        return self.step[control]
 
-    def _strengths(self, call: AttentionCall, row: Row) -> tuple[float, float]:
-        """Of text and image; nothing where it is not known which part of the picture the network sees."""
-        if _part(call, row) is not None:
-            return self.text, self.image
-        call.run.warn(
-            "Regions do nothing here: the model sees a part of the picture of which neither the prompt's area nor a "
-            "context window over frames tells, as tiling nodes give it. Sample the whole picture, or "
-            "use Regions to Conditioning."
-        )
-        return 0.0, 0.0
+    def _steered(self, call: AttentionCall, row: Row) -> SteeredRow | None:
+        """What is done to a row of a call, None if nothing is."""
+        regions, kind = regions_of(row), call.site.kind
+        if regions is None:
+            return None
+        strengths, blocks = self._strengths(call.run, regions.control), regions.control.blocks
+        text, image = strengths.text if kind != "self" else 0.0, strengths.image if kind != "cross" else 0.0
+        if blocks is not None and call.site.block not in blocks:
+            text = image = 0.0
+        words, places = self._factors(call, row, regions) if text or image else (None, None)
+        words, places = words if text else None, places if image else None
+        hides = kind != "self" and words is None and regions.appended < call.site.text_tokens
+        if words is None and places is None and not hides:
+            return None
+        return SteeredRow(row, regions, strengths, words, places, hides)
 
-    def _split(self, call: AttentionCall, steered: list[Row], attention: Attention) -> Tensor:
+    def _factors(self, call: AttentionCall, row: Row, regions: PromptRegions) -> tuple[Factors | None, Factors | None]:
+        """Of words and of places, made once per prompt and grid; nothing where it is not known which part of the
+        picture the network sees."""
+        site, window = call.site, row.key.window
+        key = (regions, site.kind, site.grid, site.extent, site.text_tokens, call.latent_size, row.area, window,
+               row.length, row.stop - row.start, call.q.device)  # fmt: skip
+        memory = self.facts if window is None else self.step
+        if key not in memory:
+            part = part_of(call.run.size, call.latent_size, row.area, window)
+            memory[key] = (None, None) if part is None else _factors(call, row, regions, part)
+        if memory[key] == (None, None):
+            call.run.warn(NO_PART)
+        return memory[key]
+
+    def _split(self, call: AttentionCall, steered: list[SteeredRow], attention: Attention) -> Tensor:
         """Each steered row by itself, the rest of the batch as it is."""
         parts, done = [], 0
-        for row in [*sorted(steered, key=lambda row: row.start), None]:
-            start = call.q.shape[0] if row is None else row.start
+        for each in [*sorted(steered, key=lambda each: each.row.start), None]:
+            start = call.q.shape[0] if each is None else each.row.start
             if start > done:
                 parts.append(attention(*(t[done:start] for t in (call.q, call.k, call.v))))
-            if row is None:
+            if each is None:
                 break
-            q, k, v = (t[row.start : row.stop] for t in (call.q, call.k, call.v))
-            if self._only_hides(call, row):
-                visible = self._visible_keys(call, row)
+            q, k, v = (t[each.row.start : each.row.stop] for t in (call.q, call.k, call.v))
+            if each.text is None and each.image is None and call.mask is None:
+                visible = self._visible_keys(call, each)
                 parts.append(attention(q, *(t.index_select(2 if call.heads_first else 1, visible) for t in (k, v))))
             else:
-                parts.append(self._modulated(call, q, k, v, [(row, slice(None))], attention, whole=False))
-            done = row.stop
+                parts.append(self._modulated(call, q, k, v, [(each, slice(None))], attention, whole=False))
+            done = each.row.stop
         return torch.cat(parts)
 
-    def _only_hides(self, call: AttentionCall, row: Row) -> bool:
-        """Whether nothing is steered but appended tokens have to be left out, which needs no longer vectors."""
-        words, places = self._strengths(call, row)
-        return not words and (call.site.kind == "cross" or not places) and call.mask is None
-
-    def _visible_keys(self, call: AttentionCall, row: Row) -> Tensor:
+    def _visible_keys(self, call: AttentionCall, each: SteeredRow) -> Tensor:
         """Which keys of a row are not appended ones."""
-        layout, site, keys = layout_of(row), call.site, call.k.shape[2 if call.heads_first else 1]
-        assert layout is not None
-
-        def make() -> tuple[Tensor]:
+        text, keys = call.site.text_tokens, call.k.shape[2 if call.heads_first else 1]
+        key = (each.regions, "visible", keys, text, each.row.length, call.k.device)
+        if key not in self.facts:
             hidden = torch.zeros(keys, dtype=torch.bool)
-            hidden[: site.text_tokens] = layout.hidden(site.text_tokens, row.length)[:, 0] > 0
-            return ((~hidden).nonzero()[:, 0].to(call.k.device),)
+            hidden[:text] = each.regions.hidden(text, each.row.length) > 0
+            self.facts[key] = (~hidden).nonzero()[:, 0].to(call.k.device)
+        return self.facts[key]
 
-        (visible,) = _memo(self.kept, (layout, "visible", keys, site.text_tokens, row.length, call.k.device), make)
-        return visible
-
-    def _whole(self, call: AttentionCall, steered: list[Row], attention: Attention) -> Tensor:
+    def _whole(self, call: AttentionCall, steered: list[SteeredRow], attention: Attention) -> Tensor:
         """All rows and heads in one call, for functions of others that count on it."""
-        where = [(row, slice(row.start, row.stop)) for row in steered]
+        where = [(each, slice(each.row.start, each.row.stop)) for each in steered]
         return self._modulated(call, call.q, call.k, call.v, where, attention, whole=True)
 
     def _modulated(
-        self, call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, steered: list[tuple[Row, slice]],
+        self, call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, steered: list[tuple[SteeredRow, slice]],
         attention: Attention, whole: bool,
     ) -> Tensor:  # fmt: skip
         queries, keys = (split_heads(t, call.heads, call.heads_first) for t in (q, k))
 
         def scores_for_heads(heads: slice) -> LowRankScores:
-            pulls = [self._row_scores(call, row, queries[where, heads], keys[where, heads]) for row, where in steered]
-            return _scatter_to_batch([where for _, where in steered], pulls, queries.shape[0])
+            return _scores(call, queries[:, heads], keys[:, heads], steered)
 
-        whole = whole or self.operator.measure in score_bias.OF_THE_CALL
+        of_the_call = any(each.regions.control.bias.score_unit in score_bias.OF_THE_CALL for each, _ in steered)
         # Outside of inference mode gradients are taken, with PyTorch's attention: padding would cost their precision.
         for_kernels = call.wrapped and torch.is_inference_mode_enabled()
         return attend(
-            q, k, v, call.heads_first, call.heads, call.scale, attention, scores_for_heads, whole, for_kernels
+            q, k, v, call.heads_first, call.heads, call.scale, attention, scores_for_heads, whole or of_the_call,
+            for_kernels,
+        )  # fmt: skip
+
+
+def _factors(
+    call: AttentionCall, row: Row, regions: PromptRegions, part: Part
+) -> tuple[Factors | None, Factors | None]:
+    """M, T and a of words and of places on the call's grid. Cross-attention has no places, self-attention no words."""
+    site, canvas, bias = call.site, regions.canvas, regions.control.bias
+    frames, batch = site.grid[0] if len(site.grid) == 3 else None, row.stop - row.start
+    shares = token_shares(canvas, site.grid[-2:], site.extent[-2:], part.size, part.origin)
+    covered, strengths, device = canvas.mean(dim=(-2, -1)), torch.tensor(regions.strengths), call.q.device
+    with_background = score_bias.with_background
+
+    def spread(background: bool) -> tuple[Tensor, Tensor]:
+        """M and a for the pictures or frames that the network sees."""
+        m = with_background(shares) if background else shares
+        cover = with_background(covered) if background else covered
+        weights = torch.cat([strengths, torch.ones(1)]) if background else strengths
+        amount = score_bias.amounts(m, weights, cover, 1.0, bias.area_weight)[..., None]
+        seen = (of_batch(each, batch, frames, part.seen, part.total).to(device) for each in (m, amount))
+        m, amount = seen
+        return m, amount[..., 0]
+
+    words = places = None
+    if site.kind != "cross":
+        m, amount = spread(bias.background)
+        places = Factors(m, m, amount)
+    if site.kind != "self":
+        m, amount = spread(bias.background or bias.outside_weight > 0)
+        keys = score_bias.word_factors(regions.keys(site.text_tokens, row.length), bias.outside_weight)[None]
+        columns = m.shape[-1] if bias.outside_weight else len(regions.tokens)  # else the background's lifts nothing
+        free = (regions.free_words(site.text_tokens, row.length) > 0).to(device)
+        keeps = bias.free_weight > 0 and bool(free.any())
+        words = Factors(m[..., :columns], keys[..., :columns].to(device), amount, free if keeps else None)
+    return words, places
+
+
+def _scores(call: AttentionCall, q: Tensor, k: Tensor, steered: Sequence[tuple[SteeredRow, slice]]) -> LowRankScores:
+    """What is done to the scores of some heads, all rows' columns in one buffer. q, k: [batch, heads, tokens, dim]."""
+    (batch, heads, queries, dim), keys = q.shape, k.shape[2]
+    columns, dtype = max(each.columns for each, _ in steered), precision(q)
+    scores = LowRankScores(
+        torch.ones(batch, 1, queries, device=q.device, dtype=dtype),
+        torch.zeros(batch, heads, queries, columns, device=q.device, dtype=dtype),
+        torch.zeros(batch, keys, columns, device=q.device, dtype=dtype),
+    )
+    scale = dim**-0.5 if call.scale is None else call.scale
+    mask = None if call.mask is None else as_bias(call.mask, torch.float32).to(q.device)
+    for each, where in steered:
+        row = each.row
+        own_mask = mask[row.start : row.stop] if mask is not None and mask.shape[0] > 1 else mask
+        _write(scores, where, call, each, q[where], k[where], scale, own_mask)
+    return scores
+
+
+def _write(
+    scores: LowRankScores, where: slice, call: AttentionCall, each: SteeredRow, q: Tensor, k: Tensor, scale: float,
+    mask: Tensor | None,
+) -> None:  # fmt: skip
+    """Write the columns of one row into the buffer of the batch."""
+    site, image, bias, column = call.site, call.site.image, each.regions.control.bias, 0
+    if site.kind == "joint":  # one softmax over text and image: a temperature for one part would move the other
+        bias = replace(bias, temperature=0.0)
+    for factors, strength, keys in (
+        (each.text, each.strengths.text, slice(0, site.text_tokens)),
+        (each.image, each.strengths.image, image),
+    ):
+        if factors is None:
+            continue
+        part = None if mask is None else mask[..., keys]
+        if part is not None and part.shape[2] > 1:
+            part = part[:, :, image]
+        found = score_bias.bias_scores(
+            q[:, :, image], k[:, :, keys], scale, factors.queries, factors.keys, factors.amount * strength, bias, part
         )
-
-    def _row_scores(self, call: AttentionCall, row: Row, q: Tensor, k: Tensor) -> LowRankScores:
-        """What is done to the scores of one prompt's rows; q, k: [batch, heads, tokens, dim]."""
-        layout = layout_of(row)
-        assert layout is not None
-        scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
-        bias = None if call.mask is None else as_bias(call.mask, torch.float32).to(q.device)
-        if bias is not None and bias.shape[0] > 1:
-            bias = bias[row.start : row.stop]
-        site, image, op = call.site, call.site.image, self.operator
-        if site.kind == "joint":  # one softmax over text and image: a temperature for one part would move the other
-            op = replace(op, temperature=0.0)
-        parts = []
-        words, places = self._strengths(call, row)
-        for strength, text in ((words, True), (places, False)):
-            columns = slice(0, site.text_tokens) if text else image
-            if strength and (site.kind == "joint" or (site.kind == "cross") == text):
-                queries, keys, amount = self._columns(call, row, layout, q, text, strength, op)
-                part = None if bias is None else bias[..., columns]
-                if part is not None and part.shape[2] > 1:
-                    part = part[:, :, image]
-                found = score_bias.pull(q[:, :, image], k[:, :, columns], scale, queries, keys, amount, op, part)
-                parts.append(_expand_to_all_tokens(found, q.shape[2], image, k.shape[2], columns))
-        if not words and site.kind != "self" and layout.appended < layout.length:
-            parts.append(_mask_appended(layout, q, k, site.text_tokens, row.length))
-        return _concat_columns(parts)
-
-    def _columns(
-        self, call: AttentionCall, row: Row, layout: Layout, q: Tensor, text: bool, strength: float, op: RegionBias
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """M [batch, image tokens, regions], T [batch or 1, keys, regions] and amounts a [batch, image tokens]."""
-
-        part = _part(call, row)
-        assert part is not None
-
-        def make() -> tuple[Tensor, Tensor, Tensor]:
-            site, canvas = call.site, layout.canvas
-            frames = site.grid[0] if len(site.grid) == 3 else None
-            shares = token_shares(canvas, site.grid[-2:], site.extent[-2:], part.size, part.origin)
-            covered, strengths = canvas.mean(dim=(-2, -1)), torch.tensor(layout.strengths)
-            if op.background or (text and op.against):
-                shares = score_bias.with_background(shares)
-                covered = score_bias.with_background(covered)
-                strengths = torch.cat([strengths, torch.ones(1)])
-            amount = score_bias.amounts(shares, strengths, covered, 1.0, op.area)[..., None]
-            batch = q.shape[0]
-            queries, amount = (of_batch(each, batch, frames, part.seen, part.total) for each in (shares, amount))
-            amount = amount[..., 0]
-            if not text:
-                return queries.to(q.device), queries.to(q.device), amount.to(q.device)
-            keys = score_bias.words_of(layout.keys(site.text_tokens, row.length), op.against)[None]
-            columns = queries.shape[-1] if op.against else len(layout.tokens)  # else the background's pulls nothing
-            return queries[..., :columns].to(q.device), keys[..., :columns].to(q.device), amount.to(q.device)
-
-        key = (layout, call.site.grid, call.site.extent, part, q.shape[0], text, call.site.text_tokens, row.length,
-               op, q.device)  # fmt: skip
-        queries, keys, amount = _memo(self.kept if part.seen is None else self.step, key, make)
-        return queries, keys, amount * strength
-
-
-def layout_of(row: Row) -> Layout | None:
-    """The regions of a row's prompt; None for a prompt that stands where it does not belong.
-
-    ComfyUI copies a prompt with an area to the guider's other lists, its marks included.
-    """
-    layout = row.marks.get(MARK)
-    return layout if layout is not None and row.own and layout.negative == row.negative else None
-
-
-def _part(call: AttentionCall, row: Row) -> Part | None:
-    return part_of(call.run.size, call.latent_size, row.area, row.key.window)
-
-
-def _memo(kept: dict, key: tuple, make: Callable[[], tuple]) -> tuple:
-    if key not in kept:
-        kept[key] = make()
-    return kept[key]
-
-
-def _mask_appended(layout: Layout, q: Tensor, k: Tensor, text_tokens: int, own: int) -> LowRankScores:
-    """All queries leave the appended tokens alone."""
-    batch, _, queries, _ = q.shape
-    hidden = torch.zeros(1, k.shape[2], 1, device=q.device)
-    hidden[0, :text_tokens] = layout.hidden(text_tokens, own).to(q.device)
-    keep = torch.ones(batch, 1, queries, device=q.device)
-    return LowRankScores(keep, HIDDEN * keep[..., None], hidden)
-
-
-def _expand_to_all_tokens(pull: LowRankScores, queries: int, image: slice, keys: int, columns: slice) -> LowRankScores:
-    """A pull on a part of the queries and keys as one on all of them."""
-    if pull.scale.shape[-1] == queries and pull.key_factor.shape[1] == keys:
-        return pull
-    keep = pull.scale.new_ones(*pull.scale.shape[:2], queries)
-    keep[..., image] = pull.scale
-    left = pull.query_factor.new_zeros(*pull.query_factor.shape[:2], queries, pull.query_factor.shape[-1])
-    left[:, :, image] = pull.query_factor
-    right = pull.key_factor.new_zeros(pull.key_factor.shape[0], keys, pull.key_factor.shape[-1])
-    right[:, columns] = pull.key_factor
-    return LowRankScores(keep, left, right)
-
-
-def _concat_columns(pulls: list[LowRankScores]) -> LowRankScores:
-    """Several pulls as one."""
-    if len(pulls) == 1:
-        return pulls[0]
-    heads, batch = max(p.query_factor.shape[1] for p in pulls), pulls[0].query_factor.shape[0]
-    keep = pulls[0].scale
-    for p in pulls[1:]:
-        keep = keep * p.scale
-    left = torch.cat([p.query_factor.expand(-1, heads, -1, -1) for p in pulls], dim=-1)
-    return LowRankScores(keep, left, torch.cat([p.key_factor.expand(batch, -1, -1) for p in pulls], dim=-1))
-
-
-def _scatter_to_batch(places: list[slice], pulls: list[LowRankScores], batch: int) -> LowRankScores:
-    """Pulls of parts of a batch as one of the whole batch; the other rows are left as they are."""
-    pull = pulls[0]
-    if len(pulls) == 1 and pull.scale.shape[0] == batch:
-        return pull
-    columns = max(p.query_factor.shape[-1] for p in pulls)
-    heads = max(p.query_factor.shape[1] for p in pulls)
-    keep = pull.scale.new_ones(batch, max(p.scale.shape[1] for p in pulls), pull.scale.shape[2])
-    left = pull.query_factor.new_zeros(batch, heads, pull.query_factor.shape[2], columns)
-    right = pull.key_factor.new_zeros(batch, pull.key_factor.shape[1], columns)
-    for where, p in zip(places, pulls):
-        keep[where] = p.scale
-        left[where, :, :, : p.query_factor.shape[-1]] = p.query_factor
-        right[where, :, : p.key_factor.shape[-1]] = p.key_factor
-    return LowRankScores(keep, left, right)
+        after = column + found.query_factor.shape[-1]
+        scores.scale[where, :, image] *= found.scale
+        scores.query_factor[where, :, image, column:after] = found.query_factor.to(scores.query_factor.dtype)
+        scores.key_factor[where, keys, column:after] = found.key_factor.to(scores.key_factor.dtype)
+        column = after
+        if factors.free is not None:
+            lift = score_bias.free_lift(q[:, :, image], k[:, :, keys], scale, found, factors.free, part)
+            scores.query_factor[where, :, image, column] = bias.free_weight * lift
+            scores.key_factor[where, keys, column] = factors.free.to(scores.key_factor)
+            column += 1
+    if each.hides:  # all queries leave the appended tokens alone
+        hidden = each.regions.hidden(site.text_tokens, each.row.length)
+        scores.query_factor[where, :, :, column] = HIDDEN
+        scores.key_factor[where, : site.text_tokens, column] = hidden.to(scores.key_factor)

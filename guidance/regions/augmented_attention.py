@@ -92,7 +92,7 @@ def _scores_at(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, keys: Te
 
 
 def augment(
-    q: Tensor, k: Tensor, v: Tensor, pull: LowRankScores, scale: float | None, for_kernels: bool = False
+    q: Tensor, k: Tensor, v: Tensor, scores: LowRankScores, scale: float | None, for_kernels: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v [batch, heads, tokens, dim] with the regions' columns, padded to a multiple of 8 channels.
 
@@ -101,22 +101,22 @@ def augment(
     in size on both sides and repeated in the padding, so that backends which quantize q and k lose little. The result's
     first `dim` channels are the attention's.
     """
-    dim, columns = q.shape[-1], pull.query_factor.shape[-1]
+    dim, columns = q.shape[-1], scores.query_factor.shape[-1]
     width = padded_width(dim + columns, for_kernels)
     plain = dim**-0.5 if scale is None else scale
     backend = width**-0.5 if scale is None else scale
     dtype = precision(q)
     copies = (width - dim) // columns
-    left = pull.query_factor.to(dtype) / (backend * copies)
+    left = scores.query_factor.to(dtype) / (backend * copies)
     # The size of a column on both sides. It cancels out, so gradients need not know how it was found.
     side = left.detach().abs().amax(dim=-2, keepdim=True).sqrt().clamp_min(1e-12)
-    q_kept = q.to(dtype) * (pull.scale.to(dtype)[..., None] * (plain / backend))
+    q_kept = q.to(dtype) * (scores.scale.to(dtype)[..., None] * (plain / backend))
 
     def extend(tensor: Tensor, extra: Tensor) -> Tensor:
         extra = extra.expand(*tensor.shape[:-1], columns).repeat_interleave(copies, dim=-1)
         return torch.cat([tensor, F.pad(extra, (0, width - dim - columns * copies)).to(tensor.dtype)], dim=-1)
 
-    right = side * pull.key_factor.to(dtype)[:, None]
+    right = side * scores.key_factor.to(dtype)[:, None]
     return extend(q_kept.to(q.dtype), left / side), extend(k, right), F.pad(v, (0, width - dim))
 
 
@@ -127,8 +127,8 @@ def attend(
     """Modulated attention through the user's backend, a few heads at a time: the longer copies stay small.
 
     q, k, v as the network gave them: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] if heads_first.
-    pull_of: the pull of some heads. whole: all heads in one call, for backends that others have wrapped. for_kernels:
-    as in `augment`. Returns [batch, tokens, heads * dim].
+    scores_for_heads: what is done to the scores of some heads. whole: all heads in one call, for backends that others
+    have wrapped. for_kernels: as in `augment`. Returns [batch, tokens, heads * dim].
     """
     parts = [split_heads(t, heads, heads_first) for t in (q, k, v)]
     dim, together = parts[0].shape[-1], heads if whole else max(1, heads // 8)

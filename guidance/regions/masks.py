@@ -18,17 +18,17 @@ OVERLAPS = ("top", "share")
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A place and its phrase.
+    """A place and its prompt.
 
     mask: [n, height, width] on the CPU, 0..1; one for all pictures, or one per picture of a batch or frame of a video.
-    strength: how much of a node's effect this region gets. negative: phrase for the negative prompt, "" for none.
-    conditioning: an encoded prompt to use instead of the phrase.
+    strength: how much of a node's effect this region gets. negative_prompt: what the negative
+    prompt says in this place, "" for nothing. conditioning: an encoded prompt to use instead of the prompt.
     """
 
     mask: Tensor = field(repr=False)
-    phrase: str = ""
+    prompt: str = ""
     strength: float = 1.0
-    negative: str = ""
+    negative_prompt: str = ""
     conditioning: tuple | None = field(default=None, repr=False)
 
 
@@ -41,6 +41,23 @@ class Regions:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @cached_property
+    def acting(self) -> Regions:
+        """Those that have a place and a strength: the others are as if they were not there."""
+        strong = Regions(tuple(region for region in self.items if region.strength > 0), self.overlap)
+        peaks = strong.canvas().amax(dim=(0, 2, 3)).tolist()
+        items = tuple(region for region, peak in zip(strong.items, peaks) if peak > 0)
+        return self if len(items) == len(self) else Regions(items, self.overlap)
+
+    def idle(self) -> list[str]:
+        """What there is to say about regions that do not act, a line for each."""
+        found = []
+        for i, region in enumerate(self.items):
+            if all(region is not other for other in self.acting.items):
+                why = "has strength 0" if region.strength <= 0 else "has no place (its mask is black or covered)"
+                found.append(f"{region.prompt or f'region {i + 1}'!r} {why}: it is left out.")
+        return found
 
     def canvas(self) -> Tensor:
         """What is whose: [n, regions, height, width] of the largest mask's size, 0..1, at most 1 in sum per pixel.

@@ -2,100 +2,61 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...attention import hooks
 from ...attention.run import AttentionWrapper, Run
-from ...attention.sites import BlockId
-from ..schedule import inside, left_of_schedule
+from ..schedule import left_of_schedule
 from .attention_patch import RegionAttention
-from .score_bias import RegionBias
+from .prompt_regions import MARK, PromptRegions
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-logger = logging.getLogger(__name__)
-LAWS = ("power", "log", "constant")
-SD_SIGMA_MAX = 14.6146  # Stable Diffusion's largest sigma; flow models start at infinity
+
+@dataclass
+class RunMemory:
+    """facts: see RegionAttention. begun: whether a step has begun."""
+
+    facts: dict = field(default_factory=dict)
+    begun: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class RegionControl:
-    """How regions act over a sampling run.
-
-    text, image: strength between picture and words, and among places of the picture. start, end: window in percent of
-    the schedule as fractions. law: how strength depends on noise. "power": (what is left of the schedule)^exponent, as
-    in DenseDiffusion, where it is (t / 1000)^5. "log": log(1 + sigma), as in eDiff-I, with sigma the ratio of noise to
-    signal, so flow models fit in. "constant": not at all. blocks: None for all.
-    """
-
-    operator: RegionBias
-    text: float
-    image: float
-    start: float = 0.0
-    end: float = 1.0
-    law: str = "power"
-    exponent: float = 5.0
-    blocks: frozenset[BlockId] | None = None
-
-    @property
-    def neutral(self) -> bool:
-        """Whether these settings leave every image as it is."""
-        return (self.text == 0 and self.image == 0) or self.start >= self.end or self.blocks == frozenset()
-
-    def install(self, patcher: ModelPatcher) -> None:
-        """Put the control into a freshly cloned patcher."""
-        hooks.install(patcher, self)
+class RegionSteering:
+    """Lets a model obey the prompts that carry regions. It has no settings: every prompt brings its node's own."""
 
     def begin(self, run: Run) -> Sequence[AttentionWrapper]:
-        """The strengths of this step. Outside of the window they are 0, which hides what is appended to a prompt."""
-        sampling = run.model.model_sampling
-        factor = self.factor(sampling, run.sigma) if inside(sampling, run.sigma, self.start, self.end) else 0.0
-        kept = run.state(self, dict[Any, Any])
-        return (RegionAttention(self.blocks, self.operator, self.text * factor, self.image * factor, kept),)
-
-    def factor(self, sampling: Any, sigma: float) -> float:
-        """The law at a noise level."""
-        if self.law == "power":
-            return left_of_schedule(sampling, sigma) ** self.exponent
-        if self.law == "log":
-            return math.log1p(noise_to_signal(sampling, sigma))
-        return 1.0
+        """The wrapper of this step; in the first one, say so where nothing will happen."""
+        memory = run.state(self, RunMemory)
+        if not memory.begun:
+            memory.begun = True
+            _say_if_nothing_happens(run)
+        return (RegionAttention(memory.facts),)
 
 
-class Unattended(list):
-    """Of further models that a prompt brings along: none. ComfyUI collects them when sampling begins, which tells
-    whether the model that is sampled knows the prompt's regions. Others may look into it too (caches do)."""
-
-    def __iter__(self) -> Iterator[Any]:
-        run, sampling = hooks.current_run(), sys._getframe(1).f_code.co_name == "get_models_from_cond"
-        if sampling and (run is None or not any(isinstance(t, RegionControl) for t in run.techniques)):
-            logger.warning(
-                "A prompt with regions is sampled with a model that does not come from the same node, so its regions "
-                "do nothing. Connect the model output of Dense Diffusion or Paint with Words to the sampler."
-            )
-        return super().__iter__()
+STEERING = RegionSteering()
 
 
-def watched(conditioning: list) -> list:
-    """The conditioning, which says so once per run if it is sampled without a model that knows regions."""
-    if not conditioning:
-        return conditioning
-    (tensor, options), *others = conditioning
-    return [[tensor, {**options, "additional_models": Unattended(options.get("additional_models", ()))}], *others]
+def install(patcher: ModelPatcher) -> None:
+    """Let a freshly cloned patcher obey prompts with regions; once is enough."""
+    hooks.install(patcher, STEERING)
 
 
-def noise_to_signal(sampling: Any, sigma: float) -> float:
-    """How much noise there is for one part of picture, at most Stable Diffusion's: sigma, and sigma / (1 - sigma) for
-    flow models."""
-    one, level = torch.ones(1), torch.tensor([sigma])
-    noise = float(sampling.noise_scaling(level, one, torch.zeros(1)))
-    signal = float(sampling.noise_scaling(level, torch.zeros(1), one))
-    return min(noise / max(signal, 1e-6), SD_SIGMA_MAX)
+def _say_if_nothing_happens(run: Run) -> None:
+    conds = [cond for conds in run.conds.values() for cond in conds]
+    regions: list[PromptRegions] = [cond[MARK] for cond in conds if MARK in cond]
+    if conds and not regions:
+        run.warn(
+            "Regions do nothing in this run: no prompt of the sampler carries any. Connect positive of Dense Diffusion "
+            "or Paint with Words; Conditioning (Concat) and (Average) keep those of conditioning_to only."
+        )
+    sampling = run.model.model_sampling
+    if regions and all(each.control.is_over(sampling, run.sigma) for each in regions):
+        begins, end = 1 - left_of_schedule(sampling, run.sigma), max(each.control.end for each in regions)
+        run.warn(
+            f"Regions do nothing in this run: it begins at {begins:.2f} of the schedule (denoise below 1, or a second "
+            f"pass), and they end at end_percent {end:g}."
+        )

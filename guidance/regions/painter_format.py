@@ -1,4 +1,4 @@
-"""The region painter's drawing: rows with colors and phrases, a caption, and a small PNG that tells who owns a pixel.
+"""The region painter's drawing: rows with colors and prompts, the whole prompt, and a small PNG of who owns a pixel.
 
 Its text travels in workflows and comes from anybody, so everything is checked, and nothing is decoded before its size
 is known. The format is docs/painting.schema.json.
@@ -27,7 +27,7 @@ from .prompt_encoding import compose
 from .sources import PALETTE
 
 VERSION = 1
-MAX_TEXT_LENGTH, MAX_PROMPT_LENGTH, MAX_CAPTION_LENGTH = 8_000_000, 1000, 20_000  # letters
+MAX_TEXT_LENGTH, MAX_PROMPT_LENGTH, MAX_WHOLE_LENGTH = 8_000_000, 1000, 20_000  # letters
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
 MAX_VALUES = 2**28  # of all masks together
 _PREFIX = "data:image/png;base64,"
@@ -40,11 +40,11 @@ class BadDrawing(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """A phrase and its color. id: the map's value where this row is painted."""
+    """A prompt and its color. id: the map's value where this row is painted."""
 
     id: int
     color: str
-    phrase: str
+    prompt: str
     strength: float
     hidden: bool
 
@@ -54,7 +54,7 @@ class Drawing:
     """index: [height, width], the id of the row that owns a pixel, 0 for nobody; None without a map."""
 
     rows: tuple[Row, ...] = ()
-    caption: str = ""
+    prompt: str = ""
     index: Tensor | None = None
 
     @property
@@ -77,14 +77,14 @@ def parse(text: str) -> Drawing:
     if data.get("version", VERSION) != VERSION:
         raise BadDrawing(f"version: {VERSION} is known, not {str(data['version'])[:20]}. Update Fovea.")
     rows = _rows(data.get("regions", []))
-    caption = _text(data.get("caption", ""), "caption", MAX_CAPTION_LENGTH)
+    prompt = _text(data.get("prompt", ""), "prompt", MAX_WHOLE_LENGTH)
     drawn = data.get("map", "")
     if not isinstance(drawn, str):
         raise BadDrawing(f"map: should be a PNG as a data URL, not {_kind(drawn)}.")
     if not drawn:
-        return Drawing(rows, caption)
+        return Drawing(rows, prompt)
     width, height = (_side(data.get(name), name) for name in ("width", "height"))
-    return Drawing(rows, caption, _index(drawn, width, height))
+    return Drawing(rows, prompt, _index(drawn, width, height))
 
 
 def _rows(data: Any) -> tuple[Row, ...]:
@@ -116,8 +116,8 @@ def _row(entry: Any, i: int) -> Row:
     hidden = entry.get("hidden", False)
     if not isinstance(hidden, bool):
         raise BadDrawing(f"{name}.hidden: should be true or false, not {str(hidden)[:20]!r}.")
-    phrase = _text(entry.get("phrase", ""), f"{name}.phrase", MAX_PROMPT_LENGTH)
-    return Row(row_id, color.lower(), phrase.strip(), float(strength), hidden)
+    prompt = _text(entry.get("prompt", ""), f"{name}.prompt", MAX_PROMPT_LENGTH)
+    return Row(row_id, color.lower(), prompt.strip(), float(strength), hidden)
 
 
 def _text(value: Any, name: str, longest: int) -> str:
@@ -178,6 +178,6 @@ def masks(drawing: Drawing, width: int, height: int) -> Tensor:
     return (index[0] == ids[:, None, None]).float()
 
 
-def caption_of(drawing: Drawing) -> str:
-    """The drawing's caption; where it has none, its phrases in a row."""
-    return drawing.caption.strip() or compose([row.phrase for row in drawing.shown])
+def prompt_of(drawing: Drawing) -> str:
+    """The prompt of the whole picture; where it has none, those of the rows."""
+    return drawing.prompt.strip() or compose(row.prompt for row in drawing.shown)

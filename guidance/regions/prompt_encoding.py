@@ -1,19 +1,24 @@
-"""Prompts with regions: where each phrase is in a caption, or the regions' prompts appended to it."""
+"""Prompts with regions: where each region's words are in the prompt, or the regions' prompts appended to it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..token_spans import Tokens
-from .attention_patch import MARK, Layout
+from ..token_spans import CLIP_ENCODERS, Letters, Match, Tokens, letters_of, occurrences, word_tokens
+from .control import RegionControl
 from .masks import Region, Regions
+from .prompt_regions import MARK, PromptRegions
 
 Conditioning = list  # as ComfyUI has it: [[tensor, dict], ...]
-MODES = ("auto", "caption", "concat")
+MODES = ("auto", "prompt", "concat")
+USED_OPTIONS = frozenset(
+    {"pooled_output", "attention_mask"}
+)  # what appending a region's conditioning needs or replaces
+Weights = dict[str, list[float]]  # encoder -> weight of every token
 
 
 class Clip(Protocol):
@@ -28,174 +33,194 @@ class Clip(Protocol):
         ...
 
 
-class Prompt(NamedTuple):
+class Encoded(NamedTuple):
     """An encoded prompt with its regions, and what there is to say about it."""
 
     conditioning: Conditioning
-    warnings: list[str]
+    notes: list[str]
 
 
-class NotInCaption(ValueError):
-    """A phrase cannot be told in the caption; the text says which and what to do."""
+class Found(NamedTuple):
+    """Where regions' prompts are in a prompt: matches of every region, words of no region, what there is to say."""
+
+    matches: list[list[Match]]
+    free: tuple[int, ...]
+    notes: list[str]
+
+    @property
+    def tokens(self) -> list[tuple[int, ...]]:
+        return [tuple(sorted({token for match in found for token in match.tokens})) for found in self.matches]
 
 
-def encode(clip: Clip, caption: str) -> Conditioning:
-    """The caption alone, as ComfyUI's own text encode node has it."""
-    return clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+class NotInPrompt(ValueError):
+    """A region's prompt cannot be told in the prompt; the text says which and what to do."""
 
 
-def compose(phrases: Sequence[str]) -> str:
-    """A caption made of regions' phrases, one mention for every region: "a dog, a dog and a cat"."""
-    *others, last = [phrase.strip() for phrase in phrases if phrase.strip()] or [""]
+def encode(clip: Clip, prompt: str) -> Conditioning:
+    """The prompt alone, as ComfyUI's own text encode node has it."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def compose(region_prompts: Iterable[str]) -> str:
+    """A prompt made of regions' prompts, one mention for every region: "a dog, a dog and a cat"."""
+    *others, last = [each.strip() for each in region_prompts if each.strip()] or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def positive(clip: Clip, caption: str, regions: Regions, mode: str, separate: bool) -> Prompt:
-    """Encode a caption so that its regions are known. mode: see the nodes. separate: encode each phrase on its own too.
+def whole_prompt(prompt: str, regions: Regions) -> str:
+    """The prompt, or one made of the regions' where it is empty."""
+    return prompt if prompt.strip() else compose(region.prompt for region in regions.items)
 
-    Raises NotInCaption in caption mode.
+
+def positive(clip: Clip, prompt: str, regions: Regions, mode: str, separate: bool, control: RegionControl) -> Encoded:
+    """Encode a prompt so that its regions are known. mode: see the nodes. separate: encode each region's prompt on its
+    own too.
+
+    Raises NotInPrompt in mode "prompt".
     """
-    caption = caption if caption.strip() else compose([region.phrase for region in regions.items])
+    prompt = whole_prompt(prompt, regions)
+    texts = [region.prompt for region in regions.items]
     if mode == "concat":
-        return Prompt(*_concat(clip, caption, regions.items, regions, [r.phrase for r in regions.items]))
+        return _appended(clip, prompt, regions, texts, control)
     try:
-        return Prompt(*_in_caption(clip, caption, regions, separate))
-    except NotInCaption as why:
-        if mode == "caption":
+        return _in_prompt(clip, prompt, regions, separate, control)
+    except NotInPrompt as why:
+        if mode == "prompt":
             raise
-        found, warnings = _concat(clip, caption, regions.items, regions, [r.phrase for r in regions.items])
-        return Prompt(found, [f"{why} The regions' phrases were appended to the prompt instead.", *warnings])
+        found, notes = _appended(clip, prompt, regions, texts, control)
+        return Encoded(found, [f"{why} The regions' prompts were appended to the prompt instead.", *notes])
 
 
-def negative(clip: Clip, caption: str, regions: Regions) -> Prompt:
-    """Encode a negative prompt; the regions' own negative phrases are appended."""
-    if not any(region.negative.strip() for region in regions.items):
-        return Prompt(encode(clip, caption), [])
-    phrases = [region.negative for region in regions.items]
-    plain = [Region(r.mask, r.phrase, r.strength, r.negative) for r in regions.items]
-    return Prompt(*_concat(clip, caption, plain, regions, phrases, negative=True))
+def negative(clip: Clip, prompt: str, regions: Regions, control: RegionControl) -> Encoded:
+    """Encode a negative prompt; the regions' own negative prompts are appended."""
+    if not any(region.negative_prompt.strip() for region in regions.items):
+        return Encoded(encode(clip, prompt), [])
+    plain = Regions(tuple(Region(r.mask, r.prompt, r.strength) for r in regions.items), regions.overlap)
+    return _appended(clip, prompt, plain, [r.negative_prompt for r in regions.items], control, negative=True)
 
 
-def _in_caption(clip: Clip, caption: str, regions: Regions, separate: bool) -> tuple[Conditioning, list[str]]:
-    tokens = clip.tokenize(caption, return_word_ids=True)
+def _in_prompt(clip: Clip, prompt: str, regions: Regions, separate: bool, control: RegionControl) -> Encoded:
     if any(region.conditioning is not None for region in regions.items):
-        raise NotInCaption("A region has a CONDITIONING, which has no place in a caption: use mode concat.")
-    if not all(name in ("l", "g", "h", "clip_l", "clip_g", "clip_h") for name in tokens):
-        names = ", ".join(tokens)
-        raise NotInCaption(f"Phrases cannot be told in what this text encoder ({names}) returns: use mode concat.")
-    places, warnings = phrase_places(clip, caption, [region.phrase for region in regions.items])
-    conditioning = encode(clip, caption)
+        raise NotInPrompt("A region has a CONDITIONING, which has no place in a prompt: use mode concat.")
+    names = clip.tokenize(prompt)
+    if not all(name in CLIP_ENCODERS for name in names):
+        raise NotInPrompt(
+            f"Regions' prompts cannot be told in what this text encoder ({', '.join(names)}) returns: use mode concat."
+        )
+    found = find_regions(clip, prompt, [region.prompt for region in regions.items])
+    weights = _weights(clip, prompt, regions, found)
+    conditioning = clip.encode_from_tokens_scheduled(_weighted(clip.tokenize(prompt), weights))
     if separate:
-        for region, tokens_of_region in zip(regions.items, places):
-            if tokens_of_region:
-                conditioning = _replaced(clip, conditioning, caption, region.phrase, tokens_of_region)
+        replaced: set[int] = set()
+        # Long ones first, and what they have replaced stays: "a red dress" of "a woman in a red dress" is the woman's.
+        for at in sorted(range(len(regions)), key=lambda i: -max((len(m.tokens) for m in found.matches[i]), default=0)):
+            conditioning = _replace(clip, conditioning, regions.items[at].prompt, found.matches[at], weights, replaced)
     length = conditioning[0][0].shape[1]
-    return _marked(conditioning, layout(regions, places, length, length)), warnings
+    return Encoded(_marked(conditioning, regions, found.tokens, length, control, free=found.free), found.notes)
 
 
-def phrase_places(clip: Clip, caption: str, phrases: Sequence[str]) -> tuple[list[tuple[int, ...]], list[str]]:
-    """Token indices of every phrase in an encoded caption, and warnings.
+def find_regions(clip: Clip, prompt: str, region_prompts: Sequence[str]) -> Found:
+    """Where every region's prompt is in a prompt that a CLIP encodes.
 
-    A phrase of one region has all its occurrences; one of several regions is dealt out, the n-th to the n-th of them.
-    Long phrases choose first, so that "dog" is not found inside of "hot dog" if that is a phrase too. An empty phrase
-    has no tokens. Raises NotInCaption that lists the caption's words.
+    A prompt of one region has all its occurrences; one of several regions is dealt out, the n-th to the n-th of them.
+    Long ones choose first, so that "dog" is not found inside of "hot dog" while it is somewhere else too; where it is
+    not, both own the word. An empty prompt has no tokens. Raises NotInPrompt that lists the prompt's words.
     """
-    words = _words(next(iter(clip.tokenize(caption, return_word_ids=True).values())))
-    wanted = [_ids(clip, phrase) for phrase in phrases]
-    places: list[tuple[int, ...]] = [()] * len(phrases)
+    encoder, sections = next(iter(clip.tokenize(prompt, return_word_ids=True).items()))
+    there = letters_of(clip, encoder, sections)
+    wanted = [letters_of(clip, encoder, clip.tokenize(text, return_word_ids=True)[encoder]) for text in region_prompts]
+    matches: list[list[Match]] = [[] for _ in region_prompts]
     taken: set[int] = set()
-    warnings = []
-    for ids in sorted(set(wanted) - {()}, key=len, reverse=True):
-        owners = [i for i, other in enumerate(wanted) if other == ids]
-        found = [at for at in _runs(words, ids) if not taken.intersection(at)]
+    notes = []
+    for text in sorted(dict.fromkeys(letters.text for letters in wanted if letters.text), key=len, reverse=True):
+        owners = [i for i, letters in enumerate(wanted) if letters.text == text]
+        everywhere = occurrences(there, wanted[owners[0]])
+        found = [match for match in everywhere if not taken.intersection(match.tokens)] or everywhere
         if not found:
-            raise NotInCaption(
-                f"The phrase {phrases[owners[0]]!r} is not in the caption, whose words are: "
-                f"{', '.join(caption.replace(',', ' ').split())}. Write it as in the caption, or use mode concat."
+            raise NotInPrompt(
+                f"The region's prompt {region_prompts[owners[0]]!r} is not in the prompt, whose words are: "
+                f"{', '.join(prompt.replace(',', ' ').split())}. Write it as in the prompt, or use mode concat."
             )
         if len(owners) > len(found):
-            warnings.append(
-                f"{len(owners)} regions are called {phrases[owners[0]]!r}, which is in the caption {len(found)} x: "
-                "the last of them share it."
+            notes.append(
+                f"{len(owners)} regions are called {region_prompts[owners[0]]!r}, which is in the prompt {len(found)} "
+                "x: the last of them share it."
             )
         for n, owner in enumerate(owners):
-            chosen = found if len(owners) == 1 else [found[min(n, len(found) - 1)]]
-            places[owner] = tuple(token for at in chosen for token in at)
-        taken.update(token for at in found for token in at)
-    return places, warnings
+            matches[owner] = found if len(owners) == 1 else [found[min(n, len(found) - 1)]]
+        taken.update(token for match in found for token in match.tokens)
+    return Found(matches, _free_words(there, taken), notes)
 
 
-def _words(sections: Sequence[Sequence[tuple[Any, ...]]]) -> list[tuple[int, Any]]:
-    """(place, id) of every token that is text: without start, end, padding."""
-    flat = [entry for section in sections for entry in section]
-    return [(i, entry[0] if isinstance(entry[0], int) else None) for i, entry in enumerate(flat) if entry[2]]
+def _free_words(prompt: Letters, taken: set[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(piece.token for piece in prompt.pieces if piece.token not in taken))
 
 
-def _ids(clip: Clip, phrase: str) -> tuple[int, ...]:
-    if not phrase.strip():
-        return ()
-    return tuple(i for _, i in _words(next(iter(clip.tokenize(phrase, return_word_ids=True).values()))))
+def _weights(clip: Clip, prompt: str, regions: Regions, found: Found) -> Weights:
+    """Every token's weight: the prompt's, and where that has none, the one that the region's prompt gives it."""
+    weights: Weights = {name: [entry[1] for section in sections for entry in section]
+                        for name, sections in clip.tokenize(prompt).items()}  # fmt: skip
+    for region, matches in zip(regions.items, found.matches):
+        for name, sections in clip.tokenize(region.prompt).items() if matches else ():
+            own = [entry[1] for section in sections for entry in section]
+            for token, own_token in (pair for match in matches for pair in match.pairs):
+                if weights[name][token] == 1:
+                    weights[name][token] = own[own_token]
+    return weights
 
 
-def _runs(words: Sequence[tuple[int, Any]], ids: Sequence[int]) -> list[tuple[int, ...]]:
-    """Where a sequence of ids occurs, without overlaps."""
-    found, start = [], 0
-    while start <= len(words) - len(ids):
-        part = words[start : start + len(ids)]
-        if [i for _, i in part] == list(ids):
-            found.append(tuple(at for at, _ in part))
-            start += len(ids)
-        else:
-            start += 1
+def _weighted(tokens: Tokens, weights: Mapping[str, Sequence[float]]) -> dict[str, list[list[tuple[Any, float]]]]:
+    """The same tokens with other weights."""
+    found = {}
+    for name, sections in tokens.items():
+        given = iter(weights[name])
+        found[name] = [[(entry[0], next(given)) for entry in section] for section in sections]
     return found
 
 
-def _replaced(
-    clip: Clip, conditioning: Conditioning, caption: str, phrase: str, places: tuple[int, ...]
+def _replace(
+    clip: Clip, conditioning: Conditioning, text: str, matches: list[Match], weights: Weights, replaced: set[int]
 ) -> Conditioning:
-    """Put the phrase's embeddings, encoded alone with the weights it has in the caption, in its places."""
-    weights = {name: [entry[1] for section in sections for entry in section]
-               for name, sections in clip.tokenize(caption).items()}  # fmt: skip
-    alone = clip.tokenize(phrase, return_word_ids=True)
-    spots = [at for at, _ in _words(next(iter(alone.values())))]
-    result = conditioning
-    for first in range(0, len(places), len(spots)):
-        here = places[first : first + len(spots)]
-        tokens = {}
-        for name, sections in alone.items():
-            given = dict(zip(spots, (weights[name][at] for at in here)))
-            counter = iter(range(10**6))
-            tokens[name] = [[(e[0], given.get(next(counter), e[1])) for e in section] for section in sections]
-        encoded = clip.encode_from_tokens_scheduled(tokens)
+    """Put a region prompt's embeddings, encoded alone with the weights they have in the prompt, in their places.
+
+    replaced: tokens of the prompt that keep what they have; those done now are added.
+    """
+    alone = clip.tokenize(text)
+    for match in matches:
+        pairs = [pair for pair in match.pairs if pair[0] not in replaced]
+        if not pairs:
+            continue
+        own = {name: [entry[1] for section in sections for entry in section] for name, sections in alone.items()}
+        for name in own:
+            for token, own_token in match.pairs:
+                own[name][own_token] = weights[name][token]
+        encoded = clip.encode_from_tokens_scheduled(_weighted(alone, own))
+        here, there = (list(places) for places in zip(*pairs))
         changed = []
-        for i, (tensor, options) in enumerate(result):
+        for i, (tensor, options) in enumerate(conditioning):
             tensor = tensor.clone()
-            tensor[:, list(here)] = encoded[min(i, len(encoded) - 1)][0][:, spots].to(tensor)
+            tensor[:, here] = encoded[min(i, len(encoded) - 1)][0][:, there].to(tensor)
             changed.append([tensor, options])
-        result = changed
-    return result
+        conditioning = changed
+        replaced.update(here)
+    return conditioning
 
 
-def _concat(
-    clip: Clip, caption: str, items: Sequence[Region], regions: Regions, phrases: Sequence[str], negative: bool = False
-) -> tuple[Conditioning, list[str]]:
-    """Append every region's own prompt to the caption's tokens."""
-    blocks: list[Conditioning | None] = []
-    for item, phrase in zip(items, phrases):
-        given = None if item.conditioning is None else list(item.conditioning)
-        blocks.append(given or (encode(clip, phrase) if phrase.strip() else None))
-    result, found = [], None
-    for i, (tensor, options) in enumerate(encode(clip, caption)):
+def _appended(
+    clip: Clip, prompt: str, regions: Regions, texts: Sequence[str], control: RegionControl, negative: bool = False
+) -> Encoded:
+    """Append every region's own prompt to the prompt's tokens."""
+    notes: list[str] = []
+    blocks = [_block(clip, region, text, notes) for region, text in zip(regions.items, texts)]
+    result = []
+    for i, (tensor, options) in enumerate(encode(clip, prompt)):
         parts, length = [tensor], tensor.shape[1]
         places: list[tuple[int, ...]] = []
         for block in blocks:
-            if block is None:
-                places.append(())
-                continue
-            extra = block[min(i, len(block) - 1)][0].to(tensor)
+            extra = block[min(i, len(block) - 1)].to(tensor) if block else tensor[:, :0]
             if extra.shape[-1] != tensor.shape[-1]:
                 raise ValueError(
-                    f"A region's CONDITIONING has {extra.shape[-1]} channels, the caption's {tensor.shape[-1]}: encode "
+                    f"A region's CONDITIONING has {extra.shape[-1]} channels, the prompt's {tensor.shape[-1]}: encode "
                     "it with the CLIP that is connected here."
                 )
             places.append(tuple(range(length, length + extra.shape[1])))
@@ -203,9 +228,25 @@ def _concat(
             length += extra.shape[1]
         if options.get("attention_mask") is not None:
             options = {**options, "attention_mask": _longer(options["attention_mask"], length)}
-        found = layout(regions, places, length, tensor.shape[1], negative)
-        result.append([torch.cat(parts, dim=1), {**options, MARK: found}])
-    return result, []
+        whole = [[torch.cat(parts, dim=1), options]]
+        result += _marked(whole, regions, places, tensor.shape[1], control, negative=negative)
+    return Encoded(result, notes)
+
+
+def _block(clip: Clip, region: Region, text: str, notes: list[str]) -> list[Tensor]:
+    """What a region appends, one tensor per time range of the CLIP; nothing where it has no prompt."""
+    if region.conditioning:
+        ignored = sorted({key for _, options in region.conditioning for key in options} - USED_OPTIONS)
+        if ignored:
+            notes.append(f"A region's CONDITIONING has {', '.join(ignored)}, which do not act inside of a region.")
+        return [torch.cat([tensor for tensor, _ in region.conditioning], dim=1)]  # combined prompts act together
+    if not text.strip():
+        return []
+    encoded = [tensor for tensor, _ in encode(clip, text)]
+    if all(name in CLIP_ENCODERS for name in clip.tokenize(text)):  # batched with others by blocks of 77 tokens
+        return encoded
+    words = word_tokens(clip, clip.tokenize(text, return_word_ids=True), encoded[0].shape[1])
+    return encoded if words is None else [tensor[:, list(words)] for tensor in encoded]  # without the padding
 
 
 def _longer(mask: Tensor, length: int) -> Tensor:
@@ -213,26 +254,43 @@ def _longer(mask: Tensor, length: int) -> Tensor:
     return torch.cat([mask, mask.new_ones(mask.shape[0], length - mask.shape[1])], dim=1)
 
 
-def layout(
-    regions: Regions, places: Sequence[tuple[int, ...]], length: int, appended: int, negative: bool = False
-) -> Layout:
-    """The regions as the attention wrapper needs them."""
+def _marked(
+    conditioning: Conditioning, regions: Regions, tokens: Sequence[tuple[int, ...]], appended: int,
+    control: RegionControl, **more: Any,
+) -> Conditioning:  # fmt: skip
+    """The conditioning with its regions. appended: place of the first token that is there for a region only."""
     strengths = tuple(region.strength for region in regions.items)
-    return Layout(regions.canvas(), strengths, tuple(places), length, appended, negative)
-
-
-def _marked(conditioning: Conditioning, found: Layout) -> Conditioning:
+    found = PromptRegions(
+        control, regions.canvas(), strengths, tuple(tokens), conditioning[0][0].shape[1], appended, **more
+    )
     return [[tensor, {**options, MARK: found}] for tensor, options in conditioning]
 
 
-def masked(clip: Clip, caption: str, regions: Regions, caption_strength: float) -> Conditioning:
-    """The regions as ComfyUI's own masked prompts, and the caption everywhere."""
-    canvas = regions.canvas()
+def masked(
+    clip: Clip, prompt: str, regions: Regions, prompt_strength: float, latent: tuple[int, ...] | None = None
+) -> Conditioning:
+    """The regions as ComfyUI's own masked prompts, and the prompt everywhere.
+
+    latent: shape of what is sampled. Raises ValueError where several masks per region cannot be fitted without it.
+    """
+    canvas = _fitted(regions.canvas(), latent)
     found = []
     for i, region in enumerate(regions.items):
-        prompt = list(region.conditioning) if region.conditioning is not None else encode(clip, region.phrase)
+        own = list(region.conditioning) if region.conditioning is not None else encode(clip, region.prompt)
         settings = {"mask": canvas[:, i], "set_area_to_bounds": False, "mask_strength": region.strength}
-        found += [[tensor, {**options, **settings}] for tensor, options in prompt]
-    if (caption.strip() and caption_strength > 0) or not found:
-        found += [[tensor, {**options, "strength": caption_strength}] for tensor, options in encode(clip, caption)]
+        found += [[tensor, {**options, **settings}] for tensor, options in own]
+    if (prompt.strip() and prompt_strength > 0) or not found:
+        found += [[tensor, {**options, "strength": prompt_strength}] for tensor, options in encode(clip, prompt)]
     return found
+
+
+def _fitted(canvas: Tensor, latent: tuple[int, ...] | None) -> Tensor:
+    """A canvas [n, ...] with one mask per picture or frame of a latent, as ComfyUI needs them; one serves all."""
+    count = len(canvas)
+    if count == 1:
+        return canvas
+    if latent is None:
+        raise ValueError(f"the regions have {count} masks each: connect latent, so that they can be fitted to it.")
+    if len(latent) == 5:
+        return canvas[(torch.arange(latent[2]) * count / latent[2]).long()]
+    return canvas[torch.arange(latent[0]) % count]

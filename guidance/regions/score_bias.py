@@ -2,10 +2,11 @@
 
 With M (queries x regions: how much of a query's token is a region's) and T (keys x regions: whose a key is):
 
-    s'_ij = (1 - temperature * a_i) s_ij + a_i * measure_i * sum_r M_ir T_jr
-    a_i = strength * sum_r M_ir * region strength_r * (1 - area * share of the picture that region r covers)
+    s'_ij = (1 - temperature * a_i) s_ij + a_i * unit_i * sum_r M_ir T_jr
+    a_i = strength * sum_r M_ir * region strength_r * (1 - area_weight * share of the picture that region r covers)
 
-T is 1 for a region's own keys, 0 for others, and with `against` negative for the words of other regions.
+T is 1 for a region's own keys, 0 for others, and with `outside_weight` negative for the words of other regions. Words of
+no region are lifted so that they keep `free_weight` of what they lose to the others (`free_lift`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...attention.chunked_softmax import score_chunks
 from ...attention.tensor_layout import precision
 from .augmented_attention import LowRankScores, score_range
 
@@ -28,21 +30,23 @@ MAX_TEMPERATURE = 0.95  # at 1 the plain scores would be gone, beyond it they wo
 class RegionBias:
     """One member of the family.
 
-    measure: what the bias is counted in: each row's range of scores, each row's largest score, or as known ports have
-    it the largest score or the standard deviation of the whole call (then results depend on batch neighbors); "hard"
-    lets queries of a region see nothing but the keys of the region, if it has any.
+    score_unit: what the bias is counted in: each row's range of scores, each row's largest score, or as known ports
+    have it the largest score or the standard deviation of the whole call (then results depend on batch neighbors);
+    "hard" lets queries of a region see nothing but the keys of the region, if it has any.
     temperature: 1 pushes what does not match down as far as what matches up (DenseDiffusion), 0 leaves it.
-    area: how much a region's size weakens it. background: pixels of no region are one of their own, without a phrase.
-    against: how much of the bias pushes the words of other regions down, in pixels of no region those of all regions.
-    sampled: the range is looked for among every n-th key only.
+    area_weight: how much a region's size weakens it. background: pixels of no region are one of their own, without
+    words. outside_weight: how much of the bias pushes the words of other regions down, in pixels of no region those of
+    all regions. free_weight: how much words of no region keep of their share among the words: 1 all of it, 0 lets the
+    regions' words drown them. key_stride: the range is looked for among every n-th key only.
     """
 
-    measure: str = "range"
+    score_unit: str = "range"
     temperature: float = 1.0
-    area: float = 1.0
+    area_weight: float = 1.0
     background: bool = True
-    against: float = 0.0
-    sampled: int = 1
+    outside_weight: float = 0.0
+    free_weight: float = 0.0
+    key_stride: int = 1
 
 
 def with_background(shares: Tensor) -> Tensor:
@@ -50,21 +54,22 @@ def with_background(shares: Tensor) -> Tensor:
     return torch.cat([shares, 1 - shares.sum(dim=-1, keepdim=True).clamp(max=1)], dim=-1)
 
 
-def words_of(keys: Tensor, against: float) -> Tensor:
+def word_factors(keys: Tensor, outside_weight: float) -> Tensor:
     """T for words, with a column for pixels of no region: [words, regions] -> [words, regions + 1]."""
-    others = (keys.sum(dim=-1, keepdim=True).clamp(max=1) - keys).clamp_min(0)
-    return torch.cat([keys - against * others, -against * keys.amax(dim=-1, keepdim=True)], dim=-1)
+    owned = keys.amax(dim=-1, keepdim=True)
+    others = (owned - keys).clamp_min(0)
+    return torch.cat([keys - outside_weight * others, -outside_weight * owned], dim=-1)
 
 
-def amounts(shares: Tensor, strengths: Tensor, covered: Tensor, strength: float, area: float) -> Tensor:
+def amounts(shares: Tensor, strengths: Tensor, covered: Tensor, strength: float, area_weight: float) -> Tensor:
     """a_i of every query: [batch, queries]. shares [batch, queries, regions]; strengths [regions]; covered [batch,
     regions]: the part of the picture that each region has."""
-    return strength * (shares * (strengths * (1 - area * covered))[:, None]).sum(dim=-1)
+    return strength * (shares * (strengths * (1 - area_weight * covered))[:, None]).sum(dim=-1)
 
 
-def pull(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amount: Tensor, op: RegionBias,
-         bias: Tensor | None = None) -> LowRankScores:  # fmt: skip
-    """The operator on one call. q, k: [batch, heads, tokens, dim]; queries: M [batch, queries, regions]; keys: T [batch
+def bias_scores(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amount: Tensor, op: RegionBias,
+                bias: Tensor | None = None) -> LowRankScores:  # fmt: skip
+    """The bias on one call. q, k: [batch, heads, tokens, dim]; queries: M [batch, queries, regions]; keys: T [batch
     or 1, keys, regions]; amount: a [batch, queries]; bias: the call's own mask as a bias.
 
     Hard pushes what does not match down instead of what matches up: within a softmax it is the same, but half precision
@@ -72,24 +77,48 @@ def pull(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amou
     """
     amount = amount[:, None]
     keep = 1 - (op.temperature * amount).clamp(max=MAX_TEMPERATURE) if op.temperature else torch.ones_like(amount)
-    largest = MAX_TEMPERATURE if op.temperature else 1.0 if op.measure == "hard" else float("inf")
-    unit = amount.clamp(max=largest)
-    if op.measure == "hard":
+    largest = MAX_TEMPERATURE if op.temperature else 1.0 if op.score_unit == "hard" else float("inf")
+    lift = amount.clamp(max=largest)
+    if op.score_unit == "hard":
         keys = keys - (keys > 0).any(dim=-2, keepdim=True).to(keys.dtype)
-    height = unit * measure(q, k, scale, op, bias)
+    height = lift * unit_height(q, k, scale, op, bias)
     return LowRankScores(keep, height[..., None] * queries[:, None], keys)
 
 
-def measure(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor | None = None) -> Tensor:
+def free_lift(
+    q: Tensor, k: Tensor, scale: float, changed: LowRankScores, free: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """What has to be added to the scores of words of no region so that they keep their share: [batch, heads, queries].
+
+    With s the scores as they were and s' as `changed` leaves them, F over free words and O over all others,
+    (log sum_O e^s' - log sum_O e^s) - (log sum_F e^s' - log sum_F e^s); never negative. free: [keys], True for words of
+    no region. Arguments as for `bias_scores`.
+    """
+    free = free.to(q.device)
+    factor = changed.key_factor.expand(q.shape[0], -1, -1).mT.to(precision(q))
+    heads = (*q.shape[:3], changed.query_factor.shape[-1])
+    query_factor, kept = changed.query_factor.expand(heads), changed.scale.expand(q.shape[:3])
+    parts = []
+    for at, scores in score_chunks(q, k, scale, bias):
+        after = kept[at][..., None] * scores + query_factor[at].to(scores.dtype) @ factor[at.sample]
+        gain = after[..., ~free].logsumexp(-1) - scores[..., ~free].logsumexp(-1)
+        parts.append((at, gain - after[..., free].logsumexp(-1) + scores[..., free].logsumexp(-1)))
+    lift = torch.zeros(q.shape[:3], device=q.device, dtype=precision(q))
+    for at, found in parts:
+        lift[at] = found
+    return lift.clamp_min(0)
+
+
+def unit_height(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor | None = None) -> Tensor:
     """How high a full bias is, in scores: [batch, heads, queries] or a scalar, never negative."""
-    if op.measure == "hard":
+    if op.score_unit == "hard":
         return q.new_full((), HARD, dtype=torch.float32)
-    if op.measure == "std":
+    if op.score_unit == "std":
         return scores_std(q, k, scale)
-    found = score_range(q, k, scale, bias, op.sampled)
-    if op.measure == "range":
+    found = score_range(q, k, scale, bias, op.key_stride)
+    if op.score_unit == "range":
         return found.largest - found.smallest
-    largest = found.largest if op.measure == "row max" else found.largest.amax()
+    largest = found.largest if op.score_unit == "row max" else found.largest.amax()
     return largest.clamp_min(0)
 
 

@@ -20,10 +20,10 @@ _LINE = re.compile(r"^\s*#?([0-9a-fA-F]{6})\s*[:=]\s*(.*?)\s*$")
 
 
 class Color(NamedTuple):
-    """A painted color 0..1 and its phrase."""
+    """A painted color 0..1 and its prompt."""
 
     rgb: tuple[float, float, float]
-    phrase: str
+    prompt: str
 
 
 def parse_colors(text: str) -> list[Color]:
@@ -71,7 +71,7 @@ class Box(NamedTuple):
     top: float
     right: float
     bottom: float
-    phrase: str
+    prompt: str
 
 
 def parse_boxes(data: Any, width: int, height: int) -> list[Box]:
@@ -99,16 +99,16 @@ def _box(entry: Any, width: int, height: int) -> Box:
     try:
         if "bbox" in entry:
             top, left, bottom, right = (float(n) / 1000 for n in entry["bbox"])
-            phrase = entry.get("desc") or entry.get("text") or ""
+            prompt = entry.get("desc") or entry.get("text") or ""
         else:
             left, top = float(entry["x"]) / width, float(entry["y"]) / height
             right, bottom = left + float(entry["width"]) / width, top + float(entry["height"]) / height
-            phrase = (entry.get("metadata") or {}).get("desc") or entry.get("label") or ""
+            prompt = (entry.get("metadata") or {}).get("desc") or entry.get("label") or ""
     except (TypeError, KeyError, ValueError, AttributeError):
         raise ValueError(
             f"A box needs x, y, width and height, or a bbox of four thousandths; this is none: {entry!r}."
         ) from None
-    return Box(min(left, right), min(top, bottom), max(left, right), max(top, bottom), str(phrase).strip())
+    return Box(min(left, right), min(top, bottom), max(left, right), max(top, bottom), str(prompt).strip())
 
 
 def box_mask(box: Box, width: int, height: int) -> Tensor:
@@ -154,12 +154,15 @@ def _reduced(mask: Tensor) -> Tensor:
     return F.interpolate(mask[None, None], size=size, mode="area")[0, 0]
 
 
-def region(mask: Tensor, phrase: str, strength: float = 1.0, negative: str = "", conditioning: Any = None) -> Region:
+def region(
+    mask: Tensor, prompt: str, strength: float = 1.0, negative_prompt: str = "", conditioning: Any = None
+) -> Region:
     """A region of its own copy of a mask [height, width] or [n, height, width], at most MAX_SIDE pixels wide and high.
 
     Frame by frame, so that a film's masks never exist twice at their full size.
     """
     frames = mask.detach().reshape(-1, *mask.shape[-2:])
+    frames = frames if len(frames) else frames.new_zeros(1, *mask.shape[-2:])  # a batch of no masks is no place
     mask = torch.stack([_reduced(frame.cpu()) for frame in frames])
     given = None if conditioning is None else tuple(conditioning)
-    return Region(mask, phrase.strip(), strength, negative.strip(), given)
+    return Region(mask, prompt.strip(), strength, negative_prompt.strip(), given)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 NODE = "Self-Attention Guidance (Fovea)"
 MARKER = "fovea_sag"  # of the evaluation of the blurred latent, for other packs to recognize
 CORE_KERNEL_SIZE = 9  # kernel size of ComfyUI's own node and of the reference implementations for Stable Diffusion
-BRANCHES = ("auto", "uncond", "cond")
+GUIDED_PROMPTS = ("auto", "negative", "positive")
 
 Conds = Sequence[Mapping[str, Any]]
 
@@ -39,16 +39,19 @@ Conds = Sequence[Mapping[str, Any]]
 class SagState:
     """What one guidance remembers during a run. due: compute now (True), reuse the last term (False), off (None).
 
-    begun, guided: steps inside the window that began and that reached us with their result. last, top: the noise level
-    of the step before, and the highest so far.
+    begun, guided: steps inside the window that began and that reached us with their result, the latter since sampling
+    began anew. reached: whether any has. last, top: the noise level of the step before, and the highest so far. fell:
+    whether noise has fallen since sampling began anew; where it only rises (unsampling) it never does.
     """
 
     due: bool | None = None
     begun: int = 0
     guided: int = 0
     term: Tensor | None = None
+    reached: bool = False
     last: float = 0.0
     top: float = 0.0
+    fell: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +65,11 @@ class SelfAttentionGuidance:
     blur_sigma: float
     threshold: float
     mask_mode: str
-    branch: str
+    guided_prompt: str
     blocks: frozenset[BlockId]
     start: float
     end: float
-    every: int
+    every_n_steps: int
     rescale: float
     kernel_size: int | None = None
     mask: Tensor | None = field(default=None, repr=False)
@@ -89,13 +92,14 @@ class SelfAttentionGuidance:
         if not inside(sampling, run.sigma, self.start, self.end):
             state.due = None
             return ()
-        if run.sigma > state.last and run.sigma >= state.top:  # sampling begins once more inside of this run
-            state.guided, state.term = 0, None
+        if state.fell and run.sigma > state.last and run.sigma >= state.top:  # sampling begins anew inside of this run
+            state.guided, state.term, state.fell = 0, None, False
+        state.fell = state.fell or run.sigma < state.last
         state.top, state.last = max(state.top, run.sigma), run.sigma
         # Counted are steps whose result was seen: a cache may skip some after they began.
-        state.due = state.guided % self.every == 0 or state.term is None
+        state.due = state.guided % self.every_n_steps == 0 or state.term is None
         state.begun += 1
-        if state.begun == 4 and state.guided == 0:
+        if state.begun == 4 and not state.reached:
             run.warn(f"{NODE}: this guider asks for no post-CFG functions at these settings (CFG 1?): no guidance.")
         return (SaliencyRecorder(self.blocks),) if state.due and self.mask_mode != "global" else ()
 
@@ -110,7 +114,7 @@ class SelfAttentionGuidance:
         state = run.state(self, SagState)
         if state.due is None:
             return denoised
-        state.guided += 1
+        state.guided, state.reached = state.guided + 1, True
         if state.due:
             state.term, state.due = self._term(run, args), False
         if state.term is None or state.term.shape != denoised.shape:
@@ -125,10 +129,16 @@ class SelfAttentionGuidance:
         if x.ndim < 4:
             run.warn(f"{NODE}: this latent has no picture axes (packed audio and video?); the image is left as it is.")
             return None
-        conds, x0 = self._branch(run, args)
+        conds, x0 = self._guided(run, args)
         if conds is None:
-            needs = "a negative prompt and CFG other than 1" if self.branch == "uncond" else "a prompt that is active"
-            run.warn(f"{NODE}: branch {self.branch} needs {needs}; steps without one are left as they are.")
+            needs = (
+                "a negative prompt and CFG other than 1"
+                if self.guided_prompt == "negative"
+                else "a prompt that is active"
+            )
+            run.warn(
+                f"{NODE}: guided_prompt {self.guided_prompt} needs {needs}; steps without one are left as they are."
+            )
             return None
         mask = self._mask(run, conds, x, sigma)
         if mask is None:
@@ -146,11 +156,11 @@ class SelfAttentionGuidance:
             )
         return term
 
-    def _branch(self, run: Run, args: dict[str, Any]) -> tuple[Conds | None, Tensor]:
+    def _guided(self, run: Run, args: dict[str, Any]) -> tuple[Conds | None, Tensor]:
         """Cond list and x0 that guidance works on: those the model evaluated in this step, the negative ones first."""
         # Perpendicular negative: what is subtracted from is the empty prompt, not the user's negative one.
         uncond = "empty_cond" if args.get("empty_cond") else "uncond"
-        wanted = {"auto": (uncond, "cond"), "uncond": (uncond,), "cond": ("cond",)}[self.branch]
+        wanted = {"auto": (uncond, "cond"), "negative": (uncond,), "positive": ("cond",)}[self.guided_prompt]
         for name in wanted:
             conds = args[name]
             if conds and run.list_index(conds) is not None and self._active(conds, args):

@@ -13,7 +13,7 @@ import comfy.multigpu
 import pytest
 import tiny_models as tiny
 import torch
-from region_steps import PAPER, marked, steered, two_regions
+from region_steps import marked, steered, two_regions
 from sag_steps import guided
 
 from fovea.guidance.experts.model_patch import Expert, ExpertSwitch
@@ -43,8 +43,8 @@ def switched(model: Any) -> Any:
 WAYS = {
     "SAG": (guided, tiny.prompt(1)),
     "blur": (lambda model: guided(model, mask_mode="global"), tiny.prompt(1)),
-    "regions": (lambda model: steered(model, PAPER), marked(tiny.prompt(1), two_regions())),
-    "regions and SAG": (lambda model: guided(steered(model, PAPER)), marked(tiny.prompt(1), two_regions())),
+    "regions": (steered, marked(tiny.prompt(1), two_regions())),
+    "regions and SAG": (lambda model: guided(steered(model)), marked(tiny.prompt(1), two_regions())),
     "style": (lambda model: FoveaStyleGuidance.execute(model, TEXT, 2.0, 0.0, 1.0).result[0], tiny.prompt(1)),
     "experts": (switched, tiny.prompt(1)),
 }

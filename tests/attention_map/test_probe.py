@@ -26,7 +26,15 @@ from fovea.nodes.attention_map import FoveaAttentionMap
 from fovea.nodes.ui import heat_maps
 
 MIDDLE = BlockId("middle", 0, 0)
-DEFAULTS = {"levels": "0.3, 0.7", "seed": 0, "blocks": "auto", "threshold": 1.0, "point": "", "phrase": "", "text": ""}
+DEFAULTS = {
+    "levels": "0.3, 0.7",
+    "seed": 0,
+    "blocks": "auto",
+    "threshold": 1.0,
+    "point": "",
+    "phrase": "",
+    "prompt": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +239,7 @@ class TestNode:
         text = "a plain red star and a plain blue circle on a white background"
         positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))
         inputs = {"model": model, "positive": positive, "latent": {"samples": torch.zeros(2, 4, 32, 32)}, "clip": clip,
-                  **DEFAULTS, "text": text, "phrase": "blue circle", "point": "0.5, 0.5"}  # fmt: skip
+                  **DEFAULTS, "prompt": text, "phrase": "blue circle", "point": "0.5, 0.5"}  # fmt: skip
         (bare,) = FoveaAttentionMap.execute(**inputs).result
         assert (
             bare.shape[0] == 2 and bare.shape[1] == heat_maps.LABEL + 4 * (256 + heat_maps.GAP) and bare.shape[3] == 3
@@ -248,7 +256,7 @@ class TestNode:
             ({"levels": "1.5"}, "levels must be numbers"),
             ({"point": "0.5"}, "point must be empty or two numbers"),
             ({"point": "2, 0"}, "point must be empty or two numbers"),
-            ({"phrase": "red fox"}, "connect clip and give the text"),
+            ({"phrase": "red fox"}, "connect clip"),
             ({"blocks": "nowhere"}, "Unknown block 'nowhere'"),
         ],
     )

@@ -1,4 +1,4 @@
-"""Encoder Schedule: curves, parts of a schedule, and weights on ComfyUI's own pairs of encoders."""
+"""Encoder Schedule: curves, segments of a schedule, and weights on ComfyUI's own pairs of encoders."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fovea.guidance import encoder_schedule as schedule
 from fovea.nodes.encoder_schedule import CUSTOM, FoveaEncoderSchedule
 
 
-def encode(clip: Any, text: str = "a red star", clip_text: str = "", t5_text: str = "", curves: str = CUSTOM,
-           clip_curve: str = "1", t5_curve: str = "1", parts: int = 8) -> list:  # fmt: skip
+def encode(clip: Any, text: str = "a red star", clip_prompt: str = "", t5_prompt: str = "", curves: str = CUSTOM,
+           clip_curve: str = "1", t5_curve: str = "1", segments: int = 8) -> list:  # fmt: skip
     lines = curves, clip_curve, t5_curve
-    return FoveaEncoderSchedule.execute(clip, text, clip_text, t5_text, *lines, parts, 3.5).result[0]
+    return FoveaEncoderSchedule.execute(clip, text, clip_prompt, t5_prompt, *lines, segments, 3.5).result[0]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def test_curves() -> None:
 @given(st.integers(1, 64))
 def test_parts_tile_the_schedule(count: int) -> None:
     curves = [schedule.parse_curve("0:1, 0.3:1, 1:0", "x"), schedule.parse_curve("1", "x")]
-    parts = schedule.pieces(curves, count)
-    assert parts[0][0] == 0 and parts[-1][1] == 1 and all(a[1] == b[0] for a, b in zip(parts, parts[1:]))
-    for start, end, weights in parts:
+    segments = schedule.pieces(curves, count)
+    assert segments[0][0] == 0 and segments[-1][1] == 1 and all(a[1] == b[0] for a, b in zip(segments, segments[1:]))
+    for start, end, weights in segments:
         if end < 0.3:
             assert weights[0] == 1
         assert weights[1] == 1 and start < end
@@ -125,7 +125,7 @@ def test_sd3s_tokens_in_a_row() -> None:
     assert count > 77 and whole[0].shape == alone[0].shape and whole[0].shape[1] > count + 77
     assert torch.equal(alone[0][:, count:], whole[0][:, count:]), "T5's tokens stay where they are"
     assert not torch.equal(alone[0][:, :count], whole[0][:, :count])
-    torch.testing.assert_close(alone[0][:, :77], encode(clip, "", t5_text=long)[0][0][:, :77])
+    torch.testing.assert_close(alone[0][:, :77], encode(clip, "", t5_prompt=long)[0][0][:, :77])
 
 
 def test_an_encoder_that_is_not_there() -> None:
@@ -149,8 +149,8 @@ def single() -> Any:
 def test_sampling_takes_one_prompt_a_step(flux: Any) -> None:
     """At every step one part acts, its weights those of the curve; the same in every part is the plain prompt."""
     model, x = tiny.unet("shallow"), tiny.noise(16, 16)
-    scheduled = encode(flux, curves="eDiff-I", parts=8)
-    assert len(scheduled) == 7, "two of the eight parts lie where CLIP is full"
+    scheduled = encode(flux, curves="eDiff-I", segments=8)
+    assert len(scheduled) == 7, "two of the eight segments lie where CLIP is full"
     assert "start_percent" not in scheduled[0][1] and "end_percent" not in scheduled[-1][1]
     for entry in scheduled:  # this UNet reads features, not the pooled vector
         entry[0] = entry[0] + entry[1]["pooled_output"][:, None, : entry[0].shape[-1]]

@@ -201,9 +201,9 @@ def test_two_loras_of_one_checkpoint() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLER_NAMES)
 def test_swaps(models: dict, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most one per border; a sampler that looks back and forth may be held by `never back`."""
+    """At most one per border; a sampler that looks back and forth may be held by `monotonic`."""
     high, low, lower = models["eps"]
-    for decide, steps in (("sigma", 8), ("never back", 8)):
+    for decide, steps in (("sigma", 8), ("monotonic", 8)):
         loads = count_loads(monkeypatch)
         model = switched(high, expert(low, 3.0, "eps"), expert(lower, 0.5, "eps"), decide_by=decide)
         tiny.sample(model, tiny.noise(8, 8), steps=steps, sampler=sampler)

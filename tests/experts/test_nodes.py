@@ -201,7 +201,9 @@ def test_over_the_api(client, demo_model) -> None:
         return list(Image.open(io.BytesIO(client.image(run.images("show")[0]))).getdata())
 
     def expert(**inputs: Any) -> dict:
-        return node("FoveaExpert", **{"model": ["b", 0], "level": "percent", "below": 0.5, "cfg": -1.0, **inputs})
+        return node(
+            "FoveaExpert", **{"model": ["b", 0], "boundary_unit": "percent", "boundary": 0.5, "cfg": -1.0, **inputs}
+        )
 
     settings = {"blend": 0.0, "memory": "auto", "decide_by": "sigma"}
     switch = node("FoveaExpertSwitch", model=["a", 0], experts=["expert", 0], **settings)
@@ -212,7 +214,7 @@ def test_over_the_api(client, demo_model) -> None:
                  end_percent=1.0)  # fmt: skip
     assert picture(["style", 0], style=style) != plain
     bad = client.run({
-        "a": node("FoveaLoadDemo"), "expert": expert(model=["a", 0], below=0.0), "switch": switch,
+        "a": node("FoveaLoadDemo"), "expert": expert(model=["a", 0], boundary=0.0), "switch": switch,
         "text": node("PreviewAny", source=["switch", 1]),
     })  # fmt: skip
     assert "main model would never act" in bad.explain()

@@ -12,7 +12,7 @@ import tiny_models as tiny
 import tiny_transformers as dit
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
-from region_steps import PAPER, marked, two_regions
+from region_steps import marked, two_regions
 from sag_steps import guided, relative
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from fovea.guidance.gradients.errors import NoGradient
 from fovea.guidance.noise_optimization import reversible_ode
 from fovea.guidance.noise_optimization.guided_model import GuidedModel
 from fovea.guidance.noise_optimization.reversible_ode import Denoise, Pair, Schedule
+from fovea.guidance.regions import model_patch
 from fovea.models.shapesworld import loader as demo_model
 from tools.studies import meter
 
@@ -32,7 +33,7 @@ def patched(dtype: torch.dtype = torch.float32, with_sag: bool = True) -> Any:
     with torch.inference_mode():
         model = tiny.with_lora(tiny.unet("sd15", dtype=dtype))
         model = guided(model) if with_sag else model.clone()
-        PAPER.install(model)
+        model_patch.install(model)
         return model
 
 
@@ -262,7 +263,7 @@ def lazycache(model: Any) -> Any:
 @pytest.mark.parametrize(
     "change, named",
     [(easycache, "easycache"), (lazycache, "lazycache"), (tiny.windowed, "context windows"),
-     (lambda model: guided(model, every=2), "every"), (lambda model: guided(model, mask_mode="soft"), "soft")],
+     (lambda model: guided(model, every_n_steps=2), "every"), (lambda model: guided(model, mask_mode="soft"), "soft")],
 )  # fmt: skip
 def test_what_would_lose_gradient_is_refused_by_name(change: Callable[[Any], Any], named: str) -> None:
     def refuse(patcher: Any) -> None:

@@ -26,8 +26,12 @@ from fovea.nodes.ui import charts
 
 TEXT = "a plain red star and a striped blue circle on a white background"
 STEPS, CFG = 4, 4.0
-OPTIONS = {"updates": 2, "rate": 30.0, "rule": "doodl", "salient_weight": 0.5, "parts": "crops", "refresh": 1,
-           "cutouts": 0, "mode": "checkpoint", "patience": 0, "seconds": 0.0, "draws": 1, "through": -1}  # fmt: skip
+OPTIONS = {
+    "iterations": 2, "learning_rate": 30.0, "update_rule": "doodl", "salient_weight": 0.5, "salient_views": "crops",
+    "saliency_interval": 1, "cutouts": 0, "mode": "checkpoint", "patience": 0, "seconds": 0.0, "candidates": 1,
+    "gradient_path": "all_steps",
+}  # fmt: skip
+PAST = {"gradient_path": "past_model", "update_rule": "spherical", "learning_rate": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +43,8 @@ def given() -> dict[str, Any]:
         return {
             "model": model, "vae": vae, "positive": prompt_encoding.encode(clip, TEXT),
             "negative": prompt_encoding.encode(clip, ""),
-            "latent_image": {"samples": torch.zeros(2, 4, 32, 32)}, "scorer": scorer, "text": TEXT, "seed": 5,
-            "sampler_steps": STEPS, "scheduler": "normal", "cfg": CFG,
+            "latent_image": {"samples": torch.zeros(2, 4, 32, 32)}, "scorer": scorer, "prompt": TEXT, "seed": 5,
+            "steps": STEPS, "scheduler": "normal", "cfg": CFG,
         }  # fmt: skip
 
 
@@ -61,10 +65,10 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     return bool((a - b).norm() < tolerance * b.norm())
 
 
-def test_without_updates_it_is_the_euler_sampler(given: dict[str, Any]) -> None:
+def test_without_iterations_it_is_the_euler_sampler(given: dict[str, Any]) -> None:
     latent = given["latent_image"]["samples"]
     wanted = sampled(given, comfy.sample.prepare_noise(latent, 5), latent)
-    for off in ({"updates": 0}, {"rate": 0.0}):
+    for off in ({"iterations": 0}, {"learning_rate": 0.0}):
         _, samples, image, curve, report, _ = optimized(given, **off)
         assert close(samples["samples"], wanted) and "1 trials" in report
     with torch.inference_mode():
@@ -74,9 +78,9 @@ def test_without_updates_it_is_the_euler_sampler(given: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"mode": "invertible"}, {"rule": "reno", "rate": 1.0}, {"parts": "cutouts", "cutouts": 3},
-     {"mask": torch.ones(1, 256, 256)}, {"salient_weight": 0.0}, {"rule": "turn", "rate": 1.0, "through": 2},
-     {"rule": "turn", "rate": 1.0, "through": 0}],
+    [{}, {"mode": "invertible"}, {"update_rule": "reno", "learning_rate": 1.0},
+     {"salient_views": "cutouts", "cutouts": 3}, {"mask": torch.ones(1, 256, 256)}, {"salient_weight": 0.0}, PAST,
+     {**PAST, "gradient_path": "last_steps", "backprop_steps": 2}],
     ids=str,
 )  # fmt: skip
 def test_losses_fall_and_the_best_is_what_samplers_draw(given: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -129,28 +133,36 @@ def test_inpainting(given: dict[str, Any]) -> None:
         optimized(given, latent_image=latent, mode="invertible")
 
 
-def test_draws_come_first(given: dict[str, Any]) -> None:
-    """The best of the draws is what Best of N finds with the same seed, and updates only add to it."""
+def test_candidates_come_first(given: dict[str, Any]) -> None:
+    """The best of the candidates is what Best of N finds with the same seed, and iterations only add to it."""
     with torch.inference_mode():
-        *_, best_report, _ = FoveaBestOfN.execute(**given, count=3, seconds=0.0).result
-    report = optimized(given, draws=3, updates=0, salient_weight=0.0)[4]
+        *_, best_report, _ = FoveaBestOfN.execute(**given, candidates=3, seconds=0.0).result
+    report = optimized(given, candidates=3, iterations=0, salient_weight=0.0)[4]
     assert report.splitlines()[:2] == best_report.splitlines()[:2] and "4 trials" in report
     bests = [float(line.split()[-3]) for line in best_report.splitlines()[:2]]
-    more = optimized(given, draws=3, updates=2, salient_weight=0.0, rule="turn", rate=1.0, through=0)[4]
+    more = optimized(
+        given,
+        candidates=3,
+        iterations=2,
+        salient_weight=0.0,
+        update_rule="spherical",
+        learning_rate=1.0,
+        gradient_path="past_model",
+    )[4]
     assert all(float(line.split()[-3]) <= best for line, best in zip(more.splitlines(), bests)) and "6 trials" in more
 
 
 def guided_every_second_step(given: dict[str, Any]) -> Any:
     return FoveaSelfAttentionGuidance.execute(
-        given["model"], scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", branch="auto", blocks="auto",
-        start_percent=0.0, end_percent=1.0, every=2, rescale=0.0, kernel="auto",
+        given["model"], scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", guided_prompt="auto",
+        blocks="auto", start_percent=0.0, end_percent=1.0, every_n_steps=2, rescale=0.0, blur_kernel="auto",
     ).result[0]  # fmt: skip
 
 
 def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is refused otherwise, with a state that lives through a run: every trial begins without it. An
     inpainting mask. The sampled model is the one given, only the decoder has to stay where it is."""
-    settings = {"through": 0, "rule": "turn", "rate": 1.0, "sampler_steps": 3}
+    settings = {"gradient_path": "past_model", "update_rule": "spherical", "learning_rate": 1.0, "steps": 3}
     guided = guided_every_second_step(given)
     _, samples, _, _, report, noise = optimized(given, model=guided, **settings)
     assert "3 trials" in report
@@ -170,31 +182,34 @@ def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: py
     monkeypatch.setattr(noise_sampler, "fully_loaded", lambda patcher: stayed.append(patcher) or fully_loaded(patcher))
     optimized(given, **settings)
     assert stayed == [given["vae"].patcher]
-    optimized(given, updates=1)
+    optimized(given, iterations=1)
     assert stayed[1:] == [given["vae"].patcher, given["model"]]
-    with pytest.raises(NoGradient, match="through"):
-        optimized(given, mode="invertible", through=0)
+    with pytest.raises(NoGradient, match="all_steps"):
+        optimized(given, mode="invertible", gradient_path="past_model")
     assert not comfy.model_management.in_training
 
 
 def test_what_remembers_earlier_steps_is_refused_everywhere(given: dict[str, Any]) -> None:
     cached = EasyCacheNode.execute(given["model"], 0.2, 0.15, 0.95, False).result[0]
-    for changes in ({}, {"through": 0}):
+    for changes in ({}, {"gradient_path": "past_model"}):
         with pytest.raises(NoGradient, match="easycache"):
             optimized(given, model=cached, **changes)
     with pytest.raises(NoGradient, match="easycache"), torch.inference_mode():
-        FoveaBestOfN.execute(**{**given, "model": cached}, count=2, seconds=0.0)
+        FoveaBestOfN.execute(**{**given, "model": cached}, candidates=2, seconds=0.0)
 
 
 def test_clip_guidance_has_no_gradient(given: dict[str, Any]) -> None:
     guided = TestClipGuidance.guided(given, 20.0)
     with pytest.raises(NoGradient, match="CLIP Guidance"):
         optimized(given, model=guided)
-    assert "3 trials" in optimized(given, model=guided, through=0, rule="turn", rate=1.0)[4]
+    assert (
+        "3 trials"
+        in optimized(given, model=guided, gradient_path="past_model", update_rule="spherical", learning_rate=1.0)[4]
+    )
 
 
 def test_time_is_up_while_drawing(given: dict[str, Any]) -> None:
-    report = optimized(given, draws=50, updates=5, seconds=0.01)[4]
+    report = optimized(given, candidates=50, iterations=5, seconds=0.01)[4]
     assert "time is up after 1 draws" in report and "1 trials" in report
 
 
@@ -215,18 +230,18 @@ def test_cancel(given: dict[str, Any]) -> None:
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         optimized(given)
     assert not comfy.model_management.in_training
-    optimized(given, updates=0)
+    optimized(given, iterations=0)
 
 
 def test_what_loses_gradient_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(NoGradient, match="every"):
+    with pytest.raises(NoGradient, match="every_n_steps"):
         optimized(given, model=guided_every_second_step(given))
 
 
 def test_best_of_n(given: dict[str, Any]) -> None:
     with torch.inference_mode():
-        _, one, *_ = FoveaBestOfN.execute(**given, count=1, seconds=0.0).result
-        *_, image, _, report, _ = FoveaBestOfN.execute(**given, count=4, seconds=0.0).result
+        _, one, *_ = FoveaBestOfN.execute(**given, candidates=1, seconds=0.0).result
+        *_, image, _, report, _ = FoveaBestOfN.execute(**given, candidates=4, seconds=0.0).result
         order = FoveaScoreImages.execute(image, given["scorer"], TEXT).result[2]
     latent = given["latent_image"]["samples"]
     assert close(one["samples"], sampled(given, comfy.sample.prepare_noise(latent, 5), latent))

@@ -14,7 +14,7 @@ from fovea.guidance import crops
 from fovea.guidance.noise_optimization import update_rules
 from fovea.guidance.noise_optimization.losses import SalientLoss, spherical
 from fovea.guidance.noise_optimization.search import Evaluation, Limits, best_of, search
-from fovea.guidance.noise_optimization.update_rules import Doodl, Motion, Reno, Turn
+from fovea.guidance.noise_optimization.update_rules import Doodl, Motion, Reno, Spherical
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -114,18 +114,18 @@ class TestLoss:
         each = spherical(Linear().image(crops.look(self.pictures[0], seen, 8)), self.wanted)
         assert float(self.loss(None, weight=0.0, cutouts=6)[0]) == pytest.approx(float(each.min()))
 
-    @pytest.mark.parametrize("parts", ["crops", "cutouts"])
-    def test_mixture(self, parts: str) -> None:
+    @pytest.mark.parametrize("views", ["crops", "cutouts"])
+    def test_mixture(self, views: str) -> None:
         saliency = torch.rand(2, 32, 32, generator=generator(7)) ** 6
-        whole = self.loss(saliency, weight=0.0, parts=parts)
-        salient = self.loss(saliency, weight=1.0, parts=parts)
-        torch.testing.assert_close(self.loss(saliency, weight=0.3, parts=parts), 0.7 * whole + 0.3 * salient)
+        whole = self.loss(saliency, weight=0.0, views=views)
+        salient = self.loss(saliency, weight=1.0, views=views)
+        torch.testing.assert_close(self.loss(saliency, weight=0.3, views=views), 0.7 * whole + 0.3 * salient)
         assert (whole - salient).abs().min() > 1e-4
 
     def test_a_picture_does_not_depend_on_its_neighbors(self) -> None:
         saliency = torch.rand(2, 32, 32, generator=generator(7))
-        together = self.loss(saliency, parts="cutouts")
-        alone = SalientLoss(parts="cutouts")(
+        together = self.loss(saliency, views="cutouts")
+        alone = SalientLoss(views="cutouts")(
             Linear(), self.wanted, self.pictures[1:], saliency[1:], [generator(5)]
         )  # fmt: skip
         torch.testing.assert_close(together[1:], alone)
@@ -168,7 +168,7 @@ class TestRules:
             torch.testing.assert_close(z, leaf.detach(), rtol=1e-4, atol=1e-5)
 
     def test_turn_goes_equally_far_and_keeps_the_length(self) -> None:
-        rule, z = Turn(rate=0.05), torch.randn(2, 3, 4, 4, generator=generator())
+        rule, z = Spherical(rate=0.05), torch.randn(2, 3, 4, 4, generator=generator())
         down = torch.randn(2, 3, 4, 4, generator=generator(1))
         down = down - z * (down * z).flatten(1).sum(1).reshape(2, 1, 1, 1) / z.flatten(1).norm(dim=1).reshape(
             2, 1, 1, 1) ** 2  # fmt: skip
@@ -180,7 +180,7 @@ class TestRules:
             torch.testing.assert_close(angle.tan(), torch.tensor([0.05, 0.025]), rtol=1e-2, atol=0)
             assert ((moved - z) * down).flatten(1).sum(1).max() < 0
 
-    @pytest.mark.parametrize("rule", [Doodl(), Reno(), Turn()])
+    @pytest.mark.parametrize("rule", [Doodl(), Reno(), Spherical()])
     def test_latents_do_not_depend_on_their_neighbors(self, rule: update_rules.Rule) -> None:
         z, gradient, noise = torch.randn(3, 2, 4, 5, 5, generator=generator())
         both, _ = rule.update(z, gradient, update_rules.at_rest(z), noise, torch.ones(2))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fovea.attention.conds import Window
 from fovea.guidance.regions import score_bias
+from fovea.guidance.regions.control import RegionControl
 from fovea.guidance.regions.masks import Part, Region, Regions, part_of, token_shares
-from fovea.guidance.regions.model_patch import RegionControl
 from fovea.guidance.regions.score_bias import RegionBias
 from fovea.nodes.style import FoveaStyleGuidance
 
@@ -31,13 +31,13 @@ def model() -> Any:
 def pulls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     """M [batch, image tokens, regions] and T [batch or 1, keys, regions] of every steered call."""
     seen: list[tuple[Tensor, Tensor]] = []
-    real = score_bias.pull
+    real = score_bias.bias_scores
 
     def spy(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, *rest: Any) -> Any:
         seen.append((queries.clone(), keys.clone()))
         return real(q, k, scale, queries, keys, *rest)
 
-    monkeypatch.setattr(score_bias, "pull", spy)
+    monkeypatch.setattr(score_bias, "bias_scores", spy)
     return seen
 
 
@@ -82,8 +82,8 @@ class TestPart:
 
 class TestWhatTheNetworkSees:
     def test_an_areas_prompt_has_its_part_of_the_regions(self, model: Any, pulls: list) -> None:
-        prompt = marked(tiny.prompt(1, area=(32, 16, 0, 16)), two_regions())
-        tiny.sample(steered(model, ALWAYS), tiny.noise(32, 32), 5.0, 1, prompt)
+        prompt = marked(tiny.prompt(1, area=(32, 16, 0, 16)), two_regions(), control=ALWAYS)
+        tiny.sample(steered(model), tiny.noise(32, 32), 5.0, 1, prompt)
         left, right = (mask[0].unflatten(0, (32, 2)).unflatten(2, (32, 2)).mean((1, 3)) for mask in boxes())
         finest = max((queries for queries, _ in pulls), key=lambda queries: queries.shape[1])
         scale = round((32 * 16 / finest.shape[1]) ** 0.5)
@@ -100,8 +100,8 @@ class TestWhatTheNetworkSees:
 
         tiled = model.clone()
         tiled.set_model_unet_function_wrapper(tiles)
-        prompt = marked(tiny.prompt(1), two_regions())
-        got = tiny.sample(steered(tiled, ALWAYS), tiny.noise(32, 32), 5.0, 2, prompt)
+        prompt = marked(tiny.prompt(1), two_regions(), control=ALWAYS)
+        got = tiny.sample(steered(tiled), tiny.noise(32, 32), 5.0, 2, prompt)
         assert not pulls and torch.equal(got, tiny.sample(tiled, tiny.noise(32, 32), 5.0, 2, tiny.prompt(1)))
         assert ["Sample the whole" in record.message for record in caplog.records].count(True) == 1
 
@@ -112,9 +112,9 @@ class TestWhatTheNetworkSees:
         masks = [torch.stack([torch.full((16, 16), (f + 1) / 10.0 if f % 2 == r else 0.0) for f in range(frames)])
                  for r in range(2)]  # fmt: skip
         regions = Regions((Region(masks[0], "a"), Region(masks[1], "b")))
-        prompt = marked(dit.prompt(1), regions, ((1,), (2,)))
+        prompt = marked(dit.prompt(1), regions, ((1,), (2,)), control=ALWAYS)
         with dit.watching(wan, "wan") as calls:
-            dit.sample(steered(tiny.windowed(wan, length, overlap, 2), ALWAYS), dit.noise("wan", 16, 16, frames=frames),
+            dit.sample(steered(tiny.windowed(wan, length, overlap, 2)), dit.noise("wan", 16, 16, frames=frames),
                        positive=prompt, steps=1)  # fmt: skip
         seen = {call["x"].shape[2] for call in calls}
         assert seen and max(seen) < frames
@@ -128,9 +128,9 @@ class TestWhatTheNetworkSees:
     def test_windows_of_a_batch_have_their_pictures_masks(self, model: Any) -> None:
         left, right = boxes()
         regions = two_regions((torch.cat([left, right] * 3), torch.cat([right, left] * 3)))
-        x, prompt = tiny.noise(16, 16, batch=6), marked(tiny.prompt(1), regions)
-        wanted = tiny.sample(steered(model, ALWAYS), x, 5.0, 2, prompt)
-        got = tiny.sample(steered(tiny.windowed(model, 4, 3, 0), ALWAYS), x, 5.0, 2, prompt)
+        x, prompt = tiny.noise(16, 16, batch=6), marked(tiny.prompt(1), regions, control=ALWAYS)
+        wanted = tiny.sample(steered(model), x, 5.0, 2, prompt)
+        got = tiny.sample(steered(tiny.windowed(model, 4, 3, 0)), x, 5.0, 2, prompt)
         assert_alike(got, wanted, 1e-4)
 
     def test_windows_of_a_batch_of_videos(self) -> None:
@@ -139,15 +139,15 @@ class TestWhatTheNetworkSees:
         masks = (torch.eye(2)[:, :, None, None].expand(2, 2, 16, 16)[:, i] for i in range(2))
         prompt = marked(dit.prompt(1), Regions(tuple(Region(mask, "x") for mask in masks)), ((1,), (2,)))
         x = dit.noise("wan", 16, 16, frames=2, batch=3)
-        wanted = dit.sample(steered(wan, ALWAYS), x, positive=prompt, steps=1)
-        got = dit.sample(steered(tiny.windowed(wan, 2, 1, 0), ALWAYS), x, positive=prompt, steps=1)
+        wanted = dit.sample(steered(wan), x, positive=prompt, steps=1)
+        got = dit.sample(steered(tiny.windowed(wan, 2, 1, 0)), x, positive=prompt, steps=1)
         assert_alike(got, wanted, 1e-3)
 
     def test_a_longer_prompt_keeps_its_phrases(self, model: Any, pulls: list) -> None:
         """Another node has put 77 more tokens behind the caption; the negative prompt is as long as both."""
-        (features, options), = marked(tiny.prompt(1), two_regions())  # fmt: skip
+        (features, options), = marked(tiny.prompt(1), two_regions(), control=ALWAYS)  # fmt: skip
         longer = [[torch.cat([features, features], dim=1), options]]
-        tiny.sample(steered(model, ALWAYS), tiny.noise(16, 16), 5.0, 1, longer, tiny.prompt(2, tokens=154))
+        tiny.sample(steered(model), tiny.noise(16, 16), 5.0, 1, longer, tiny.prompt(2, tokens=154))
         words = [keys[0] for _, keys in pulls if keys.shape[1] == 154]
         assert words
         for keys in words:
@@ -170,34 +170,36 @@ class TestGuiders:
 
     def test_two_scales_of_the_hosts(self, model: Any) -> None:
         def run(chosen: Any, with_marks: bool) -> None:
-            positive = marked(tiny.prompt(1), two_regions()) if with_marks else tiny.prompt(1)
+            positive = marked(tiny.prompt(1), two_regions(), control=ALWAYS) if with_marks else tiny.prompt(1)
             guider = Guider_DualCFG(chosen)
             guider.set_conds(positive, tiny.prompt(3), tiny.prompt(2))
             guider.set_cfg(3.0, 2.0)
             tiny.sample_with(guider, tiny.noise(16, 16), steps=1)
 
-        assert self.changed(model, steered(model, ALWAYS), run) == {0: False, 1: False, 2: True}
+        assert self.changed(model, steered(model), run) == {0: False, 1: False, 2: True}
 
     def test_style_beside_regions(self, model: Any) -> None:
         """Text and text with style are both steered, so style's part has nothing of the regions in it."""
 
         def run(chosen: Any, with_marks: bool) -> None:
-            styled, text = (marked(p, two_regions()) if with_marks else p for p in (tiny.prompt(1), tiny.prompt(3)))
+            styled, text = (
+                marked(p, two_regions(), control=ALWAYS) if with_marks else p for p in (tiny.prompt(1), tiny.prompt(3))
+            )
             both = FoveaStyleGuidance.execute(chosen, text, 2.0, 0.0, 1.0).result[0]
             tiny.sample(both, tiny.noise(16, 16), 4.0, 1, styled)
 
-        assert self.changed(model, steered(model, ALWAYS), run) == {0: True, 1: False, 2: True}
+        assert self.changed(model, steered(model), run) == {0: True, 1: False, 2: True}
 
     def test_the_hosts_copies_are_not_steered(self, model: Any, pulls: list) -> None:
         """A prompt with an area lies in the other lists too, with its marks and their words."""
-        positive = [*tiny.prompt(4), *marked(tiny.prompt(1, area=(16, 8, 0, 0)), two_regions())]
+        positive = [*tiny.prompt(4), *marked(tiny.prompt(1, area=(16, 8, 0, 0)), two_regions(), control=ALWAYS)]
         with tiny.watching(model, "") as calls:
-            tiny.sample(steered(model, ALWAYS), tiny.noise(16, 16), 5.0, 1, positive)
+            tiny.sample(steered(model), tiny.noise(16, 16), 5.0, 1, positive)
         assert sum(len(call["chunks"]) for call in calls) == 4  # whole and area, positive and negative
         assert pulls and all(queries.shape[0] == 1 for queries, _ in pulls)
         grids = [queries.shape[1] for queries, keys in pulls if keys.shape[1] == 77]
         with tiny.watching(model, "") as calls:
             pulls.clear()
-            alone = marked(tiny.prompt(1, area=(16, 8, 0, 0)), two_regions())
-            tiny.sample(steered(model, ALWAYS), tiny.noise(16, 16), 1.0, 1, alone)
+            alone = marked(tiny.prompt(1, area=(16, 8, 0, 0)), two_regions(), control=ALWAYS)
+            tiny.sample(steered(model), tiny.noise(16, 16), 1.0, 1, alone)
         assert grids == [queries.shape[1] for queries, keys in pulls if keys.shape[1] == 77]

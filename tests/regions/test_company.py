@@ -15,7 +15,7 @@ from sag_steps import relative
 from tiny_encoders import encoder
 
 from fovea.guidance.regions import prompt_encoding
-from fovea.guidance.regions.attention_patch import MARK
+from fovea.guidance.regions.prompt_regions import MARK
 from fovea.nodes.regions import FoveaDenseDiffusion
 
 CAPTION = "a plain red star and a plain blue circle on a white background"
@@ -30,28 +30,31 @@ def model() -> Any:
 def test_every_sampler(model: Any, sampler: str) -> None:
     """No more evaluations than without; outside of the window not a bit changes; pictures of a batch are apart."""
     x, prompt, runs = tiny.noise(16, 16, batch=2), marked(tiny.prompt(1), two_regions()), {}
-    for name, patched in (("plain", model), ("later", steered(model, LATER)), ("steered", steered(model, PAPER))):
+    later = marked(tiny.prompt(1), two_regions(), control=LATER)
+    for name, patched, given in (
+        ("plain", model, prompt), ("later", steered(model), later), ("steered", steered(model), prompt),
+    ):  # fmt: skip
         with tiny.watching(model) as calls:
-            runs[name] = tiny.sample(patched, x, 3.0, 4, prompt, sampler=sampler), len(calls)
+            runs[name] = tiny.sample(patched, x, 3.0, 4, given, sampler=sampler), len(calls)
     assert torch.equal(runs["later"][0], runs["plain"][0])
     got, evaluations = runs["steered"]
     assert torch.isfinite(got).all() and relative(got, runs["plain"][0]) > 1e-4
     if sampler != "dpm_adaptive":  # it chooses its steps by what it sees
         assert evaluations == runs["plain"][1] >= 4
         if not tiny.adds_noise(sampler):
-            alone = tiny.sample(steered(model, PAPER), x[1:], 3.0, 4, prompt, sampler=sampler)
+            alone = tiny.sample(steered(model), x[1:], 3.0, 4, prompt, sampler=sampler)
             assert relative(got[1:], alone) < 1e-3
 
 
 def test_a_second_pass_at_another_size(model: Any) -> None:
     """One patched model serves both passes, each as if it had been patched for it alone."""
-    control, prompt = PAPER, marked(tiny.prompt(1), two_regions())
-    patched = steered(model, control)
+    prompt = marked(tiny.prompt(1), two_regions())
+    patched = steered(model)
     first = tiny.sample(patched, tiny.noise(), 5.0, 3, prompt)
     larger = F.interpolate(first, size=(96, 80), mode="nearest")
     second = {"latent": larger, "denoise": 0.9}
     got = tiny.sample(patched, tiny.noise(96, 80), 5.0, 3, prompt, **second)
-    assert torch.equal(got, tiny.sample(steered(model, control), tiny.noise(96, 80), 5.0, 3, prompt, **second))
+    assert torch.equal(got, tiny.sample(steered(model), tiny.noise(96, 80), 5.0, 3, prompt, **second))
     assert relative(got, tiny.sample(model, tiny.noise(96, 80), 5.0, 3, prompt, **second)) > 1e-3
 
 
@@ -61,7 +64,7 @@ def test_a_second_pass_equals_the_published_operator_there(model: Any) -> None:
     with published(model, regions, PLACES, PAPER):
         wanted = tiny.sample(model, tiny.noise(128, 64), 5.0, 3, tiny.prompt(1), latent=latent, denoise=0.95)
     prompt = marked(tiny.prompt(1), regions)
-    got = tiny.sample(steered(model, PAPER), tiny.noise(128, 64), 5.0, 3, prompt, latent=latent, denoise=0.95)
+    got = tiny.sample(steered(model), tiny.noise(128, 64), 5.0, 3, prompt, latent=latent, denoise=0.95)
     assert_alike(got, wanted, 1e-3)
 
 
@@ -71,7 +74,7 @@ def test_inpainting(model: Any) -> None:
     inside[..., :256] = 1
     settings = {"latent": latent, "noise_mask": inside}
     plain = tiny.sample(model, x, 5.0, 3, prompt, **settings)
-    got = tiny.sample(steered(model, PAPER), x, 5.0, 3, prompt, **settings)
+    got = tiny.sample(steered(model), x, 5.0, 3, prompt, **settings)
     torch.testing.assert_close(got[..., 32:], latent[..., 32:], rtol=1e-4, atol=1e-4)
     assert relative(got[..., :32], plain[..., :32]) > 1e-2 and torch.isfinite(got).all()
 
@@ -82,7 +85,7 @@ def test_lora() -> None:
     with published(model, regions, PLACES, PAPER):
         wanted = tiny.sample(tiny.with_lora(model), tiny.noise(), 5.0, 2, tiny.prompt(1))
         plain = tiny.sample(model, tiny.noise(), 5.0, 2, tiny.prompt(1))
-    for both in (steered(tiny.with_lora(model), PAPER), tiny.with_lora(steered(model, PAPER))):
+    for both in (steered(tiny.with_lora(model)), tiny.with_lora(steered(model))):
         assert_alike(tiny.sample(both, tiny.noise(), 5.0, 2, marked(tiny.prompt(1), regions)), wanted, 1e-4)
     assert relative(plain, wanted) > 1e-3
 
@@ -95,9 +98,9 @@ def test_controlnet(model: Any) -> None:
     positive, negative, regions = tiny.prompt(1, **extra), tiny.prompt(2, **extra), two_regions()
     with published(model, regions, PLACES, PAPER):
         wanted = tiny.sample(model, tiny.noise(), 5.0, 2, positive, negative)
-    got = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, marked(positive, regions), negative)
+    got = tiny.sample(steered(model), tiny.noise(), 5.0, 2, marked(positive, regions), negative)
     assert_alike(got, wanted, 1e-4)
-    without = tiny.sample(steered(model, PAPER), tiny.noise(), 5.0, 2, marked(tiny.prompt(1), regions))
+    without = tiny.sample(steered(model), tiny.noise(), 5.0, 2, marked(tiny.prompt(1), regions))
     assert relative(got, without) > 1e-3
 
 

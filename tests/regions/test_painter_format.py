@@ -79,12 +79,12 @@ def test_nothing_and_masks() -> None:
     given = torch.zeros(2, 10, 10)
     given[0, :5], given[1, 5:] = 1, 1
     (first, *_), (again, *_) = run(painting=text, masks=given), run(painting=text, masks=given)
-    assert [r.phrase for r in first.items] == ["a", "b"] and torch.equal(first.items[0].mask[0], given[0])
+    assert [r.prompt for r in first.items] == ["a", "b"] and torch.equal(first.items[0].mask[0], given[0])
     more = run(painting=text, masks=given, regions=again)[0]
     assert len(more) == 4
     text = json.dumps({"regions": [{"phrase": "a", "hidden": True}, {"phrase": "b"}]})
     (region,) = run(painting=text, masks=given)[0].items
-    assert region.phrase == "b" and torch.equal(region.mask[0], given[1])
+    assert region.prompt == "b" and torch.equal(region.mask[0], given[1])
     many = json.dumps({"regions": [{"phrase": "x"}] * 64})
     with pytest.raises(ValueError, match="smaller size"):
         run(painting=many, width=4096, height=4096)
@@ -170,7 +170,7 @@ def test_any_json_is_read_or_refused(data: Any) -> None:
 def test_markup_in_a_phrase_stays_text() -> None:
     phrase = "<img src=x onerror=alert(1)>"
     regions = run(painting=changed(regions=[{"id": 1, "phrase": phrase}]))[0]
-    assert regions.items[0].phrase == phrase
+    assert regions.items[0].prompt == phrase
 
 
 def test_the_example_script_makes_a_painting(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_the_example_script_makes_a_painting(tmp_path: Path) -> None:
         Image.fromarray(((value == INDEX) * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
         places.append((str(tmp_path / f"{name}.png"), f"a {name}"))
     regions = run(**script.painting(places, "two things"))[0]
-    assert [r.phrase for r in regions.items] == ["a star", "a heart"]
+    assert [r.prompt for r in regions.items] == ["a star", "a heart"]
     assert torch.equal(regions.items[1].mask[0], torch.from_numpy(INDEX == 7).float())
 
 

@@ -33,7 +33,7 @@ def tensors(seed: int, batch: int, queries: int, keys: int, spread: float = 2.0)
 def modulated(q: Tensor, k: Tensor, v: Tensor, shares: Tensor, keys: Tensor, amount: Tensor, op: RegionBias) -> Tensor:
     def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
         parts = [augmented_attention.split_heads(t, HEADS, False)[:, chosen] for t in (q, k)]
-        return score_bias.pull(*parts, DIM**-0.5, shares, keys, amount, op)
+        return score_bias.bias_scores(*parts, DIM**-0.5, shares, keys, amount, op)
 
     return augmented_attention.attend(q, k, v, False, HEADS, None, backend, scores_for_heads)
 
@@ -103,9 +103,9 @@ def test_paint_with_words_equals_the_published_one() -> None:
     q, k, v = tensors(2, 1, shares.shape[1], 9)
     weight, sigma = 0.4, 3.3
     amount = score_bias.amounts(shares, torch.ones(2), torch.zeros(1, 2), weight * math.log(1 + sigma), 0.0)
-    whole = RegionBias("max", temperature=0, area=0, background=False)
+    whole = RegionBias("max", temperature=0, area_weight=0, background=False)
     parts = [augmented_attention.split_heads(t, HEADS, False) for t in (q, k)]
-    pull = score_bias.pull(*parts, DIM**-0.5, shares, keys, amount, whole)
+    pull = score_bias.bias_scores(*parts, DIM**-0.5, shares, keys, amount, whole)
     got = augmented_attention.attend(q, k, v, False, HEADS, None, backend, lambda chosen: pull, whole=True)[0]
     pairs = (shares[0] @ keys[0].T).double()
     wanted = reference.paint_with_words(heads(q[0]), heads(k[0]), heads(v[0]), DIM**-0.5, pairs, weight, sigma)
@@ -114,13 +114,21 @@ def test_paint_with_words_equals_the_published_one() -> None:
 
 def test_words_of_other_regions_are_pushed_down() -> None:
     words = torch.tensor([[0, 0], [1, 0], [1, 0], [0, 1], [1, 1], [0, 0]]).float()  # the last but one is of both
-    red, blue, free = score_bias.words_of(words, 0.5).T.tolist()
+    red, blue, free = score_bias.word_factors(words, 0.5).T.tolist()
     assert red == [0, 1, 1, -0.5, 1, 0] and blue == [0, -0.5, -0.5, 1, 1, 0] and free == [0, -0.5, -0.5, -0.5, -0.5, 0]
-    torch.testing.assert_close(score_bias.words_of(words, 0.0)[:, :2], words)
+    torch.testing.assert_close(score_bias.word_factors(words, 0.0)[:, :2], words)
 
     shares, amount = torch.tensor([[[1.0, 0, 0], [0.25, 0.25, 0.5]]]), torch.tensor([[0.8, 0.4]])
     q, k, v = tensors(8, 1, 2, 6)
-    got = modulated(q, k, v, shares, score_bias.words_of(words, 0.5)[None], amount, RegionBias(temperature=0.0))[0]
+    got = modulated(
+        q,
+        k,
+        v,
+        shares,
+        score_bias.word_factors(words, 0.5)[None],
+        amount,
+        RegionBias(temperature=0.0),
+    )[0]
     scores = torch.einsum("hid,hjd->hij", heads(q[0]), heads(k[0])) * DIM**-0.5
     bias = amount[0, :, None] * torch.tensor([red, [0.25 * (r + b) + 0.5 * f for r, b, f in zip(red, blue, free)]])
     scores = scores + (scores.amax(-1, keepdim=True) - scores.amin(-1, keepdim=True)) * bias
@@ -147,21 +155,21 @@ def test_range_is_that_of_the_whole_matrix(chunk: int, masked: bool) -> None:
     torch.testing.assert_close(found.smallest, torch.where(scores.isinf(), torch.inf, scores).amin(-1))
 
 
-@pytest.mark.parametrize("measure", ["range", "row max", "std"])
-def test_gradients_are_those_of_the_written_out_operator(measure: str) -> None:
+@pytest.mark.parametrize("unit", ["range", "row max", "std"])
+def test_gradients_are_those_of_the_written_out_operator(unit: str) -> None:
     """The range's own gradient included: it reaches the keys that have the largest and the smallest score."""
     shares = score_bias.with_background(shares_of(MASKS["two halves"]))
     q, k, v = (t.double().requires_grad_() for t in tensors(11, 1, 24, 24))
     amount = score_bias.amounts(shares, torch.ones(3), shares.mean(dim=1), 0.6, 1.0)
     weight = torch.randn(24, HEADS * DIM, generator=torch.Generator().manual_seed(1)).double()
-    out = modulated(q, k, v, shares.double(), shares.double(), amount.double(), RegionBias(measure))
+    out = modulated(q, k, v, shares.double(), shares.double(), amount.double(), RegionBias(unit))
     got = torch.autograd.grad((out[0] * weight).sum(), (q, k, v))
     split = [t[0].unflatten(1, (HEADS, DIM)).transpose(0, 1) for t in (q, k, v)]
     s = torch.einsum("hid,hjd->hij", *split[:2]) * DIM**-0.5
     spread = s.std(dim=(1, 2))[:, None]  # `modulated` has one head in a call
     height = {"range": s.amax(-1) - s.amin(-1), "row max": s.amax(-1).clamp_min(0), "std": spread}
     keep, pairs = (1 - amount.double())[0, :, None], (shares[0] @ shares[0].T).double()
-    s = keep * s + (amount.double()[0] * height[measure])[..., None] * pairs
+    s = keep * s + (amount.double()[0] * height[unit])[..., None] * pairs
     wanted_out = (s.softmax(-1) @ split[2]).transpose(0, 1).flatten(1)
     wanted = torch.autograd.grad((wanted_out * weight).sum(), (q, k, v))
     torch.testing.assert_close(out[0], wanted_out, rtol=1e-6, atol=1e-6)

@@ -29,7 +29,7 @@ class TestRegion:
     def test_chains_in_order(self) -> None:
         first = region(torch.ones(1, 8, 8), "a")
         second = region(torch.zeros(8, 8), " b ", first)
-        assert [r.phrase for r in second.items] == ["a", "b"] and len(first) == 1
+        assert [r.prompt for r in second.items] == ["a", "b"] and len(first) == 1
         assert second.items[1].mask.shape == (1, 8, 8)
 
     def test_has_its_own_mask(self) -> None:
@@ -58,7 +58,7 @@ class TestColors:
         picture[:, :, 7:9] = 0.5 * torch.tensor([1.0, 0, 0]) + 0.5 * torch.tensor([0, 0, 1.0])
         picture += 0.05 * torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
         (made,) = FoveaRegionsFromColors.execute(picture, "#ff0000: left\n\n#0000FF: right", 1.0, 1.0).result
-        assert [r.phrase for r in made.items] == ["left", "right"]
+        assert [r.prompt for r in made.items] == ["left", "right"]
         assert torch.equal(made.canvas().sum(dim=1), torch.ones(1, 16, 16))
         assert made.items[0].mask[..., :7].min() == 1 and made.items[1].mask[..., 9:].min() == 1
 
@@ -86,13 +86,13 @@ class TestBoxes:
     def test_every_form(self, boxes: object) -> None:
         (made,) = FoveaRegionsFromBoxes.execute(boxes, 256, 256, "", 1.0).result
         mask = made.items[0].mask
-        assert made.items[0].phrase == "a star" and mask.shape == (1, 256, 256)
+        assert made.items[0].prompt == "a star" and mask.shape == (1, 256, 256)
         assert mask[0, 64:, :128].min() == 1 and mask.sum() == 192 * 128
 
     def test_phrases_take_the_place_of_descriptions(self) -> None:
         boxes = [self.ELEMENTS[0], {**self.ELEMENTS[0], "desc": "b"}]
         (made,) = FoveaRegionsFromBoxes.execute(boxes, 64, 64, "\na heart\n", 1.0).result
-        assert [r.phrase for r in made.items] == ["a star", "a heart"]
+        assert [r.prompt for r in made.items] == ["a star", "a heart"]
 
     def test_edges_count_in_part(self) -> None:
         box = sources.Box(0.125, 0.25, 0.625, 1.0, "")

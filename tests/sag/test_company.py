@@ -81,18 +81,21 @@ class TestPrompts:
         assert set(map(tuple, extra)) == {(0,), (1,)} and torch.isfinite(result).all()
         assert not caplog.records
 
-    @pytest.mark.parametrize("cfg, branch, chunk", [(5.0, "cond", 0), (5.0, "uncond", 1), (1.0, "cond", 0)])
-    def test_branch(self, model: Any, cfg: float, branch: str, chunk: int) -> None:
+    @pytest.mark.parametrize("cfg, prompt, chunk", [(5.0, "positive", 0), (5.0, "negative", 1), (1.0, "positive", 0)])
+    def test_guided_prompt(self, model: Any, cfg: float, prompt: str, chunk: int) -> None:
         with tiny.watching(model) as calls:
-            tiny.sample(guided(model, branch=branch), tiny.noise(16, 16), cfg)
+            tiny.sample(guided(model, guided_prompt=prompt), tiny.noise(16, 16), cfg)
         assert [c["chunks"] for c in calls if hooks.DEGRADED in c["options"]] == [[chunk]] * 3
-        x, x0, sigma = one_step(guided(model, branch=branch), tiny.noise(24, 16), cfg)
-        assert relative(x0.double(), Denoiser(model, cfg, branch)(x, sigma, (3, 2))) < 2e-5
+        x, x0, sigma = one_step(guided(model, guided_prompt=prompt), tiny.noise(24, 16), cfg)
+        assert (
+            relative(x0.double(), Denoiser(model, cfg, "cond" if prompt == "positive" else "uncond")(x, sigma, (3, 2)))
+            < 2e-5
+        )
 
-    def test_a_branch_that_is_not_there_is_said_once(self, model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_prompt_that_is_not_there_is_said_once(self, model: Any, caplog: pytest.LogCaptureFixture) -> None:
         x = tiny.noise(16, 16)
         with caplog.at_level(logging.WARNING), tiny.watching(model) as calls:
-            result = tiny.sample(guided(model, branch="uncond"), x, cfg=1.0)
+            result = tiny.sample(guided(model, guided_prompt="negative"), x, cfg=1.0)
         assert chunks(calls) == [[0]] * 3 and torch.equal(result, tiny.sample(model, x, cfg=1.0))
         assert [r.message.count("negative prompt") for r in caplog.records] == [1]
 
@@ -168,7 +171,8 @@ class TestGuiders:
     def test_a_second_models_negative_prompt_is_not_evaluated_on_the_first(self, model: Any) -> None:
         x, other = tiny.noise(16, 16), tiny.unet("sd15", seed=1)
         auto, cond = (
-            tiny.sample_with(dual_model(guided(model, branch=branch), other), x) for branch in ("auto", "cond")
+            tiny.sample_with(dual_model(guided(model, guided_prompt=prompt), other), x)
+            for prompt in ("auto", "positive")
         )
         assert torch.equal(auto, cond)
 
@@ -189,14 +193,14 @@ class TestGuiders:
 
 class TestBesideOtherNodes:
     @pytest.mark.parametrize("ours_first", [True, False])
-    @pytest.mark.parametrize("branch", ["auto", "cond"])
-    def test_pags_effect_is_unchanged(self, model: Any, ours_first: bool, branch: str) -> None:
+    @pytest.mark.parametrize("prompt", ["auto", "positive"])
+    def test_pags_effect_is_unchanged(self, model: Any, ours_first: bool, prompt: str) -> None:
         def pag(before: Any) -> Any:
             return PerturbedAttentionGuidance.execute(before, 3.0).result[0]
 
         start = tiny.noise(24, 16)
-        sag_only = guided(model, branch=branch)
-        both = pag(sag_only) if ours_first else guided(pag(model), branch=branch)
+        sag_only = guided(model, guided_prompt=prompt)
+        both = pag(sag_only) if ours_first else guided(pag(model), guided_prompt=prompt)
         plain, with_pag, with_sag, with_both = (one_step(m, start)[1] for m in (model, pag(model), sag_only, both))
         close = {"rtol": 1e-3, "atol": 1e-3 * float(plain.abs().max())}
         torch.testing.assert_close(with_both - with_sag, with_pag - plain, **close)
@@ -209,7 +213,7 @@ class TestBesideOtherNodes:
     def test_pag_before_ours_does_not_spoil_the_record(self, model: Any) -> None:
         """PAG evaluates the positive prompt again with broken attention before we read; a deeper block sees that."""
         start = tiny.noise(24, 16)
-        settings = {"branch": "cond", "blocks": "output.2", "threshold": 1.05}
+        settings = {"guided_prompt": "positive", "blocks": "output.2", "threshold": 1.05}
         pag = PerturbedAttentionGuidance.execute(model, 3.0).result[0]
         with_pag, plain = one_step(pag, start)[1], one_step(model, start)[1]
         both, with_sag = one_step(guided(pag, **settings), start)[1], one_step(guided(model, **settings), start)[1]
@@ -224,7 +228,7 @@ class TestBesideOtherNodes:
         """It replaces the attention of the very block we read."""
         x = tiny.noise(32, 24)
         core = CoreSag.execute(model, 0.5, 2.0).result[0]
-        both = tiny.sample(guided(core, scale=0.25, kernel="taps"), x)
+        both = tiny.sample(guided(core, scale=0.25, blur_kernel="core: 9 px"), x)
         assert relative(both, tiny.sample(CoreSag.execute(model, 0.75, 2.0).result[0], x)) < 1e-4
 
     @pytest.mark.parametrize("ours_first", [False, True])

@@ -84,10 +84,10 @@ class TestAgainstTheFormulas:
     @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
     @pytest.mark.parametrize("size", [(64, 64), (64, 96), (40, 24)])
     def test_equals_the_hosts_node_at_multiples_of_64_pixels(self, kind: str, size: tuple[int, int]) -> None:
-        """Where ComfyUI's own node is right: uncond branch, its 9 taps, sizes whose grid it guesses correctly."""
+        """Where ComfyUI's own node is right: negative prompt, kernel of 9 pixels, sizes whose grid it guesses."""
         model, x = tiny.unet(kind), tiny.noise(*size)
         core = CoreSag.execute(model, 0.5, 2.0).result[0]
-        ours = guided(model, scale=0.5, blur_sigma=2.0, kernel="taps")
+        ours = guided(model, scale=0.5, blur_sigma=2.0, blur_kernel="core: 9 px")
         theirs = tiny.sample(core, x, steps=1)
         assert relative(tiny.sample(ours, x, steps=1), theirs) < 1e-5
         assert relative(tiny.sample(model, x, steps=1), theirs) > 1e-2
@@ -95,7 +95,7 @@ class TestAgainstTheFormulas:
     def test_equals_the_hosts_node_over_a_whole_run(self, model: Any) -> None:
         x = tiny.noise(32, 24)
         theirs = tiny.sample(CoreSag.execute(model, 0.5, 2.0).result[0], x, steps=6)
-        assert relative(tiny.sample(guided(model, scale=0.5, kernel="taps"), x, steps=6), theirs) < 1e-4
+        assert relative(tiny.sample(guided(model, scale=0.5, blur_kernel="core: 9 px"), x, steps=6), theirs) < 1e-4
 
 
 class TestCost:
@@ -109,7 +109,7 @@ class TestCost:
     @pytest.mark.parametrize("every, extra", [(2, [0, 2, 4]), (3, [0, 3]), (100, [0])])
     def test_every_kth_step(self, model: Any, every: int, extra: list[int]) -> None:
         with tiny.watching(model) as calls:
-            result = tiny.sample(guided(model, every=every), tiny.noise(16, 16), steps=5)
+            result = tiny.sample(guided(model, every_n_steps=every), tiny.noise(16, 16), steps=5)
         expected = [group for step in range(5) for group in ([[0, 1], [1]] if step in extra else [[0, 1]])]
         assert chunks(calls) == expected
         assert relative(result, tiny.sample(guided(model), tiny.noise(16, 16), steps=5)) > 1e-3
@@ -187,13 +187,13 @@ class TestBatchesAndSizes:
         assert all(torch.equal(a, b) for a, b in zip(fresh, again))
 
     def test_canceled_run_then_a_normal_one(self, model: Any) -> None:
-        patched, x = guided(model, every=2), tiny.noise(16, 16)
+        patched, x = guided(model, every_n_steps=2), tiny.noise(16, 16)
 
         def cancel(step: int, *_: Any) -> None:
             if step == 1:
                 raise comfy.model_management.InterruptProcessingException
 
-        expected = tiny.sample(guided(model, every=2), x)
+        expected = tiny.sample(guided(model, every_n_steps=2), x)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             tiny.sample(patched, tiny.noise(24, 16), callback=cancel)
         assert torch.equal(tiny.sample(patched, x), expected)

@@ -143,8 +143,8 @@ def test_other_guidance_goes_on(model: Any) -> None:
         torch.testing.assert_close(sample(change(guided(model, 2.0))), styled, rtol=5e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("branch", ["uncond", "cond"])
-def test_each_guidance_adds_its_own_part(model: Any, branch: str) -> None:
+@pytest.mark.parametrize("prompt", ["negative", "positive"])
+def test_each_guidance_adds_its_own_part(model: Any, prompt: str) -> None:
     """One step: with SAG and style both, what SAG adds to the text alone and what style adds without SAG."""
     from sag_steps import guided as with_sag
 
@@ -152,7 +152,7 @@ def test_each_guidance_adds_its_own_part(model: Any, branch: str) -> None:
         return sample(patched, positive=positive, steps=1)
 
     def sag(patched: Any) -> Any:
-        return with_sag(patched, branch=branch)
+        return with_sag(patched, guided_prompt=prompt)
 
     plain, by_sag, by_style = one(model, TEXT), one(sag(model), TEXT), one(guided(model, 2.0))
     wanted = plain + (by_sag - plain) + (by_style - plain)

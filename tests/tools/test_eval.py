@@ -12,7 +12,8 @@ import torch
 
 from fovea.guidance.regions.score_bias import RegionBias
 from fovea.models.shapesworld import loader as demo_model
-from fovea.nodes.regions import OPERATORS, FoveaDenseDiffusion
+from fovea.nodes.regions import METHODS as NODE_METHODS
+from fovea.nodes.regions import FoveaDenseDiffusion
 from tools.shapesworld.world import render
 from tools.studies import metrics
 from tools.studies.noise_optimization import methods as latent_methods
@@ -125,15 +126,15 @@ class TestLayouts:
 
     def test_what_is_reported_as_fovea_is_what_the_node_does_by_default(self) -> None:
         widgets = {i.id: i.default for i in FoveaDenseDiffusion.define_schema().inputs if hasattr(i, "default")}
-        preset = OPERATORS[widgets["operator"]]
+        preset = NODE_METHODS[widgets["method"]]
         measured = METHODS["fovea"]
-        assert isinstance(measured, Steered) and widgets["operator"] == "fovea"
+        assert isinstance(measured, Steered) and widgets["method"] == "fovea"
         assert measured.text == pytest.approx(preset.text * widgets["cross_strength"])
         assert measured.image == pytest.approx(preset.image * widgets["self_strength"])
         assert (measured.law, measured.exponent, measured.end) == (
             preset.law, widgets["time_exponent"], widgets["end_percent"]
         )  # fmt: skip
-        assert RegionBias(**measured.operator) == preset.operator and widgets["start_percent"] == 0
+        assert RegionBias(**measured.bias) == preset.bias and widgets["start_percent"] == 0
 
     def test_described_scores(self) -> None:
         scores = torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(0))
@@ -164,7 +165,7 @@ def test_latent_reports_name_methods_that_exist() -> None:
     table = {name: {"settings": asdict(methods[name]), **latents.summary(rows[name], baselines)} for name in methods}
     assert table["DOODL"]["against"]["DOODL"]["clip_b"] == [0, 0, 0]
     page = report_latents.quality_section(
-        {"prompts": 4, "steps": 8, "cfg": 4.0, "updates": 12, "device": "cpu", "table": table}
+        {"prompts": 4, "steps": 8, "cfg": 4.0, "iterations": 12, "device": "cpu", "table": table}
     )
     assert all(f"| {name} |" in page for name in methods) and "3" in page
     costs = latent_plots.costs_of(methods["past the model, whole"], 16, 2.0, 1.0)
@@ -172,8 +173,12 @@ def test_latent_reports_name_methods_that_exist() -> None:
 
 
 def test_counts_fill_the_time() -> None:
-    method = latent_methods.Method(draws=-1)
-    assert method.timed and method.filled(7).draws == 7 and latent_methods.Method(updates=-1).filled(5).updates == 5
+    method = latent_methods.Method(candidates=-1)
+    assert (
+        method.timed
+        and method.filled(7).candidates == 7
+        and replace(method, candidates=1, iterations=-1).filled(5).iterations == 5
+    )
     for name in ("uniform", "center", "spectral"):
         found = latent_methods.saliency_source(name)(torch.rand(2, 3, 32, 32))
         assert found.shape == (2, 32, 32) and found.min() >= 0

@@ -102,7 +102,7 @@ def regions(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) ->
     preview = board.put("FoveaRegionPreview", 1, regions=(boxes, 0), width=size, height=size)
     board.put("PreviewImage", 1, "Where", images=(preview, 0))
     steer = board.put("FoveaDenseDiffusion", 2, color="ours", model=given["model"], clip=given["clip"],
-                      regions=(boxes, 0), caption=PLACED)  # fmt: skip
+                      regions=(boxes, 0), prompt=PLACED)  # fmt: skip
     plain = board.put("CLIPTextEncode", 2, "The prompt without regions", clip=given["clip"], text=PLACED)
     negative = (steer, 2)
     show(board, 3, {**given, "positive": (plain, 0), "negative": negative}, "Without regions", cfg=cfg, **how)
@@ -125,8 +125,8 @@ def latent(board: Board, file: str, size: int, cfg: float = 6.0) -> None:
     scorer = board.put("FoveaLoadScorer", 1)
     found = board.put(
         "FoveaOptimizeLatent", 1, color="ours", model=given["model"], vae=given["vae"], positive=given["positive"],
-        negative=given["negative"], latent_image=given["latent"], scorer=(scorer, 0), text=SCENE, seed=given["seed"],
-        cfg=cfg, sampler_steps=20,
+        negative=given["negative"], latent_image=given["latent"], scorer=(scorer, 0), prompt=SCENE, seed=given["seed"],
+        cfg=cfg, steps=20,
     )  # fmt: skip
     show(board, 2, given, "The same noise, not optimized", 20, cfg, "euler", "normal")
     board.put("PreviewImage", 3, "Optimized", images=(found, 2))
@@ -139,7 +139,7 @@ The noise is changed until a CLIP says that the picture fits the prompt, on {fil
 Scorer*: ShapesWorld's own knows nothing but shapes.
 
 **Try**
-- more **draws** and **updates**: time is their number times that of a picture;
+- more **candidates** and **iterations**: time is their number times that of a picture;
 - **salient_weight** 0 to 1: the whole picture, or the parts that people look at.
 """)
 
@@ -151,7 +151,7 @@ def experts_sdxl(board: Board) -> None:
     own = [board.put("CLIPTextEncodeSDXLRefiner", 1, name, clip=(second, 1), text=text, ascore=score, width=1024,
                      height=1024) for name, text, score in (("Refiner's prompt", SCENE, 6.0),
                                                             ("Refiner's negative prompt", "blurry", 2.5))]  # fmt: skip
-    expert = board.put("FoveaExpert", 1, color="ours", model=(second, 0), level="SDXL refiner",
+    expert = board.put("FoveaExpert", 1, color="ours", model=(second, 0), boundary_unit="SDXL refiner",
                        positive=(own[0], 0), negative=(own[1], 0))  # fmt: skip
     switch = board.put("FoveaExpertSwitch", 2, color="ours", model=given["model"], experts=(expert, 0))
     board.put("PreviewAny", 2, "Who acts where", source=(switch, 1))
@@ -179,7 +179,7 @@ def experts_wan(board: Board) -> None:
     positive = board.put("CLIPTextEncode", 1, "Prompt", "prompt", clip=(clip, 0), text="waves break on a cliff")
     negative = board.put("CLIPTextEncode", 1, "Negative prompt", clip=(clip, 0), text="still picture, blurry")
     video = board.put("EmptyHunyuanLatentVideo", 1, width=640, height=640, length=33)
-    expert = board.put("FoveaExpert", 2, color="ours", model=(shifted[1], 0), level="Wan 2.2 T2V, low noise")
+    expert = board.put("FoveaExpert", 2, color="ours", model=(shifted[1], 0), boundary_unit="Wan 2.2 T2V, low noise")
     switch = board.put("FoveaExpertSwitch", 2, color="ours", model=(shifted[0], 0), experts=(expert, 0))
     board.put("PreviewAny", 2, "Who acts where", source=(switch, 1))
     sampled = board.put("KSampler", 3, "One run", model=(switch, 0), positive=(positive, 0), negative=(negative, 0),
@@ -204,7 +204,7 @@ def encoders(board: Board, file: str, size: int, cfg: float, size_of_step: int =
     how: dict[str, Any] = {"sampler": "euler", "scheduler": "simple"} if file != SDXL else {}
     for column, curves in ((1, "eDiff-I"), (2, "T5 first")):
         schedule = board.put("FoveaEncoderSchedule", column, f"Encoder Schedule: {curves}", "ours", clip=given["clip"],
-                             text=SCENE, curves=curves)  # fmt: skip
+                             prompt=SCENE, curves=curves)  # fmt: skip
         board.put("PreviewImage", column, f"Weights: {curves}", images=(schedule, 1))
         show(board, 3, {**given, "positive": (schedule, 0), "negative": (empty, 0)}, curves, size_of_step, cfg, **how)
     board.note(f"""## Text encoders weighted by noise level
@@ -213,7 +213,7 @@ def encoders(board: Board, file: str, size: int, cfg: float, size_of_step: int =
 SDXL, whose encoders are two CLIPs, CLIP-G is the one that stays). A step costs what it costs without the node.
 
 **Try**
-- a prompt for each: **clip_text** for the looks, **t5_text** for what is where;
+- a prompt for each: **clip_prompt** for the looks, **t5_prompt** for what is where;
 - **curves** *curves below* with points of your own.
 """)
 

@@ -22,8 +22,8 @@ PROMPT_COLUMNS = ("prompts", "prompt", "caption", "text")
 CATEGORY_COLUMNS = ("category", "challenge")
 SEEDS = ("seed", "noise_seed")
 POSITIVE = ("positive", "cond1", "styled")  # inputs that take the prompt
-TEXTS = ("text", "caption", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "clip_text", "t5_text")
-OVERRIDES = ("clip_text", "t5_text")  # empty: text is taken
+TEXTS = ("text", "prompt", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "clip_prompt", "t5_prompt")
+OVERRIDES = ("clip_prompt", "t5_prompt")  # empty: text is taken
 SHOWING = ("SaveImage", "PreviewImage")
 SCORE = "fovea_sweep_score"  # prefix of the nodes that are added
 
@@ -210,7 +210,7 @@ def scored(graph: Graph, prompt: str, scorers: Sequence[str]) -> Graph:
         made[loader] = node("FoveaLoadScorer", file=file, activation="auto", allow_download=False)
         for output in outputs(graph):
             images, rating = graph[output]["inputs"]["images"], f"{loader}_{output}"
-            made[rating] = node("FoveaScoreImages", image=images, scorer=[loader, 0], text=prompt)
+            made[rating] = node("FoveaScoreImages", image=images, scorer=[loader, 0], prompt=prompt)
             made[f"{rating}_told"] = node("PreviewAny", source=[rating, 2])
     return made
 

@@ -6,6 +6,7 @@ import { backgroundsFor, captureStep, keepFromGraph } from "./painter/host.js";
 import { Panel } from "./painter/panel.js";
 import { Store } from "./painter/store.js";
 import { useLanguage } from "./painter/texts.js";
+import { resolvedText } from "./painter/wildcards.js";
 import { listBackgrounds, resumeWorkspace, workspaceOf } from "./painter/workspace.js";
 
 const WIDGET = "FOVEA_PAINTER"; // no name of ComfyUI's own, which would take its place in Nodes 2.0
@@ -63,9 +64,9 @@ function painter(node, name) {
     hideOnZoom: false,
     socketless: true,
   });
-  widget.serializeValue = async () => {
+  widget.serializeValue = async () => { // for a prompt that is queued; workflows keep the value
     await store.ready; // a stroke that ended just now
-    return store.text;
+    return resolvedText(store.text);
   };
   followSize(node, store);
   const removed = widget.onRemove;

@@ -41,7 +41,7 @@ class Reading:
         from fovea.nodes.encoder_schedule import CUSTOM, FoveaEncoderSchedule
 
         return joined([
-            FoveaEncoderSchedule.execute(clip, text, "", "", CUSTOM, *self.curves, parts=16, guidance=0.0).result[0]
+            FoveaEncoderSchedule.execute(clip, text, "", "", CUSTOM, *self.curves, segments=16, guidance=0.0).result[0]
             for text in captions
         ])  # fmt: skip
 

@@ -44,7 +44,7 @@ def line(demo: DemoSetup, index: int) -> dict[str, list[float]]:
     text, seed = caption(sets.scene("tune", index, 2 + index % 3)), FIRST_SEED["tune"] + index
     found: dict[str, list[float]] = {}
     random = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(index))
-    for name, through in {**DIRECTIONS, "random": 0}.items():
+    for name, backprop_steps in {**DIRECTIONS, "random": 0}.items():
         losses: list[float] = []
 
         def look(start: Tensor, evaluate: Any, *rest: Any, name: str = name, losses: list = losses) -> Any:
@@ -56,7 +56,7 @@ def line(demo: DemoSetup, index: int) -> dict[str, list[float]]:
             losses += [float(evaluate(z, False).losses[0] / first.losses[0]) for z in rays]
             return best_of([start], evaluate)
 
-        methods.run(methods.Method(updates=1, through=through), demo, text, seed, look)
+        methods.run(methods.Method(iterations=1, backprop_steps=backprop_steps), demo, text, seed, look)
         found[name] = losses
     return found
 

@@ -1,6 +1,6 @@
 """The ways of finding a better starting latent that the evaluation compares, each with the same prompt, seed and time.
 
-A method draws or moves starting noise and keeps what CLIP A likes best; none of them sees the judges.
+A method tries or moves starting noise and keeps what CLIP A likes best; none of them sees the judges.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ from torch import Tensor
 
 from ..demo_setup import DemoSetup
 
-STEPS, CFG, UPDATES = 8, 4.0, 12
+STEPS, CFG, ITERATIONS = 8, 4.0, 12
 
 
 @dataclass(frozen=True)
 class Method:
-    """draws: fresh noises tried, updates: changes of the best of them by gradient; -1: as many as there is time for.
+    """candidates: fresh noises tried, iterations: changes of the best of them by gradient; -1: as many as there is time
+    for.
 
-    source: of saliency. rate: None is the rule's own. guidance: scale of CLIP guidance on top, 0 is none. through: as
-    the node has it, None is exact.
+    source: of saliency. rate: None is the rule's own. guidance: scale of CLIP guidance on top, 0 is none.
+    backprop_steps: None is exact.
     """
 
-    draws: int = 1
-    updates: int = 0
+    candidates: int = 1
+    iterations: int = 0
     rule: str = "doodl"
     rate: float | None = None
     weight: float = 0.0
-    parts: str = "crops"
+    views: str = "crops"
     source: str = "spectral"
     mode: str = "checkpoint"
-    through: int | None = None
+    backprop_steps: int | None = None
     guidance: float = 0.0
 
     @property
     def timed(self) -> bool:
         """Whether the time says how much it may try."""
-        return -1 in (self.draws, self.updates)
+        return -1 in (self.candidates, self.iterations)
 
     def filled(self, trials: int) -> Method:
-        return replace(self, draws=trials) if self.draws == -1 else replace(self, updates=trials)
+        return replace(self, candidates=trials) if self.candidates == -1 else replace(self, iterations=trials)
 
 
 def uniform(pictures: Tensor) -> Tensor:
@@ -92,11 +93,11 @@ def run(method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..
     )  # fmt: skip
     rule = update_rules.RULES[method.rule]
     config = OptimizationConfig(
-        demo.scorer, text, SalientLoss(method.weight, 0, method.parts), rule(rate=method.rate or rule().rate),
-        Limits(method.updates), saliency_source(method.source) if method.weight else None, mode=method.mode,
-        candidates=method.draws, backprop_steps=method.through,
+        demo.scorer, text, SalientLoss(method.weight, 0, method.views), rule(rate=method.rate or rule().rate),
+        Limits(method.iterations), saliency_source(method.source) if method.weight else None, mode=method.mode,
+        candidates=method.candidates, backprop_steps=method.backprop_steps,
     )  # fmt: skip
-    if method.updates == 0:
+    if method.iterations == 0:
         return best_of_n(inputs, config).best
     if look is None:
         return optimize_noise(inputs, config).best
@@ -109,18 +110,18 @@ def run(method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..
     return optimize_noise(inputs, config, optimizer=Looking).best
 
 
-REFERENCE = "SGOOL, crops"  # takes UPDATES updates; what they take is everybody's time
-SGOOL = Method(updates=UPDATES, rate=3.0, weight=0.5)
-STRAIGHT = Method(draws=12, updates=-1, rule="turn", rate=0.03, through=0)  # past the model
+REFERENCE = "SGOOL, crops"  # takes ITERATIONS iterations; what they take is everybody's time
+SGOOL = Method(iterations=ITERATIONS, rate=3.0, weight=0.5)
+STRAIGHT = Method(candidates=12, iterations=-1, rule="spherical", rate=0.03, backprop_steps=0)  # past the model
 METHODS = {
     "none": Method(),
     "CLIP guidance": Method(guidance=20.0),
-    "CLIP guidance, best of n": Method(draws=-1, guidance=20.0),
-    "best of n": Method(draws=-1),
-    "DOODL": replace(SGOOL, updates=-1, weight=0.0),
+    "CLIP guidance, best of n": Method(candidates=-1, guidance=20.0),
+    "best of n": Method(candidates=-1),
+    "DOODL": replace(SGOOL, iterations=-1, weight=0.0),
     REFERENCE: SGOOL,
-    "SGOOL, cutouts": replace(SGOOL, updates=-1, parts="cutouts"),
+    "SGOOL, cutouts": replace(SGOOL, iterations=-1, views="cutouts"),
     "past the model, whole": STRAIGHT,
-    "past the model, cutouts": replace(STRAIGHT, weight=0.5, parts="cutouts"),
-    "past the model, cutouts anywhere": replace(STRAIGHT, weight=0.5, parts="cutouts", source="uniform"),
+    "past the model, cutouts": replace(STRAIGHT, weight=0.5, views="cutouts"),
+    "past the model, cutouts anywhere": replace(STRAIGHT, weight=0.5, views="cutouts", source="uniform"),
 }

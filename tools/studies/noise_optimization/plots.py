@@ -61,10 +61,10 @@ def curves(folder: Path, report: dict, methods: dict[str, Method], path: Path) -
 
 
 def costs_of(method: Method, count: int, each: float, draw: float) -> list[float]:
-    """Seconds of every trial: draws, then evaluations with the gradient, the last without."""
-    if not method.updates:
+    """Seconds of every trial: candidates, then evaluations with the gradient, the last without."""
+    if not method.iterations:
         return [draw] * count
-    fresh = method.draws if method.draws > 1 else 0
+    fresh = method.candidates if method.candidates > 1 else 0
     return [draw] * fresh + [each] * (count - fresh - 1) + [draw]
 
 

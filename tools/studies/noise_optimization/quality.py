@@ -2,8 +2,8 @@
 
 `python -m tools.studies.noise_optimization.quality` writes output/eval/latents/report.json and docs/images/latents_*.
 Every method optimizes what CLIP A says, on the same prompts and seeds; CLIP B and the reader judge. How many trials a
-method has is measured first: as many as fit into the time that SGOOL's twelve updates take. `--set tune` does the same
-on other prompts. Resumable: every picture is kept, by the weights and the method's settings. `--processes` of one
+method has is measured first: as many as fit into the time that SGOOL's twelve iterations take. `--set tune` does the
+same on other prompts. Resumable: every picture is kept, by the weights and the method's settings. `--processes` of one
 thread each.
 """
 
@@ -32,7 +32,7 @@ from ..demo_setup import DemoSetup
 from ..processes import begin, in_processes
 from ..sampling import as_bytes
 from . import methods
-from .methods import CFG, METHODS, REFERENCE, STEPS, UPDATES, Method
+from .methods import CFG, ITERATIONS, METHODS, REFERENCE, STEPS, Method
 
 FOLDER = ROOT / "output" / "eval" / "latents"
 FIRST_SEED = {"tune": 10_000_000, "report": 11_000_000}
@@ -81,7 +81,7 @@ def weights() -> str:
 
 
 def timed(tried: Tried, only: Collection[str] = ()) -> dict[str, Any]:
-    """How many trials every method has: from what draws and updates of every kind take, in turns, on other prompts."""
+    """How many trials every method has: from what candidates and iterations take, in turns, on other prompts."""
     path = tried.folder / f"trials {digest(METHODS[REFERENCE])}.json"
     known = json.loads(path.read_text()) if path.exists() else {"trials": {}, "seconds": {}}
     names = [name for name, method in chosen(only).items() if method.timed and name not in known["trials"]]
@@ -101,8 +101,8 @@ def timed(tried: Tried, only: Collection[str] = ()) -> dict[str, Any]:
     known["draw"] = draw
     for name in names:
         method = METHODS[name]
-        if method.updates == -1:  # its draws and its last evaluation cost what a draw does
-            fixed = draw * ((method.draws if method.draws > 1 else 0) + 1)
+        if method.iterations == -1:  # its candidates and its last evaluation cost the same
+            fixed = draw * ((method.candidates if method.candidates > 1 else 0) + 1)
             each, left = (median[name] - fixed) / 4, median[REFERENCE] - fixed
         else:
             each, left = median[name] / 4, median[REFERENCE]
@@ -164,7 +164,7 @@ def main() -> None:
              for name in rows}  # fmt: skip
     record.write(args.out / f"{args.set}.json", {
         **record.source(), "set": args.set, "prompts": args.prompts, "steps": STEPS, "cfg": CFG,
-        "updates": UPDATES, "device": str(tried.demo.model.load_device), **time_given, "table": table,
+        "iterations": ITERATIONS, "device": str(tried.demo.model.load_device), **time_given, "table": table,
     })  # fmt: skip
     for name, row in sorted(table.items(), key=lambda item: -item[1]["clip_b"][0]):
         print(f"{name:<34}", *(f"{key} {row[key]}" for key in (*MEASURED, "against", "seconds")))

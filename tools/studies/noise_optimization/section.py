@@ -12,24 +12,24 @@ def quality_section(report: dict) -> str:
     found = report["table"]
     order = sorted(found, key=lambda name: -found[name]["clip_b"][0])
     rows = [
-        (name, f"{r['settings']['draws']} + {r['settings']['updates']}", interval(r["clip_b"], 100),
+        (name, f"{r['settings']['candidates']} + {r['settings']['iterations']}", interval(r["clip_b"], 100),
          *(interval(r["against"][other]["clip_b"], 100) if other != name else "-" for other in BASELINES),
          interval(r["share_right"], 100), interval(r["all_right"], 100), interval(r["exact"], 100),
          interval(r["clip_a"], 100), r["seconds"])
         for name, r in ((name, found[name]) for name in order)
     ]  # fmt: skip
-    head = ("method", "draws + updates", "CLIP B", *(f"less {name}" for name in BASELINES), "objects right %",
+    head = ("method", "candidates + iterations", "CLIP B", *(f"less {name}" for name in BASELINES), "objects right %",
             "all right %", "exact %", "CLIP A (optimized)", "s")  # fmt: skip
     return paragraphs(
         "## Starting latents on ShapesWorld",
         f"`make eval`: {report['prompts']} prompts of two to four objects, the same seeds for every method; "
         f"{report['steps']} steps of euler / normal, CFG {report['cfg']:g}, on {report['device']}, one thread. "
         "Every method optimizes what CLIP A says of the picture; CLIP B and the reader, which none sees, judge. "
-        f"All but `none` and `CLIP guidance` have the time that SGOOL's {report['updates']} updates take. Scores "
+        f"All but `none` and `CLIP guidance` have the time that SGOOL's {report['iterations']} iterations take. Scores "
         "are cosines times 100. In brackets: 95 % bootstrap interval over prompts; differences are paired. "
         "`past the model`: the gradient at the finished latent is used as the direction of the noise, without "
-        "going back through the model, from the best of twelve draws. `cutouts anywhere` is the control: squares "
-        "drawn without looking at saliency, the spectral residual elsewhere. Rates, draws and guidance scale were "
+        "going back through the model, from the best of twelve candidates. `cutouts anywhere` is the control: squares "
+        "drawn without looking at saliency, the spectral residual elsewhere. Rates, candidates and guidance scale were "
         "chosen by looking at four to twelve prompts of the tuning set; DOODL's rate is 3 (1 as published moved "
         "less). Counts come from timing on one more prompt, three turns each.",
         table(head, rows),

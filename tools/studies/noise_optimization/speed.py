@@ -35,12 +35,12 @@ GPU_CASES = (
 @dataclass(frozen=True)
 class Way:
     mode: str = "checkpoint"
-    through: int | None = None
+    backprop_steps: int | None = None
     tiny: bool = False
 
 
 WAYS = {
-    "checkpoint": Way(), "invertible": Way("invertible"), "past the model": Way(through=0),
+    "checkpoint": Way(), "invertible": Way("invertible"), "past the model": Way(backprop_steps=0),
     "checkpoint, tiny decoder": Way(tiny=True),
 }  # fmt: skip
 
@@ -88,7 +88,7 @@ def scorer(case: Case) -> Any:
 
 
 def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]]]:
-    """Plain sampling with decoding and scoring, and every way with that many updates."""
+    """Plain sampling with decoding and scoring, and every way with that many iterations."""
     import comfy.sample
     import comfy.samplers
 
@@ -96,7 +96,7 @@ def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]
     from fovea.guidance.noise_optimization.losses import SalientLoss
     from fovea.guidance.noise_optimization.noise_sampler import SamplingInputs, best_of_n, optimize_noise
     from fovea.guidance.noise_optimization.search import Limits
-    from fovea.guidance.noise_optimization.update_rules import Turn
+    from fovea.guidance.noise_optimization.update_rules import Spherical
 
     model, judge, vaes = build(case), scorer(case), decoders(case)
 
@@ -105,14 +105,14 @@ def works(case: Case) -> tuple[Callable[[], Any], dict[str, Callable[[int], Any]
         noise = comfy.sample.prepare_noise(case.latent, 0)
         return SamplingInputs(model, vaes[tiny], case.prompt(1), case.prompt(2), 5.0, noise, case.latent, sigmas, 0)
 
-    def config(way: Way, updates: int) -> OptimizationConfig:
+    def config(way: Way, iterations: int) -> OptimizationConfig:
         loss = SalientLoss(weight=0.0)
         return OptimizationConfig(
-            judge, "a red star", loss, Turn(), Limits(updates), mode=way.mode, backprop_steps=way.through
+            judge, "a red star", loss, Spherical(), Limits(iterations), mode=way.mode, backprop_steps=way.backprop_steps
         )
 
-    def moved(way: Way, updates: int) -> Any:
-        return optimize_noise(inputs(way.tiny), config(way, updates))
+    def moved(way: Way, iterations: int) -> Any:
+        return optimize_noise(inputs(way.tiny), config(way, iterations))
 
     chosen: dict[str, Callable[[int], Any]] = {
         name: partial(moved, way) for name, way in WAYS.items() if way.tiny in vaes
@@ -126,7 +126,7 @@ def bench(case: Case, device: torch.device) -> list[dict[str, Any]]:
     label = f"{case.model} {case.size}, {case.steps} steps"
     runs: dict[Any, Callable[[], Any]] = {"plain": plain}
     for name, work in ways.items():
-        runs |= {(name, updates): partial(work, updates) for updates in (2, 1)}
+        runs |= {(name, iterations): partial(work, iterations) for iterations in (2, 1)}
     times = meter.taking_turns(runs, device, case.repeats, label)
     base = statistics.median(times["plain"])
     # An update, and nothing but it: two of them less one.

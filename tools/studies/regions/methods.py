@@ -37,7 +37,7 @@ class Couple:
         from fovea.guidance.regions.masks import token_shares
 
         canvas = regions.canvas()
-        texts = [caption, *(region.phrase for region in regions.items)]
+        texts = [caption, *(region.prompt for region in regions.items)]
         prompts = [prompt_encoding.encode(clip, text)[0][0] for text in texts]
 
         def attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], attn: Any) -> Tensor:
@@ -73,10 +73,10 @@ class Steered:
 
     def __init__(
         self, text: float, image: float, law: str = "power", exponent: float = 5.0, end: float = 0.3,
-        mode: str = "auto", blocks: str = "all", **operator: Any,
+        mode: str = "auto", blocks: str = "all", **bias: Any,
     ) -> None:  # fmt: skip
         self.text, self.image, self.law, self.exponent, self.end = text, image, law, exponent, end
-        self.mode, self.blocks, self.operator = mode, blocks, operator
+        self.mode, self.blocks, self.bias = mode, blocks, bias
 
     def __repr__(self) -> str:
         return f"Steered({', '.join(f'{key}={value!r}' for key, value in vars(self).items())})"
@@ -84,8 +84,8 @@ class Steered:
     def __call__(self, model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
         from fovea.attention.block_names import parse_blocks
         from fovea.attention.families.registry import family_of
-        from fovea.guidance.regions import prompt_encoding
-        from fovea.guidance.regions.model_patch import RegionControl
+        from fovea.guidance.regions import model_patch, prompt_encoding
+        from fovea.guidance.regions.control import RegionControl
         from fovea.guidance.regions.score_bias import RegionBias
 
         blocks = None
@@ -95,10 +95,11 @@ class Steered:
             assert family is not None
             blocks = parse_blocks(self.blocks, family.blocks(network), frozenset())
         patched = model.clone()
-        RegionControl(
-            RegionBias(**self.operator), self.text, self.image, 0.0, self.end, self.law, self.exponent, blocks
-        ).install(patched)
-        prompt = prompt_encoding.positive(clip, caption, regions, self.mode, separate=True)
+        model_patch.install(patched)
+        control = RegionControl(
+            RegionBias(**self.bias), self.text, self.image, 0.0, self.end, self.law, self.exponent, blocks
+        )
+        prompt = prompt_encoding.positive(clip, caption, regions, self.mode, True, control)
         return patched, prompt.conditioning, prompt_encoding.encode(clip, "")
 
 
@@ -108,8 +109,8 @@ def settings(method: Method) -> str:
 
 
 UP: dict[str, Any] = {"temperature": 0.0, "background": False}
-WORDS: dict[str, Any] = {**UP, "measure": "row max", "area": 0.0}
-CONTRAST: dict[str, Any] = {**UP, "area": 0.0, "against": 1.0}
+WORDS: dict[str, Any] = {**UP, "score_unit": "row max", "area_weight": 0.0}
+CONTRAST: dict[str, Any] = {**UP, "area_weight": 0.0, "outside_weight": 1.0}
 METHODS: dict[str, Method] = {
     "none": plain,
     "ConditioningSetMask": masked,
@@ -119,8 +120,8 @@ METHODS: dict[str, Method] = {
     "paper": Steered(1.0, 0.3),
     "paper, no cross": Steered(0.0, 0.3),
     "paper, no self": Steered(1.0, 0.0),
-    "paper, no value range": Steered(1.0, 0.3, measure="std"),
-    "paper, no area": Steered(1.0, 0.3, area=0.0),
+    "paper, no value range": Steered(1.0, 0.3, score_unit="std"),
+    "paper, no area": Steered(1.0, 0.3, area_weight=0.0),
     "fovea": Steered(4.0, 1.0, exponent=2.0, end=0.5, **CONTRAST),
 }
 
@@ -133,16 +134,18 @@ def candidates() -> dict[str, Method]:
     for end, exponent in ((0.3, 1.0), (0.5, 2.0), (1.0, 2.0)):
         for text, image in ((1.0, 0.3), (2.0, 0.6), (4.0, 1.0)):
             name = f"{text:g}/{image:g} end {end:g} pow {exponent:g}"
-            found[f"up {name}"] = Steered(text, image, exponent=exponent, end=end, area=0.0, **UP)
+            found[f"up {name}"] = Steered(text, image, exponent=exponent, end=end, area_weight=0.0, **UP)
             found[f"contrast {name}"] = Steered(text, image, exponent=exponent, end=end, **CONTRAST)
     for text, image in ((4.0, 1.0), (8.0, 2.0)):
         found[f"contrast {text:g}/{image:g} end 0.3 pow 5"] = Steered(text, image, **CONTRAST)
     found["contrast 8/2 end 0.3 pow 1"] = Steered(8.0, 2.0, exponent=1.0, **CONTRAST)
     found["contrast 2/0 end 0.5 pow 2"] = Steered(2.0, 0.0, exponent=2.0, end=0.5, **CONTRAST)
     found["contrast half 2/0.6 end 0.5 pow 2"] = Steered(
-        2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "against": 0.5}
+        2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "outside_weight": 0.5}
     )
-    found["contrast area 2/0.6 end 0.5 pow 2"] = Steered(2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "area": 1.0})
+    found["contrast area 2/0.6 end 0.5 pow 2"] = Steered(
+        2.0, 0.6, exponent=2.0, end=0.5, **{**CONTRAST, "area_weight": 1.0}
+    )
     found["contrast concat 2/0.6 end 0.5 pow 2"] = Steered(2.0, 0.6, exponent=2.0, end=0.5, mode="concat", **CONTRAST)
-    found["hard end 0.5"] = Steered(1, 0, "constant", end=0.5, **{**UP, "measure": "hard", "area": 0.0})
+    found["hard end 0.5"] = Steered(1, 0, "constant", end=0.5, **{**UP, "score_unit": "hard", "area_weight": 0.0})
     return found

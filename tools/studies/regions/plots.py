@@ -105,19 +105,19 @@ class ScoreReader:
 
     def attend(self, call: Any, attention: Any) -> Tensor:
         from fovea.attention.recorders import row_tensors
-        from fovea.guidance.regions.attention_patch import layout_of
         from fovea.guidance.regions.masks import token_shares
+        from fovea.guidance.regions.prompt_regions import regions_of
 
         for row in call.rows:
-            layout = layout_of(row)
-            if layout is not None:
+            regions = regions_of(row)
+            if regions is not None:
                 q, k, _ = row_tensors(call, row)
                 scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
                 scores = torch.einsum("bhid,bhjd->bhij", q, k) * scale
                 site = call.site
-                shares = token_shares(layout.canvas, site.grid[-2:], site.extent[-2:], call.latent_size[-2:])[0]
+                shares = token_shares(regions.canvas, site.grid[-2:], site.extent[-2:], call.latent_size[-2:])[0]
                 places = shares.amax(dim=1) > 0.5
-                keys = shares > 0.5 if site.kind == "self" else layout.keys(site.text_tokens) > 0
+                keys = shares > 0.5 if site.kind == "self" else regions.keys(site.text_tokens) > 0
                 matched = keys.T[shares[places].argmax(dim=1)]
                 scores = (scores - scores.mean(dim=-1, keepdim=True))[:, :, places]
                 self.found[site.kind, call.run.sigma].append(describe(scores, matched))

@@ -59,12 +59,12 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
     def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
         return optimized_attention(q, k, v, heads or given)
 
-    def ours(operator: RegionBias) -> Tensor:
+    def ours(bias: RegionBias) -> Tensor:
         parts = [augmented_attention.split_heads(t, heads, False) for t in (q, k)]
 
         def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
             q, k = (t[:, chosen] for t in parts)
-            return score_bias.pull(q, k, dim**-0.5, shares, shares, amount, operator)
+            return score_bias.bias_scores(q, k, dim**-0.5, shares, shares, amount, bias)
 
         return augmented_attention.attend(q, k, v, False, heads, None, attention, scores_for_heads)
 
@@ -76,7 +76,7 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
         "plain": lambda: attention(q, k, v),
         "published": published,
         "ours": partial(ours, RegionBias()),
-        "ours, every 8th key": partial(ours, RegionBias(sampled=8)),
+        "ours, every 8th key": partial(ours, RegionBias(key_stride=8)),
     }
 
 
@@ -104,22 +104,24 @@ def bench_call(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
 
 def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
     """Whole sampling runs at CFG 5 with random prompts: plain, and steered in the paper's window."""
-    from fovea.guidance.regions.attention_patch import MARK, Layout
+    from fovea.guidance.regions import model_patch
+    from fovea.guidance.regions.control import RegionControl
     from fovea.guidance.regions.masks import Region, Regions
-    from fovea.guidance.regions.model_patch import RegionControl
+    from fovea.guidance.regions.prompt_regions import MARK, PromptRegions
     from fovea.guidance.regions.score_bias import RegionBias
 
     model = build(case)
     steered = model.clone()
-    RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3).install(steered)
+    model_patch.install(steered)
     masks = shares_of(64 * 64)[0].T.reshape(REGIONS, 1, 64, 64)
     regions = Regions(tuple(Region(mask) for mask in masks))
-    layout = Layout(regions.canvas(), (1.0,) * REGIONS, ((1, 2), (4, 5), (7, 8), (10, 11)), 77, 77)
+    control, tokens = RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3), ((1, 2), (4, 5), (7, 8), (10, 11))
+    found = PromptRegions(control, regions.canvas(), (1.0,) * REGIONS, tokens, 77, 77)
     width = model.model.model_config.unet_config["context_dim"]
 
     def run(patcher: Any) -> None:
         pooled = torch.zeros(1, 1280)
-        positive = [[torch.randn(1, 77, width), {"pooled_output": pooled, MARK: layout}]]
+        positive = [[torch.randn(1, 77, width), {"pooled_output": pooled, MARK: found}]]
         negative = [[torch.randn(1, 77, width), {"pooled_output": pooled}]]
         sample_latent(patcher, positive, negative, case.latent, 0, case.steps, 5.0)
 

@@ -57,8 +57,8 @@ class Cell:
             return PerturbedAttentionGuidance.execute(model, self.scale).result[0]
         mode = "global" if self.method == "blur" else "threshold"
         return FoveaSelfAttentionGuidance.execute(
-            model, scale=self.scale, blur_sigma=self.BLUR, threshold=1.0, mask_mode=mode, branch="auto", blocks="auto",
-            start_percent=0.0, end_percent=1.0, every=1, rescale=0.0, kernel="auto",
+            model, scale=self.scale, blur_sigma=self.BLUR, threshold=1.0, mask_mode=mode, guided_prompt="auto",
+            blocks="auto", start_percent=0.0, end_percent=1.0, every_n_steps=1, rescale=0.0, blur_kernel="auto",
         ).result[0]  # fmt: skip
 
     def encode(self, clip: Any, captions: list[str]) -> list:

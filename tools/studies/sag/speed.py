@@ -42,8 +42,9 @@ def methods(model: Any) -> dict[str, Any]:
 
     def ours(**changes: Any) -> Any:
         settings = {
-            "scale": 0.5, "blur_sigma": 2.0, "threshold": 1.0, "mask_mode": "threshold", "branch": "auto",
-            "blocks": "auto", "start_percent": 0.0, "end_percent": 1.0, "every": 1, "rescale": 0.0, "kernel": "auto",
+            "scale": 0.5, "blur_sigma": 2.0, "threshold": 1.0, "mask_mode": "threshold", "guided_prompt": "auto",
+            "blocks": "auto", "start_percent": 0.0, "end_percent": 1.0, "every_n_steps": 1, "rescale": 0.0,
+            "blur_kernel": "auto",
         }  # fmt: skip
         return FoveaSelfAttentionGuidance.execute(model, **{**settings, **changes}).result[0]
 
@@ -51,7 +52,7 @@ def methods(model: Any) -> dict[str, Any]:
         "none": model,
         "ours": ours(),
         "ours, scale 0": ours(scale=0.0),
-        "ours, every 2nd step": ours(every=2),
+        "ours, every 2nd step": ours(every_n_steps=2),
         "core SAG": SelfAttentionGuidance.execute(model, 0.5, 2.0).result[0],
         "core PAG": PerturbedAttentionGuidance.execute(model, 3.0).result[0],
     }

@@ -44,8 +44,8 @@ def techniques() -> dict[str, Callable[[int], Callable[[], Any]]]:
 
     def sag(size: int) -> Callable[[], Any]:
         guided = FoveaSelfAttentionGuidance.execute(
-            demo.model, scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", branch="auto", blocks="auto",
-            start_percent=0.0, end_percent=1.0, every=1, rescale=0.0, kernel="auto",
+            demo.model, scale=0.5, blur_sigma=2.0, threshold=1.0, mask_mode="threshold", guided_prompt="auto",
+            blocks="auto", start_percent=0.0, end_percent=1.0, every_n_steps=1, rescale=0.0, blur_kernel="auto",
         ).result[0]  # fmt: skip
         return run(guided, positive, size)
 
@@ -55,9 +55,9 @@ def techniques() -> dict[str, Callable[[int], Callable[[], Any]]]:
         found = FoveaRegion.execute(left, "a plain red star", 1.0, "").result[0]
         found = FoveaRegion.execute(1 - left, "a plain blue circle", 1.0, "", regions=found).result[0]
         steered, conds, *_ = FoveaDenseDiffusion.execute(
-            demo.model, demo.clip, found, caption=TEXT, negative="", cross_strength=1.0, self_strength=0.3,
-            area_strength=1.0, time_exponent=5.0, end_percent=1.0, operator="fovea", start_percent=0.0, mode="auto",
-            blocks="all", encode_phrases=True, sampled=1,
+            demo.model, demo.clip, found, prompt=TEXT, negative_prompt="", cross_strength=1.0, self_strength=0.3,
+            area_strength=1.0, time_exponent=5.0, end_percent=1.0, method="fovea", start_percent=0.0, mode="auto",
+            blocks="all", encode_regions_separately=True, key_stride=1,
         ).result  # fmt: skip
         return run(steered, conds, size)
 

@@ -57,9 +57,9 @@ export function closePolygon(store) {
   store.paintOnce((drawing) => shapes.polygon(drawing, corners, store.chosen));
 }
 
-/** Write the caption from the phrases. */
+/** Write the prompt of the whole picture from the regions'. */
 export function compose(store) {
-  store.change({ caption: composed(store.drawing.rows) });
+  store.change({ prompt: composed(store.drawing.rows) });
 }
 
 /** Take rows and map from a file with a picture of flat colors. */

@@ -1,5 +1,5 @@
-/** A drawing: rows with colors and phrases, a caption, and an index map. To and from the JSON text that workflows keep.
- *  Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
+/** A drawing: rows with colors and prompts, the prompt of the whole picture, and an index map. To and from the JSON
+ *  text that workflows keep. Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
 import { pixelsOf } from "./pixels.js";
 import { grayPng } from "./png.js";
@@ -7,13 +7,13 @@ import { t } from "./texts.js";
 
 export const VERSION = 1;
 export const MAX_ROWS = 64;
-export const MAX_PROMPT_LENGTH = 1000, MAX_CAPTION_LENGTH = 20_000; // as guidance/regions/painter_format.py has them
+export const MAX_PROMPT_LENGTH = 1000, MAX_WHOLE_LENGTH = 20_000; // as guidance/regions/painter_format.py has them
 // The pack's palette (guidance/regions/sources.py); rows beyond take its colors again, a little darker.
 const PALETTE = [
   "#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000",
 ]; // prettier-ignore
 
-export const blank = (width, height) => ({ width, height, caption: "", rows: [], map: new Uint8Array(width * height) });
+export const blank = (width, height) => ({ width, height, prompt: "", rows: [], map: new Uint8Array(width * height) });
 
 export function rgb(color) {
   const value = parseInt(color.slice(1), 16);
@@ -39,32 +39,14 @@ export function freshRow(rows) {
   let id = 1;
   while (ids.has(id)) id++;
   if (rows.length >= MAX_ROWS) return null;
-  return { id, color: freshColor(rows), phrase: "", strength: 1, hidden: false };
+  return { id, color: freshColor(rows), prompt: "", strength: 1, hidden: false };
 }
 
-/** The phrases as a caption. */
+/** The rows' prompts as one of the whole picture. */
 export function composed(rows) {
-  const phrases = rows.filter((row) => !row.hidden && row.phrase.trim()).map((row) => row.phrase.trim());
-  const last = phrases.pop();
-  return (phrases.length ? `${phrases.join(", ")} and ${last}` : last ?? "").slice(0, MAX_CAPTION_LENGTH);
-}
-
-/** Where phrases stand in a caption: [{start, end, row}], not overlapping, longer phrases first. */
-export function phrasesIn(caption, rows) {
-  const text = caption.toLowerCase(), found = [];
-  const phrases = rows.map((row) => ({ row, phrase: row.phrase.trim().toLowerCase() })).filter(({ phrase }) => phrase);
-  phrases.sort((a, b) => b.phrase.length - a.phrase.length);
-  for (const { row, phrase } of phrases) {
-    for (let start = text.indexOf(phrase); start >= 0; start = text.indexOf(phrase, start + 1)) {
-      const end = start + phrase.length;
-      const edge = (at) => at < 0 || at >= text.length || !/[\p{L}\p{N}]/u.test(text[at]);
-      if (edge(start - 1) && edge(end) && !found.some((other) => start < other.end && other.start < end)) {
-        found.push({ start, end, row });
-        break;
-      }
-    }
-  }
-  return found.sort((a, b) => a.start - b.start);
+  const prompts = rows.filter((row) => !row.hidden && row.prompt.trim()).map((row) => row.prompt.trim());
+  const last = prompts.pop();
+  return (prompts.length ? `${prompts.join(", ")} and ${last}` : last ?? "").slice(0, MAX_WHOLE_LENGTH);
 }
 
 const packedMaps = new WeakMap(); // a map is never changed after it was packed
@@ -90,9 +72,9 @@ export const isPacked = (drawing) => packedMaps.has(drawing.map);
 
 /** The text of a drawing whose map is packed. */
 export function toText(drawing) {
-  const { width, height, caption, rows, map } = drawing;
-  if (!rows.length && !caption) return "";
-  return JSON.stringify({ version: VERSION, width, height, caption, regions: rows, map: packedMaps.get(map) });
+  const { width, height, prompt, rows, map } = drawing;
+  if (!rows.length && !prompt) return "";
+  return JSON.stringify({ version: VERSION, width, height, prompt, regions: rows, map: packedMaps.get(map) });
 }
 
 const limited = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -109,7 +91,7 @@ export async function fromText(text, width, height) {
   if (!isKnown) throw new Error(t("Version {} is not known here: update Fovea.", given.version));
   const sides = [[width, given.width], [height, given.height]];
   const drawing = blank(...sides.map(([usual, side]) => numberOr(usual, Math.round(side), 16, 4096)));
-  drawing.caption = typeof given.caption === "string" ? given.caption.slice(0, MAX_CAPTION_LENGTH) : "";
+  drawing.prompt = typeof given.prompt === "string" ? given.prompt.slice(0, MAX_WHOLE_LENGTH) : "";
   drawing.rows = rowsFrom(given.regions);
   if (typeof given.map === "string" && given.map) drawing.map = await mapFrom(given.map, drawing);
   return drawing;
@@ -124,7 +106,7 @@ function rowsFrom(regions) {
     rows.push({
       id,
       color: /^#[0-9a-f]{6}$/i.test(row?.color) ? row.color.toLowerCase() : freshColor(rows),
-      phrase: typeof row?.phrase === "string" ? row.phrase.slice(0, MAX_PROMPT_LENGTH) : "",
+      prompt: typeof row?.prompt === "string" ? row.prompt.slice(0, MAX_PROMPT_LENGTH) : "",
       strength: numberOr(1, row?.strength, 0, 10),
       hidden: row?.hidden === true,
     });

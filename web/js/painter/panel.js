@@ -1,14 +1,14 @@
 /** The painter's panel: all of its views in their order. */
 
-import { captionBox } from "./caption.js";
 import { element } from "./elements.js";
 import { fullScreen } from "./full.js";
 import { press, release } from "./keys.js";
 import { noteLine } from "./note.js";
+import { promptBox } from "./prompt_box.js";
 import { rowList } from "./rows.js";
 import { Stage } from "./stage.js";
 import { style } from "./style.js";
-import { phraseBar, pictureBar, toolBar } from "./toolbar.js";
+import { pictureBar, promptBar, toolBar } from "./toolbar.js";
 import { listBackgrounds } from "./workspace.js";
 
 export class Panel {
@@ -19,7 +19,7 @@ export class Panel {
     this.stage = new Stage(store);
     const panel = element(
       "div", { className: "fovea-panel", "data-capture-wheel": "true" }, toolBar(store), this.stage.element,
-      pictureBar(store), rowList(store), phraseBar(store), captionBox(store), noteLine(store),
+      pictureBar(store), rowList(store), promptBar(store), promptBox(store), noteLine(store),
     ); // prettier-ignore
     panel.addEventListener("keydown", onKey);
     panel.addEventListener("keyup", (event) => release(store, event));

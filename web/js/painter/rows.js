@@ -25,16 +25,16 @@ export function rowList(store) {
   return list;
 }
 
-/** A region's line: color, phrase, strength, and what may be done with it. show(row, place) brings it up to date. */
+/** A region's line: color, prompt, strength, and what may be done with it. show(row, place) brings it up to date. */
 function rowLine(store, id) {
-  const color = colorField(store, id), phrase = phraseField(store, id), strength = strengthField(store, id);
+  const color = colorField(store, id), prompt = promptField(store, id), strength = strengthField(store, id);
   const eye = iconButton("shown", t("Leave this region out"), () => changeRow(store, id, { hidden: true }));
   const shut = iconButton("hidden", t("Left out: take it in again"), () => changeRow(store, id, { hidden: false }));
   const up = iconButton("up", t("Move up"), () => moveRow(store, id, -1));
   const down = iconButton("down", t("Move down"), () => moveRow(store, id, 1));
   const remove = iconButton("clear", "", () => removeRow(store, id));
   const line = element(
-    "div", { className: "fovea-row", role: "listitem" }, color, phrase, strength, eye, shut, up, down, remove,
+    "div", { className: "fovea-row", role: "listitem" }, color, prompt, strength, eye, shut, up, down, remove,
   ); // prettier-ignore
   line.addEventListener("pointerdown", (event) => {
     if (event.target === line) store.choose(id);
@@ -45,12 +45,12 @@ function rowLine(store, id) {
     Object.assign(line.dataset, { chosen, hidden: row.hidden });
     line.setAttribute("aria-current", chosen);
     if (color.value !== row.color) color.value = row.color;
-    if (phrase.value !== row.phrase) phrase.value = row.phrase;
+    if (prompt.value !== row.prompt) prompt.value = row.prompt;
     if (document.activeElement !== strength) strength.value = row.strength;
     eye.hidden = row.hidden;
     shut.hidden = !row.hidden;
     color.setAttribute("aria-label", t("Color of region {}", place + 1));
-    phrase.setAttribute("aria-label", t("Phrase of region {}", place + 1));
+    prompt.setAttribute("aria-label", t("Prompt of region {}", place + 1));
     strength.setAttribute("aria-label", t("Strength of region {}", place + 1));
     remove.title = t("Delete region {}", place + 1);
     remove.setAttribute("aria-label", remove.title);
@@ -71,15 +71,16 @@ function colorField(store, id) {
   return field;
 }
 
-function phraseField(store, id) {
+function promptField(store, id) {
   const field = element("input", {
-    type: "text", className: "fovea-phrase", placeholder: t("a phrase"), maxLength: MAX_PROMPT_LENGTH, spellcheck: false,
+    type: "text", className: "fovea-prompt", placeholder: t("what is here"), maxLength: MAX_PROMPT_LENGTH,
+    spellcheck: false,
   }); // prettier-ignore
   field.addEventListener("focus", () => {
     store.startTyping();
     store.choose(id);
   });
-  field.addEventListener("input", () => store.typePhrase(id, field.value));
+  field.addEventListener("input", () => store.typeRowPrompt(id, field.value));
   field.addEventListener("change", () => store.endTyping());
   return field;
 }

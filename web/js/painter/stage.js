@@ -7,7 +7,7 @@ import { Pointers } from "./pointers.js";
 import { t } from "./texts.js";
 import { backgroundUrl, zoomBy } from "./workspace.js";
 
-const NO_DRAWING = "Choose a phrase's color, paint where it shall be, queue.";
+const NO_DRAWING = "Choose a region's color, paint its place, queue.";
 const OPACITY = 190; // of what is painted, so that the picture behind shows
 
 export class Stage {

@@ -2,7 +2,7 @@
  *  actions.js, those of tool and view in workspace.js. Nothing else changes it.
  *
  *  Subscribers are told what has changed:
- *  "drawing": any of it. "words": a phrase or the caption, while somebody types. "pixels": some of the map, with the
+ *  "drawing": any of it. "words": a prompt, while somebody types. "pixels": some of the map, with the
  *  rectangle that they are in, while somebody paints. "gesture": it has ended, or the open polygon is another.
  *  "choice": another row is chosen. "steps": something else can be undone. The others are fields: "tool", "radius",
  *  "view", "backdrop", "full", "spaceHeld", "note". */
@@ -146,12 +146,12 @@ export class Store {
     this.typedFrom = this.drawing;
   }
 
-  typeCaption(caption) {
-    this.type({ caption });
+  typePrompt(prompt) {
+    this.type({ prompt });
   }
 
-  typePhrase(id, phrase) {
-    this.type(edits.rowChanged(this.drawing, id, { phrase }));
+  typeRowPrompt(id, prompt) {
+    this.type(edits.rowChanged(this.drawing, id, { prompt }));
   }
 
   type(next) {

@@ -43,17 +43,17 @@ const RULES = `
 .fovea-row { display: flex; align-items: center; gap: 3px; border-radius: 6px; padding: 1px; }
 .fovea-row[data-chosen="true"] { background: color-mix(in srgb, var(--p-primary-color, #3b82f6) 30%, transparent); }
 .fovea-row[data-hidden="true"] { opacity: 0.5; }
-.fovea-row .fovea-phrase { flex: 1; }
+.fovea-row .fovea-prompt { flex: 1; }
 .fovea-row .fovea-strength { width: 52px; padding: 0 2px 0 4px; }
 .fovea-row input[type="color"] { width: 26px; padding: 1px; cursor: pointer; }
-.fovea-caption { position: relative; flex: 0 0 auto; }
-.fovea-caption textarea, .fovea-caption .fovea-marks { display: block; width: 100%; height: 44px; padding: 4px 6px;
-  margin: 0; resize: none; font: inherit; line-height: 16px; white-space: pre-wrap; overflow-wrap: break-word;
-  border: 1px solid transparent; }
-.fovea-caption textarea { position: relative; background: transparent; border-color: var(--border-color, #4e4e4e);
+.fovea-whole-prompt { position: relative; flex: 0 0 auto; }
+.fovea-whole-prompt textarea, .fovea-whole-prompt .fovea-marks { display: block; width: 100%; height: 44px;
+  padding: 4px 6px; margin: 0; resize: none; font: inherit; line-height: 16px; white-space: pre-wrap;
+  overflow-wrap: break-word; border: 1px solid transparent; }
+.fovea-whole-prompt textarea { position: relative; background: transparent; border-color: var(--border-color, #4e4e4e);
   overflow-y: auto; }
-.fovea-caption .fovea-marks { position: absolute; inset: 0; overflow: hidden; color: transparent; border-radius: 6px;
-  background: var(--fovea-field); pointer-events: none; }
+.fovea-whole-prompt .fovea-marks { position: absolute; inset: 0; overflow: hidden; color: transparent;
+  border-radius: 6px; background: var(--fovea-field); pointer-events: none; }
 .fovea-marks span { text-decoration: underline 2px; text-underline-offset: 2px; }
 .fovea-said { min-height: 0; color: var(--descrip-text, #999); font-size: 11px; }
 .fovea-said:empty { display: none; }

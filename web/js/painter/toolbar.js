@@ -1,4 +1,4 @@
-/** The bars of buttons: tools over the stage, pictures under it, regions and caption under the rows. */
+/** The bars of buttons: tools over the stage, pictures under it, regions and their prompt under the rows. */
 
 import { addRow, clearRegion, compose, importPicture } from "./actions.js";
 import { element, iconButton } from "./elements.js";
@@ -124,12 +124,12 @@ async function exportPicture(store) {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-// --- regions and caption --------------------------------------------------------------------------------------------
+// --- regions and prompt ---------------------------------------------------------------------------------------------
 
-export function phraseBar(store) {
+export function promptBar(store) {
   const add = iconButton("add", t("Add a region"), () => addRow(store));
   add.append(t("Region"));
-  const title = t("Write the caption from the phrases");
+  const title = t("Write the prompt from the regions");
   const write = element("button", { type: "button", textContent: t("Compose"), title });
   write.addEventListener("click", () => compose(store));
   return element("div", { className: "fovea-bar" }, add, gap(), write);

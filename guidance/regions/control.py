@@ -1,0 +1,76 @@
+"""How strongly regions act over a sampling run: the settings of the node that made a prompt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from ...attention.sites import BlockId
+from ..schedule import inside, left_of_schedule
+from .score_bias import RegionBias
+
+LAWS = ("power", "log", "constant")
+SD_SIGMA_MAX = 14.6146  # Stable Diffusion's largest sigma; flow models start at infinity
+
+
+class Strengths(NamedTuple):
+    """Between image and text tokens, and among image tokens; 0 is off."""
+
+    text: float
+    image: float
+
+
+@dataclass(frozen=True, eq=False)
+class RegionControl:
+    """How regions act over a sampling run.
+
+    text, image: strength between picture and words, and among places of the picture. start, end: window in percent of
+    the schedule as fractions. law: how strength depends on noise. "power": (what is left of the schedule)^exponent, as
+    in DenseDiffusion, where it is (t / 1000)^5. "log": log(1 + sigma), as in eDiff-I, with sigma the ratio of noise to
+    signal, so flow models fit in. "constant": not at all. blocks: None for all.
+    """
+
+    bias: RegionBias
+    text: float
+    image: float
+    start: float = 0.0
+    end: float = 1.0
+    law: str = "power"
+    exponent: float = 5.0
+    blocks: frozenset[BlockId] | None = None
+
+    @property
+    def neutral(self) -> bool:
+        """Whether these settings leave every image as it is."""
+        return (self.text == 0 and self.image == 0) or self.start >= self.end or self.blocks == frozenset()
+
+    def strengths(self, sampling: Any, sigma: float) -> Strengths:
+        """At a noise level; both 0 outside of the window."""
+        if not inside(sampling, sigma, self.start, self.end):
+            return Strengths(0.0, 0.0)
+        factor = self.factor(sampling, sigma)
+        return Strengths(self.text * factor, self.image * factor)
+
+    def factor(self, sampling: Any, sigma: float) -> float:
+        """The law at a noise level."""
+        if self.law == "power":
+            return left_of_schedule(sampling, sigma) ** self.exponent
+        if self.law == "log":
+            return math.log1p(noise_to_signal(sampling, sigma))
+        return 1.0
+
+    def is_over(self, sampling: Any, sigma: float) -> bool:
+        """Whether the window lies before this noise level, so that a run that goes down from it never reaches it."""
+        return sigma <= sampling.percent_to_sigma(self.end)
+
+
+def noise_to_signal(sampling: Any, sigma: float) -> float:
+    """How much noise there is for one part of picture, at most Stable Diffusion's: sigma, and sigma / (1 - sigma) for
+    flow models."""
+    one, level = torch.ones(1), torch.tensor([sigma])
+    noise = float(sampling.noise_scaling(level, one, torch.zeros(1)))
+    signal = float(sampling.noise_scaling(level, torch.zeros(1), one))
+    return min(noise / max(signal, 1e-6), SD_SIGMA_MAX)

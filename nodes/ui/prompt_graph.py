@@ -1,0 +1,69 @@
+"""What becomes of a node's outputs in the graph that was queued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import nodes as comfy_nodes  # ComfyUI's module: the pack's own package is fovea.nodes
+
+Graph = Mapping[str, Mapping[str, Any]]  # node id -> {"class_type": ..., "inputs": {...}}, as queued over the API
+STEERS = ("MODEL", "GUIDER")
+
+
+def unsteered_samplers(
+    graph: Graph, node_id: str, conditioning: tuple[int, ...], region_nodes: frozenset[str]
+) -> list[str]:
+    """Nodes that use these conditioning outputs of a node with a model that has been through no region node.
+
+    region_nodes: class types whose output 0 is a model that obeys regions. Returns "KSampler (5)" for each.
+    """
+    found = []
+    for user in _users(graph, [(node_id, slot) for slot in conditioning]):
+        models = [link for link in _links(graph[user]) if _type_of(graph, link) in STEERS]
+        if models and not any(_comes_from(graph, link, region_nodes) for link in models):
+            found.append(f"{graph[user]['class_type']} ({user})")
+    return found
+
+
+def _links(node: Mapping[str, Any]) -> list[tuple[str, int]]:
+    return [(str(value[0]), int(value[1])) for value in node.get("inputs", {}).values()
+            if isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)]  # fmt: skip
+
+
+def _type_of(graph: Graph, link: tuple[str, int]) -> str:
+    node = comfy_nodes.NODE_CLASS_MAPPINGS.get(graph.get(link[0], {}).get("class_type"))
+    types = getattr(node, "RETURN_TYPES", ())
+    return str(types[link[1]]) if link[1] < len(types) else ""
+
+
+def _users(graph: Graph, outputs: list[tuple[str, int]]) -> Iterator[str]:
+    """Nodes with a model that get any of these outputs, directly or changed by nodes without a model."""
+    wanted, seen = set(outputs), set()
+    while True:
+        fresh = [key for key, node in graph.items() if key not in seen and wanted.intersection(_links(node))]
+        if not fresh:
+            return
+        for key in fresh:
+            seen.add(key)
+            if any(_type_of(graph, link) in STEERS for link in _links(graph[key])):
+                yield key
+            else:
+                node = comfy_nodes.NODE_CLASS_MAPPINGS.get(graph[key]["class_type"])
+                types = getattr(node, "RETURN_TYPES", ())
+                wanted.update((key, slot) for slot, kind in enumerate(types) if kind == "CONDITIONING")
+
+
+def _comes_from(graph: Graph, link: tuple[str, int], region_nodes: frozenset[str]) -> bool:
+    """Whether a model has been through a region node on its way."""
+    seen, open_links = set(), [link]
+    while open_links:
+        key, slot = open_links.pop()
+        node = graph.get(key)
+        if node is None or (key, slot) in seen:
+            continue
+        seen.add((key, slot))
+        if node["class_type"] in region_nodes and slot == 0:
+            return True
+        open_links += [one for one in _links(node) if _type_of(graph, one) in (*STEERS, "FOVEA_EXPERTS")]
+    return False

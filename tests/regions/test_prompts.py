@@ -1,0 +1,302 @@
+"""Prompts with regions as the nodes make them: whose words are whose, what is left out, what is said."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+import tiny_transformers as dit
+import torch
+from region_steps import LATER, PAPER, assert_alike, marked, steered, two_regions
+from safetensors.torch import save_file
+from sag_steps import relative
+from tiny_encoders import encoder, sd15_encoder
+
+import nodes as comfy_nodes
+from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions.masks import Regions
+from fovea.guidance.regions.prompt_regions import MARK
+from fovea.nodes.region_sources import FoveaRegion, FoveaRegionsFromBoxes
+from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
+
+PROMPT = "a red star and a blue circle"
+DENSE = {
+    "cross_strength": 1.0, "self_strength": 0.3, "area_strength": 1.0, "time_exponent": 2.0, "end_percent": 0.5,
+    "method": "fovea", "start_percent": 0.0, "mode": "prompt", "blocks": "all", "encode_regions_separately": True,
+    "key_stride": 1, "negative_prompt": "",
+}  # fmt: skip
+PAINT = {
+    "strength": 0.4, "score_unit": "row max", "end_percent": 1.0, "start_percent": 0.0, "mode": "prompt",
+    "blocks": "all", "encode_regions_separately": True, "negative_prompt": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny.unet("sd15")
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    return sd15_encoder()
+
+
+def halves(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    left, right = torch.zeros(1, size, size), torch.zeros(1, size, size)
+    left[..., : size // 2], right[..., size // 2 :] = 1, 1
+    return left, right
+
+
+def region(
+    mask: torch.Tensor, prompt: str, before: Regions | None = None, strength: float = 1.0, **more: Any
+) -> Regions:
+    return FoveaRegion.execute(mask, prompt, strength, "", regions=before, **more).result[0]
+
+
+def two(first: str = "a red star", second: str = "a blue circle") -> Regions:
+    left, right = halves()
+    return region(right, second, region(left, first))
+
+
+def dense(model: Any, clip: Any, regions: Regions, prompt: str = PROMPT, **changes: Any) -> tuple:
+    return FoveaDenseDiffusion.execute(model, clip, regions, prompt, **{**DENSE, **changes}).result
+
+
+def paint(model: Any, clip: Any, regions: Regions, prompt: str = PROMPT, **changes: Any) -> tuple:
+    return FoveaPaintWithWords.execute(model, clip, regions, prompt, **{**PAINT, **changes}).result
+
+
+def tokens_of(result: tuple) -> tuple:
+    return result[1][0][1][MARK].tokens
+
+
+def sample(model: Any, positive: Any, negative: Any, **more: Any) -> torch.Tensor:
+    return tiny.sample(model, tiny.noise(32, 32), 5.0, 3, positive, negative, **more)
+
+
+class TestWhoseWords:
+    def test_an_embedding_is_found_where_the_same_one_stands(self, model: Any, tmp_path: Path) -> None:
+        for name, seed, vectors in (("hero", 1, 1), ("villain", 2, 1), ("style", 3, 3), ("other", 4, 3)):
+            values = torch.randn(vectors, tiny.CONTEXT, generator=torch.Generator().manual_seed(seed))
+            save_file({"emb_params": values}, tmp_path / f"{name}.safetensors")
+        clip = sd15_encoder(str(tmp_path))
+        regions = two("embedding:hero", "embedding:villain")
+        assert tokens_of(dense(model, clip, regions, "embedding:villain fights embedding:hero")) == ((3,), (1,))
+        with pytest.raises(ValueError, match="Dense Diffusion"):
+            dense(model, clip, two("embedding:style", "a house"), "embedding:other and a house")
+        result = dense(model, clip, two("embedding:style", "a house"), "a house beside embedding:style")
+        assert [len(tokens) for tokens in tokens_of(result)] == [3, 2]
+
+    @pytest.mark.parametrize(
+        "first, second, prompt",
+        [
+            (r"luna \(moon tale\)", r"sol \(moon tale\)", r"2girls, luna \(moon tale\), blue hair, sol \(moon tale\)"),
+            (r"luna \(moon tale\)", r"sol \(moon tale\)", ""),
+            ("1girl, red hair,", "1boy, blue hair,", ""),
+            ("A red fox.", "A white house.", ""),
+            ("a happy dog!", "a cat", "a happy dog!, a cat"),
+            ('a sign saying "OPEN"', "a cat", 'a sign saying "OPEN", a cat'),
+        ],
+    )
+    def test_marks_at_the_ends_do_not_matter(self, model: Any, clip: Any, first: str, second: str, prompt: str) -> None:
+        one, other = tokens_of(dense(model, clip, two(first, second), prompt))
+        assert one and other and not {*one} & {*other}
+
+    @pytest.mark.parametrize(
+        "first, second, prompt, shared",
+        [
+            ("a woman in a red dress", "a red dress", "photo of a woman in a red dress", (6, 7, 8)),
+            ("red fox on grass", "grass field", "a red fox on grass field", (5,)),
+        ],
+    )
+    def test_a_prompt_inside_of_anothers_is_shared(
+        self, model: Any, clip: Any, first: str, second: str, prompt: str, shared: tuple
+    ) -> None:
+        result = dense(model, clip, two(first, second), prompt)
+        one, other = tokens_of(result)
+        assert tuple(sorted({*one} & {*other})) == shared and not result[3]
+
+    def test_one_prompt_of_several_regions_is_dealt_out(self, clip: Any) -> None:
+        prompt = "a red star and a red star and a star"
+        found = prompt_encoding.find_regions(clip, prompt, ["a red star", "a star", "a red star"])
+        assert found.tokens == [(1, 2, 3), (9, 10), (5, 6, 7)] and not found.notes and found.free == (4, 8)
+        found = prompt_encoding.find_regions(clip, prompt, ["a star", "a star"])
+        assert found.tokens == [(9, 10)] * 2 and len(found.notes) == 1
+        found = prompt_encoding.find_regions(clip, "red star, red star", ["red star", ""])
+        assert found.tokens == [(1, 2, 4, 5), ()] and found.free == (3,)
+
+    @pytest.mark.parametrize("separate", [True, False])
+    def test_a_weight_of_the_region_counts_where_the_prompt_has_none(self, clip: Any, separate: bool) -> None:
+        def encoded(first: str, prompt: str) -> torch.Tensor:
+            return prompt_encoding.positive(clip, prompt, two(first), "prompt", separate, PAPER).conditioning[0][0]
+
+        weighted = encoded("(a red star:1.6)", PROMPT)
+        assert torch.equal(weighted, encoded("a red star", "(a red star:1.6) and a blue circle"))
+        assert torch.equal(weighted, encoded("(a red star:1.6)", "(a red star:1.6) and a blue circle"))
+        assert relative(weighted, encoded("a red star", PROMPT)) > 1e-3
+
+    def test_all_of_a_combined_conditioning_is_used(self, model: Any, clip: Any) -> None:
+        left, right = halves()
+        star, pumpkin = (prompt_encoding.encode(clip, text) for text in ("a red star", "a huge pumpkin"))
+        later = comfy_nodes.ConditioningSetTimestepRange().set_range(pumpkin, 0.5, 1.0)[0]
+        for given, said in ((star + pumpkin, False), (star + later, True)):
+            regions = region(right, "a blue circle", region(left, "", conditioning=given))
+            _, positive, _, report = dense(model, clip, regions, mode="concat")
+            assert torch.equal(positive[0][0][:, 77:231], torch.cat([star[0][0], pumpkin[0][0]], dim=1))
+            assert tokens_of((None, positive))[0] == tuple(range(77, 231)) and bool(report) == said
+
+
+class TestRegionsWithoutAPlace:
+    OUTSIDE = '[{"x": 900, "y": 900, "width": 50, "height": 50, "label": "a red star"}]'
+
+    @pytest.mark.parametrize("method", ["fovea", "densediffusion", "hard"])
+    @pytest.mark.parametrize("kind", ["black", "weightless", "no masks", "box outside", "covered"])
+    def test_are_as_if_they_were_not_there(self, model: Any, clip: Any, method: str, kind: str) -> None:
+        left, right = halves()
+        if kind == "box outside":
+            empty = FoveaRegionsFromBoxes.execute(self.OUTSIDE, 512, 512, "", 1.0).result[0]
+        else:
+            mask = {"black": 0 * left, "no masks": left[:0], "covered": right}.get(kind, left)
+            empty = region(mask, "a red star", strength=0.0 if kind == "weightless" else 1.0)
+        settings = {"method": method, "encode_regions_separately": False}
+        wanted = dense(model, clip, region(right, "a blue circle"), **settings)
+        got = dense(model, clip, region(right, "a blue circle", empty), **settings)
+        assert relative(sample(*got[:3]), sample(*wanted[:3])) < (0.02 if kind == "box outside" else 1e-6)
+        assert "a red star" in got[3] and not wanted[3]
+
+    def test_nothing_else_there_is_a_plain_prompt(self, model: Any, clip: Any) -> None:
+        got, positive, _, report = dense(model, clip, region(torch.zeros(1, 8, 8), "a red star"))
+        assert got is model and MARK not in positive[0][1] and report
+
+
+class TestSeveralNodes:
+    @pytest.mark.parametrize(
+        "node, changes", [(dense, {}), (paint, {}), (dense, {"start_percent": 0.9, "end_percent": 1.0})]
+    )
+    def test_each_prompt_is_steered_by_its_own_node(self, model: Any, clip: Any, node: Any, changes: dict) -> None:
+        top, bottom = (mask.mT.contiguous() for mask in halves())
+        second = region(bottom, "a blue circle", region(top, "a red star"))
+        first = dense(model, clip, two())
+        alone, chained = (node(start, clip, second, **changes) for start in (model, first[0]))
+        assert torch.equal(sample(*chained[:3]), sample(*alone[:3]))
+        assert torch.equal(sample(chained[0], *first[1:3]), sample(*first[:3])), "and the first one's by the first"
+
+
+class TestWhatIsSaid:
+    """One line in the log where nothing would happen without a word."""
+
+    @pytest.fixture
+    def result(self, model: Any, clip: Any) -> tuple:
+        return dense(model, clip, two(), encode_regions_separately=False)
+
+    @pytest.mark.parametrize("case", ["plain prompt", "concat", "average", "denoise"])
+    def test_runs_without_effect(
+        self, model: Any, clip: Any, result: tuple, case: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        patched, positive, negative, _ = result
+        tags = prompt_encoding.encode(clip, "masterpiece, oil painting")
+        prompts = {
+            "plain prompt": prompt_encoding.encode(clip, PROMPT),
+            "concat": comfy_nodes.ConditioningConcat().concat(tags, positive)[0],
+            "average": comfy_nodes.ConditioningAverage().addWeighted(tags, positive, 0.3)[0],
+            "denoise": positive,
+        }
+        more = {"latent": tiny.noise(32, 32, seed=5), "denoise": 0.5} if case == "denoise" else {}
+        with caplog.at_level(logging.WARNING, logger="fovea"):
+            got = sample(patched, prompts[case], negative, **more)
+        assert [record.name.split(".")[0] for record in caplog.records] == ["fovea"], "once per run"
+        assert torch.equal(got, sample(model, prompts[case], negative, **more))
+
+    def test_nothing_where_all_is_well(self, result: tuple, caplog: pytest.LogCaptureFixture) -> None:
+        sample(*result[:3])
+        assert not caplog.records
+
+    def test_the_report_is_in_the_log(self, model: Any, clip: Any, caplog: pytest.LogCaptureFixture) -> None:
+        *_, report = dense(model, clip, two("a wolf"), mode="auto")
+        assert report and [record.message for record in caplog.records] == [f"Dense Diffusion (Fovea): {report}"]
+
+
+class TestConcat:
+    """Regions' prompts behind the prompt, for text encoders whose words cannot be told apart afterwards."""
+
+    @pytest.fixture(scope="class")
+    def flux(self) -> tuple[Any, Any]:
+        return dit.build("flux", vec_in_dim=tiny.CONTEXT), encoder("flux")
+
+    def test_without_padding(self, flux: tuple[Any, Any]) -> None:
+        model, clip = flux
+        _, positive, *_ = dense(model, clip, two(), mode="concat")
+        whole = prompt_encoding.encode(clip, PROMPT)[0][0].shape[1]
+        words = [len(clip.tokenize(text, return_word_ids=True)["t5xxl"][0]) for text in ("a red star",)]
+        assert words[0] >= 77, "T5 is padded"
+        lengths = [len(tokens) for tokens in tokens_of((None, positive))]
+        assert positive[0][0].shape[1] == whole + sum(lengths) and max(lengths) < 10
+
+    def test_outside_of_the_window_it_is_the_prompt_alone(self, flux: tuple[Any, Any]) -> None:
+        model, clip = flux
+        later = {"mode": "concat", "start_percent": 0.98, "end_percent": 0.99}
+        patched, positive, negative, _ = dense(model, clip, two(), **later)
+        plain, start = prompt_encoding.encode(clip, PROMPT), dit.noise("flux", 16, 16)
+        got = tiny.sample(patched, start, 1.0, 3, positive, negative)
+        assert torch.equal(got, tiny.sample(model, start, 1.0, 3, plain, negative))
+        assert_alike(
+            tiny.sample(patched, start, 3.0, 3, positive, negative), tiny.sample(model, start, 3.0, 3, plain, negative)
+        )
+        seen = tiny.sample(model, start, 1.0, 3, positive, negative)
+        assert relative(got, seen) > 1e-3, "twin: appended tokens would be seen"
+
+    @pytest.mark.parametrize("name", sorted(dit.KINDS))
+    def test_so_on_every_kind_of_transformer(self, name: str) -> None:
+        """Also where a mask or a number of tokens goes with the prompt."""
+        model, start = dit.build(name), dit.noise(name, 16, 16)
+        (long, options), *_ = dit.prompt(1)
+        length = long.shape[1]
+        more = torch.cat([long, torch.randn(1, 5, long.shape[2], generator=torch.Generator().manual_seed(3))], dim=1)
+        for masked in (False, True):
+            mask = {"attention_mask": torch.ones(1, length + 5)} if masked else {}
+            short_mask = {"attention_mask": torch.ones(1, length)} if masked else {}
+            places = (tuple(range(length, length + 3)), (length + 3, length + 4))
+            prompt = marked([[more, {**options, **mask}]], two_regions(), places, LATER, appended=length)
+            got = tiny.sample(steered(model), start, 1.0, 2, prompt, dit.prompt(2))
+            plain = tiny.sample(model, start, 1.0, 2, [[long, {**options, **short_mask}]], dit.prompt(2))
+            assert torch.equal(got, plain) and torch.isfinite(got).all()
+            seen = tiny.sample(model, start, 1.0, 2, prompt, dit.prompt(2))
+            assert not torch.equal(got, seen), "twin: appended tokens would be seen"
+
+
+class TestRegionsToConditioning:
+    @pytest.mark.parametrize("count, frames", [(9, 3), (3, 3), (1, 3), (2, 5)])
+    def test_masks_of_a_film_fit_its_frames(self, clip: Any, count: int, frames: int) -> None:
+        wan, start = dit.build("wan"), dit.noise("wan", 16, 16, frames=frames)
+        left, right = (mask.repeat(count, 1, 1) for mask in halves(32))
+        regions = region(right, "a blue circle", region(left, "a red star"))
+        found = FoveaRegionsToConditioning.execute(clip, regions, PROMPT, 0.5, {"samples": start}).result[0]
+        got = tiny.sample(wan, start, 3.0, 1, found, prompt_encoding.encode(clip, ""))
+        assert torch.isfinite(got).all()
+
+    def test_masks_of_pictures_fit_the_batch(self, model: Any, clip: Any) -> None:
+        left, right = halves(32)
+        regions = region(torch.cat([left, right, left]), "a red star")
+        latent = {"samples": torch.zeros(4, 4, 16, 16)}
+        found = FoveaRegionsToConditioning.execute(clip, regions, PROMPT, 0.5, latent).result[0]
+        assert torch.equal(found[0][1]["mask"], torch.cat([left, right, left, left]))
+        got = tiny.sample(model, tiny.noise(16, 16, batch=4), 3.0, 1, found, prompt_encoding.encode(clip, ""))
+        assert torch.isfinite(got).all()
+        with pytest.raises(ValueError, match="latent"):
+            FoveaRegionsToConditioning.execute(clip, regions, PROMPT, 0.5)
+
+
+def test_wildcards_are_the_editors() -> None:
+    """{a|b}: the editor resolves it in inputs that say so, as in ComfyUI's own text node."""
+    for node in (FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegion, FoveaRegionsToConditioning):
+        info = node.GET_NODE_INFO_V1()["input"]
+        texts = {
+            name: spec[1]
+            for group in info.values()
+            for name, spec in group.items()
+            if "prompt" in name and spec[0] == "STRING"
+        }
+        assert texts and all(options.get("dynamicPrompts") for options in texts.values()), node
