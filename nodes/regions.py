@@ -150,9 +150,9 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     "weaker.",
                 ),
                 io.Float.Input(
-                    "rest_strength", default=REST, min=0.0, max=4.0, step=0.05, optional=True,
-                    tooltip="How much words of no region (background, style) keep of their weight in regions, in method "
-                    "fovea. 1: all of it. 0: where regions fill the picture, little is left of them.",
+                    "rest_strength", default=REST, min=0.0, max=2.0, step=0.05, optional=True,
+                    tooltip="How much the rest of the prompt (background, style) keeps of its weight in regions, in "
+                    "method fovea and mode prompt. 1: all of it. 0: where regions fill the picture, little is left.",
                 ),
             ],
             outputs=_outputs(),

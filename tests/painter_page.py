@@ -15,6 +15,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 NODE = "window.app.graph.nodes.find(node => node.type === 'FoveaRegionPainter')"
 SIDE = 256
+# The search dialog is open and letters go into its field; before, they would be the editor's own keys.
+SEARCHING = """() => document.activeElement?.tagName === 'INPUT'
+    && !!document.activeElement.closest('[role=dialog], [role=listbox]')"""
 
 
 class Painter:
@@ -54,8 +57,8 @@ class Painter:
     def button(self, name: str) -> None:
         self.page.get_by_role("button", name=name).first.click()
 
-    def phrases(self) -> Any:
-        return self.page.locator(".fovea-phrase")
+    def prompts(self) -> Any:
+        return self.page.locator(".fovea-prompt")
 
     def settled(self, wanted: np.ndarray) -> None:
         """Wait until the widget holds this map."""
@@ -91,14 +94,36 @@ def loaded(
     return Painter(page)
 
 
+def appears(page: Any, condition: str, seconds: float) -> bool:
+    """Whether a condition comes true on the page in time."""
+    for _ in range(round(10 * seconds)):
+        if page.evaluate(condition):
+            return True
+        page.wait_for_timeout(100)
+    return False
+
+
+def search_for(page: Any, text: str, position: tuple[float, float]) -> None:
+    """Double-click the canvas, and type into the search dialog once it can be typed into. position: on the canvas."""
+    box = page.locator("#graph-canvas").bounding_box()
+    for _ in range(5):
+        page.keyboard.press("Escape")  # what a try before has opened
+        page.mouse.dblclick(box["x"] + position[0], box["y"] + position[1])
+        if appears(page, SEARCHING, 5):
+            break
+    else:
+        raise AssertionError("a double-click on the canvas opens no search dialog")
+    page.keyboard.type(text, delay=30)
+
+
 def paint_two(painter: Painter) -> None:
     """A star at the left, a circle at the right, typed and painted."""
     painter.button("Add a region")
-    painter.phrases().nth(0).fill("a plain red star")
+    painter.prompts().nth(0).fill("a plain red star")
     painter.tool("ellipse")
     painter.drag((0.06, 0.25), (0.46, 0.7))
     painter.button("Add a region")
-    painter.phrases().nth(1).fill("a plain blue circle")
+    painter.prompts().nth(1).fill("a plain blue circle")
     painter.tool("rectangle")
     painter.drag((0.56, 0.3), (0.94, 0.7))
     painter.button("Compose")

@@ -77,21 +77,21 @@ def sag(model: Any, world: World) -> Tensor:
 
 
 def regions(model: Any, world: World) -> Tensor:
-    given = {"model": model, "clip": world.clip, "regions": halves(), "caption": PROMPT}
+    given = {"model": model, "clip": world.clip, "regions": halves(), "prompt": PROMPT}
     patched, positive, negative, *_ = outputs(FoveaDenseDiffusion, **given)
     return sample(patched, world, positive, negative)
 
 
 def hard_regions(model: Any, world: World) -> Tensor:
     """At their strongest."""
-    given = {"model": model, "clip": world.clip, "regions": halves(), "caption": PROMPT}
-    extreme = {"operator": "hard", "cross_strength": 4.0, "self_strength": 4.0, "end_percent": 1.0}
+    given = {"model": model, "clip": world.clip, "regions": halves(), "prompt": PROMPT}
+    extreme = {"method": "hard", "cross_strength": 4.0, "self_strength": 4.0, "end_percent": 1.0}
     patched, positive, negative, *_ = outputs(FoveaDenseDiffusion, **given, **extreme)
     return sample(patched, world, positive, negative)
 
 
 def paint(model: Any, world: World) -> Tensor:
-    given = {"model": model, "clip": world.clip, "regions": halves(), "caption": PROMPT}
+    given = {"model": model, "clip": world.clip, "regions": halves(), "prompt": PROMPT}
     patched, positive, negative, *_ = outputs(FoveaPaintWithWords, **given)
     return sample(patched, world, positive, negative)
 

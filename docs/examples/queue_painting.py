@@ -2,7 +2,7 @@
 
     python queue_painting.py graph.json star.png="a plain red star" heart.png="a striped green heart"
 
-Each PNG is white where its phrase shall be. graph.json is a graph in API format ("Export (API)" in the editor) with a
+Each PNG is white where its prompt shall be. graph.json is a graph in API format ("Export (API)" in the editor) with a
 FoveaRegionPainter in it, such as demo/painter.json. Needs Pillow and nothing else.
 """
 
@@ -16,8 +16,9 @@ import urllib.request
 from PIL import Image
 
 
-def painting(places: list[tuple[str, str]], caption: str = "") -> dict:
-    """FoveaRegionPainter's inputs. places: (file, phrase), later ones lie on top; the first picture's size counts."""
+def painting(places: list[tuple[str, str]], prompt: str = "") -> dict:
+    """FoveaRegionPainter's inputs. places: (file, prompt), later ones lie on top; the first picture's size counts.
+    prompt: of the whole picture."""
     masks = [Image.open(file).convert("L") for file, _ in places]
     index = Image.new("L", masks[0].size, 0)
     for number, mask in enumerate(masks, 1):
@@ -25,8 +26,8 @@ def painting(places: list[tuple[str, str]], caption: str = "") -> dict:
     data = io.BytesIO()
     index.save(data, format="PNG", optimize=True)
     text = json.dumps({
-        "version": 1, "width": index.width, "height": index.height, "caption": caption,
-        "regions": [{"id": number, "phrase": phrase} for number, (_, phrase) in enumerate(places, 1)],
+        "version": 1, "width": index.width, "height": index.height, "prompt": prompt,
+        "regions": [{"id": number, "prompt": own} for number, (_, own) in enumerate(places, 1)],
         "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode(),
     })  # fmt: skip
     return {"width": index.width, "height": index.height, "painting": text}
@@ -49,16 +50,16 @@ def queue(graph: dict, server: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("graph")
-    parser.add_argument("places", nargs="+", metavar="FILE.png=PHRASE")
-    parser.add_argument("--caption", default="", help="of the whole picture; else the phrases in a row")
+    parser.add_argument("places", nargs="+", metavar="FILE.png=PROMPT")
+    parser.add_argument("--prompt", default="", help="of the whole picture; else the regions' prompts in a row")
     parser.add_argument("--server", default="http://127.0.0.1:8188")
     args = parser.parse_args()
     with open(args.graph, encoding="utf-8") as file:
         graph = json.load(file)
-    places = [(file, phrase) for file, _, phrase in (place.partition("=") for place in args.places)]
+    places = [(file, prompt) for file, _, prompt in (place.partition("=") for place in args.places)]
     for node in graph.values():
         if node["class_type"] == "FoveaRegionPainter":
-            node["inputs"].update(painting(places, args.caption))
+            node["inputs"].update(painting(places, args.prompt))
     print("queued as", queue(graph, args.server))
 
 

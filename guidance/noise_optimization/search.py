@@ -109,7 +109,7 @@ def search(
 
 
 def best_of(
-    draws: Iterable[Tensor],
+    candidates: Iterable[Tensor],
     evaluate: Callable[[Tensor, bool], Evaluation],
     seconds: float = 0.0,
     watch: Callable[[int, Best], None] = lambda _iteration, _best: None,
@@ -119,9 +119,9 @@ def best_of(
     Raises ValueError if nothing finite was found.
     """
     began, best = time.monotonic(), None
-    for number, z in enumerate(draws):
+    for number, z in enumerate(candidates):
         if best is not None and seconds and time.monotonic() - began >= seconds:
-            best.stopped = f"time is up after {number} draws"
+            best.stopped = f"time is up after {number} candidates"
             break
         found = evaluate(z, False)
         if best is None:

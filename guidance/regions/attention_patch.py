@@ -29,7 +29,7 @@ NO_PART = (
 class Factors(NamedTuple):
     """M [batch, image tokens, columns], T [batch or 1, keys, columns] and a [batch, image tokens] at strength 1.
 
-    free: [keys], True for words of no region that shall keep their share; None where there are none.
+    free: [keys], True for text tokens of no region that shall keep their share; None where there are none.
     """
 
     queries: Tensor
@@ -222,7 +222,7 @@ def _factors(
         m, amount = spread(bias.background or bias.outside_weight > 0)
         keys = score_bias.word_factors(regions.keys(site.text_tokens, row.length), bias.outside_weight)[None]
         columns = m.shape[-1] if bias.outside_weight else len(regions.tokens)  # else the background's lifts nothing
-        free = (regions.free_words(site.text_tokens, row.length) > 0).to(device)
+        free = (regions.free_tokens(site.text_tokens, row.length) > 0).to(device)
         keeps = bias.free_weight > 0 and bool(free.any())
         words = Factors(m[..., :columns], keys[..., :columns].to(device), amount, free if keeps else None)
     return words, places

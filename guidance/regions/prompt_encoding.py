@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..token_spans import CLIP_ENCODERS, Letters, Match, Tokens, letters_of, occurrences, word_tokens
+from ..token_spans import CLIP_ENCODERS, Match, Tokens, letters_of, occurrences, word_tokens
 from .control import RegionControl
 from .masks import Region, Regions
 from .prompt_regions import MARK, PromptRegions
@@ -41,7 +41,8 @@ class Encoded(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where regions' prompts are in a prompt: matches of every region, words of no region, what there is to say."""
+    """Where regions' prompts are in a prompt. free: tokens of no region, those included that sum the prompt up behind
+    its words; without the start tokens, which say nothing."""
 
     matches: list[list[Match]]
     free: tuple[int, ...]
@@ -149,11 +150,9 @@ def find_regions(clip: Clip, prompt: str, region_prompts: Sequence[str]) -> Foun
         for n, owner in enumerate(owners):
             matches[owner] = found if len(owners) == 1 else [found[min(n, len(found) - 1)]]
         taken.update(token for match in found for token in match.tokens)
-    return Found(matches, _free_words(there, taken), notes)
-
-
-def _free_words(prompt: Letters, taken: set[int]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(piece.token for piece in prompt.pieces if piece.token not in taken))
+    lengths = [len(section) for section in sections]
+    starts = {sum(lengths[:i]) for i in range(len(lengths))}
+    return Found(matches, tuple(i for i in range(sum(lengths)) if i not in taken and i not in starts), notes)
 
 
 def _weights(clip: Clip, prompt: str, regions: Regions, found: Found) -> Weights:

@@ -22,8 +22,8 @@ class PromptRegions:
 
     canvas: [n, regions, height, width], see Regions.canvas. strengths: one per region. tokens: per region the places
     of its words in the prompt. length: tokens of the prompt. appended: place of the first token that is there for a
-    region only, not seen where regions do not steer; `length` if there is none. free: places of words that belong to
-    no region. negative: of a negative prompt.
+    region only, not seen where regions do not steer; `length` if there is none. free: places of tokens that belong
+    to no region. negative: of a negative prompt.
     """
 
     control: RegionControl
@@ -45,8 +45,8 @@ class PromptRegions:
             found[list(places), region] = 1
         return _repeat_or_pad(found, count, own)
 
-    def free_words(self, count: int, own: int = 0) -> Tensor:
-        """Which text tokens are words of no region: [count]; own: as in `keys`."""
+    def free_tokens(self, count: int, own: int = 0) -> Tensor:
+        """Which text tokens are of no region: [count]; own: as in `keys`."""
         found = torch.zeros(self.length, 1)
         found[list(self.free)] = 1
         return _repeat_or_pad(found, count, own)[:, 0]

@@ -5,8 +5,8 @@ With M (queries x regions: how much of a query's token is a region's) and T (key
     s'_ij = (1 - temperature * a_i) s_ij + a_i * unit_i * sum_r M_ir T_jr
     a_i = strength * sum_r M_ir * region strength_r * (1 - area_weight * share of the picture that region r covers)
 
-T is 1 for a region's own keys, 0 for others, and with `outside_weight` negative for the words of other regions. Words of
-no region are lifted so that they keep `free_weight` of what they lose to the others (`free_lift`).
+T is 1 for a region's own keys, 0 for others, and with `outside_weight` negative for the words of other regions. Text
+tokens of no region are lifted so that they keep `free_weight` of what they lose to the others (`free_lift`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class RegionBias:
     temperature: 1 pushes what does not match down as far as what matches up (DenseDiffusion), 0 leaves it.
     area_weight: how much a region's size weakens it. background: pixels of no region are one of their own, without
     words. outside_weight: how much of the bias pushes the words of other regions down, in pixels of no region those of
-    all regions. free_weight: how much words of no region keep of their share among the words: 1 all of it, 0 lets the
-    regions' words drown them. key_stride: the range is looked for among every n-th key only.
+    all regions. free_weight: how much text tokens of no region keep of their share: 1 all of it, 0 lets the regions'
+    words drown them. key_stride: the range is looked for among every n-th key only.
     """
 
     score_unit: str = "range"
@@ -88,11 +88,11 @@ def bias_scores(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tenso
 def free_lift(
     q: Tensor, k: Tensor, scale: float, changed: LowRankScores, free: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """What has to be added to the scores of words of no region so that they keep their share: [batch, heads, queries].
+    """What has to be added to the scores of tokens of no region so that they keep their share: [batch, heads, queries].
 
-    With s the scores as they were and s' as `changed` leaves them, F over free words and O over all others,
-    (log sum_O e^s' - log sum_O e^s) - (log sum_F e^s' - log sum_F e^s); never negative. free: [keys], True for words of
-    no region. Arguments as for `bias_scores`.
+    With s the scores as they were and s' as `changed` leaves them, F over those tokens and O over all others,
+    (log sum_O e^s' - log sum_O e^s) - (log sum_F e^s' - log sum_F e^s); never negative. free: [keys], True for tokens
+    of no region. Arguments as for `bias_scores`.
     """
     free = free.to(q.device)
     factor = changed.key_factor.expand(q.shape[0], -1, -1).mT.to(precision(q))

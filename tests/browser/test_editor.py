@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from painter_page import opened
+from painter_page import opened, search_for
 
 from tools.comfy import workflow as ui
 
@@ -68,7 +68,6 @@ def test_template_runs_by_pressing_run(
 def test_a_node_is_found_by_its_short_name(page, client, settings) -> None:
     """Double-click on the canvas, type SAG: the node is offered, and the help it brings is served."""
     opened(page, client, settings, "classic")
-    page.locator("#graph-canvas").dblclick(position={"x": 900, "y": 900})
-    page.keyboard.type("SAG", delay=40)
+    search_for(page, "SAG", (900, 900))
     page.get_by_text("Self-Attention Guidance (Fovea)").first.wait_for()
     page.screenshot(path=SHOTS / "search.png")

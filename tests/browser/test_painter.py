@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from painter_page import NODE, ROOT, SIDE, Painter, loaded, opened, paint_two
+from painter_page import NODE, ROOT, SIDE, Painter, appears, loaded, opened, paint_two, search_for
 from PIL import Image
 
 SHOTS = ROOT / "output" / "browser"
@@ -22,12 +22,14 @@ both_renderers = pytest.mark.parametrize("renderer", ["classic", "vue"])
 def test_found_by_search_painted_kept_and_undone(page, client, settings, renderer: str) -> None:
     opened(page, client, settings, renderer)
     page.evaluate("window.app.graph.clear()")
-    page.locator("#graph-canvas").dblclick(position={"x": 500, "y": 200})
-    page.keyboard.type("paint with words", delay=30)
-    found = page.get_by_text("Region Painter", exact=True).first
-    found.wait_for()
-    page.wait_for_timeout(2000)  # the list comes anew with every letter: a click between two lists hits neither
-    found.click()
+    for _ in range(3):
+        search_for(page, "paint with words", (500, 200))
+        found = page.get_by_text("Region Painter", exact=True).first
+        found.wait_for()
+        page.wait_for_timeout(2000)  # the list comes anew with every letter: a click between two lists hits neither
+        found.click()
+        if appears(page, f"!!{NODE}", 10):
+            break
     page.locator(".fovea-stage").first.wait_for()
     painter = Painter(page)
     page.wait_for_timeout(1000)  # the new node finds its place
@@ -36,7 +38,7 @@ def test_found_by_search_painted_kept_and_undone(page, client, settings, rendere
     painter.drag((0.2, 0.3), (0.4, 0.5))
     first = painter.map()
     assert (first == 1).sum() > 1000 and first[int(0.4 * 512), int(0.3 * 512)] == 1, "where the pointer was"
-    painter.phrases().nth(0).fill("a red star")
+    painter.prompts().nth(0).fill("a red star")
     painter.button("Add a region")
     painter.drag((0.7, 0.3), (0.8, 0.6))
     second = painter.map()
@@ -50,12 +52,12 @@ def test_found_by_search_painted_kept_and_undone(page, client, settings, rendere
     assert (painter.map() == 2).sum() < (second == 2).sum() / 2, "the right button rubs out"
     page.keyboard.press("Control+z")
     text = painter.text()
-    assert len(text) < 20_000 and [row["phrase"] for row in painter.value()["regions"]] == ["a red star", ""]
+    assert len(text) < 20_000 and [row["prompt"] for row in painter.value()["regions"]] == ["a red star", ""]
     page.wait_for_timeout(2500)  # the editor keeps drafts with a delay
     page.reload()
     page.locator(".fovea-stage").first.wait_for()
     page.wait_for_timeout(500)
-    assert painter.text() == text and painter.phrases().nth(0).input_value() == "a red star"
+    assert painter.text() == text and painter.prompts().nth(0).input_value() == "a red star"
     assert not page.ours()
 
 
@@ -142,12 +144,12 @@ def test_size_and_tab(page, client, settings, renderer: str) -> None:
 
 def test_nothing_typed_becomes_markup(page, client, settings) -> None:
     painter = loaded(page, client, settings, "classic")
-    phrase = "<img src=x onerror='window.hurt=1'>"
-    text = json.dumps({"version": 1, "width": SIDE, "height": SIDE, "caption": f"so {phrase}", "map": "",
-                       "regions": [{"id": 1, "color": "\"><b>", "phrase": phrase, "strength": 1e9}]})  # fmt: skip
+    prompt = "<img src=x onerror='window.hurt=1'>"
+    text = json.dumps({"version": 1, "width": SIDE, "height": SIDE, "prompt": f"so {prompt}", "map": "",
+                       "regions": [{"id": 1, "color": "\"><b>", "prompt": prompt, "strength": 1e9}]})  # fmt: skip
     page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", text)
-    page.wait_for_function("document.querySelector('.fovea-phrase')?.value.includes('onerror')")
-    assert painter.phrases().nth(0).input_value() == phrase
+    page.wait_for_function("document.querySelector('.fovea-prompt')?.value.includes('onerror')")
+    assert painter.prompts().nth(0).input_value() == prompt
     assert page.evaluate("window.hurt === undefined && !document.querySelector('.fovea-panel img[src=x]')")
     for broken in ("{", "[]", '{"map": "data:image/png;base64,AAAA", "width": 99999}'):
         page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", broken)
@@ -165,11 +167,11 @@ def test_shapes_against_slow_ones(page, client, settings) -> None:
 def test_the_brush_keeps_up(page, client, settings) -> None:
     """1024 x 1024 with twelve regions: from pointer event to drawn canvas well under a frame, in the median."""
     painter = loaded(page, client, settings, "classic")
-    regions = [{"id": i + 1, "color": f"#{i * 20:02x}80ff", "phrase": f"thing {i}", "strength": 1} for i in range(12)]
+    regions = [{"id": i + 1, "color": f"#{i * 20:02x}80ff", "prompt": f"thing {i}", "strength": 1} for i in range(12)]
     index = Image.fromarray((np.add.outer(np.arange(1024) // 256, np.arange(1024) // 86) % 12 + 1).astype(np.uint8))
     data = io.BytesIO()
     index.save(data, format="PNG")
-    text = json.dumps({"version": 1, "width": 1024, "height": 1024, "caption": "", "regions": regions,
+    text = json.dumps({"version": 1, "width": 1024, "height": 1024, "prompt": "", "regions": regions,
                        "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()})  # fmt: skip
     page.evaluate(
         f"""text => {{

@@ -25,7 +25,7 @@ SCRIBBLED = f"""async ([side, strokes, radius]) => {{
     const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647;
     const drawn = drawing.blank(side, side);
     for (let id = 1; id <= 8; id++) {{
-        drawn.rows.push({{...drawing.freshRow(drawn.rows), phrase: 'a striped purple triangle'}});
+        drawn.rows.push({{...drawing.freshRow(drawn.rows), prompt: 'a striped purple triangle'}});
         for (let stroke = 0; stroke < strokes; stroke++) {{
             let at = {{x: random() * side, y: random() * side}}, angle = random() * 7;
             for (let step = 0; step < 20; step++) {{
@@ -36,7 +36,7 @@ SCRIBBLED = f"""async ([side, strokes, radius]) => {{
             }}
         }}
     }}
-    drawn.caption = drawing.composed(drawn.rows);
+    drawn.prompt = drawing.composed(drawn.rows);
     await drawing.pack(drawn);
     const text = drawing.toText(drawn), read = await drawing.fromText(text, side, side);
     return {{text, same: drawn.map.every((id, at) => id === read.map[at])}};
@@ -46,6 +46,26 @@ SCRIBBLED = f"""async ([side, strokes, radius]) => {{
 READ = f"""async ([text, width, height]) => {{
     const drawing = await import({MODULES} + 'drawing.js');
     return [...(await drawing.fromText(text, width, height)).map];
+}}"""
+
+# What the page finds of every case of tests/phrase_cases.json.
+FOUND = f"""async cases => {{
+    const {{ occurrences }} = await import({MODULES} + 'phrases.js');
+    const text = (prompt, {{ start, end }}) => prompt.slice(start, end);
+    return cases.map(({{ prompt, phrase }}) => occurrences(prompt, phrase).map(place => text(prompt, place)));
+}}"""
+
+# What of a prompt belongs to which of the rows, by their numbers.
+OWNED = f"""async ([prompt, rows]) => {{
+    const {{ regionsIn }} = await import({MODULES} + 'phrases.js');
+    const spans = regionsIn(prompt, rows.map((prompt, number) => ({{ number, prompt }})));
+    return spans.map(({{ start, end, row }}) => [prompt.slice(start, end), row.number]);
+}}"""
+
+# Texts with the first and with the last of all options.
+RESOLVED = f"""async texts => {{
+    const {{ resolveWildcards }} = await import({MODULES} + 'wildcards.js');
+    return texts.map(text => [0, -1].map(at => resolveWildcards(text, options => options.at(at))));
 }}"""
 
 
@@ -88,12 +108,50 @@ def test_clear_pixels_of_a_map_are_nobodys(page, client, settings) -> None:
     pixels[..., 3] = np.repeat([0, 1, 64, 127, 128, 254, 255, 255], 2)[:, None]
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, format="PNG")
-    text = json.dumps({"version": 1, "width": 16, "height": 16, "caption": "",
+    text = json.dumps({"version": 1, "width": 16, "height": 16, "prompt": "",
                        "regions": [{"id": 1, "color": "#ff0000"}, {"id": 2, "color": "#00ff00"}],
                        "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()})  # fmt: skip
     read = np.array(page.evaluate(READ, [text, 16, 16])).reshape(16, 16)
     assert np.array_equal(read, painter_format.parse(text).index.numpy())
     assert sorted(set(read[:, 0])) == [0, 2] and (read == 0).sum() == 8 * 16
+
+
+def test_regions_are_found_in_the_prompt(page, client, settings) -> None:
+    """As on the server; what is underlined is the innermost row's, and rows of one prompt take turns."""
+    opened(page, client, settings, "classic")
+    cases = json.loads((ROOT / "tests" / "phrase_cases.json").read_text(encoding="utf-8"))
+    assert page.evaluate(FOUND, cases) == [case["found"] for case in cases]
+    for prompt, rows, wanted in (
+        ("a red fox, a red fox", ["a red fox"], [["a red fox", 0], ["a red fox", 0]]),
+        ("a dog, a dog, a dog", ["a dog", "A Dog"], [["a dog", 0], ["a dog", 1]]),
+        ("one dog", ["dog", "dog", ""], [["dog", 0]]),
+        ("a dog and a hot dog", ["dog", "a hot dog"], [["dog", 0], ["a hot dog", 1]]),
+        ("a woman in a red dress, smiling", ["a red dress", "a woman in a red dress, smiling"],
+         [["a woman in ", 1], ["a red dress", 0], [", smiling", 1]]),
+    ):  # fmt: skip
+        assert page.evaluate(OWNED, [prompt, rows]) == wanted, prompt
+
+
+def test_wildcards_are_resolved_when_queued(painter) -> None:
+    """One choice for a region and the whole prompt; the workflow keeps all options, the queued one's copy too."""
+    page, prompt = painter.page, "a {red|{green|blue}} star"
+    texts = {"{a|b} c": ["a c", "b c"], "{a|{b|c}}": ["a", "c"], r"\{a|b\}": ["{a|b}"] * 2, "{a": ["{a"] * 2,
+             r"{a\|b|c}": ["a|b", "c"], "{|x}": ["", "x"], r"\(a\) {b}": [r"\(a\) b"] * 2}  # fmt: skip
+    assert page.evaluate(RESOLVED, list(texts)) == list(texts.values())
+    painter.prompts().nth(0).fill(prompt)
+    painter.button("Compose")
+    chosen = set()
+    for _ in range(40):
+        queued = page.evaluate("() => window.app.graphToPrompt()")
+        (inputs,) = [node["inputs"] for node in queued["output"].values()
+                     if node["class_type"] == "FoveaRegionPainter"]  # fmt: skip
+        (kept,) = [node for node in queued["workflow"]["nodes"] if node["type"] == "FoveaRegionPainter"]
+        drawing, before = json.loads(inputs["painting"]), json.loads(kept["widgets_values"][2])
+        assert before["prompt"] == before["regions"][0]["prompt"] == prompt
+        assert drawing["prompt"] == drawing["regions"][0]["prompt"]
+        chosen.add(drawing["prompt"])
+    assert chosen == {f"a {color} star" for color in ("red", "green", "blue")}
+    assert prompt in page.evaluate(f"{NODE}.widgets.find(widget => widget.name === 'painting').value")
 
 
 def test_a_pen_presses_and_rubs(painter, device) -> None:
@@ -195,29 +253,29 @@ def test_keys_zoom_and_the_space_bar_pans(painter) -> None:
 
 
 def test_typing_is_undone_field_by_field(painter) -> None:
-    page, phrase = painter.page, painter.phrases().nth(0)
-    phrase.fill("a red")
-    phrase.press("Enter")
-    phrase.press_sequentially(" star")
+    page, prompt = painter.page, painter.prompts().nth(0)
+    prompt.fill("a red")
+    prompt.press("Enter")
+    prompt.press_sequentially(" star")
     painter.button("Undo")
-    assert painter.value()["regions"][0]["phrase"] == "a red" == phrase.input_value()
+    assert painter.value()["regions"][0]["prompt"] == "a red" == prompt.input_value()
     painter.button("Undo")
-    assert painter.value()["regions"][0]["phrase"] == ""
+    assert painter.value()["regions"][0]["prompt"] == ""
     painter.button("Redo")
     painter.button("Redo")
-    assert painter.value()["regions"][0]["phrase"] == "a red star"
+    assert painter.value()["regions"][0]["prompt"] == "a red star"
     page.wait_for_timeout(400)
 
 
 def test_rows_are_called_by_their_place(painter) -> None:
     """Also after the one before has gone."""
     painter.button("Add a region")
-    for at, phrase in enumerate(("sun", "moon")):
-        painter.phrases().nth(at).fill(phrase)
-        painter.phrases().nth(at).press("Enter")
+    for at, prompt in enumerate(("sun", "moon")):
+        painter.prompts().nth(at).fill(prompt)
+        painter.prompts().nth(at).press("Enter")
     for left in (["moon"], []):
         painter.button("Delete region 1")
-        assert [row["phrase"] for row in painter.value().get("regions", [])] == left
+        assert [row["prompt"] for row in painter.value().get("regions", [])] == left
 
 
 def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
@@ -326,7 +384,7 @@ def test_speaks_the_editors_language(page, client, settings) -> None:
     chinese = dict(re.findall(r'^  "(.+?)": "(.+?)",$', texts, re.M))
     painter = loaded(page, client, settings, "vue", language="zh")
     painter.button(chinese["Add a region"])
-    assert painter.phrases().nth(0).get_attribute("aria-label") == chinese["Phrase of region {}"].replace("{}", "1")
+    assert painter.prompts().nth(0).get_attribute("aria-label") == chinese["Prompt of region {}"].replace("{}", "1")
     assert page.locator("[data-tool=brush]").get_attribute("title") == chinese["Brush (B)"]
     page.screenshot(path=ROOT / "output" / "browser" / "painter_zh.png")
     assert not page.ours()
@@ -338,7 +396,7 @@ def test_results_lie_behind_inside_a_subgraph(page, client, settings) -> None:
     painter.button("Add a region")
     painter.tool("ellipse")
     painter.drag((0.2, 0.2), (0.8, 0.8))
-    painter.phrases().nth(0).fill("a red star")
+    painter.prompts().nth(0).fill("a red star")
     painter.button("Compose")
     page.evaluate("() => { window.app.graph.convertToSubgraph(new Set(window.app.graph.nodes)); }")
     page.evaluate("() => window.app.canvas.setGraph([...window.app.graph.subgraphs.values()][0])")
@@ -354,7 +412,7 @@ def test_the_picture_follows_the_brush(page, client, settings) -> None:
     """Run (On Change): every stroke is followed by its picture, none is queued behind another, the last one wins."""
     painter = loaded(page, client, settings, "classic")
     painter.button("Add a region")
-    painter.phrases().nth(0).fill("a plain red star")
+    painter.prompts().nth(0).fill("a plain red star")
     painter.button("Compose")
     page.wait_for_timeout(1000)
     page.get_by_role("button", name="Run", exact=True).first.click()  # loads the model

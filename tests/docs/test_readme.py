@@ -165,10 +165,10 @@ def test_the_grammar_is_the_worlds() -> None:
             value
             for node in nodes.values()
             for name, value in node["inputs"].items()
-            if name in ("text", "value") and isinstance(value, str) and value.startswith("a ")
+            if name in ("text", "value", "prompt") and isinstance(value, str) and value.startswith("a ")
         ]
         if "painter" in nodes:
-            texts.append(json.loads(nodes["painter"]["inputs"]["painting"])["caption"])
+            texts.append(json.loads(nodes["painter"]["inputs"]["painting"])["prompt"])
         assert all(re.fullmatch(caption, text) for text in texts), path.name
         assert texts or "unconditional" in path.name
 

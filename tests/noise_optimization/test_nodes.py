@@ -210,7 +210,7 @@ def test_clip_guidance_has_no_gradient(given: dict[str, Any]) -> None:
 
 def test_time_is_up_while_drawing(given: dict[str, Any]) -> None:
     report = optimized(given, candidates=50, iterations=5, seconds=0.01)[4]
-    assert "time is up after 1 draws" in report and "1 trials" in report
+    assert "time is up after 1 candidates" in report and "1 trials" in report
 
 
 def test_nothing_salient_is_said(given: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from tiny_encoders import encoder
 
 from fovea.guidance.regions import prompt_encoding
 from fovea.guidance.regions.prompt_regions import MARK
+from fovea.guidance.token_spans import word_tokens
 from fovea.nodes.regions import FoveaDenseDiffusion
 
 CAPTION = "a plain red star and a plain blue circle on a white background"
@@ -106,14 +107,19 @@ def test_controlnet(model: Any) -> None:
 
 @pytest.mark.parametrize("name, changes", [("flux", {"vec_in_dim": tiny.CONTEXT}), ("sd3", {"adm_in_channels": 2048})])
 def test_transformers_with_their_own_text_encoders(name: str, changes: dict) -> None:
-    """T5 cannot tell phrases in a caption: they are appended, the report says so, they act where they are painted."""
+    """T5 cannot tell words apart afterwards: regions' prompts are appended without their padding, the report says so,
+    they act where they are painted."""
     model, clip = dit.build(name, **changes), encoder(name)
     _, positive, negative, report = (result := dense(model, clip)).result
     caption = prompt_encoding.encode(clip, CAPTION)[0][0]
     tokens = caption.shape[1]
-    assert "use mode concat" in report and "appended" in report
-    assert torch.equal(positive[0][0][:, :tokens], caption) and positive[0][0].shape[1] == 3 * tokens
-    assert positive[0][1][MARK].tokens == (tuple(range(tokens, 2 * tokens)), tuple(range(2 * tokens, 3 * tokens)))
+    star, circle = (
+        len(word_tokens(clip, clip.tokenize(f"a plain {words}", return_word_ids=True), tokens))
+        for words in ("red star", "blue circle")
+    )
+    end = tokens + star + circle
+    assert report and torch.equal(positive[0][0][:, :tokens], caption) and positive[0][0].shape[1] == end < tokens + 20
+    assert positive[0][1][MARK].tokens == (tuple(range(tokens, tokens + star)), tuple(range(tokens + star, end)))
 
     start = dit.noise(name, 16, 16)
     got = tiny.sample(result.result[0], start, 3.0, 3, positive, negative)
@@ -127,7 +133,8 @@ def test_transformers_with_their_own_text_encoders(name: str, changes: dict) -> 
 def dense(model: Any, clip: Any, turned: bool = False) -> Any:
     left, right = boxes()
     return FoveaDenseDiffusion.execute(
-        model=model, clip=clip, regions=two_regions((right, left) if turned else (left, right)), caption=CAPTION,
-        negative="", cross_strength=1.0, self_strength=0.3, area_strength=1.0, time_exponent=2.0, end_percent=0.6,
-        operator="fovea", start_percent=0.0, mode="auto", blocks="all", encode_phrases=True, sampled=1,
+        model=model, clip=clip, regions=two_regions((right, left) if turned else (left, right)), prompt=CAPTION,
+        negative_prompt="", cross_strength=1.0, self_strength=0.3, area_strength=1.0, time_exponent=2.0,
+        end_percent=0.6, method="fovea", start_percent=0.0, mode="auto", blocks="all", encode_regions_separately=True,
+        key_stride=1,
     )  # fmt: skip

@@ -40,9 +40,9 @@ def url(values: np.ndarray, mode: str = "L") -> str:
 INDEX = np.zeros((48, 64), np.uint8)
 INDEX[:24, :32], INDEX[24:, 32:], INDEX[:8, 60:] = 1, 7, 200
 GOOD: dict[str, Any] = {
-    "version": 1, "width": 64, "height": 48, "caption": "", "map": url(INDEX),
-    "regions": [{"id": 1, "color": "#ff0000", "phrase": " a red star "}, {"id": 7, "phrase": "a heart", "strength": 2},
-                {"id": 3, "phrase": "never painted"}, {"id": 200, "phrase": "left out", "hidden": True}],
+    "version": 1, "width": 64, "height": 48, "prompt": "", "map": url(INDEX),
+    "regions": [{"id": 1, "color": "#ff0000", "prompt": " a red star "}, {"id": 7, "prompt": "a heart", "strength": 2},
+                {"id": 3, "prompt": "never painted"}, {"id": 200, "prompt": "left out", "hidden": True}],
 }  # fmt: skip
 
 
@@ -51,14 +51,14 @@ def run(**given: Any) -> Any:
 
 
 def test_regions_are_where_they_are_painted() -> None:
-    regions, masks, preview, caption, width, height = run(painting=json.dumps(GOOD))
-    assert [(r.phrase, r.strength) for r in regions.items] == [("a red star", 1.0), ("a heart", 2.0)]
+    regions, masks, preview, prompt, width, height = run(painting=json.dumps(GOOD))
+    assert [(r.prompt, r.strength) for r in regions.items] == [("a red star", 1.0), ("a heart", 2.0)]
     for region, value in zip(regions.items, (1, 7)):
         assert torch.equal(region.mask[0], torch.from_numpy(value == INDEX).float())
     assert masks.shape == (3, 48, 64) and not masks[2].any()
-    assert caption == "a red star, a heart and never painted" and (width, height) == (64, 48)
+    assert prompt == "a red star, a heart and never painted" and (width, height) == (64, 48)
     assert preview[0, 0, 0].tolist() == [1, 0, 0] and preview[0, 47, 0].tolist() == pytest.approx([0.85] * 3)
-    assert run(painting=json.dumps({**GOOD, "caption": "mine"}))[3] == "mine"
+    assert run(painting=json.dumps({**GOOD, "prompt": "mine"}))[3] == "mine"
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
@@ -73,19 +73,19 @@ def test_other_sizes_are_stretched() -> None:
 
 
 def test_nothing_and_masks() -> None:
-    regions, masks, preview, caption, *_ = run()
-    assert len(regions) == 0 and masks.shape == (1, 48, 64) and preview.shape == (1, 48, 64, 3) and caption == ""
-    text = json.dumps({"regions": [{"phrase": "a"}, {"phrase": "b"}]})
+    regions, masks, preview, prompt, *_ = run()
+    assert len(regions) == 0 and masks.shape == (1, 48, 64) and preview.shape == (1, 48, 64, 3) and prompt == ""
+    text = json.dumps({"regions": [{"prompt": "a"}, {"prompt": "b"}]})
     given = torch.zeros(2, 10, 10)
     given[0, :5], given[1, 5:] = 1, 1
     (first, *_), (again, *_) = run(painting=text, masks=given), run(painting=text, masks=given)
     assert [r.prompt for r in first.items] == ["a", "b"] and torch.equal(first.items[0].mask[0], given[0])
     more = run(painting=text, masks=given, regions=again)[0]
     assert len(more) == 4
-    text = json.dumps({"regions": [{"phrase": "a", "hidden": True}, {"phrase": "b"}]})
+    text = json.dumps({"regions": [{"prompt": "a", "hidden": True}, {"prompt": "b"}]})
     (region,) = run(painting=text, masks=given)[0].items
     assert region.prompt == "b" and torch.equal(region.mask[0], given[1])
-    many = json.dumps({"regions": [{"phrase": "x"}] * 64})
+    many = json.dumps({"regions": [{"prompt": "x"}] * 64})
     with pytest.raises(ValueError, match="smaller size"):
         run(painting=many, width=4096, height=4096)
     with pytest.raises(ValueError, match="3 masks are given for 2 rows"):
@@ -113,12 +113,12 @@ BAD = {
     "no JSON": "{", "an array": "[]", "deep": "[" * 200_000, "version": changed(version=2),
     "width": changed(width=10**9), "width text": changed(width="64"), "height": changed(height=-1),
     "height missing": json.dumps({k: v for k, v in GOOD.items() if k != "height"}), "size": changed(width=65),
-    "caption": changed(caption=["x"]), "caption length": changed(caption="x" * 30_000),
+    "prompt": changed(prompt=["x"]), "prompt length": changed(prompt="x" * 30_000),
     "regions": changed(regions="x"), "many": changed(regions=[{"id": 1}] * 1000), "row": changed(regions=["x"]),
     "id": changed(regions=[{"id": 0}]), "id true": changed(regions=[{"id": True}]), "twice": changed(
         regions=[{"id": 2}, {"id": 2}]),
-    "color": changed(regions=[{"color": "red"}]), "phrase": changed(regions=[{"phrase": 3}]),
-    "phrase length": changed(regions=[{"phrase": "x" * 5000}]), "strength": changed(regions=[{"strength": 1e9}]),
+    "color": changed(regions=[{"color": "red"}]), "region prompt": changed(regions=[{"prompt": 3}]),
+    "region prompt length": changed(regions=[{"prompt": "x" * 5000}]), "strength": changed(regions=[{"strength": 1e9}]),
     "strength NaN": changed(regions=[{"strength": float("nan")}]), "hidden": changed(regions=[{"hidden": 1}]),
     "map": changed(map=5), "map prefix": changed(map="http://x/y.png"), "map base64": changed(
         map="data:image/png;base64,###"),
@@ -157,7 +157,7 @@ def test_a_text_bomb_beside_the_pixels() -> None:
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["version", "width", "height", "caption", "regions", "map", "id", "color", "strength"]), inner,
+        st.sampled_from(["version", "width", "height", "prompt", "regions", "map", "id", "color", "strength"]), inner,
         max_size=5), max_leaves=20,
 ))  # fmt: skip
 def test_any_json_is_read_or_refused(data: Any) -> None:
@@ -167,10 +167,10 @@ def test_any_json_is_read_or_refused(data: Any) -> None:
         assert str(why)
 
 
-def test_markup_in_a_phrase_stays_text() -> None:
-    phrase = "<img src=x onerror=alert(1)>"
-    regions = run(painting=changed(regions=[{"id": 1, "phrase": phrase}]))[0]
-    assert regions.items[0].prompt == phrase
+def test_markup_in_a_prompt_stays_text() -> None:
+    prompt = "<img src=x onerror=alert(1)>"
+    regions = run(painting=changed(regions=[{"id": 1, "prompt": prompt}]))[0]
+    assert regions.items[0].prompt == prompt
 
 
 def test_the_example_script_makes_a_painting(tmp_path: Path) -> None:
@@ -200,20 +200,20 @@ def test_the_example_script_queues(tmp_path: Path, client, demo_model: Path) -> 
     pictures = [Image.open(io.BytesIO(client.image(image))) for image in images]
     assert {picture.size for picture in pictures} == {(256, 192)}, "as large as the mask"
     bad = subprocess.run([*command, f"{tmp_path}/star.png={'long ' * 300}"], capture_output=True, text=True)
-    assert bad.returncode and "phrase" in bad.stderr and "Traceback" not in bad.stderr
+    assert bad.returncode and "prompt" in bad.stderr and "Traceback" not in bad.stderr
 
 
 def test_the_schema_agrees_with_the_reader() -> None:
     """Its bounds are the reader's."""
     schema = json.loads((ROOT / "docs" / "painting.schema.json").read_text())
     properties, row = schema["properties"], schema["properties"]["regions"]["items"]["properties"]
-    assert set(properties) == set(GOOD) and set(row) == {"id", "color", "phrase", "strength", "hidden"}
+    assert set(properties) == set(GOOD) and set(row) == {"id", "color", "prompt", "strength", "hidden"}
     assert properties["width"]["maximum"] == properties["height"]["maximum"] == painter_format.MAX_SIDE
     assert (
         properties["width"]["minimum"] == painter_format.MIN_SIDE
-        and row["phrase"]["maxLength"] == painter_format.MAX_PROMPT_LENGTH
+        and row["prompt"]["maxLength"] == painter_format.MAX_PROMPT_LENGTH
     )
-    assert properties["caption"]["maxLength"] == painter_format.MAX_CAPTION_LENGTH
+    assert properties["prompt"]["maxLength"] == painter_format.MAX_WHOLE_LENGTH
     assert (
         properties["regions"]["maxItems"] == painter_format.MAX_REGIONS
         and properties["version"]["const"] == painter_format.VERSION

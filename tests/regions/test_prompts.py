@@ -16,6 +16,8 @@ from sag_steps import relative
 from tiny_encoders import encoder, sd15_encoder
 
 import nodes as comfy_nodes
+from fovea.attention import hooks
+from fovea.guidance.attention_map.recorders import PhraseViewer
 from fovea.guidance.regions import prompt_encoding
 from fovea.guidance.regions.masks import Regions
 from fovea.guidance.regions.prompt_regions import MARK
@@ -122,11 +124,12 @@ class TestWhoseWords:
     def test_one_prompt_of_several_regions_is_dealt_out(self, clip: Any) -> None:
         prompt = "a red star and a red star and a star"
         found = prompt_encoding.find_regions(clip, prompt, ["a red star", "a star", "a red star"])
-        assert found.tokens == [(1, 2, 3), (9, 10), (5, 6, 7)] and not found.notes and found.free == (4, 8)
+        assert found.tokens == [(1, 2, 3), (9, 10), (5, 6, 7)] and not found.notes
+        assert found.free == (4, 8, *range(11, 77)), "without the start token, with those that sum up the prompt"
         found = prompt_encoding.find_regions(clip, prompt, ["a star", "a star"])
         assert found.tokens == [(9, 10)] * 2 and len(found.notes) == 1
         found = prompt_encoding.find_regions(clip, "red star, red star", ["red star", ""])
-        assert found.tokens == [(1, 2, 4, 5), ()] and found.free == (3,)
+        assert found.tokens == [(1, 2, 4, 5), ()] and found.free[0] == 3
 
     @pytest.mark.parametrize("separate", [True, False])
     def test_a_weight_of_the_region_counts_where_the_prompt_has_none(self, clip: Any, separate: bool) -> None:
@@ -147,6 +150,33 @@ class TestWhoseWords:
             _, positive, _, report = dense(model, clip, regions, mode="concat")
             assert torch.equal(positive[0][0][:, 77:231], torch.cat([star[0][0], pumpkin[0][0]], dim=1))
             assert tokens_of((None, positive))[0] == tuple(range(77, 231)) and bool(report) == said
+
+
+class TestTheRestOfThePrompt:
+    def test_keeps_its_share_of_attention(self, model: Any, clip: Any) -> None:
+        """Read where regions fill the picture: background and style get what they get without regions, or with
+        rest_strength 0 next to nothing. The nodes' own recorder reads them."""
+        prompt = f"{PROMPT} on a white background"
+        seen: dict[str, float] = {}
+
+        class Reading:
+            viewer = PhraseViewer(None, tokens=tuple(range(8, 12)))
+
+            def begin(self, run: Any) -> tuple:
+                return (self.viewer,)
+
+        for name, strength in (("plain", None), ("kept", 1.0), ("drowned", 0.0)):
+            if strength is None:
+                patched, positive = model.clone(), prompt_encoding.encode(clip, prompt)
+            else:
+                settings = {"rest_strength": strength, "encode_regions_separately": False, "self_strength": 0.0}
+                patched, positive, *_ = dense(model, clip, two(), prompt, **settings)
+            reading = Reading()
+            reading.viewer.found.clear()
+            hooks.install(patched, reading)
+            tiny.sample(patched, tiny.noise(32, 32), 1.0, 1, positive, prompt_encoding.encode(clip, ""))
+            seen[name] = float(next(iter(reading.viewer.found.values())).values.mean())
+        assert seen["kept"] == pytest.approx(seen["plain"], rel=1e-3) and seen["drowned"] < 0.2 * seen["plain"]
 
 
 class TestRegionsWithoutAPlace:

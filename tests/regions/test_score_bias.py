@@ -193,7 +193,7 @@ def test_any_masks_give_finite_attention(
     shares = token_shares(Regions(tuple(Region(m[None]) for m in masks)).canvas(), (4, 3), (9, 7), (9, 7))
     columns = score_bias.with_background(shares) if operator.background else shares
     strengths = torch.full((columns.shape[-1],), region_strength)
-    amount = score_bias.amounts(columns, strengths, columns.mean(dim=1), strength, operator.area)
+    amount = score_bias.amounts(columns, strengths, columns.mean(dim=1), strength, operator.area_weight)
     q, k, v = tensors(seed, 1, 12, 12, spread=8.0)
     out = modulated(q, k, v, columns, columns, amount, operator)
     assert torch.isfinite(out).all()
@@ -208,6 +208,28 @@ def test_items_do_not_depend_on_their_neighbors() -> None:
     together = modulated(q, k, v, shares, shares, amount, RegionBias())
     alone = [modulated(*(t[i : i + 1] for t in (q, k, v, shares, shares, amount)), RegionBias()) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [RegionBias(temperature=0.0), RegionBias(), RegionBias("row max", 0.0)])
+def test_tokens_of_no_region_keep_their_share(bias: RegionBias) -> None:
+    """Against softmax written out: what the lifted tokens get of all attention is what they got before."""
+    q, k, _ = tensors(11, 2, 5, 7)
+    words = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0, 0], [0, 0], [0, 0]]).float()
+    free = torch.tensor([0, 0, 0, 0, 1, 1, 0]).bool()
+    shares = score_bias.with_background(torch.rand(2, 5, 2, generator=torch.Generator().manual_seed(1)) / 2)
+    amount, mask = torch.rand(2, 5, generator=torch.Generator().manual_seed(2)), torch.randn(1, 1, 1, 7)
+    keys = score_bias.word_factors(words, 1.0)[None]
+    q, k = (augmented_attention.split_heads(t, HEADS, False) for t in (q, k))
+    changed = score_bias.bias_scores(q, k, DIM**-0.5, shares, keys, amount, bias, mask)
+    lift = score_bias.free_lift(q, k, DIM**-0.5, changed, free, mask)
+    before = (q @ k.mT * DIM**-0.5 + mask).double()
+    after = changed.scale[..., None] * before + changed.query_factor.double() @ changed.key_factor.double()[:, None].mT
+    lifted = after + lift[..., None].double() * free
+    had, has, gets = (s.softmax(-1)[..., free].sum(-1) for s in (before, after, lifted))
+    drowned = has < had
+    assert drowned.any() and (lift >= 0).all()
+    torch.testing.assert_close(gets[drowned], had[drowned], rtol=1e-4, atol=1e-5)
+    assert torch.equal(lift[~drowned], torch.zeros_like(lift[~drowned])), "what has gained already is left alone"
 
 
 @given(

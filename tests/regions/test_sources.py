@@ -21,8 +21,8 @@ from fovea.nodes.region_sources import (
 )
 
 
-def region(mask: Tensor, phrase: str = "a star", regions: Regions | None = None) -> Regions:
-    return FoveaRegion.execute(mask, phrase, 1.0, "", regions).result[0]
+def region(mask: Tensor, prompt: str = "a star", regions: Regions | None = None) -> Regions:
+    return FoveaRegion.execute(mask, prompt, 1.0, "", regions).result[0]
 
 
 class TestRegion:
@@ -89,7 +89,7 @@ class TestBoxes:
         assert made.items[0].prompt == "a star" and mask.shape == (1, 256, 256)
         assert mask[0, 64:, :128].min() == 1 and mask.sum() == 192 * 128
 
-    def test_phrases_take_the_place_of_descriptions(self) -> None:
+    def test_prompts_take_the_place_of_descriptions(self) -> None:
         boxes = [self.ELEMENTS[0], {**self.ELEMENTS[0], "desc": "b"}]
         (made,) = FoveaRegionsFromBoxes.execute(boxes, 64, 64, "\na heart\n", 1.0).result
         assert [r.prompt for r in made.items] == ["a star", "a heart"]

@@ -43,7 +43,7 @@ SOURCES = {
     "image": node("EmptyImage", width=64, height=64, batch_size=1, color=0xFF8800),
     "mask": node("SolidMask", value=1.0, width=64, height=64),
     "sigmas": node("BasicScheduler", model=["load", 0], scheduler="normal", steps=2, denoise=1.0),
-    "regions": node("FoveaRegion", phrase="a red star", negative="", mask=["mask", 0], strength=1.0),
+    "regions": node("FoveaRegion", prompt="a red star", negative_prompt="", mask=["mask", 0], strength=1.0),
     "experts": node("FoveaExpert", model=["load", 0], boundary_unit="percent", boundary=0.5, cfg=-1.0),
     "scorer": node("FoveaLoadScorer", file="ShapesWorld CLIP A (ships with Fovea)", activation="auto",
                    allow_download=False),

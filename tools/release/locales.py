@@ -20,8 +20,8 @@ FILE = "nodeDefs.json"
 def texts(info: dict[str, Any]) -> dict[str, Any]:
     """What people read of a node, in the frontend's shape. info: the node as `/object_info` tells it."""
     inputs = {}
-    for section in info["input"].values():
-        for name, spec in section.items():
+    for section in ("required", "optional"):
+        for name, spec in info["input"].get(section, {}).items():
             options = spec[1] if len(spec) > 1 else {}
             said = {"name": options.get("display_name") or name, "tooltip": options.get("tooltip")}
             inputs[name] = {key: value for key, value in said.items() if value}

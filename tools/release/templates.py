@@ -108,13 +108,13 @@ def regions(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) ->
     show(board, 3, {**given, "positive": (plain, 0), "negative": negative}, "Without regions", cfg=cfg, **how)
     show(board, 3, {**given, "model": (steer, 0), "positive": (steer, 1), "negative": negative}, "With regions",
          cfg=cfg, **how)  # fmt: skip
-    board.note(f"""## Regions with a phrase each
+    board.note(f"""## Regions with a prompt each
 
 Two boxes, each with what shall be there, on {file}. The attention of the model is steered in the first part of the
 schedule; no further evaluation is needed.
 
 **Try**
-- other boxes and phrases, or **Region Painter** in their place;
+- other boxes and prompts, or **Region Painter** in their place;
 - **cross_strength** up or down, **end_percent** longer;
 - **Paint with Words** in the place of DenseDiffusion.
 """)

@@ -3,7 +3,8 @@
 
 // Words as CLIP splits them. No words: the parentheses of an emphasis, with its weight.
 const WEIGHT = String.raw`:\s*[-+]?[\d.]+\s*(?=\))`;
-const WORD = new RegExp(String.raw`${WEIGHT}|[()]|(\p{L}+|\p{N}|(?:\\[()]|(?!${WEIGHT})[^\s\p{L}\p{N}()])+)`, "gu");
+const OTHERS = String.raw`(?:\\[()]|(?!${WEIGHT})[^\s\p{L}\p{N}()])+`;
+const WORD = new RegExp(String.raw`${WEIGHT}|[()]|('(?:[stmd]|re|ve|ll)|\p{L}+|\p{N}|${OTHERS})`, "giu");
 const LETTER = /\\[()]|./gsu; // an escaped parenthesis is one
 
 /** A text's letters in lower case, with a blank between words. Each is at [at, ends) of the text. */
@@ -42,8 +43,9 @@ function placesIn({ letters, at, ends }, wanted) {
   return found;
 }
 
+/** Marks beyond ASCII do not count: a CLIP reads them as bytes, like the letters of other scripts. */
 function isBorder(letters, at) {
-  return at === 0 || at === letters.length || /[ \p{P}\p{S}]/u.test(letters.slice(at - 1, at + 1));
+  return at === 0 || at === letters.length || /[ -/:-@[-`{-~]/.test(letters.slice(at - 1, at + 1));
 }
 
 /** What of a prompt belongs to which row: [{start, end, row}], in order and without overlaps. Long ones choose first.
