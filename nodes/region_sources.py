@@ -189,6 +189,41 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
         return io.NodeOutput(extended(regions, added, None, "Regions from Boxes"))
 
 
+class FoveaCropRegions(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        side = {"min": 1, "max": 65536}
+        return io.Schema(
+            node_id="FoveaCropRegions",
+            display_name="Crop Regions",
+            category="Fovea/regions",
+            description=(
+                "The regions as they are in a part of the picture: for a tile, a crop that is inpainted, a detail that "
+                "is sampled by itself. Without it, regions are stretched over whatever is sampled."
+            ),
+            search_aliases=[*ALIASES, "tile", "crop", "upscale", "detailer"],
+            inputs=[
+                RegionsType.Input("regions", tooltip="The regions of the whole picture."),
+                io.Int.Input("x", default=0, min=-65536, max=65536, tooltip="Left side of the part, in pixels."),
+                io.Int.Input("y", default=0, min=-65536, max=65536, tooltip="Upper side of the part."),
+                io.Int.Input("width", default=512, **side, tooltip="Width of the part."),
+                io.Int.Input("height", default=512, **side, tooltip="Height of the part."),
+                io.Int.Input("picture_width", default=1024, **side, tooltip="Width of the whole picture, in pixels."),
+                io.Int.Input("picture_height", default=1024, **side, tooltip="Height of the whole picture."),
+            ],
+            outputs=[RegionsType.Output(display_name="regions", tooltip="The regions of that part. Those that have "
+                                        "nothing in it are left out by the nodes that use them.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, regions: Regions, x: int, y: int, width: int, height: int, picture_width: int, picture_height: int
+    ) -> io.NodeOutput:
+        return io.NodeOutput(regions.cropped((x, y, width, height), (picture_width, picture_height)))
+
+
 class FoveaRegionPreview(io.ComfyNode):
     """Inputs are only ever appended."""
 
@@ -251,4 +286,6 @@ def lost_regions(regions: Regions, width: int, height: int) -> str:
     return "\n".join(lines)
 
 
-NODES = [FoveaRegion, FoveaRegionsFromColors, FoveaRegionsFromBoxes, FoveaRegionPreview]
+NODES: list[Any] = [
+    FoveaRegion, FoveaRegionsFromColors, FoveaRegionsFromBoxes, FoveaCropRegions, FoveaRegionPreview,
+]  # fmt: skip

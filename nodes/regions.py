@@ -271,18 +271,23 @@ def _steered(
         raise ValueError(f"{node}: {why}") from None
     patched = model.clone()
     model_patch.install(patched)
-    notes += [*positive.notes, *negative.notes, *_unsteered(cls)]
+    notes += [*positive.notes, *negative.notes]
+    _warn_of_other_models(cls, node)
     return io.NodeOutput(patched, positive.conditioning, negative.conditioning, _told(node, notes))
 
 
-def _unsteered(cls: type[io.ComfyNode]) -> list[str]:
-    """A line for every sampler of the queued graph that has the prompts and no model that obeys them."""
+def _warn_of_other_models(cls: type[io.ComfyNode], node: str) -> None:
+    """Say which samplers of the queued graph have the prompts and a model that does not obey them.
+
+    In the log, not in the report: the report of a cached node would still say so after the link is there.
+    """
     if cls.hidden is None or cls.hidden.prompt is None:
-        return []
-    return [
-        f"{sampler} uses these prompts with a model that does not obey them: connect the model output of this node."
-        for sampler in unsteered_samplers(cls.hidden.prompt, str(cls.hidden.unique_id), (1, 2), STEERING_NODES)
-    ]
+        return
+    for sampler in unsteered_samplers(cls.hidden.prompt, str(cls.hidden.unique_id), (1, 2), STEERING_NODES):
+        logger.warning(
+            "%s: %s uses these prompts with a model that does not obey them: connect the model output of this node.",
+            node, sampler,
+        )  # fmt: skip
 
 
 def _told(node: str, notes: list[str]) -> str:

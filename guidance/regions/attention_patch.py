@@ -22,7 +22,7 @@ HIDDEN = -1e4  # added to scores of tokens not to be seen, where keys cannot be 
 NO_PART = (
     "Regions do nothing here: the model sees a part of the picture of which neither the prompt's area nor a "
     "context window over frames tells, as tiling nodes give it. Sample the whole picture, or "
-    "use Regions to Conditioning."
+    "each part by itself with Crop Regions."
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -59,6 +59,10 @@ class Regions:
                 found.append(f"{region.prompt or f'region {i + 1}'!r} {why}: it is left out.")
         return found
 
+    def cropped(self, box: tuple[int, int, int, int], picture: tuple[int, int]) -> Regions:
+        """As they are in a part of the picture. box: (x, y, width, height) in pixels of a picture (width, height)."""
+        return Regions(tuple(replace(r, mask=_cropped(r.mask, box, picture)) for r in self.items), self.overlap)
+
     def canvas(self) -> Tensor:
         """What is whose: [n, regions, height, width] of the largest mask's size, 0..1, at most 1 in sum per pixel.
 
@@ -78,6 +82,17 @@ class Regions:
             return masks / masks.sum(dim=1, keepdim=True).clamp_min(1)
         above = torch.cumprod(1 - masks.flip(1), dim=1).flip(1)  # what a region and those painted after it leave free
         return masks * torch.cat([above[:, 1:], torch.ones_like(above[:, :1])], dim=1)
+
+
+def _cropped(mask: Tensor, box: tuple[int, int, int, int], picture: tuple[int, int]) -> Tensor:
+    """A part of a mask [n, h, w], about as fine as the mask is there; black beyond the picture."""
+    x, y, width, height = box
+    factors = []
+    for pixels, side, whole, start in ((mask.shape[1], height, picture[1], y), (mask.shape[2], width, picture[0], x)):
+        cells = max(1, round(pixels * side / whole))
+        factors.append(_overlaps(cells, side / cells, pixels, whole, start))
+    rows, columns = factors
+    return torch.einsum("yh,nhw,xw->nyx", rows, mask.float(), columns)
 
 
 def _fit(mask: Tensor, height: int, width: int) -> Tensor:

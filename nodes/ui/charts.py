@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .fonts import drawable
+
 PAPER, INK, GRID = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 COLOURS = ((48, 99, 142), (209, 73, 91), (237, 174, 73), (0, 121, 107), (140, 90, 160), (110, 110, 110))
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 360, 64, 30, 16, 34  # of a chart and its margins, in pixels
@@ -73,7 +75,8 @@ class _Canvas:
             y = self.up(value)
             self.draw.line((LEFT, y, WIDTH - RIGHT, y), GRID)
             self.draw.text((LEFT - 6, y), f"{value:.4g}", INK, font=self.font, anchor="rm")
-        self.draw.text((LEFT, 8), title, INK, font=self.font)
+        title, font = drawable(title, title.partition(":")[0], 12)
+        self.draw.text((LEFT, 8), title, INK, font=font)
 
     def up(self, value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value) / (self.high - self.low)

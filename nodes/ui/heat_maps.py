@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from .fonts import drawable
 
 # Dark blue over red to pale yellow, evenly rising in lightness, so that it also reads in gray.
 _ANCHORS = torch.tensor(
@@ -25,6 +27,7 @@ _ANCHORS = torch.tensor(
 )
 LABEL, GAP = 22, 4  # pixels
 PAPER, INK = 255, 30
+FONT_SIZE = 13
 
 
 def colors(heat: Tensor) -> Tensor:
@@ -54,39 +57,40 @@ def overlay(heat: Tensor, picture: Tensor, strength: float = 0.65) -> Tensor:
 
 
 def sheet(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str]) -> Tensor:
-    """Pictures 0..1 [height, width, 3] of one size, in labeled rows and columns, as one picture."""
+    """Pictures 0..1 [height, width, 3] of one size, in labeled rows and columns, as one picture.
+
+    A row whose name cannot be drawn has its number.
+    """
     height, width = rows[0][1][0].shape[:2]
-    side = 8 + max(_text_width(name) for name, _ in rows)
+    names = [drawable(name, str(i + 1), FONT_SIZE) for i, (name, _) in enumerate(rows)]
+    side = 8 + max(int(font.getlength(name)) + 4 for name, font in names)
     size = (side + len(columns) * (width + GAP), LABEL + len(rows) * (height + GAP))
     image = Image.new("RGB", size, (PAPER,) * 3)
     draw = ImageDraw.Draw(image)
-    for j, name in enumerate(columns):
-        draw.text((side + j * (width + GAP) + width // 2, LABEL // 2), name, (INK,) * 3, _font(), anchor="mm")
-    for i, (name, pictures) in enumerate(rows):
+    for j, column in enumerate(columns):
+        name, font = drawable(column, str(j + 1), FONT_SIZE)
+        draw.text((side + j * (width + GAP) + width // 2, LABEL // 2), name, (INK,) * 3, font, anchor="mm")
+    for i, ((name, font), (_, pictures)) in enumerate(zip(names, rows)):
         top = LABEL + i * (height + GAP)
-        draw.text((4, top + height // 2), name, (INK,) * 3, _font(), anchor="lm")
+        draw.text((4, top + height // 2), name, (INK,) * 3, font, anchor="lm")
         for j, picture in enumerate(pictures):
             tile = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
             image.paste(Image.fromarray(tile), (side + j * (width + GAP), top))
     return torch.from_numpy(np.array(image).astype(np.float32) / 255)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(13)
-
-
-def _text_width(text: str) -> int:
-    return int(_font().getlength(text)) + 4
-
-
 def legend(picture: Tensor, names: Sequence[str], colors: Sequence[str]) -> Tensor:
-    """A picture with a line per name below it, each with its color (hexadecimal; they repeat)."""
+    """A picture with a line per name below it, each with its color (hexadecimal; they repeat).
+
+    A name that cannot be drawn is told by its number.
+    """
     height, width = picture.shape[:2]
     image = Image.new("RGB", (width, height + LABEL * len(names) + GAP), (PAPER,) * 3)
     draw = ImageDraw.Draw(image)
     image.paste(Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()))
-    for i, name in enumerate(names):
+    for i, given in enumerate(names):
+        name, font = drawable(given, str(i + 1), FONT_SIZE)
         top = height + i * LABEL
         draw.rectangle([GAP, top + 3, GAP + LABEL - 6, top + LABEL - 3], fill=colors[i % len(colors)])
-        draw.text((GAP + LABEL, top + LABEL // 2), name, (INK,) * 3, _font(), anchor="lm")
+        draw.text((GAP + LABEL, top + LABEL // 2), name, (INK,) * 3, font, anchor="lm")
     return torch.from_numpy(np.array(image).astype(np.float32) / 255)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fovea.guidance.regions import sources
 from fovea.guidance.regions.masks import Regions
 from fovea.nodes.region_sources import (
+    FoveaCropRegions,
     FoveaRegion,
     FoveaRegionPreview,
     FoveaRegionsFromBoxes,
@@ -185,3 +186,37 @@ def test_too_many_colors_are_refused_before_masks_are_made(monkeypatch: pytest.M
     colors = "\n".join(f"#0000{n:02x}: a star" for n in range(65))
     with pytest.raises(ValueError, match="Regions from Colors"):
         FoveaRegionsFromColors.execute(torch.zeros(1, 8, 8, 3), colors, 0.1, 1.0)
+
+
+class TestCrop:
+    @given(
+        size=st.tuples(st.integers(1, 60), st.integers(1, 60)), picture=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+        start=st.tuples(st.integers(-200, 400), st.integers(-200, 400)), seed=st.integers(0, 99),
+        side=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    )  # fmt: skip
+    @settings(max_examples=80, deadline=None)
+    def test_is_the_mean_of_what_lies_there(
+        self, size: tuple[int, int], picture: tuple[int, int], start: tuple[int, int], side: tuple[int, int], seed: int
+    ) -> None:
+        """Against means over the crop's cells, pixel by pixel of the picture."""
+        mask = torch.rand(1, *size, generator=torch.Generator().manual_seed(seed))
+        (part,) = FoveaCropRegions.execute(region(mask), *start, *side, *picture).result
+        got = part.items[0].mask[0]
+        assert got.shape == tuple(max(1, round(n * s / w)) for n, s, w in zip(size, side[::-1], picture[::-1]))
+        assert got.min() >= 0 and got.max() <= 1 + 1e-6
+        y, x = (seed * 7) % got.shape[0], (seed * 5) % got.shape[1]
+        samples = 2000
+        ys = start[1] + (y + (torch.arange(samples) + 0.5) / samples) * side[1] / got.shape[0]
+        xs = start[0] + (x + (torch.arange(samples) + 0.5) / samples) * side[0] / got.shape[1]
+        ys, xs = (at[(at >= 0) & (at < whole)] for at, whole in ((ys, picture[1]), (xs, picture[0])))
+        rows, columns = (ys * size[0] / picture[1]).long(), (xs * size[1] / picture[0]).long()
+        wanted = mask[0][rows][:, columns].mean() if len(rows) and len(columns) else torch.tensor(0.0)
+        assert float(got[y, x]) == pytest.approx(float(wanted), abs=5e-3)
+
+    def test_a_tile_has_its_own_part(self) -> None:
+        left = torch.zeros(1, 64, 64)
+        left[..., :32] = 1
+        whole = region(1 - left, "a circle", region(left, "a star"))
+        (tile,) = FoveaCropRegions.execute(whole, 0, 0, 256, 256, 512, 512).result
+        assert torch.equal(tile.canvas(), torch.stack([torch.ones(32, 32), torch.zeros(32, 32)])[None])
+        assert [each.prompt for each in tile.acting.items] == ["a star"], "the other one has nothing there"

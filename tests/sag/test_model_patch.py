@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.samplers
 import pytest
 import tiny_models as tiny
 import torch
@@ -113,6 +114,19 @@ class TestCost:
         expected = [group for step in range(5) for group in ([[0, 1], [1]] if step in extra else [[0, 1]])]
         assert chunks(calls) == expected
         assert relative(result, tiny.sample(guided(model), tiny.noise(16, 16), steps=5)) > 1e-3
+
+    def test_rising_noise(self, model: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """Unsampling: guided as any run, every n-th step too, and nobody says that it is not."""
+        levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6).flip(0)
+        for every, passes in ((1, 6), (2, 3)):
+            guider = comfy.samplers.CFGGuider(guided(model, every_n_steps=every))
+            guider.set_conds(tiny.prompt(1), tiny.prompt(2))
+            guider.set_cfg(3.0)
+            sampler = comfy.samplers.sampler_object("euler")
+            with tiny.watching(model) as calls, torch.inference_mode():
+                guider.sample(torch.zeros(1, 4, 16, 16), tiny.noise(16, 16), sampler, levels.clamp_min(1e-3),
+                              disable_pbar=True, seed=0)  # fmt: skip
+            assert len(calls) == 6 + passes and not caplog.records
 
     @pytest.mark.parametrize("start, end, steps", [(0.0, 0.5, 5), (0.5, 1.0, 5), (0.25, 0.75, 5), (0.0, 1.0, 10)])
     def test_window(self, model: Any, start: float, end: float, steps: int) -> None:
