@@ -26,10 +26,11 @@ from ..guidance.noise_optimization.config import (
     evaluations,
     gradient_steps,
 )
-from ..guidance.noise_optimization.losses import SALIENT_VIEWS, SalientLoss, Scorer
+from ..guidance.noise_optimization.losses import SALIENT_VIEWS, SalientLoss
 from ..guidance.noise_optimization.noise_sampler import SamplingInputs, best_of_n, optimize_noise
 from ..guidance.noise_optimization.search import Best, Limits
 from ..guidance.spectral_residual import spectral_residual
+from ..models.scorers.scorer import Scorer
 from .saliency import SaliencyType
 from .scorers import ALIASES, ScorerType, truncated_tokens
 from .ui import charts

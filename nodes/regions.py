@@ -150,8 +150,8 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     "weaker.",
                 ),
                 io.Float.Input(
-                    "rest_strength", default=REST, min=0.0, max=2.0, step=0.05, optional=True,
-                    tooltip="How much the rest of the prompt (background, style) keeps of its weight in regions, in "
+                    "rest_strength", default=REST, min=0.0, max=1.0, step=0.05, optional=True,
+                    tooltip="How much the rest of the prompt (background, style) keeps of its share in regions, in "
                     "method fovea and mode prompt. 1: all of it. 0: where regions fill the picture, little is left.",
                 ),
             ],

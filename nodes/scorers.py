@@ -11,9 +11,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance.noise_optimization.losses import SalientLoss, Scorer, encode_target, whole_scores
+from ..guidance.noise_optimization.losses import SalientLoss
 from ..models import model_folders
 from ..models.scorers import comfy_clip, imscore, open_clip
+from ..models.scorers.scorer import Scorer
 from ..models.shapesworld import loader as demo_model
 from .ui import charts
 
@@ -26,7 +27,7 @@ ALIASES = ["SGOOL", "DOODL", "ReNO", "latent optimization", "noise optimization"
 
 def truncated_tokens(scorer: Scorer, text: str) -> list[str]:
     """A line if the scorer reads only a part of the text."""
-    count = getattr(scorer, "truncated_tokens", lambda _: 0)(text)
+    count = scorer.truncated_tokens(text)
     return [f"The scorer does not read the last {count} tokens of the text."] if count else []
 
 
@@ -97,7 +98,7 @@ class FoveaScorerFromCLIP(io.ComfyNode):
     @classmethod
     def execute(cls, clip_vision: Any, clip: Any) -> io.NodeOutput:
         with torch.inference_mode(False):
-            return io.NodeOutput(comfy_clip.host_pair(clip_vision, clip))
+            return io.NodeOutput(comfy_clip.clip_pair(clip_vision, clip))
 
 
 class FoveaScoreImages(io.ComfyNode):
@@ -127,16 +128,14 @@ class FoveaScoreImages(io.ComfyNode):
     def execute(cls, image: Tensor, scorer: Scorer, prompt: str) -> io.NodeOutput:
         pictures = image[..., :3].movedim(-1, 1).float()
         with torch.no_grad():
-            wanted = encode_target(scorer, prompt)  # first: what encodes it may take the other's place
-            if hasattr(scorer, "patcher"):
-                mm.load_models_gpu([scorer.patcher])
+            target = scorer.target(prompt)  # first: what encodes it may take the other's place
+            mm.load_models_gpu([scorer.patcher])
             whole = SalientLoss(weight=0.0)
-            found = whole(scorer, wanted, pictures, None, [torch.Generator()] * len(pictures))
-        scores, unit = whole_scores(scorer, found)
-        values = scores.tolist()
+            found = whole(scorer, target, pictures, None, [torch.Generator()] * len(pictures))
+        values = scorer.scores(found).tolist()
         order = sorted(range(len(values)), key=lambda i: -values[i])
         told = [f"{values[i]:.2f}  picture {i + 1}" for i in order]
-        chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{unit}: {prompt[:60]}")
+        chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{scorer.unit}: {prompt[:60]}")
         return io.NodeOutput(image[order], chart[None], "\n".join([*truncated_tokens(scorer, prompt), *told]))
 
 

@@ -33,7 +33,7 @@ from ..gradients.refusals import refuse_packed_weights, refuse_streaming, refuse
 from ..schedule import inside
 from ..wrapper_keys import CLIP_GUIDANCE
 from .decoding import Decoder
-from .losses import SalientLoss, Scorer, encode_target
+from .losses import SalientLoss, Scorer
 from .update_rules import each
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ClipGuidance:
         refuse_packed_weights(*(patcher.model for patcher in (self.vae.patcher, *patchers_of(self.scorer))))
         with outside_inference_mode():
             clone = fully_loaded(model)
-            guide = _Guide(self, fully_loaded(self.vae.patcher), encode_target(self.scorer, self.prompt))
+            guide = _Guide(self, fully_loaded(self.vae.patcher), self.scorer.target(self.prompt))
         with_backward(clone)
         clone.set_model_sampler_post_cfg_function(guide)
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guide.run)

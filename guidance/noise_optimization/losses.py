@@ -1,11 +1,10 @@
-"""How far pictures are from a text: DOODL's spherical distance, on the whole and on the salient parts (SGOOL)."""
+"""How far pictures are from a prompt, on the whole and on the salient parts (DOODL, SGOOL)."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,71 +16,29 @@ from ..gradients.saved_tensors import clone_saved_tensors
 SALIENT_VIEWS = ("crops", "cutouts")
 
 
-class Embedder(Protocol):
-    """Embeds pictures and texts in one space. size: the side of the squares that it looks at, in pixels."""
+class Scorer(Protocol):
+    """What is needed of a scorer (models/scorers/scorer.py has the classes). size: the side of the squares that it
+    looks at, in pixels. patcher: its network. overwrites: whether that changes what autograd keeps."""
 
     size: int
+    patcher: Any
+    overwrites: ClassVar[bool]
 
-    def image(self, squares: Tensor) -> Tensor:
-        """[n, 3, size, size] in 0..1 -> [n, width], differentiable."""
+    def target(self, prompt: str) -> Any:
+        """What `losses` compares with."""
         ...
 
-    def text(self, texts: Sequence[str]) -> Tensor:
-        """-> [n, width]."""
-        ...
-
-
-class Judge(Protocol):
-    """Rates how well a picture fits a text, in one go. unit: what its ratings are called; weight: what they are
-    multiplied with to be a loss beside others."""
-
-    size: int
-    unit: str
-    weight: float
-
-    def rate(self, squares: Tensor, text: str) -> Tensor:
-        """[n, 3, size, size] in 0..1 -> [n], higher is better, differentiable."""
+    def losses(self, squares: Tensor, target: Any) -> Tensor:
+        """How far squares [n, 3, size, size] in 0..1 are from the target, [n]; differentiable."""
         ...
 
 
-Scorer = Embedder | Judge
-COSINE = "100 x cosine"
-
-
-def is_judge(scorer: Any) -> bool:
-    """Whether a scorer is a Judge, told by its `rate`; if not, it is an Embedder."""
-    return hasattr(scorer, "rate")
-
-
-def encode_target(scorer: Any, text: str) -> Any:
-    """What `text_losses` takes for a text."""
-    return text if is_judge(scorer) else scorer.text([text])[0]
-
-
-def text_losses(scorer: Any, squares: Tensor, wanted: Any) -> Tensor:
-    """How far squares are from a text, [n]; differentiable."""
-    if is_judge(scorer):
-        return -scorer.weight * scorer.rate(squares, wanted)
-    network = scorer.patcher.model if getattr(scorer, "overwrites", False) else None  # what autograd keeps
-    with contextlib.nullcontext() if network is None else clone_saved_tensors([network])():
-        vectors = scorer.image(squares)
-    return spherical(vectors, wanted.to(vectors))
-
-
-def whole_scores(scorer: Any, found: Tensor) -> tuple[Tensor, str]:
-    """`text_losses` of whole pictures as people know them, higher is better, and what they are called."""
-    if is_judge(scorer):
-        return -found / scorer.weight, scorer.unit
-    return 100 * torch.cos((2 * found).sqrt()), COSINE  # back from half the squared angle
-
-
-def spherical(a: Tensor, b: Tensor) -> Tensor:
-    """Half the square of the angle between vectors [..., width]: DOODL's 2 arcsin(|a - b| / 2)^2 on unit vectors.
-
-    Written with both the chord and the sum, so that its gradient is finite everywhere, for opposite vectors too.
-    """
-    a, b = torch.nn.functional.normalize(a, dim=-1), torch.nn.functional.normalize(b, dim=-1)
-    return (2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))) ** 2 / 2
+def square_losses(scorer: Scorer, squares: Tensor, target: Any) -> Tensor:
+    """A scorer's losses, whatever its network does to its own tensors."""
+    if not scorer.overwrites:
+        return scorer.losses(squares, target)
+    with clone_saved_tensors([scorer.patcher.model])():
+        return scorer.losses(squares, target)
 
 
 @dataclass(frozen=True)
@@ -101,10 +58,10 @@ class SalientLoss:
     least: float = 0.25
 
     def __call__(
-        self, scorer: Scorer, wanted: Any, pictures: Tensor, saliency: Tensor | None,
+        self, scorer: Scorer, target: Any, pictures: Tensor, saliency: Tensor | None,
         generators: Sequence[torch.Generator],
     ) -> Tensor:  # fmt: skip
-        """Losses [n] of pictures [n, 3, height, width] for what is `encode_target` the scorer for the text.
+        """Losses [n] of pictures [n, 3, height, width] from the scorer's target.
 
         saliency: [n, height, width], a constant; without any, or where it is zero, the whole picture is all there is.
         generators: one per picture, so that a picture's squares do not depend on its neighbors.
@@ -114,7 +71,7 @@ class SalientLoss:
             everywhere = self._everywhere(pictures[i], generator)
             salient = [] if saliency is None or self.weight == 0 else self._salient(saliency[i], generator)
             squares = crops.look(pictures[i], [*everywhere, *salient], scorer.size)
-            found = text_losses(scorer, squares, wanted)
+            found = square_losses(scorer, squares, target)
             loss = self._of_everywhere(found[: len(everywhere)], everywhere)
             if salient:
                 shares = found.new_tensor([view.weight for view in salient])

@@ -35,7 +35,6 @@ from .candidates import CUTOUTS, UPDATES, candidate_noises, generators
 from .config import OptimizationConfig, OptimizationResult
 from .decoding import Decoder
 from .guided_model import GuidedModel, OnModelCall, ignore_model_call
-from .losses import encode_target
 from .search import Best, best_of, search
 from .trial import Trial
 
@@ -73,7 +72,7 @@ def ignore_evaluation(_iteration: int, _best: Best) -> None:
 class NoiseOptimizer(comfy.samplers.Sampler):
     """A sampler that tries starting noises and returns the best one's sample; `result` has the rest.
 
-    vae_network: the VAE's network, as the run loads it. target: of `encode_target`.
+    vae_network: the VAE's network, as the run loads it. target: what the scorer compares with.
     """
 
     def __init__(
@@ -187,7 +186,7 @@ def _run(
         guider.set_conds(positive, negative)
         guider.set_cfg(inputs.cfg)
         with outside_inference_mode():
-            target = encode_target(config.scorer, config.prompt)
+            target = config.scorer.target(config.prompt)
         sampler = optimizer(config, inputs, gradients, vae_patcher, target, on_evaluation, on_model_call)
         sampled = guider.sample(
             normal_copy(inputs.noise), normal_copy(inputs.latent), sampler, normal_copy(inputs.sigmas),

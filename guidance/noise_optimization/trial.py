@@ -26,7 +26,7 @@ LOSS_SCALE = 2.0**12
 class Trial:
     """Evaluates starting latents: sample, decode, score, and the gradient back through all of it.
 
-    target: what the scorer compares with, as `encode_target` makes it. generators: one per picture, for its cutouts.
+    target: what the scorer compares with. generators: one per picture, for its cutouts.
     empty_saliency: per picture, how often nothing of it was salient.
     """
 

@@ -272,8 +272,10 @@ def _write(
         scores.key_factor[where, keys, column:after] = found.key_factor.to(scores.key_factor.dtype)
         column = after
         if factors.free is not None:
-            lift = score_bias.free_lift(q[:, :, image], k[:, :, keys], scale, found, factors.free, part)
-            scores.query_factor[where, :, image, column] = bias.free_weight * lift
+            lift = score_bias.free_lift(
+                q[:, :, image], k[:, :, keys], scale, found, factors.free, bias.free_weight, part
+            )
+            scores.query_factor[where, :, image, column] = lift
             scores.key_factor[where, keys, column] = factors.free.to(scores.key_factor)
             column += 1
     if each.hides:  # all queries leave the appended tokens alone

@@ -36,8 +36,8 @@ class RegionBias:
     temperature: 1 pushes what does not match down as far as what matches up (DenseDiffusion), 0 leaves it.
     area_weight: how much a region's size weakens it. background: pixels of no region are one of their own, without
     words. outside_weight: how much of the bias pushes the words of other regions down, in pixels of no region those of
-    all regions. free_weight: how much text tokens of no region keep of their share: 1 all of it, 0 lets the regions'
-    words drown them. key_stride: the range is looked for among every n-th key only.
+    all regions. free_weight: how much text tokens of no region keep of their share of attention: 1 all of it, 0 lets
+    the regions' words drown them. key_stride: the range is looked for among every n-th key only.
     """
 
     score_unit: str = "range"
@@ -86,27 +86,29 @@ def bias_scores(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tenso
 
 
 def free_lift(
-    q: Tensor, k: Tensor, scale: float, changed: LowRankScores, free: Tensor, bias: Tensor | None = None
+    q: Tensor, k: Tensor, scale: float, changed: LowRankScores, free: Tensor, keep: float, bias: Tensor | None = None
 ) -> Tensor:
-    """What has to be added to the scores of tokens of no region so that they keep their share: [batch, heads, queries].
+    """What has to be added to the scores of tokens of no region so that they keep a part of their share of attention:
+    [batch, heads, queries], never negative.
 
-    With s the scores as they were and s' as `changed` leaves them, F over those tokens and O over all others,
-    (log sum_O e^s' - log sum_O e^s) - (log sum_F e^s' - log sum_F e^s); never negative. free: [keys], True for tokens
-    of no region. Arguments as for `bias_scores`.
+    With p the share that they had and o' the odds that `changed` leaves them, log(keep p / (1 - keep p)) - log o'.
+    free: [keys], True for tokens of no region; keep: 0..1. Arguments as for `bias_scores`.
     """
-    free = free.to(q.device)
-    factor = changed.key_factor.expand(q.shape[0], -1, -1).mT.to(precision(q))
-    heads = (*q.shape[:3], changed.query_factor.shape[-1])
-    query_factor, kept = changed.query_factor.expand(heads), changed.scale.expand(q.shape[:3])
-    parts = []
+    free, dtype = free.to(q.device), precision(q)
+    factor = changed.key_factor.expand(q.shape[0], -1, -1).mT.to(dtype)
+    query_factor = changed.query_factor.expand(*q.shape[:3], -1)
+    kept = changed.scale.expand(q.shape[:3])
+    lift = torch.zeros(q.shape[:3], device=q.device, dtype=dtype)
     for at, scores in score_chunks(q, k, scale, bias):
-        after = kept[at][..., None] * scores + query_factor[at].to(scores.dtype) @ factor[at.sample]
-        gain = after[..., ~free].logsumexp(-1) - scores[..., ~free].logsumexp(-1)
-        parts.append((at, gain - after[..., free].logsumexp(-1) + scores[..., free].logsumexp(-1)))
-    lift = torch.zeros(q.shape[:3], device=q.device, dtype=precision(q))
-    for at, found in parts:
-        lift[at] = found
+        after = kept[at][..., None] * scores + query_factor[at].to(dtype) @ factor[at.sample]
+        had = log_odds(scores, free).sigmoid() * keep
+        lift[at] = had.logit(eps=1e-7) - log_odds(after, free)
     return lift.clamp_min(0)
+
+
+def log_odds(scores: Tensor, chosen: Tensor) -> Tensor:
+    """Of attention going to the chosen keys rather than to others: scores [..., keys] -> [...]."""
+    return scores[..., chosen].logsumexp(-1) - scores[..., ~chosen].logsumexp(-1)
 
 
 def unit_height(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor | None = None) -> Tensor:

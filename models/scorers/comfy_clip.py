@@ -12,9 +12,11 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
+from .scorer import EmbeddingScorer
+
 
 @dataclass(frozen=True, eq=False)
-class HostClipScorer:
+class ComfyClipScorer(EmbeddingScorer):
     """An image tower of ours and ComfyUI's CLIP-L with the text tower that was trained with it.
 
     network: pictures [n, 3, size, size] in 0..1 -> (vectors, anything). ComfyUI leaves out the projection into the
@@ -53,7 +55,7 @@ class NoPair(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class HostPairScorer:
+class ClipPairScorer(EmbeddingScorer):
     """ComfyUI's CLIP_VISION with the text tower of its CLIP that was trained along with it. width: of their vectors.
 
     ComfyUI's own preprocessing rounds to 8 bit, through which no gradient passes, so `image` does its own.
@@ -88,7 +90,7 @@ class HostPairScorer:
         return sum(token[2] != 0 for chunk in chunks[1:] for token in chunk)  # 0 is padding, begin and end
 
 
-def host_pair(vision: Any, clip: Any) -> HostPairScorer:
+def clip_pair(vision: Any, clip: Any) -> ClipPairScorer:
     """A scorer from what ComfyUI's loaders give. The image tower's weights are copied. Raises NoPair."""
     towers = [name for name in TOWERS if getattr(clip.cond_stage_model, name, None) is not None]
     wide = vision.config.get("projection_dim")
@@ -106,7 +108,7 @@ def host_pair(vision: Any, clip: Any) -> HostPairScorer:
     model, config = vision.model, vision.config
     copy = type(model)(config, torch.float32, mm.unet_offload_device(), comfy.ops.disable_weight_init)
     copy.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
-    return HostPairScorer(
+    return ClipPairScorer(
         "CLIP_VISION and CLIP", vision.image_size, wide, vision.image_mean, vision.image_std,
         patched(copy), clip, next(name for name in towers if width_of(clip, name) == wide).removeprefix("clip_"),
     )  # fmt: skip

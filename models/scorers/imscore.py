@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .comfy_clip import patched
+from .scorer import Scorer
 
 PREFIX = "imscore: "
 
@@ -48,8 +49,8 @@ class ImscoreMissing(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
-class ImscoreScorer:
-    """unit, weight: as guidance.clip_loss.Judge has them."""
+class ImscoreScorer(Scorer):
+    """Rates a picture and a text in one go. weight: what ratings are multiplied with to be a loss beside others."""
 
     name: str
     unit: str
@@ -61,6 +62,15 @@ class ImscoreScorer:
         """[n, 3, size, size] in 0..1 -> [n], higher is better, differentiable. The network is loaded by the caller."""
         squares = squares.to(self.patcher.load_device)
         return self.patcher.model.score(squares, [text] * len(squares)).reshape(-1)
+
+    def target(self, prompt: str) -> str:
+        return prompt
+
+    def losses(self, squares: Tensor, target: str) -> Tensor:
+        return -self.weight * self.rate(squares, target)
+
+    def scores(self, losses: Tensor) -> Tensor:
+        return -losses / self.weight
 
 
 OLD_TRANSFORMERS = ("PickScore", "ImageReward", "MPS")  # imscore 0.0.11 uses in them what transformers 5 has not

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import weight_files
 from .comfy_clip import patched
+from .scorer import EmbeddingScorer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, used by all of these
 
@@ -45,7 +46,7 @@ ACTIVATIONS = ("auto", "gelu", "quick gelu")
 
 
 @dataclass(frozen=True, eq=False)
-class OpenClipScorer:
+class OpenClipScorer(EmbeddingScorer):
     """A CLIP of open_clip. context: how many tokens of a text it reads."""
 
     name: str

@@ -206,8 +206,8 @@ def load_clip_heldout(folder: Path = FOLDER) -> evaluators.ClipHeldout:
     return _judge("clip_b", "clip_b.", partial(evaluators.ClipHeldout, len(manifest(folder)["token_ids"]) + 1), folder)
 
 
-def load_scorer(clip: Any = None) -> comfy_clip.HostClipScorer:
+def load_scorer(clip: Any = None) -> comfy_clip.ComfyClipScorer:
     """CLIP A as a scorer, with this text encoder, which has its text tower; else with one of its own."""
-    return comfy_clip.HostClipScorer(
+    return comfy_clip.ComfyClipScorer(
         "ShapesWorld CLIP A", 128, comfy_clip.patched(load_clip_train_image()), clip or load_clip()
     )

@@ -16,7 +16,7 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from fovea.guidance.noise_optimization.losses import COSINE, SalientLoss, encode_target, text_losses, whole_scores
+from fovea.guidance.noise_optimization.losses import SalientLoss, square_losses
 from fovea.models.scorers import comfy_clip, imscore
 from fovea.models.shapesworld.loader import load_clip
 
@@ -62,13 +62,13 @@ def clip_h(network: Any) -> comfy.sd.CLIP:
 
 
 @pytest.fixture(scope="module")
-def pair(network: Any) -> comfy_clip.HostPairScorer:
+def pair(network: Any) -> comfy_clip.ClipPairScorer:
     with torch.inference_mode():  # as a server's loaders
         vision, clip = clip_vision(network), clip_h(network)
-    return comfy_clip.host_pair(vision, clip)
+    return comfy_clip.clip_pair(vision, clip)
 
 
-def test_a_pair_is_open_clips_network(network: Any, pair: comfy_clip.HostPairScorer) -> None:
+def test_a_pair_is_open_clips_network(network: Any, pair: comfy_clip.ClipPairScorer) -> None:
     mean, std = (torch.tensor(v)[:, None, None] for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     with torch.no_grad():
         images = network.encode_image((pictures - mean) / std)
@@ -77,19 +77,18 @@ def test_a_pair_is_open_clips_network(network: Any, pair: comfy_clip.HostPairSco
         assert (got - wanted).norm() < 0.01 * wanted.norm()  # ComfyUI keeps these towers in half precision
     assert pair.truncated_tokens(TEXT) == 0 and pair.truncated_tokens("star " * 100) > 20
     leaf = pictures.clone().requires_grad_()
-    text_losses(pair, leaf, encode_target(pair, TEXT)).sum().backward()
+    square_losses(pair, leaf, pair.target(TEXT)).sum().backward()
     assert leaf.grad is not None and leaf.grad.abs().amax() > 0
     cosine = torch.nn.functional.cosine_similarity(images, words)
-    values, unit = whole_scores(pair, text_losses(pair, pictures, encode_target(pair, TEXT)))
+    values = pair.scores(square_losses(pair, pictures, pair.target(TEXT)))
     torch.testing.assert_close(values, 100 * cosine, rtol=0.01, atol=0.2)
-    assert unit == COSINE
 
 
 def test_what_was_not_trained_together_is_refused(network: Any) -> None:
     with pytest.raises(comfy_clip.NoPair, match="not trained together"):
-        comfy_clip.host_pair(clip_vision(network, 32), clip_h(network))
+        comfy_clip.clip_pair(clip_vision(network, 32), clip_h(network))
     with pytest.raises(comfy_clip.NoPair, match="Load Scorer"):
-        comfy_clip.host_pair(clip_vision(network), load_clip())
+        comfy_clip.clip_pair(clip_vision(network), load_clip())
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +115,11 @@ def test_imscore_rates(preference: tuple[Any, Any]) -> None:
     large = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = model.score(large, [TEXT] * 2)
-    found = SalientLoss(weight=0.0)(scorer, encode_target(scorer, TEXT), large, None, [torch.Generator()] * 2)
-    values, unit = whole_scores(scorer, found)
-    torch.testing.assert_close(values.detach(), wanted, rtol=1e-3, atol=1e-3)
-    assert unit == "CLIP score L/14"
+    found = SalientLoss(weight=0.0)(scorer, scorer.target(TEXT), large, None, [torch.Generator()] * 2)
+    torch.testing.assert_close(scorer.scores(found).detach(), wanted, rtol=1e-3, atol=1e-3)
+    assert scorer.unit == "CLIP score L/14"
     leaf = large.clone().requires_grad_()
-    text_losses(scorer, leaf, TEXT).sum().backward()
+    square_losses(scorer, leaf, scorer.target(TEXT)).sum().backward()
     assert leaf.grad is not None and leaf.grad.abs().amax() > 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from fovea.guidance import crops
 from fovea.guidance.noise_optimization import update_rules
-from fovea.guidance.noise_optimization.losses import SalientLoss, spherical
+from fovea.guidance.noise_optimization.losses import SalientLoss
 from fovea.guidance.noise_optimization.search import Evaluation, Limits, best_of, search
 from fovea.guidance.noise_optimization.update_rules import Doodl, Motion, Reno, Spherical
+from fovea.models.scorers.scorer import EmbeddingScorer, spherical
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -81,7 +83,7 @@ class TestViews:
         assert crops.salient_parts(saliency, 0.8, 2) == [] == crops.salient_cutouts(saliency, 3, 2, generator())
 
 
-class Linear:
+class Linear(EmbeddingScorer):
     """A scorer of 8-pixel squares."""
 
     size = 8
@@ -91,6 +93,9 @@ class Linear:
 
     def image(self, squares: Tensor) -> Tensor:
         return squares.flatten(1).double() @ self.matrix
+
+    def text(self, texts: Sequence[str]) -> Tensor:
+        raise NotImplementedError("tests give the target")
 
 
 class TestLoss:

@@ -10,7 +10,12 @@ from region_steps import boxes
 from fovea.nodes.region_sources import FoveaRegion, FoveaRegionPreview
 from fovea.nodes.ui import charts, fonts, heat_maps
 
-SCRIPTS = {"Chinese": "红色狐狸", "Japanese": "赤い狐と星", "Arabic": "ثعلب أحمر", "emoji": "\U0001f98a\U0001f31f"}
+SCRIPTS = {
+    "Chinese": "\u7ea2\u8272\u72d0\u72f8",
+    "Japanese": "\u8d64\u3044\u72d0\u3068\u661f",
+    "Arabic": "\u062b\u0639\u0644\u0628 \u0623\u062d\u0645\u0631",
+    "emoji": "\U0001f98a\U0001f31f",
+}
 
 
 def preview(first: str, second: str) -> torch.Tensor:
@@ -33,7 +38,9 @@ def test_a_name_is_drawn_or_told_by_its_number(script: str) -> None:
         assert len({ink(letter, font) for letter in letters}) == len(set(letters)), "no two letters are the same box"
 
 
-@pytest.mark.parametrize("names", [list(SCRIPTS.values())[:2], ["a red\nstar", "x" * 500], ["", "é ü ß"]])
+@pytest.mark.parametrize(
+    "names", [list(SCRIPTS.values())[:2], ["a red\nstar", "x" * 500], ["", "\u00e9 \u00fc \u00df"]]
+)
 def test_previews_of_any_names(names: list[str]) -> None:
     assert torch.isfinite(preview(*names)).all()
 
@@ -49,8 +56,8 @@ def test_a_font_of_the_system_is_taken_where_ours_lacks_a_letter() -> None:
         ImageFont.truetype("DejaVuSans.ttf", 13)
     except OSError:
         pytest.skip("no DejaVu here")
-    text, font = fonts.drawable("красная лиса", "7", 13)
-    assert text == "красная лиса" and ink(text, font)
+    text, font = fonts.drawable("\u043a\u0440\u0430\u0441\u043d\u0430\u044f \u043b\u0438\u0441\u0430", "7", 13)
+    assert text == "\u043a\u0440\u0430\u0441\u043d\u0430\u044f \u043b\u0438\u0441\u0430" and ink(text, font)
 
 
 def test_charts_and_sheets_take_any_title() -> None:

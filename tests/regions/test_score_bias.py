@@ -210,25 +210,26 @@ def test_items_do_not_depend_on_their_neighbors() -> None:
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("keep", [1.0, 0.4])
 @pytest.mark.parametrize("bias", [RegionBias(temperature=0.0), RegionBias(), RegionBias("row max", 0.0)])
-def test_tokens_of_no_region_keep_their_share(bias: RegionBias) -> None:
-    """Against softmax written out: what the lifted tokens get of all attention is what they got before."""
+def test_tokens_of_no_region_keep_their_share(bias: RegionBias, keep: float) -> None:
+    """Against softmax written out: what the lifted tokens get of all attention is that part of what they got before."""
     q, k, _ = tensors(11, 2, 5, 7)
     words = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0, 0], [0, 0], [0, 0]]).float()
     free = torch.tensor([0, 0, 0, 0, 1, 1, 0]).bool()
     shares = score_bias.with_background(torch.rand(2, 5, 2, generator=torch.Generator().manual_seed(1)) / 2)
-    amount, mask = torch.rand(2, 5, generator=torch.Generator().manual_seed(2)), torch.randn(1, 1, 1, 7)
+    amount, mask = 4 * torch.rand(2, 5, generator=torch.Generator().manual_seed(2)), torch.randn(1, 1, 1, 7)
     keys = score_bias.word_factors(words, 1.0)[None]
     q, k = (augmented_attention.split_heads(t, HEADS, False) for t in (q, k))
     changed = score_bias.bias_scores(q, k, DIM**-0.5, shares, keys, amount, bias, mask)
-    lift = score_bias.free_lift(q, k, DIM**-0.5, changed, free, mask)
+    lift = score_bias.free_lift(q, k, DIM**-0.5, changed, free, keep, mask)
     before = (q @ k.mT * DIM**-0.5 + mask).double()
     after = changed.scale[..., None] * before + changed.query_factor.double() @ changed.key_factor.double()[:, None].mT
     lifted = after + lift[..., None].double() * free
     had, has, gets = (s.softmax(-1)[..., free].sum(-1) for s in (before, after, lifted))
-    drowned = has < had
+    drowned = has < keep * had
     assert drowned.any() and (lift >= 0).all()
-    torch.testing.assert_close(gets[drowned], had[drowned], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gets[drowned], keep * had[drowned], rtol=1e-4, atol=1e-5)
     assert torch.equal(lift[~drowned], torch.zeros_like(lift[~drowned])), "what has gained already is left alone"
 
 

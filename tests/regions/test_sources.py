@@ -190,7 +190,8 @@ def test_too_many_colors_are_refused_before_masks_are_made(monkeypatch: pytest.M
 
 class TestCrop:
     @given(
-        size=st.tuples(st.integers(1, 60), st.integers(1, 60)), picture=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+        size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+        picture=st.tuples(st.integers(1, 400), st.integers(1, 400)),
         start=st.tuples(st.integers(-200, 400), st.integers(-200, 400)), seed=st.integers(0, 99),
         side=st.tuples(st.integers(1, 500), st.integers(1, 500)),
     )  # fmt: skip
