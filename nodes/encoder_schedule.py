@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from ..guidance import encoder_schedule as schedule
+from ..guidance.encoder_schedule import curves as schedule
 from .ui import charts
 
 if TYPE_CHECKING:

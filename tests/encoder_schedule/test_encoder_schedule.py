@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoders import encoder
 
-from fovea.guidance import encoder_schedule as schedule
+from fovea.guidance.encoder_schedule import curves as schedule
 from fovea.nodes.encoder_schedule import CUSTOM, FoveaEncoderSchedule
 
 

@@ -1,0 +1,1 @@
+"""Text encoders weighted by noise level (eDiff-I, arXiv 2211.01324)."""
