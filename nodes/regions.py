@@ -151,8 +151,8 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "rest_strength", default=REST, min=0.0, max=1.0, step=0.05, optional=True,
-                    tooltip="How much the rest of the prompt (background, style) keeps of its share in regions, in "
-                    "method fovea and mode prompt. 1: all of it. 0: where regions fill the picture, little is left.",
+                    tooltip="How much the rest of the prompt (background, style) keeps where regions fill the picture, "
+                    "in method fovea and mode prompt: 1 all, 0 hardly anything. With room left, less in proportion.",
                 ),
             ],
             outputs=_outputs(),

@@ -27,19 +27,21 @@ NO_PART = (
 
 
 class Factors(NamedTuple):
-    """M [batch, image tokens, columns], T [batch or 1, keys, columns] and a [batch, image tokens] at strength 1.
+    """W [batch, image tokens, columns], T [batch or 1, keys, columns] and a [batch, image tokens] at strength 1.
 
-    free: [keys], True for text tokens of no region that shall keep their share; None where there are none.
+    free: [keys], True for text tokens of no region that shall keep some of their share, `keep` [batch, image tokens];
+    None where there are none.
     """
 
-    queries: Tensor
+    weights: Tensor
     keys: Tensor
     amount: Tensor
     free: Tensor | None = None
+    keep: Tensor | None = None
 
     @property
     def columns(self) -> int:
-        return self.queries.shape[-1] + (self.free is not None)
+        return self.weights.shape[-1] + (self.free is not None)
 
 
 class SteeredRow(NamedTuple):
@@ -204,27 +206,32 @@ def _factors(
     covered, strengths, device = canvas.mean(dim=(-2, -1)), torch.tensor(regions.strengths), call.q.device
     with_background = score_bias.with_background
 
-    def spread(background: bool) -> tuple[Tensor, Tensor]:
-        """M and a for the pictures or frames that the network sees."""
+    def seen(per_mask: Tensor) -> Tensor:
+        """For the pictures or frames that the network sees."""
+        return of_batch(per_mask, batch, frames, part.seen, part.total).to(device)
+
+    def weigh(background: bool) -> Tensor:
         m = with_background(shares) if background else shares
         cover = with_background(covered) if background else covered
-        weights = torch.cat([strengths, torch.ones(1)]) if background else strengths
-        amount = score_bias.amounts(m, weights, cover, 1.0, bias.area_weight)[..., None]
-        seen = (of_batch(each, batch, frames, part.seen, part.total).to(device) for each in (m, amount))
-        m, amount = seen
-        return m, amount[..., 0]
+        each = torch.cat([strengths, torch.ones(1)]) if background else strengths
+        return seen(score_bias.weigh(m, each, cover, 1.0, bias.area_weight))
 
     words = places = None
     if site.kind != "cross":
-        m, amount = spread(bias.background)
-        places = Factors(m, m, amount)
+        weights = weigh(bias.background)
+        places = Factors(weights, seen(with_background(shares) if bias.background else shares), weights.sum(dim=-1))
     if site.kind != "self":
-        m, amount = spread(bias.background or bias.outside_weight > 0)
+        weights = weigh(bias.background or bias.outside_weight > 0)
         keys = score_bias.word_factors(regions.keys(site.text_tokens, row.length), bias.outside_weight)[None]
-        columns = m.shape[-1] if bias.outside_weight else len(regions.tokens)  # else the background's lifts nothing
+        columns = (
+            weights.shape[-1] if bias.outside_weight else len(regions.tokens)
+        )  # else the background's lifts nothing
         free = (regions.free_tokens(site.text_tokens, row.length) > 0).to(device)
         keeps = bias.free_weight > 0 and bool(free.any())
-        words = Factors(m[..., :columns], keys[..., :columns].to(device), amount, free if keeps else None)
+        # Where regions leave room, free places bear what is asked for beside them: the fuller, the more has to be kept.
+        full = covered.sum(dim=-1)[:, None, None].expand(-1, shares.shape[1], 1)
+        kept = (free, bias.free_weight * seen(full)[..., 0]) if keeps else (None, None)
+        words = Factors(weights[..., :columns], keys[..., :columns].to(device), weights.sum(dim=-1), *kept)
     return words, places
 
 
@@ -264,17 +271,16 @@ def _write(
         if part is not None and part.shape[2] > 1:
             part = part[:, :, image]
         found = score_bias.bias_scores(
-            q[:, :, image], k[:, :, keys], scale, factors.queries, factors.keys, factors.amount * strength, bias, part
-        )
+            q[:, :, image], k[:, :, keys], scale, factors.weights * strength, factors.keys, factors.amount * strength,
+            bias, part,
+        )  # fmt: skip
         after = column + found.query_factor.shape[-1]
         scores.scale[where, :, image] *= found.scale
         scores.query_factor[where, :, image, column:after] = found.query_factor.to(scores.query_factor.dtype)
         scores.key_factor[where, keys, column:after] = found.key_factor.to(scores.key_factor.dtype)
         column = after
-        if factors.free is not None:
-            lift = score_bias.free_lift(
-                q[:, :, image], k[:, :, keys], scale, found, factors.free, bias.free_weight, part
-            )
+        if factors.free is not None and factors.keep is not None:
+            lift = score_bias.free_lift(q[:, :, image], k[:, :, keys], scale, found, factors.free, factors.keep, part)
             scores.query_factor[where, :, image, column] = lift
             scores.key_factor[where, keys, column] = factors.free.to(scores.key_factor)
             column += 1

@@ -2,8 +2,10 @@
 
 With M (queries x regions: how much of a query's token is a region's) and T (keys x regions: whose a key is):
 
-    s'_ij = (1 - temperature * a_i) s_ij + a_i * unit_i * sum_r M_ir T_jr
-    a_i = strength * sum_r M_ir * region strength_r * (1 - area_weight * share of the picture that region r covers)
+    s'_ij = (1 - temperature * a_i) s_ij + unit_i * sum_r W_ir T_jr,    a_i = sum_r W_ir
+    W_ir = strength * (1 - area_weight * S_i) * M_ir * region strength_r,    S_i = sum_r M_ir * covered_r
+
+covered_r is the share of the picture that region r covers; with S_i as DenseDiffusion's code has it for soft masks.
 
 T is 1 for a region's own keys, 0 for others, and with `outside_weight` negative for the words of other regions. Text
 tokens of no region are lifted so that they keep `free_weight` of what they lose to the others (`free_lift`).
@@ -36,8 +38,9 @@ class RegionBias:
     temperature: 1 pushes what does not match down as far as what matches up (DenseDiffusion), 0 leaves it.
     area_weight: how much a region's size weakens it. background: pixels of no region are one of their own, without
     words. outside_weight: how much of the bias pushes the words of other regions down, in pixels of no region those of
-    all regions. free_weight: how much text tokens of no region keep of their share of attention: 1 all of it, 0 lets
-    the regions' words drown them. key_stride: the range is looked for among every n-th key only.
+    all regions. free_weight: how much text tokens of no region keep of their share of attention where regions fill the
+    picture, and less in proportion where they leave room: 0 lets the regions' words drown them. key_stride: the range
+    is looked for among every n-th key only.
     """
 
     score_unit: str = "range"
@@ -61,16 +64,17 @@ def word_factors(keys: Tensor, outside_weight: float) -> Tensor:
     return torch.cat([keys - outside_weight * others, -outside_weight * owned], dim=-1)
 
 
-def amounts(shares: Tensor, strengths: Tensor, covered: Tensor, strength: float, area_weight: float) -> Tensor:
-    """a_i of every query: [batch, queries]. shares [batch, queries, regions]; strengths [regions]; covered [batch,
-    regions]: the part of the picture that each region has."""
-    return strength * (shares * (strengths * (1 - area_weight * covered))[:, None]).sum(dim=-1)
+def weigh(shares: Tensor, strengths: Tensor, covered: Tensor, strength: float, area_weight: float) -> Tensor:
+    """W, what every query gets of every region's bias: [batch, queries, regions]. shares: M, of that shape; strengths
+    [regions]; covered [batch, regions]: the part of the picture that each region has."""
+    area = (shares * covered[:, None]).sum(dim=-1, keepdim=True)
+    return strength * (1 - area_weight * area) * shares * strengths
 
 
-def bias_scores(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tensor, amount: Tensor, op: RegionBias,
+def bias_scores(q: Tensor, k: Tensor, scale: float, weights: Tensor, keys: Tensor, amount: Tensor, op: RegionBias,
                 bias: Tensor | None = None) -> LowRankScores:  # fmt: skip
-    """The bias on one call. q, k: [batch, heads, tokens, dim]; queries: M [batch, queries, regions]; keys: T [batch
-    or 1, keys, regions]; amount: a [batch, queries]; bias: the call's own mask as a bias.
+    """The bias on one call. q, k: [batch, heads, tokens, dim]; weights: W [batch, queries, regions]; keys: T [batch or
+    1, keys, regions]; amount: a [batch, queries]; bias: the call's own mask as a bias.
 
     Hard pushes what does not match down instead of what matches up: within a softmax it is the same, but half precision
     keeps the scores that are left, and in joint attention text and image keep their shares.
@@ -78,21 +82,21 @@ def bias_scores(q: Tensor, k: Tensor, scale: float, queries: Tensor, keys: Tenso
     amount = amount[:, None]
     keep = 1 - (op.temperature * amount).clamp(max=MAX_TEMPERATURE) if op.temperature else torch.ones_like(amount)
     largest = MAX_TEMPERATURE if op.temperature else 1.0 if op.score_unit == "hard" else float("inf")
-    lift = amount.clamp(max=largest)
+    within = (largest / amount.clamp_min(1e-12)).clamp(max=1)  # of what is asked for
     if op.score_unit == "hard":
         keys = keys - (keys > 0).any(dim=-2, keepdim=True).to(keys.dtype)
-    height = lift * unit_height(q, k, scale, op, bias)
-    return LowRankScores(keep, height[..., None] * queries[:, None], keys)
+    height = within * unit_height(q, k, scale, op, bias)
+    return LowRankScores(keep, height[..., None] * weights[:, None], keys)
 
 
 def free_lift(
-    q: Tensor, k: Tensor, scale: float, changed: LowRankScores, free: Tensor, keep: float, bias: Tensor | None = None
+    q: Tensor, k: Tensor, scale: float, changed: LowRankScores, free: Tensor, keep: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """What has to be added to the scores of tokens of no region so that they keep a part of their share of attention:
     [batch, heads, queries], never negative.
 
     With p the share that they had and o' the odds that `changed` leaves them, log(keep p / (1 - keep p)) - log o'.
-    free: [keys], True for tokens of no region; keep: 0..1. Arguments as for `bias_scores`.
+    free: [keys], True for tokens of no region; keep: [batch, queries], 0..1. Arguments as for `bias_scores`.
     """
     free, dtype = free.to(q.device), precision(q)
     factor = changed.key_factor.expand(q.shape[0], -1, -1).mT.to(dtype)
@@ -101,7 +105,7 @@ def free_lift(
     lift = torch.zeros(q.shape[:3], device=q.device, dtype=dtype)
     for at, scores in score_chunks(q, k, scale, bias):
         after = kept[at][..., None] * scores + query_factor[at].to(dtype) @ factor[at.sample]
-        had = log_odds(scores, free).sigmoid() * keep
+        had = log_odds(scores, free).sigmoid() * keep[at.sample, at.rows]
         lift[at] = had.logit(eps=1e-7) - log_odds(after, free)
     return lift.clamp_min(0)
 

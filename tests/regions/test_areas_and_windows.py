@@ -19,7 +19,7 @@ from fovea.guidance.regions.masks import Part, Region, Regions, part_of, token_s
 from fovea.guidance.regions.score_bias import RegionBias
 from fovea.nodes.style import FoveaStyleGuidance
 
-ALWAYS = RegionControl(RegionBias(), 1.0, 0.3, law="constant")
+ALWAYS = RegionControl(RegionBias(area_weight=0.0), 1.0, 1.0, law="constant")  # weights are shares
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model() -> Any:
 
 @pytest.fixture
 def pulls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
-    """M [batch, image tokens, regions] and T [batch or 1, keys, regions] of every steered call."""
+    """W [batch, image tokens, regions] and T [batch or 1, keys, regions] of every steered call."""
     seen: list[tuple[Tensor, Tensor]] = []
     real = score_bias.bias_scores
 

@@ -30,10 +30,14 @@ def tensors(seed: int, batch: int, queries: int, keys: int, spread: float = 2.0)
     return make(queries), make(keys), make(keys)
 
 
-def modulated(q: Tensor, k: Tensor, v: Tensor, shares: Tensor, keys: Tensor, amount: Tensor, op: RegionBias) -> Tensor:
+def modulated(
+    q: Tensor, k: Tensor, v: Tensor, weights: Tensor, keys: Tensor, op: RegionBias, amount: Tensor | None = None
+) -> Tensor:
+    amount = weights.sum(dim=-1) if amount is None else amount
+
     def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
         parts = [augmented_attention.split_heads(t, HEADS, False)[:, chosen] for t in (q, k)]
-        return score_bias.bias_scores(*parts, DIM**-0.5, shares, keys, amount, op)
+        return score_bias.bias_scores(*parts, DIM**-0.5, weights, keys, amount, op)
 
     return augmented_attention.attend(q, k, v, False, HEADS, None, backend, scores_for_heads)
 
@@ -78,22 +82,37 @@ def shares_of(masks: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("strength", [0.05, 0.6, 0.93])
 def test_paper_operator_equals_the_published_one(kind: str, name: str, strength: float) -> None:
+    """Masks of any softness; what no region has is a segment of its own, as in the paper."""
     shares = shares_of(MASKS[name])
-    tokens, covered = shares.shape[1], shares.mean(dim=1)
-    if kind == "self":
-        columns = keys = score_bias.with_background(shares)
-        covered = columns.mean(dim=1)
-    else:
-        columns, keys = shares, torch.zeros(1, 11, 2)
+    segments = score_bias.with_background(shares)
+    covered = segments.mean(dim=1)
+    keys = segments if kind == "self" else torch.zeros(1, 11, 2)
+    if kind == "cross":
         keys[0, 2:4, 0] = keys[0, 6, 1] = 1
-    q, k, v = tensors(1, 1, tokens, keys.shape[1])
-    amount = score_bias.amounts(columns, torch.ones(columns.shape[-1]), covered, strength, 1.0)
-    got = modulated(q, k, v, columns, keys, amount, RegionBias())[0]
-    pairs = (columns[0] @ keys[0].T).double()
-    area = 1 - amount[0].double() / strength
+    q, k, v = tensors(1, 1, shares.shape[1], keys.shape[1])
+    weights = score_bias.weigh(segments, torch.ones(3), covered, strength, 1.0)
+    columns = keys.shape[-1]
+    got = modulated(q, k, v, weights[..., :columns], keys, RegionBias(), weights.sum(dim=-1))[0]
+    pairs = (segments[0, :, :columns] @ keys[0].T).double()
+    area = (segments[0] * covered).sum(dim=-1).double()
     wanted = joined(reference.dense_diffusion(heads(q[0]), heads(k[0]), heads(v[0]), DIM**-0.5, pairs, area, strength))
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     assert name == "empty and full" or not torch.allclose(got, backend(q, k, v)[0], atol=1e-3)
+
+
+def test_a_share_of_a_region_is_that_share_of_its_bias() -> None:
+    """Whatever else is there: half of one region gets half of the bias, and strengths are each region's own."""
+    q, k, _ = tensors(4, 1, 2, 3)
+    parts = [augmented_attention.split_heads(t, HEADS, False) for t in (q, k)]
+    shares, words = torch.tensor([[[0.5, 0.0], [0.5, 0.5]]]), torch.tensor([[[1.0, 0], [0, 1], [0, 0]]])
+    for unit in ("range", "row max", "max", "std"):
+        bias = RegionBias(unit, temperature=0.0, area_weight=0.0, background=False)
+        weights = score_bias.weigh(shares, torch.tensor([1.5, 0.2]), torch.zeros(1, 2), 0.8, 0.0)
+        found = score_bias.bias_scores(*parts, DIM**-0.5, weights, words, weights.sum(dim=-1), bias)
+        pairs = (found.query_factor @ found.key_factor[:, None].mT).expand(1, HEADS, 2, 3)
+        full = score_bias.unit_height(*parts, DIM**-0.5, bias).expand(1, HEADS, 2)
+        wanted = 0.8 * torch.tensor([[0.75, 0.0, 0.0], [0.75, 0.1, 0.0]])
+        torch.testing.assert_close(pairs, full[..., None] * wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_paint_with_words_equals_the_published_one() -> None:
@@ -102,10 +121,10 @@ def test_paint_with_words_equals_the_published_one() -> None:
     keys[0, 3:5, 0] = keys[0, 5, 1] = 1
     q, k, v = tensors(2, 1, shares.shape[1], 9)
     weight, sigma = 0.4, 3.3
-    amount = score_bias.amounts(shares, torch.ones(2), torch.zeros(1, 2), weight * math.log(1 + sigma), 0.0)
+    weights = score_bias.weigh(shares, torch.ones(2), torch.zeros(1, 2), weight * math.log(1 + sigma), 0.0)
     whole = RegionBias("max", temperature=0, area_weight=0, background=False)
     parts = [augmented_attention.split_heads(t, HEADS, False) for t in (q, k)]
-    pull = score_bias.bias_scores(*parts, DIM**-0.5, shares, keys, amount, whole)
+    pull = score_bias.bias_scores(*parts, DIM**-0.5, weights, keys, weights.sum(dim=-1), whole)
     got = augmented_attention.attend(q, k, v, False, HEADS, None, backend, lambda chosen: pull, whole=True)[0]
     pairs = (shares[0] @ keys[0].T).double()
     wanted = reference.paint_with_words(heads(q[0]), heads(k[0]), heads(v[0]), DIM**-0.5, pairs, weight, sigma)
@@ -120,16 +139,9 @@ def test_words_of_other_regions_are_pushed_down() -> None:
 
     shares, amount = torch.tensor([[[1.0, 0, 0], [0.25, 0.25, 0.5]]]), torch.tensor([[0.8, 0.4]])
     q, k, v = tensors(8, 1, 2, 6)
-    got = modulated(
-        q,
-        k,
-        v,
-        shares,
-        score_bias.word_factors(words, 0.5)[None],
-        amount,
-        RegionBias(temperature=0.0),
-    )[0]
-    scores = torch.einsum("hid,hjd->hij", heads(q[0]), heads(k[0])) * DIM**-0.5
+    factors, plain_scores = score_bias.word_factors(words, 0.5)[None], RegionBias(temperature=0.0)
+    got = modulated(q, k, v, amount[..., None] * shares, factors, plain_scores)[0]
+    scores = heads(q[0]) @ heads(k[0]).mT * DIM**-0.5
     bias = amount[0, :, None] * torch.tensor([red, [0.25 * (r + b) + 0.5 * f for r, b, f in zip(red, blue, free)]])
     scores = scores + (scores.amax(-1, keepdim=True) - scores.amin(-1, keepdim=True)) * bias
     torch.testing.assert_close(got, joined(scores.softmax(-1) @ heads(v[0])), rtol=1e-5, atol=1e-5)
@@ -160,9 +172,10 @@ def test_gradients_are_those_of_the_written_out_operator(unit: str) -> None:
     """The range's own gradient included: it reaches the keys that have the largest and the smallest score."""
     shares = score_bias.with_background(shares_of(MASKS["two halves"]))
     q, k, v = (t.double().requires_grad_() for t in tensors(11, 1, 24, 24))
-    amount = score_bias.amounts(shares, torch.ones(3), shares.mean(dim=1), 0.6, 1.0)
+    weights = score_bias.weigh(shares, torch.ones(3), shares.mean(dim=1), 0.6, 1.0)
+    amount = weights.sum(dim=-1)
     weight = torch.randn(24, HEADS * DIM, generator=torch.Generator().manual_seed(1)).double()
-    out = modulated(q, k, v, shares.double(), shares.double(), amount.double(), RegionBias(unit))
+    out = modulated(q, k, v, weights.double(), shares.double(), RegionBias(unit))
     got = torch.autograd.grad((out[0] * weight).sum(), (q, k, v))
     split = [t[0].unflatten(1, (HEADS, DIM)).transpose(0, 1) for t in (q, k, v)]
     s = torch.einsum("hid,hjd->hij", *split[:2]) * DIM**-0.5
@@ -193,9 +206,9 @@ def test_any_masks_give_finite_attention(
     shares = token_shares(Regions(tuple(Region(m[None]) for m in masks)).canvas(), (4, 3), (9, 7), (9, 7))
     columns = score_bias.with_background(shares) if operator.background else shares
     strengths = torch.full((columns.shape[-1],), region_strength)
-    amount = score_bias.amounts(columns, strengths, columns.mean(dim=1), strength, operator.area_weight)
+    weights = score_bias.weigh(columns, strengths, columns.mean(dim=1), strength, operator.area_weight)
     q, k, v = tensors(seed, 1, 12, 12, spread=8.0)
-    out = modulated(q, k, v, columns, columns, amount, operator)
+    out = modulated(q, k, v, weights, columns, operator)
     assert torch.isfinite(out).all()
     assert out.abs().max() <= v.abs().max() * 1.001  # a mean of values
 
@@ -204,9 +217,9 @@ def test_items_do_not_depend_on_their_neighbors() -> None:
     fading = torch.tensor([1.0, 0.5, 0.1])[:, None, None]
     shares = score_bias.with_background(of_batch(shares_of(MASKS["soft"]), 3, None) * fading)
     q, k, v = tensors(5, 3, 24, 24)
-    amount = score_bias.amounts(shares, torch.ones(3), shares.mean(dim=1), 0.7, 1.0)
-    together = modulated(q, k, v, shares, shares, amount, RegionBias())
-    alone = [modulated(*(t[i : i + 1] for t in (q, k, v, shares, shares, amount)), RegionBias()) for i in range(3)]
+    weights = score_bias.weigh(shares, torch.ones(3), shares.mean(dim=1), 0.7, 1.0)
+    together = modulated(q, k, v, weights, shares, RegionBias())
+    alone = [modulated(*(t[i : i + 1] for t in (q, k, v, weights, shares)), RegionBias()) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-6, atol=1e-6)
 
 
@@ -218,11 +231,12 @@ def test_tokens_of_no_region_keep_their_share(bias: RegionBias, keep: float) -> 
     words = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0, 0], [0, 0], [0, 0]]).float()
     free = torch.tensor([0, 0, 0, 0, 1, 1, 0]).bool()
     shares = score_bias.with_background(torch.rand(2, 5, 2, generator=torch.Generator().manual_seed(1)) / 2)
-    amount, mask = 4 * torch.rand(2, 5, generator=torch.Generator().manual_seed(2)), torch.randn(1, 1, 1, 7)
+    amount, mask = 12 * torch.rand(2, 5, generator=torch.Generator().manual_seed(2)), torch.randn(1, 1, 1, 7)
     keys = score_bias.word_factors(words, 1.0)[None]
     q, k = (augmented_attention.split_heads(t, HEADS, False) for t in (q, k))
-    changed = score_bias.bias_scores(q, k, DIM**-0.5, shares, keys, amount, bias, mask)
-    lift = score_bias.free_lift(q, k, DIM**-0.5, changed, free, keep, mask)
+    weights = amount[..., None] * shares
+    changed = score_bias.bias_scores(q, k, DIM**-0.5, weights, keys, amount, bias, mask)
+    lift = score_bias.free_lift(q, k, DIM**-0.5, changed, free, torch.full((2, 5), keep), mask)
     before = (q @ k.mT * DIM**-0.5 + mask).double()
     after = changed.scale[..., None] * before + changed.query_factor.double() @ changed.key_factor.double()[:, None].mT
     lifted = after + lift[..., None].double() * free

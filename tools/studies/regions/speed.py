@@ -52,7 +52,8 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
 
     q, k, v = (torch.randn(1, tokens, heads * dim, device=device) for _ in range(3))
     shares = shares_of(tokens).to(device)
-    amount = score_bias.amounts(shares, torch.ones(REGIONS).to(device), shares.mean(1), 0.3, 1.0)
+    weights = score_bias.weigh(shares, torch.ones(REGIONS).to(device), shares.mean(1), 0.3, 1.0)
+    amount = weights.sum(dim=-1)
 
     given = heads
 
@@ -64,7 +65,7 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
 
         def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
             q, k = (t[:, chosen] for t in parts)
-            return score_bias.bias_scores(q, k, dim**-0.5, shares, shares, amount, bias)
+            return score_bias.bias_scores(q, k, dim**-0.5, weights, shares, amount, bias)
 
         return augmented_attention.attend(q, k, v, False, heads, None, attention, scores_for_heads)
 
