@@ -14,7 +14,8 @@ def inside(sampling: Any, sigma: float, start: float, end: float) -> bool:
 
 
 def left_of_schedule(sampling: Any, sigma: float) -> float:
-    """1 at the first, noisiest level, 0 at the last: t / 1000 for models with timesteps. Inverts percent_to_sigma."""
+    """1 at the first, noisiest level, 0 at the last: t / 999 for models with 1000 timesteps. Inverts
+    percent_to_sigma."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -23,3 +24,11 @@ def left_of_schedule(sampling: Any, sigma: float) -> float:
         else:
             high = middle
     return 1 - high
+
+
+def timestep_share(sampling: Any, sigma: float) -> float:
+    """t / number of timesteps, as papers on diffusion models count: 0.999 at the first of 1000, 0 at the last. For flow
+    models, which have no timesteps, what is left of the schedule."""
+    count = getattr(sampling, "num_timesteps", 0)
+    left = left_of_schedule(sampling, sigma)
+    return left * (count - 1) / count if count else left

@@ -53,8 +53,8 @@ class FoveaExpert(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg", default=-1.0, min=-1.0, max=100.0, step=0.1,
-                    tooltip="This model's CFG. 1 leaves out the negative prompt and halves its cost. -1: the preset's, "
-                    "or the sampler's.",
+                    tooltip="This model's CFG. 1 leaves out the negative prompt and halves its cost. -1: the preset's "
+                    "(a sampler's CFG of 1 stays), or the sampler's.",
                 ),
                 io.Conditioning.Input(
                     "positive", optional=True,
@@ -82,7 +82,8 @@ class FoveaExpert(io.ComfyNode):
             raise ValueError(f"Expert: {why}.".replace("..", ".")) from None
         if len(experts or ()) >= MAX_EXPERTS:
             raise ValueError(f"Expert: {MAX_EXPERTS} experts at most.")
-        added = Expert(model, noise_levels.half_log_snr(sigma, flow), own, positive, negative)
+        below, from_preset = noise_levels.half_log_snr(sigma, flow), cfg < 0 and own is not None
+        added = Expert(model, below, own, positive, negative, preset_cfg=from_preset)
         return io.NodeOutput((*(experts or ()), added))
 
 

@@ -78,7 +78,7 @@ def published(model: Any, regions: Regions, places: tuple, control: RegionContro
             weight = control.image if own else control.text
             sampling = model.get_model_object("model_sampling")
             sigma = options["sigmas"][:1]
-            time = float(sampling.timestep(sigma)) / 999
+            time = float(sampling.timestep(sigma)) / 1000
             if sampling.percent_to_sigma(control.end) < float(sigma) <= sampling.percent_to_sigma(control.start):
                 height, width = transformer_options["activations_shape"][2:]
                 shares = F.adaptive_avg_pool2d(masks[None], (height, width))[0].flatten(1).T.double()

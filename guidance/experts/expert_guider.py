@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,21 +24,34 @@ from .plan import BadExperts
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+logger = logging.getLogger(__name__)
 NODE = "Expert Switch"
+# Entries of a prompt that come with its text, or that ComfyUI makes; all others are further inputs.
+TEXT_KEYS = frozenset({
+    "cross_attn", "pooled_output", "attention_mask", "model_conds", "uuid", "hooks", "mask", "additional_models",
+    "conditioning_llama3", "conditioning_lyrics", "fovea_regions", "t5xxl_ids", "t5xxl_weights",
+})  # fmt: skip
+INPUT_NAMES = {
+    "concat_latent_image": "start image", "concat_mask": "mask of the start image", "concat_image": "start image",
+    "vace_frames": "VACE frames", "vace_mask": "VACE mask", "vace_strength": "VACE strength",
+    "reference_latents": "reference latents", "control": "ControlNet", "clip_vision_output": "CLIP vision picture",
+    "unclip_conditioning": "unCLIP pictures", "gligen": "GLIGEN boxes",
+}  # fmt: skip
 # Widths of text features that a network's configuration may name.
 TEXT_WIDTHS = ("context_dim", "context_in_dim", "text_dim", "cap_feat_dim")
 
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """A model and where it takes over. below: half-logSNR. cfg: None is the sampler's. positive, negative: CONDITIONING
-    of its own, None the sampler's."""
+    """A model and where it takes over. below: half-logSNR. cfg: None is the sampler's. preset_cfg: the CFG comes from a
+    preset, which leaves a sampler's CFG of 1 alone. positive, negative: CONDITIONING of its own, None the sampler's."""
 
     model: ModelPatcher
     below: float
     cfg: float | None = None
     positive: list | None = None
     negative: list | None = None
+    preset_cfg: bool = False
 
     def get_models(self) -> list[ModelPatcher]:
         """For ComfyUI, which keeps models that a prompt still needs."""
@@ -78,6 +92,30 @@ def name_of(patcher: ModelPatcher) -> str:
     return type(patcher.model).__name__
 
 
+def cfg_of(expert: Expert, outer: float) -> float:
+    """An expert's CFG beside that of the sampler."""
+    leaves = expert.cfg is None or (expert.preset_cfg and math.isclose(outer, 1.0))
+    return outer if leaves else float(expert.cfg or 0.0)
+
+
+def _say_what_is_lacking(expert: Expert, outer: Mapping[str, list], own: Mapping[str, list]) -> None:
+    """Warn where an expert's own prompt has not the pictures and ControlNets of the sampler's."""
+    for which, conds in own.items():
+        there = {key for cond in outer.get(which, ()) for key, value in cond.items() if _is_input(key, value)}
+        lacking = sorted(there - {key for cond in conds for key in cond})
+        if lacking:
+            named = ", ".join(INPUT_NAMES.get(key, key) for key in lacking)
+            logger.warning(
+                "%s: the %s prompt of the expert %s lacks what the sampler's has: %s. Pass its own prompt through the "
+                "same nodes.", NODE, which, name_of(expert.model), named,
+            )  # fmt: skip
+
+
+def _is_input(key: str, value: Any) -> bool:
+    """Whether an entry of a prompt is something that the network sees beside the text."""
+    return key not in TEXT_KEYS and value is not None and not isinstance(value, str | int | float | bool | tuple)
+
+
 class ExpertGuider(comfy.samplers.CFGGuider):
     """An expert's guider. It is prepared like one that samples, and only ever predicts."""
 
@@ -88,7 +126,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self.original_conds: dict[str, list]
         self.expert, self.outer, self.flow = expert, outer, is_flow(expert.model)
         self.most = float(expert.model.get_model_object("model_sampling").sigma_max)
-        self.cfg = outer.cfg if expert.cfg is None else expert.cfg
+        self.cfg = cfg_of(expert, outer.cfg)
         self.inner_model: Any = None
         self.loaded: list[Any] = []  # further models, such as ControlNets, that came into memory with it
         self.in_memory = False
@@ -97,6 +135,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self.latent_shapes_before: Any = None
         own = {"positive": expert.positive, "negative": expert.negative}
         self.inner_set_conds({name: conds for name, conds in own.items() if conds is not None})
+        _say_what_is_lacking(expert, outer.original_conds, self.original_conds)
         given = {**outer.original_conds, **self.original_conds}
         controls: dict[int, Any] = {}
         self.original_conds = {name: [_with_own_control(cond, controls) for cond in conds]
@@ -141,13 +180,17 @@ class ExpertGuider(comfy.samplers.CFGGuider):
                 "follow. Use CFGGuider or KSampler."
             )
         for which, conds in self.original_conds.items():
-            if not conds:
+            if not conds and self._evaluates(which):
                 raise BadExperts(f"The {which} prompt of the expert {name} is empty: connect a conditioning.")
         if self.usual and not math.isclose(self.cfg, 1.0) and "negative" not in self.original_conds:
             raise BadExperts(
                 f"The expert {name} has CFG {self.cfg:g}, but there is no negative prompt. Connect one to its Expert "
                 "node, or set its cfg to 1."
             )
+
+    def _evaluates(self, which: str) -> bool:
+        """Whether a prompt of this name is evaluated: at CFG 1 nobody asks for the negative one."""
+        return not (self.usual and which == "negative" and math.isclose(self.cfg, 1.0))
 
     def load(self, started: Started, more: list[ModelPatcher], latent_shapes: Any, flow: bool) -> None:
         """Have the model in memory and its prompts encoded. more: models that stay in memory beside it; flow: whether
@@ -179,7 +222,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         config = getattr(self.model_patcher.model.model_config, "unet_config", {})
         wanted = next((config[name] for name in TEXT_WIDTHS if isinstance(config.get(name), int)), None)
         for name, conds in self.conds.items():
-            for cond in conds:
+            for cond in conds if self._evaluates(name) else ():
                 features = cond.get("cross_attn")
                 if wanted is not None and features is not None and features.shape[-1] != wanted:
                     raise BadExperts(

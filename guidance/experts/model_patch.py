@@ -20,7 +20,7 @@ import comfy.sampler_helpers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ..noise_levels import convert_latent, half_log_snr
+from ..noise_levels import LEVEL_TOLERANCE, convert_latent, half_log_snr
 from ..wrapper_keys import EXPERTS
 from . import plan
 from .expert_guider import NODE, Expert, ExpertGuider, Started, is_flow, load_beside, name_of
@@ -108,6 +108,7 @@ class ExpertSwitch:
     def patched(self, main: ModelPatcher) -> ModelPatcher:
         """A clone of the main model that gives way to its experts."""
         clone = main.clone()
+        clone.set_attachments(KEY, tuple(expert.model for expert in self.experts))  # for whoever asks what is sampled
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._run)
         clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _begin)
         # In front of what the main model has already (style, caches), which is to act where the main model does.
@@ -199,6 +200,8 @@ class _Run:
         assert self.started is not None
         level = half_log_snr(float(sigma.flatten()[0]), self.flow)
         if self.switch.decide_by == "monotonic":
+            if level <= self.started.schedule[0] + LEVEL_TOLERANCE:  # from the start: another trial of a search
+                self.furthest = -math.inf
             level = self.furthest = max(level, self.furthest)
         shared = plan.blend_weights(level, self.switch.boundaries, self.switch.blend)
         self.load(tuple(who for who, _ in shared))

@@ -36,7 +36,7 @@ PRESETS = {
     "SDXL refiner": Preset("timestep", 0.2),
     "eDiff-I, middle": Preset("percent", 0.33),
     "eDiff-I, lowest noise": Preset("percent", 0.81),
-    "speed LoRA, second stage": Preset("sigma", 0.9375, 1.0),
+    "speed LoRA, second stage": Preset("sigma", 0.955, 1.0),  # between the knots 1 and 0.9375 of four steps at shift 5
     "speed LoRA, third stage": Preset("sigma", 0.875, 1.0),
 }
 
@@ -88,7 +88,8 @@ def step_start(level: float, schedule: Sequence[float]) -> float:
 def piecewise(
     samplings: Sequence[Any], flows: Sequence[bool], boundaries: Sequence[float], steps: Sequence[int]
 ) -> Tensor:
-    """Noise levels [sum of steps + 1], as the first model counts, with every border on a knot.
+    """Noise levels [sum of steps + 1], as the first model counts, with a knot a hair below every border: a step belongs
+    to whoever has the level that it begins at, and a border is the noisier model's.
 
     Within its part each expert's steps are evenly spaced in percent of its own schedule: its shift makes its part,
     nobody else's. samplings, flows, ends, steps: of the experts from high noise to low.
@@ -113,7 +114,7 @@ def piecewise(
         percents = torch.linspace(*places, stops, dtype=torch.float64)
         inner = [float(sampling.percent_to_sigma(percent)) for percent in percents[1:].tolist()]
         if end != math.inf:
-            inner[-1] = low
+            inner[-1] = sigma_of(end + 2 * LEVEL_TOLERANCE, flow)
         else:
             inner = [*inner[: count - 1], 0.0]
         levels += [sigma_of(half_log_snr(sigma, flow), flows[0]) for sigma in inner]

@@ -75,10 +75,14 @@ def refuse_what_guidance_hides(patcher: ModelPatcher) -> None:
 
 
 def refuse_step_caches(patcher: ModelPatcher) -> None:
-    """Raise NoGradient for wrappers that remember earlier steps: they would remember those of an earlier trial."""
-    for cache in STEP_CACHES:
-        if cache in _wrappers(patcher):
-            raise NoGradient(f"The model has {cache}, which skips steps by what it saw before. Remove that node.")
+    """Raise NoGradient for wrappers that remember earlier steps: they would remember those of an earlier trial. Those
+    of experts count, too."""
+    experts = patcher.get_attachment(EXPERTS) or ()
+    for at, model in enumerate((patcher, *experts)):
+        for cache in STEP_CACHES:
+            if cache in _wrappers(model):
+                who = f"Expert {at}" if at else "The model"
+                raise NoGradient(f"{who} has {cache}, which skips steps by what it saw before. Remove that node.")
 
 
 def refuse_clip_guidance(patcher: ModelPatcher) -> None:

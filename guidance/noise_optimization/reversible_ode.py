@@ -118,12 +118,12 @@ def edict(denoise: Denoise, schedule: Schedule, start: Pair, mix: float = MIX) -
     with torch.no_grad():
         for i in range(schedule.steps):
             sigma, step, ahead = _step(schedule, i)
-            x, y = _ordered(x, y, i)
+            x, y = _led(x, y, i)
             x = x + step * eps(denoise, y, sigma)
             y = y + step * eps(denoise, ahead * x, sigma)
+            x, y = _led(x, y, i)
             x = mix * x + (1 - mix) * y
             y = mix * y + (1 - mix) * x
-            x, y = _ordered(x, y, i)
     return Pair(x, y)
 
 
@@ -133,10 +133,10 @@ def edict_inverse(denoise: Denoise, schedule: Schedule, end: Pair, mix: float = 
     with torch.no_grad():
         for i in reversed(range(schedule.steps)):
             sigma, step, ahead = _step(schedule, i)
-            x, y = _unmixed(*_ordered(x, y, i), mix)
+            x, y = _led(*_unmixed(x, y, mix), i)
             y = y - step * eps(denoise, ahead * x, sigma)
             x = x - step * eps(denoise, y, sigma)
-            x, y = _ordered(x, y, i)
+            x, y = _led(x, y, i)
     return Pair(x, y)
 
 
@@ -151,15 +151,14 @@ def edict_gradient(
     (x, y), (g, h) = end, gradient
     for i in reversed(range(schedule.steps)):
         sigma, step, ahead = _step(schedule, i)
-        x, y = _unmixed(*_ordered(x, y, i), mix)
-        g, h = _ordered(g, h, i)
+        x, y = _led(*_unmixed(x, y, mix), i)
         g = g + (1 - mix) * h
-        g, h = mix * g, mix * h + (1 - mix) * g
+        g, h = _led(mix * g, mix * h + (1 - mix) * g, i)
         direction, pulled = pull_back(denoise, x, sigma, step * h, ahead)
         y, g = y - step * direction, g + pulled
         direction, pulled = pull_back(denoise, y, sigma, step * g)
         x, h = x - step * direction, h + pulled
-        (x, y), (g, h) = _ordered(x, y, i), _ordered(g, h, i)
+        (x, y), (g, h) = _led(x, y, i), _led(g, h, i)
     return Pair(x, y), Pair(g, h)
 
 
@@ -174,6 +173,6 @@ def _unmixed(x: Tensor, y: Tensor, mix: float) -> tuple[Tensor, Tensor]:
     return (x - (1 - mix) * y) / mix, y
 
 
-def _ordered(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Which of the two goes first alternates from step to step."""
+def _led(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """The one that is denoised first, and the other: they take turns. Mixed is always the first latent first."""
     return (x, y) if step % 2 == 0 else (y, x)

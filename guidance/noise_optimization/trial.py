@@ -57,7 +57,7 @@ class Trial:
                 )
                 for again in began:
                     reversible_ode.same(again, first)
-                at_first = pair.x + pair.y
+                at_first = (pair.x + pair.y) / 2  # DOODL's mean over the two latents, whose clamp goes by its size
             else:
                 at_first = reversible_ode.euler_gradient(
                     self.model.denoise, self.model.schedule, states, at_ends[0], self.config.backprop_steps

@@ -58,9 +58,10 @@ class Doodl:
         """z moved against the clamped gradient, with momentum; at the length it had where that is kept."""
         velocity = self.momentum * motion.velocity + gradient.clamp(-self.clamp, self.clamp)
         z = z - self.rate * each(rate, z) * velocity
+        z = z + self.perturb * noise
         if self.keep_norm:
             z = z * (motion.norm / norms(z))
-        return z + self.perturb * noise, motion._replace(velocity=velocity)
+        return z, motion._replace(velocity=velocity)
 
 
 @dataclass(frozen=True)

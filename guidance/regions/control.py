@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...attention.sites import BlockId
-from ..schedule import inside, left_of_schedule
+from ..schedule import inside, timestep_share
 from .score_bias import RegionBias
 
 LAWS = ("power", "log", "constant")
@@ -28,9 +28,10 @@ class RegionControl:
     """How regions act over a sampling run.
 
     text, image: strength between picture and words, and among places of the picture. start, end: window in percent of
-    the schedule as fractions. law: how strength depends on noise. "power": (what is left of the schedule)^exponent, as
-    in DenseDiffusion, where it is (t / 1000)^5. "log": log(1 + sigma), as in eDiff-I, with sigma the ratio of noise to
-    signal, so flow models fit in. "constant": not at all. blocks: None for all.
+    the schedule as fractions. law: how strength depends on noise. "power": (t / 1000)^exponent, as in DenseDiffusion,
+    where the exponent is 5; for flow models t / 1000 is what is left of the schedule. "log": log(1 + sigma), as in
+    eDiff-I, with sigma the ratio of noise to signal, so flow models fit in. "constant": not at all. blocks: None for
+    all.
     """
 
     bias: RegionBias
@@ -57,7 +58,7 @@ class RegionControl:
     def factor(self, sampling: Any, sigma: float) -> float:
         """The law at a noise level."""
         if self.law == "power":
-            return left_of_schedule(sampling, sigma) ** self.exponent
+            return timestep_share(sampling, sigma) ** self.exponent
         if self.law == "log":
             return math.log1p(noise_to_signal(sampling, sigma))
         return 1.0

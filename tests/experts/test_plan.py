@@ -127,11 +127,13 @@ class TestPiecewise:
             torch.testing.assert_close(ours, host, rtol=2e-3, atol=2e-3)
 
     def test_knots_and_counts(self) -> None:
-        """Two shifts, one border: it is a knot exactly, each part has its steps, evenly spaced in its own timesteps."""
+        """Two shifts, one border: a knot just below it, each part has its steps, evenly spaced in its own timesteps."""
         border = noise_levels.half_log_snr(0.875, True)
         ours = plan.piecewise([flow(5), flow(12)], [True, True], [border, math.inf], [3, 7])
         assert len(ours) == 11 and float(ours[0]) == 1 and float(ours[-1]) == 0
-        assert float(ours[3]) == pytest.approx(0.875, abs=1e-6) and (ours.diff() < 0).all()
+        assert float(ours[3]) == pytest.approx(0.875, abs=1e-4) and (ours.diff() < 0).all()
+        who = [plan.active_expert(noise_levels.half_log_snr(float(s), True), (border, math.inf)) for s in ours[:-1]]
+        assert who == [0] * 3 + [1] * 7, "as many steps for each as asked"
         for part, shift in ((ours[:4], 5.0), (ours[3:], 12.0)):
             u = part / (shift - (shift - 1) * part)
             torch.testing.assert_close(u.diff(), u.diff().mean().expand(len(u) - 1), rtol=0.02, atol=1e-3)
@@ -139,9 +141,14 @@ class TestPiecewise:
     def test_two_kinds(self) -> None:
         """An exploding model's part in a flow's schedule, and the other way round."""
         ours = plan.piecewise([flow(3), EPS], [True, False], [0.0, math.inf], [4, 4])
-        assert len(ours) == 9 and float(ours[4]) == pytest.approx(0.5) and (ours.diff() < 0).all() and ours.max() <= 1
+        assert (
+            len(ours) == 9
+            and float(ours[4]) == pytest.approx(0.5, abs=1e-4)
+            and (ours.diff() < 0).all()
+            and ours.max() <= 1
+        )
         other = plan.piecewise([EPS, flow(3)], [False, True], [0.0, math.inf], [4, 4])
-        assert float(other[4]) == pytest.approx(1.0, rel=1e-5) and (other.diff() < 0).all() and other.max() > 10
+        assert float(other[4]) == pytest.approx(1.0, rel=1e-3) and (other.diff() < 0).all() and other.max() > 10
 
     def test_bad_numbers(self) -> None:
         for steps in ([3], [3, 0], [1, 2, 3]):

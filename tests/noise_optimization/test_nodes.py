@@ -19,6 +19,7 @@ from fovea.guidance.gradients.autograd import NoGradient, fully_loaded
 from fovea.guidance.noise_optimization import noise_sampler
 from fovea.guidance.regions import prompt_encoding
 from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
 from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages
@@ -371,3 +372,30 @@ def test_charts_draw_anything() -> None:
     for values in ([], [1.0], [float("nan")], [-1.0, 2.0], [3.0] * 60):
         drawn = charts.bars(values, [str(i) for i in range(len(values))], "t")
         assert drawn.shape == (charts.HEIGHT, charts.WIDTH, 3)
+
+
+@pytest.mark.parametrize("decide", ["sigma", "monotonic"])
+def test_every_trial_of_a_search_starts_with_the_first_model(given: dict[str, Any], decide: str) -> None:
+    low = demo_model.load_model()
+    experts = FoveaExpert.execute(low, "timestep", 0.66, -1.0).result[0]
+    model = FoveaExpertSwitch.execute(given["model"], experts, 0.0, "auto", decide).result[0]
+    settings = {**given, "model": model, "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}}
+    with torch.inference_mode(), tiny.watching(low, at="") as calls:
+        _, samples, *_, noise = FoveaBestOfN.execute(**settings, candidates=3, seconds=0.0).result
+    assert calls and len(calls) % 3 == 0 and len(calls) < 3 * STEPS
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(given["positive"], given["negative"])
+    guider.set_cfg(CFG)
+    sigmas = comfy.samplers.calculate_sigmas(given["model"].get_model_object("model_sampling"), "normal", STEPS)
+    with torch.inference_mode():
+        again = guider.sample(noise.generate_noise(settings["latent_image"]), torch.zeros(1, 4, 32, 32),
+                              comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True)  # fmt: skip
+    torch.testing.assert_close(again, samples["samples"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_cache_on_an_expert_is_refused_by_name(given: dict[str, Any]) -> None:
+    cached = EasyCacheNode.execute(demo_model.load_model(), 0.2, 0.15, 0.95, False).result[0]
+    experts = FoveaExpert.execute(cached, "timestep", 0.66, -1.0).result[0]
+    model = FoveaExpertSwitch.execute(given["model"], experts, 0.0, "auto", "sigma").result[0]
+    with pytest.raises(NoGradient, match="Expert 1 has easycache"):
+        FoveaBestOfN.execute(**{**given, "model": model}, candidates=2, seconds=0.0)

@@ -51,16 +51,12 @@ def whole_edict(denoise: Callable, sigmas: tuple[float, ...], x: Tensor, y: Tens
         a = then / now
         b = (1 - then**2) ** 0.5 - a * (1 - now**2) ** 0.5
         noise = lambda z, sigma=sigma, now=now: (z / now - denoise(z / now, sigma)) / sigma  # noqa: E731
-        if i % 2 == 0:
-            x = a * x + b * noise(y)
-            y = a * y + b * noise(x)
-            x = p * x + (1 - p) * y
-            y = p * y + (1 - p) * x
-        else:
-            y = a * y + b * noise(x)
-            x = a * x + b * noise(y)
-            y = p * y + (1 - p) * x
-            x = p * x + (1 - p) * y
+        pair = [x, y]
+        first = i % 2  # who is denoised first alternates; mixed is latent 0 first, always
+        for at in (first, 1 - first):
+            pair[at] = a * pair[at] + b * noise(pair[1 - at])
+        x = p * pair[0] + (1 - p) * pair[1]
+        y = p * pair[1] + (1 - p) * x
     return x, y  # at sigma 0 both scalings agree
 
 

@@ -150,12 +150,9 @@ class TestRules:
                     for j in range(4):
                         g = min(0.5, max(-0.5, float(gradient[n, i, j])))
                         velocity[n][i][j] = 0.9 * velocity[n][i][j] + g
-                        slow[n][i][j] -= 2.0 * velocity[n][i][j]
+                        slow[n][i][j] += 0.01 * float(noise[n, i, j]) - 2.0 * velocity[n][i][j]
                 after = math.sqrt(sum(v**2 for row in slow[n] for v in row))
-                slow[n] = [
-                    [v * before / after + 0.01 * float(e) for v, e in zip(row, noisy)]
-                    for row, noisy in zip(slow[n], noise[n])
-                ]
+                slow[n] = [[v * before / after for v in row] for row in slow[n]]
         torch.testing.assert_close(got, torch.tensor(slow), rtol=1e-5, atol=1e-5)
 
     def test_reno_is_torchs_sgd_on_the_regularised_loss(self) -> None:
