@@ -53,6 +53,11 @@ class FoveaEncoderSchedule(io.ComfyNode):
                              tooltip="Into how many segments of constant weights the schedule is cut."),
                 io.Float.Input("guidance", default=3.5, min=0.0, max=100.0, step=0.1, advanced=True,
                                tooltip="The built-in guidance of models that have one (Flux). Others ignore it."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, optional=True, advanced=True,
+                               tooltip="Where in the schedule this prompt begins. Use it in place of Conditioning (Set "
+                               "Timestep Range), which would make all segments act in every step."),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, optional=True, advanced=True,
+                               tooltip="Where in the schedule this prompt ends."),
             ],
             outputs=[
                 io.Conditioning.Output(tooltip="For any sampler."),
@@ -63,7 +68,7 @@ class FoveaEncoderSchedule(io.ComfyNode):
     @classmethod
     def execute(
         cls, clip: CLIP, prompt: str, clip_prompt: str, t5_prompt: str, curves: str, clip_curve: str, t5_curve: str,
-        segments: int, guidance: float,
+        segments: int, guidance: float, start_percent: float = 0.0, end_percent: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
         given = schedule.PRESETS.get(curves, (clip_curve, t5_curve))
         lines = [schedule.parse_curve(line, f"{NAME}: {name}")
@@ -71,7 +76,11 @@ class FoveaEncoderSchedule(io.ComfyNode):
         prompts = [own if own.strip() else prompt for own in (clip_prompt, t5_prompt)]
         steady = [all(weight == 1 for _, weight in line) for line in lines]
         whole, without = _encoded(clip, prompts, steady, guidance)
-        ranges = schedule.pieces(lines, segments)
+        if start_percent >= end_percent:
+            raise ValueError(
+                f"{NAME}: end_percent ({end_percent:g}) has to be above start_percent ({start_percent:g})."
+            )
+        ranges = schedule.pieces(lines, segments, start_percent, end_percent)
         made = []
         for start, end, weights in ranges:
             features, more = schedule.weighed_entry(whole, without, weights)
@@ -114,8 +123,11 @@ def _encoded(clip: CLIP, prompts: list[str], steady: list[bool], guidance: float
 
     whole, without = encode(None), []
     for group, prompt in enumerate(prompts):
-        without.append(whole if steady[group] else encode(group))
-        if not steady[group] and prompt.strip() and _same(whole, without[group]):
+        # Beside an encoder whose weight changes, the other has to be there, or nothing would be left of the prompt.
+        needed = not all(steady) and prompt.strip() != ""
+        nothing = encode(group) if needed or not steady[group] else whole
+        without.append(whole if steady[group] else nothing)
+        if needed and _same(whole, nothing):
             raise ValueError(
                 f"{NAME}: the encoder {' and '.join(groups[group])} is not there, so it has no weight. Load it with "
                 "this CLIP, or set its curve to 1."

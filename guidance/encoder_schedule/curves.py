@@ -61,14 +61,18 @@ def weight_at(curve: Curve, percent: float) -> float:
     return low + (high - low) * (percent - left) / (right - left)
 
 
-def pieces(curves: Sequence[Curve], count: int) -> list[tuple[float, float, tuple[float, ...]]]:
-    """The schedule in parts of constant weights: (start, end, weights). Neighbors with the same weights are one part.
+def pieces(
+    curves: Sequence[Curve], count: int, first: float = 0.0, last: float = 1.0
+) -> list[tuple[float, float, tuple[float, ...]]]:
+    """The schedule from `first` to `last` in segments of constant weights: (start, end, weights). Neighbors with the
+    same weights are one segment.
 
     Borders lie where schedules rarely have a step: in ComfyUI both parts at a border act there, and cost twice.
     """
     if all(len({weight for _, weight in curve}) == 1 for curve in curves):
-        return [(0.0, 1.0, tuple(curve[0][1] for curve in curves))]
-    borders = [0.0, *((at + 0.1180) / count for at in range(1, count)), 1.0]
+        return [(first, last, tuple(curve[0][1] for curve in curves))]
+    inner = ((at + 0.1180) / count for at in range(1, count))
+    borders = [first, *(border for border in inner if first < border < last), last]
     found: list[tuple[float, float, tuple[float, ...]]] = []
     for start, end in zip(borders, borders[1:]):
         weights = tuple(round(weight_at(curve, (start + end) / 2), 6) for curve in curves)

@@ -17,7 +17,9 @@ import comfy.samplers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from .. import cond_inputs
 from ..additional_models import with_additional_models
+from ..cond_inputs import further_inputs
 from ..noise_levels import convert_sigma
 from .plan import BadExperts
 
@@ -26,17 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NODE = "Expert Switch"
-# Entries of a prompt that come with its text, or that ComfyUI makes; all others are further inputs.
-TEXT_KEYS = frozenset({
-    "cross_attn", "pooled_output", "attention_mask", "model_conds", "uuid", "hooks", "mask", "additional_models",
-    "conditioning_llama3", "conditioning_lyrics", "fovea_regions", "t5xxl_ids", "t5xxl_weights",
-})  # fmt: skip
-INPUT_NAMES = {
-    "concat_latent_image": "start image", "concat_mask": "mask of the start image", "concat_image": "start image",
-    "vace_frames": "VACE frames", "vace_mask": "VACE mask", "vace_strength": "VACE strength",
-    "reference_latents": "reference latents", "control": "ControlNet", "clip_vision_output": "CLIP vision picture",
-    "unclip_conditioning": "unCLIP pictures", "gligen": "GLIGEN boxes",
-}  # fmt: skip
 # Widths of text features that a network's configuration may name.
 TEXT_WIDTHS = ("context_dim", "context_in_dim", "text_dim", "cap_feat_dim")
 
@@ -101,19 +92,14 @@ def cfg_of(expert: Expert, outer: float) -> float:
 def _say_what_is_lacking(expert: Expert, outer: Mapping[str, list], own: Mapping[str, list]) -> None:
     """Warn where an expert's own prompt has not the pictures and ControlNets of the sampler's."""
     for which, conds in own.items():
-        there = {key for cond in outer.get(which, ()) for key, value in cond.items() if _is_input(key, value)}
+        there = {key for cond in outer.get(which, ()) for key in further_inputs(cond)}
         lacking = sorted(there - {key for cond in conds for key in cond})
         if lacking:
-            named = ", ".join(INPUT_NAMES.get(key, key) for key in lacking)
+            named = ", ".join(cond_inputs.NAMES.get(key, key) for key in lacking)
             logger.warning(
                 "%s: the %s prompt of the expert %s lacks what the sampler's has: %s. Pass its own prompt through the "
                 "same nodes.", NODE, which, name_of(expert.model), named,
             )  # fmt: skip
-
-
-def _is_input(key: str, value: Any) -> bool:
-    """Whether an entry of a prompt is something that the network sees beside the text."""
-    return key not in TEXT_KEYS and value is not None and not isinstance(value, str | int | float | bool | tuple)
 
 
 class ExpertGuider(comfy.samplers.CFGGuider):

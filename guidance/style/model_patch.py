@@ -7,24 +7,29 @@ place inside the window only; outside of it there is no style.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import comfy.sampler_helpers
 import comfy.samplers
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...attention import hooks
+from ..cond_inputs import further_inputs
 from ..schedule import inside
 from ..wrapper_keys import EXPERTS
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+logger = logging.getLogger(__name__)
 KEY = "fovea_style"
 TEXT = "fovea_text"  # the guider's list of conds without style
+STYLE_KEYS = frozenset({"unclip_conditioning"})  # of a prompt with a picture's style
 SLOT = "sampler_calc_cond_batch_function"
 
 
@@ -66,8 +71,16 @@ class StyleGuidance:
         if type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
             raise BadStyle(f"Style Guidance: {type(guider).__name__} combines prompts in its own way. Use KSampler, "
                            "CFGGuider or Style Guider.")  # fmt: skip
-        text = [{**cond, "prompt_type": "positive"} for cond in comfy.sampler_helpers.convert_cond(self.text)]
+        lacking = _inputs_of(guider.conds.get("positive"))
+        text = [
+            {**lacking, **cond, "prompt_type": "positive"} for cond in comfy.sampler_helpers.convert_cond(self.text)
+        ]
         guider.conds = {**guider.conds, TEXT: text}
+        if self.scale and _same(guider.conds["positive"], text) and not _pictures_in_attention(guider.model_options):
+            logger.warning(
+                "Style Guidance: the sampler's positive prompt is the text without a style, so there is no style to "
+                "guide by. Connect the prompt with style to the sampler."
+            )
         return executor(*given, **named)
 
     def _predict(self, executor: Any, x: Tensor, sigma: Tensor, model_options: dict | None = None,
@@ -75,7 +88,8 @@ class StyleGuidance:
         """PREDICT_NOISE: ComfyUI guides by the text alone; the style is added to that."""
         guider, options = executor.class_obj, model_options or {}
         within = inside(guider.inner_model.model_sampling, float(sigma.flatten()[0]), self.start, self.end)
-        scale = self.scale if within else 0.0
+        idle = _same(guider.conds["positive"], guider.conds[TEXT]) and not _pictures_in_attention(options)
+        scale = self.scale if within and not idle else 0.0
         if scale == guider.cfg and scale != 0:
             return executor(x, sigma, options, seed)  # null + cfg (styled - null), a branch less
         branches = _Branches(guider.conds["positive"] if scale else None, options.get(SLOT))
@@ -92,8 +106,8 @@ class StyleGuidance:
 class _Branches:
     """What ComfyUI calls for its predictions of [text, null]; the styled one is evaluated along.
 
-    Patches that bring a picture into attention (IPAdapter) give it to list 0 and nothing to list 1, and know no list 2.
-    So where there are such patches, the text alone is evaluated as list 1, by itself.
+    Patches that bring a picture into attention (IPAdapter) know lists 0 and 1 only, and some give both a picture. So
+    where there are such patches, the text alone is evaluated without them, by itself.
     """
 
     styled: list | None
@@ -119,7 +133,7 @@ class _Branches:
             outs = list(self.before(args))
             styled = batch(wanted)[0] if wanted else None
         elif _pictures_in_attention(options):
-            (_, out_text) = batch(None, text)
+            (out_text,) = comfy.samplers.calc_cond_batch(model, [text], x, sigma, _without_pictures(options))
             styled, out_null = batch(wanted, null) if wanted or null else (None, out_text)
             outs = [out_text, out_null]
         elif wanted:
@@ -128,6 +142,37 @@ class _Branches:
         else:
             styled, outs = None, list(batch(text, null))
         return styled if wanted else None, outs
+
+
+def _inputs_of(positive: list | None) -> dict[str, Any]:
+    """What the sampler's positive prompt brings along beside text and style, for a text that lacks it."""
+    inputs = further_inputs(positive[0]) if positive else {}
+    return {key: value for key, value in inputs.items() if key not in STYLE_KEYS}
+
+
+def _same(styled: list, text: list) -> bool:
+    """Whether two prompts are one: the same features and inputs."""
+    if len(styled) != len(text):
+        return False
+    for one, other in zip(styled, text):
+        keys = {"cross_attn", "pooled_output", *further_inputs(one), *further_inputs(other)} - {"control"}
+        if any(not _equal(one.get(key), other.get(key)) for key in keys):
+            return False
+    return True
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one is other or (one.shape == other.shape and torch.equal(one, other.to(one)))
+    return one is other
+
+
+def _without_pictures(options: dict) -> dict:
+    """Options without other packs' patches of cross-attention."""
+    inner = dict(options.get("transformer_options", {}))
+    for group, name in (("patches_replace", "attn2"), ("patches", "attn2_patch")):
+        inner[group] = {key: value for key, value in inner.get(group, {}).items() if key != name}
+    return {**options, "transformer_options": inner}
 
 
 def _pictures_in_attention(options: dict) -> bool:

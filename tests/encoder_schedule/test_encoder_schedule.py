@@ -173,3 +173,27 @@ def test_the_chart_shows_both(flux: Any) -> None:
     chart = FoveaEncoderSchedule.execute(flux, "a star", "", "", "eDiff-I", "", "", 8, 3.5).result[1]
     flat = FoveaEncoderSchedule.execute(flux, "a star", "", "", "both", "", "", 8, 3.5).result[1]
     assert chart.shape == flat.shape and chart.ndim == 4 and (chart - flat).abs().max() > 0.1
+
+
+def test_the_encoder_that_is_left_has_to_be_there() -> None:
+    """T5 only, without T5: nothing would be left of the prompt."""
+    small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 64}
+    sd3 = comfy.text_encoders.sd3_clip
+    target = ClipTarget(sd3.SD3Tokenizer, functools.partial(sd3.SD3ClipModel, clip_l=True, clip_g=True, t5=False))
+    clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": small, "clip_g_model_config": small})
+    tiny.initialize(clip.cond_stage_model, 3, 1.0)
+    with pytest.raises(ValueError, match="t5xxl is not there"):
+        encode(clip, curves="T5 only")
+    assert encode(clip, curves="both")
+
+
+def test_a_part_of_the_schedule(flux: Any) -> None:
+    """Own start and end: one segment acts in every step between them, none beyond."""
+    made = FoveaEncoderSchedule.execute(flux, "a star", "", "", "eDiff-I", "1", "1", 8, 3.5, 0.2, 0.7).result[0]
+    starts = [entry[1].get("start_percent", 0.0) for entry in made]
+    ends = [entry[1].get("end_percent", 1.0) for entry in made]
+    assert starts[0] == 0.2 and ends[-1] == 0.7 and starts[1:] == ends[:-1] and len(made) > 2
+    whole = FoveaEncoderSchedule.execute(flux, "a star", "", "", "both", "1", "1", 8, 3.5, 0.2, 0.7).result[0]
+    assert [(entry[1]["start_percent"], entry[1]["end_percent"]) for entry in whole] == [(0.2, 0.7)]
+    with pytest.raises(ValueError, match="above start_percent"):
+        FoveaEncoderSchedule.execute(flux, "a star", "", "", "both", "1", "1", 8, 3.5, 0.7, 0.7)

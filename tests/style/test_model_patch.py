@@ -181,3 +181,46 @@ def test_on_an_expert(model: Any) -> None:
     all_text = ExpertSwitch.of(model, [Expert(twin, below, positive=TEXT)]).patched(model)
     only_text = ExpertSwitch.of(model, [Expert(guided(twin, 0.0), below)]).patched(model)
     close(sample(only_text, steps=6), sample(all_text, steps=6))
+
+
+def test_the_text_takes_over_what_it_lacks() -> None:
+    """A ControlNet or a start image between the styled prompt and the sampler acts on the text, too."""
+    model, (_, control) = tiny.unet("sd15"), tiny.controlnet()
+    hint = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(4))
+    extra = {"control": control.copy().set_cond_hint(hint, 1.0), "control_apply_to_uncond": False}
+    styled, negative = tiny.prompt(3, **extra), tiny.prompt(2, **extra)
+
+    def run(patched: Any, positive: list) -> Tensor:
+        return tiny.sample(patched, tiny.noise(16, 16), 4.0, 3, positive, negative)
+
+    got = run(guided(model, 0.0), styled)
+    close(got, run(model, tiny.prompt(12, **extra)))
+    assert (got - run(model, TEXT)).abs().max() > 1e-3, "twin: it acts"
+
+
+def test_pictures_for_both_sides(model: Any) -> None:
+    """IPAdapter's precise kinds give list 1 a picture, too: the text has none."""
+    patched, generator = model.clone(), torch.Generator().manual_seed(0)
+    pictures = torch.randn(2, 1, 4, 32, generator=generator)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        from comfy.ldm.modules.attention import optimized_attention
+
+        lists = options["cond_or_uncond"]
+        seen = torch.cat([pictures[i].repeat(len(q) // len(lists), 1, q.shape[-1] // 32) for i in lists])
+        return optimized_attention(q, k, v, options["n_heads"]) + optimized_attention(q, seen, seen, options["n_heads"])
+
+    patched.set_model_attn2_replace(attend, "middle", 0)
+    assert (sample(patched, positive=TEXT) - sample(model, positive=TEXT)).abs().max() > 1e-3
+    at_one = {"cfg": 1.0}
+    close(sample(guided(patched, 0.0), positive=TEXT, **at_one), sample(model, positive=TEXT, **at_one))
+
+
+def test_a_style_that_is_none_costs_nothing_and_is_said(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with tiny.watching(model) as calls:
+        got = sample(guided(model, 3.0), positive=TEXT)
+    assert [sorted(call["chunks"]) for call in calls] == [[0, 1]] * len(calls) and len(caplog.records) == 1
+    close(got, sample(model, positive=TEXT))
+    caplog.clear()
+    sample(guided(model, 3.0))
+    assert not caplog.records
