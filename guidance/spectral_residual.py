@@ -12,8 +12,13 @@ SIDE, AVERAGE, BLUR = 64, 3, 2.5  # the width at which it looks, of the mean fil
 
 
 def spectral_residual(pictures: Tensor) -> Tensor:
-    """Pictures [n, 3, height, width] in 0..1 -> maps [n, height, width], each from 0 to 1; zero where all is flat."""
+    """Pictures [n, 3, height, width] in 0..1 -> maps [n, height, width], each from 0 to 1; zero where all is flat, or
+    anything not finite."""
     height, width = pictures.shape[-2:]
+    broken = ~torch.isfinite(pictures).flatten(1).all(dim=1)
+    pictures = torch.where(
+        broken[:, None, None, None], torch.zeros_like(pictures), pictures
+    )  # flat, so nothing is seen
     scale = SIDE / max(height, width)
     size = (max(4, round(height * scale)), max(4, round(width * scale)))
     gray = F.interpolate(pictures.float().mean(1, keepdim=True), size=size, mode="bilinear", antialias=True)

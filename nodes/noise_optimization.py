@@ -296,6 +296,7 @@ def _result(
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
     told = [
+        *([] if prompt.strip() else ["prompt is empty: the pictures were compared with nothing. Say what they show."]),
         *truncated_tokens(scorer, prompt),
         *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"
           for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),

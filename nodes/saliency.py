@@ -89,9 +89,14 @@ class FoveaSaliencyMap(io.ComfyNode):
     def execute(
         cls, image: Tensor, strength: float, normalize: bool, saliency_model: Callable[[Tensor], Tensor] | None = None
     ) -> io.NodeOutput:
-        maps = (saliency_model or spectral_residual)(image[..., :3].movedim(-1, 1))
+        pictures = image[..., :3].movedim(-1, 1)
+        pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+        finite = torch.isfinite(pictures).flatten(1).all(dim=1)[:, None, None]
+        pictures = torch.where(finite[:, None], pictures, torch.zeros_like(pictures))
+        maps = (saliency_model or spectral_residual)(pictures)
+        maps = torch.where(finite, maps, torch.zeros_like(maps))  # a picture of NaN has no salient place
         maps = heat_maps.spread(maps) if normalize else maps.clamp(0, 1)
-        seen = [heat_maps.overlay(found, picture[..., :3], strength) for found, picture in zip(maps, image)]
+        seen = [heat_maps.overlay(found, picture, strength) for found, picture in zip(maps, pictures.movedim(1, -1))]
         return io.NodeOutput(maps, torch.stack(seen))
 
 

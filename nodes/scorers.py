@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance.noise_optimization.losses import SalientLoss
+from ..guidance.noise_optimization.losses import picture_score
 from ..models import model_folders
 from ..models.scorers import comfy_clip, imscore, open_clip
 from ..models.scorers.scorer import Scorer
@@ -22,6 +23,7 @@ FOLDER = model_folders.register("scorers")
 CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
 ScorerType = io.Custom("FOVEA_SCORER")
 LOADER = "Load Scorer"
+BROKEN = "  (holds NaN or infinity: a VAE in half precision? try --fp32-vae)"
 ALIASES = ["SGOOL", "DOODL", "ReNO", "latent optimization", "noise optimization", "CLIP score"]
 
 
@@ -127,14 +129,14 @@ class FoveaScoreImages(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, scorer: Scorer, prompt: str) -> io.NodeOutput:
         pictures = image[..., :3].movedim(-1, 1).float()
+        pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
         with torch.no_grad():
             target = scorer.target(prompt)  # first: what encodes it may take the other's place
             mm.load_models_gpu([scorer.patcher])
-            whole = SalientLoss(weight=0.0)
-            found = whole(scorer, target, pictures, None, [torch.Generator()] * len(pictures))
-        values = scorer.scores(found).tolist()
-        order = sorted(range(len(values)), key=lambda i: -values[i])
-        told = [f"{values[i]:.2f}  picture {i + 1}" for i in order]
+            values = [float(picture_score(scorer, picture, target)) for picture in pictures]
+        broken = [not bool(torch.isfinite(picture).all()) for picture in pictures]
+        order = sorted(range(len(values)), key=lambda i: (broken[i] or math.isnan(values[i]), -values[i]))
+        told = [f"{values[i]:.2f}  picture {i + 1}" + BROKEN * broken[i] for i in order]
         chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{scorer.unit}: {prompt[:60]}")
         return io.NodeOutput(image[order], chart[None], "\n".join([*truncated_tokens(scorer, prompt), *told]))
 

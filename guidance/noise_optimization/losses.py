@@ -32,6 +32,10 @@ class Scorer(Protocol):
         """How far squares [n, 3, size, size] in 0..1 are from the target, [n]; differentiable."""
         ...
 
+    def scores(self, losses: Tensor) -> Tensor:
+        """Losses as people know them: higher is better."""
+        ...
+
 
 def square_losses(scorer: Scorer, squares: Tensor, target: Any) -> Tensor:
     """A scorer's losses, whatever its network does to its own tensors."""
@@ -39,6 +43,13 @@ def square_losses(scorer: Scorer, squares: Tensor, target: Any) -> Tensor:
         return scorer.losses(squares, target)
     with clone_saved_tensors([scorer.patcher.model])():
         return scorer.losses(squares, target)
+
+
+def picture_score(scorer: Scorer, picture: Tensor, target: Any) -> Tensor:
+    """The score of a whole picture [3, height, width], a scalar: the mean over the squares that cover it."""
+    views = crops.whole(*picture.shape[-2:])
+    found = scorer.scores(square_losses(scorer, crops.look(picture, views, scorer.size), target))
+    return (found.new_tensor([view.weight for view in views]) * found).sum()
 
 
 @dataclass(frozen=True)

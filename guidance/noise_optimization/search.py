@@ -50,9 +50,9 @@ class Best:
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop: updates; seconds (0: any); patience, iterations without a better loss (0: any)."""
+    """When to stop: iterations; seconds (0: any); patience, iterations without a better loss (0: any)."""
 
-    updates: int
+    iterations: int
     seconds: float = 0.0
     patience: int = 0
 
@@ -75,8 +75,8 @@ def search(
     began, z = time.monotonic(), start
     motion, rate = update_rules.at_rest(start), torch.ones(len(start), device=start.device)
     idle = 0
-    for iteration in range(limits.updates + 1):
-        last = iteration == limits.updates
+    for iteration in range(limits.iterations + 1):
+        last = iteration == limits.iterations
         found = evaluate(z, not last)
         if best is None:
             best = _nothing(start, found)
@@ -87,16 +87,16 @@ def search(
         if last or found.gradient is None:
             break
         if limits.seconds and time.monotonic() - began >= limits.seconds:
-            best.stopped = f"time is up after {iteration} updates"
+            best.stopped = f"time is up after {iteration} iterations"
             break
         if limits.patience and idle >= limits.patience:
             best.stopped = f"nothing better in {idle} iterations"
             break
-        sound = torch.isfinite(found.losses) & torch.isfinite(found.gradient.flatten(1)).all(dim=1)
-        if not sound.all():
-            best.rejected += int((~sound).sum())
-            z, motion, rate = _back(z, best, motion, rate, sound)
-            found = found._replace(gradient=torch.where(each(sound, z), found.gradient, torch.zeros_like(z)))
+        finite = torch.isfinite(found.losses) & torch.isfinite(found.gradient.flatten(1)).all(dim=1)
+        if not finite.all():
+            best.rejected += int((~finite).sum())
+            z, motion, rate = _back(z, best, motion, rate, finite)
+            found = found._replace(gradient=torch.where(each(finite, z), found.gradient, torch.zeros_like(z)))
             if (rate < MIN_RATE).all():
                 best.stopped = "losses or gradients stayed NaN"
                 break
@@ -104,7 +104,7 @@ def search(
         z, motion = rule.update(z, found.gradient, motion, update_rules.unit_noise(z, generators), rate)
     assert best is not None
     if not torch.isfinite(best.losses).any():
-        raise ValueError("No starting latent gave a finite loss.")
+        raise ValueError(_why_nothing(best))
     return best
 
 
@@ -130,8 +130,23 @@ def best_of(
         best.iterations.append(found.losses.tolist())
         watch(number, best)
     if best is None or not torch.isfinite(best.losses).any():
-        raise ValueError("No starting latent gave a finite loss.")
+        raise ValueError(_why_nothing(best))
     return best
+
+
+def _why_nothing(best: Best | None) -> str:
+    """What to do where no loss is finite: from the first trial, whose latents and pictures are kept."""
+    said = "No starting latent gave a finite loss"
+    if best is None:
+        return f"{said}."
+    if not torch.isfinite(best.sampled).all():
+        return f"{said}: the model's latents hold NaN or infinity. Try --force-upcast-attention, or another model file."
+    if not torch.isfinite(best.pictures).all():
+        return (
+            f"{said}: the latents are fine, but the decoded pictures hold NaN or infinity. The VAE overflows in half "
+            "precision: start ComfyUI with --fp32-vae, or take a VAE made for half precision."
+        )
+    return f"{said}: the scorer's are NaN or infinity."
 
 
 def _nothing(z: Tensor, found: Evaluation) -> Best:
@@ -140,9 +155,9 @@ def _nothing(z: Tensor, found: Evaluation) -> Best:
 
 
 def _back(
-    z: Tensor, best: Best, motion: update_rules.Motion, rate: Tensor, sound: Tensor
+    z: Tensor, best: Best, motion: update_rules.Motion, rate: Tensor, finite: Tensor
 ) -> tuple[Tensor, update_rules.Motion, Tensor]:
     """Latents that failed at their best place, at rest, with half the step."""
-    velocity = torch.where(each(sound, z), motion.velocity, torch.zeros_like(z))
-    z = torch.where(each(sound, z), z, best.start)
-    return z, motion._replace(velocity=velocity), torch.where(sound, rate, rate / 2)
+    velocity = torch.where(each(finite, z), motion.velocity, torch.zeros_like(z))
+    z = torch.where(each(finite, z), z, best.start)
+    return z, motion._replace(velocity=velocity), torch.where(finite, rate, rate / 2)

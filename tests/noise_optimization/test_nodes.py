@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import comfy.model_management
@@ -22,6 +23,7 @@ from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
 from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
+from fovea.nodes.saliency import FoveaSaliencyMap
 from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages
 from fovea.nodes.ui import charts
 
@@ -399,3 +401,54 @@ def test_a_step_cache_on_an_expert_is_refused_by_name(given: dict[str, Any]) -> 
     model = FoveaExpertSwitch.execute(given["model"], experts, 0.0, "auto", "sigma").result[0]
     with pytest.raises(NoGradient, match="Expert 1 has easycache"):
         FoveaBestOfN.execute(**{**given, "model": model}, candidates=2, seconds=0.0)
+
+
+def test_pictures_that_are_not_finite_come_last(given: dict[str, Any]) -> None:
+    pictures = torch.rand(4, 96, 96, 3, generator=torch.Generator().manual_seed(0))
+    ranked = FoveaScoreImages.execute(pictures, given["scorer"], TEXT).result[2].splitlines()
+    order = [int(line.split("picture ")[1].split()[0]) - 1 for line in ranked]
+    broken = pictures.clone()
+    broken[order[1]] = float("nan")
+    told = FoveaScoreImages.execute(broken, given["scorer"], TEXT).result[2].splitlines()
+    left = [int(line.split("picture ")[1].split()[0]) - 1 for line in told]
+    assert left == [order[0], order[2], order[3], order[1]] and "--fp32-vae" in told[-1]
+    assert "--fp32-vae" not in "".join(told[:-1])
+
+
+def test_a_pictures_score_is_the_mean_of_its_squares(given: dict[str, Any]) -> None:
+    """100 x the mean cosine, not the cosine of a mean angle."""
+    wide = torch.rand(1, 128, 256, 3, generator=torch.Generator().manual_seed(0))
+    wide[:, :, 128:] = 0
+    alone = [float(FoveaScoreImages.execute(part, given["scorer"], TEXT).result[2].split()[0])
+             for part in (wide[:, :, :128], wide[:, :, 128:])]  # fmt: skip
+    both = float(FoveaScoreImages.execute(wide, given["scorer"], TEXT).result[2].split()[0])
+    assert abs(alone[0] - alone[1]) > 1 and both == pytest.approx(sum(alone) / 2, abs=0.02)
+
+
+def test_gray_pictures_of_one_channel(given: dict[str, Any]) -> None:
+    gray = torch.rand(2, 64, 64, 1, generator=torch.Generator().manual_seed(0))
+    same = FoveaScoreImages.execute(gray.expand(-1, -1, -1, 3), given["scorer"], TEXT).result[2]
+    assert FoveaScoreImages.execute(gray, given["scorer"], TEXT).result[2] == same
+    assert FoveaSaliencyMap.execute(gray, 0.65, True).result[0].shape == (2, 64, 64)
+
+
+def test_a_picture_of_nan_has_an_empty_map() -> None:
+    pictures = torch.rand(2, 64, 96, 3, generator=torch.Generator().manual_seed(0))
+    fine = FoveaSaliencyMap.execute(pictures, 0.65, True).result[0]
+    pictures[0] = float("nan")
+    maps, seen = FoveaSaliencyMap.execute(pictures, 0.65, True).result
+    assert torch.equal(maps[0], torch.zeros(64, 96)) and torch.equal(maps[1], fine[1]) and torch.isfinite(seen).all()
+
+
+def test_a_decoder_that_gives_nan_is_named_with_the_cure(given: dict[str, Any]) -> None:
+    broken = copy.copy(given["vae"])
+    broken.process_output = lambda x: x * float("nan")
+    for run in (lambda: optimized({**given, "vae": broken}, **PAST), lambda: FoveaBestOfN.execute(
+            **{**given, "vae": broken}, candidates=2, seconds=0.0)):  # fmt: skip
+        with pytest.raises(ValueError, match="--fp32-vae"):
+            run()
+
+
+def test_an_empty_prompt_is_said(given: dict[str, Any]) -> None:
+    assert "prompt is empty" in optimized({**given, "prompt": " "}, iterations=0)[4]
+    assert "prompt is empty" not in optimized(given, iterations=0)[4]
