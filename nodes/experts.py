@@ -198,8 +198,8 @@ class FoveaExpertSigmas(io.ComfyNode):
             display_name="Expert Sigmas",
             category="Fovea/experts",
             description=(
-                "A schedule that meets every border between experts exactly, with a number of steps for each and each "
-                "one's own shift. No search for a shift that happens to fit."
+                "A schedule for several experts: exactly as many steps for each as asked, each with its own shift. No "
+                "search for a shift that happens to fit."
             ),
             search_aliases=[*ALIASES, "scheduler", "shift", "boundary"],
             inputs=[

@@ -151,7 +151,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
             candidates=candidates, backprop_steps=gradient_steps(gradient_path, backprop_steps),
         )  # fmt: skip
         progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps))
-        with _advice(inputs):
+        with _advice(inputs, with_gradients=True):
             found = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
         return _result(found, inputs, latent_image, scorer, prompt, "iteration")
 
@@ -188,7 +188,7 @@ class FoveaBestOfN(io.ComfyNode):
         config = OptimizationConfig(scorer, prompt, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
                                     candidates=candidates)  # fmt: skip
         progress = _Progress(steps * candidates)
-        with _advice(inputs):
+        with _advice(inputs, with_gradients=False):
             found = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
         return _result(found, inputs, latent_image, scorer, prompt, "candidate")
 
@@ -244,17 +244,20 @@ def _sampling_values(
 
 
 @contextlib.contextmanager
-def _advice(inputs: SamplingInputs) -> Iterator[None]:
+def _advice(inputs: SamplingInputs, with_gradients: bool) -> Iterator[None]:
     """Say what to do where memory does not suffice."""
     try:
         yield
     except mm.OOM_EXCEPTION as why:
-        batch, _, height, width = inputs.latent.shape
-        raise RuntimeError(
-            f"Out of memory with {batch} picture(s), latents of {width} x {height}. Gradients need several times the "
-            "memory of plain sampling, whatever the number of steps: use a smaller picture, a batch of one, a tiny "
-            "autoencoder (TAESD) as vae, or gradient_path past_model, which takes none of the model's."
-        ) from why
+        batch, *_, height, width = inputs.latent.shape
+        gradients = (
+            "Gradients need several times the memory of plain sampling, whatever the number of steps: use a smaller "
+            "picture, a batch of one, a tiny autoencoder (TAESD) as vae, or gradient_path past_model, which takes none "
+            "of the model's."
+        )
+        plain = "Use a smaller picture, or fewer pictures in the batch."
+        said = f"Out of memory with {batch} picture(s), latents of {width} x {height}."
+        raise RuntimeError(f"{said} {gradients if with_gradients else plain}") from why
 
 
 class _Progress:

@@ -61,7 +61,7 @@ class FoveaRegion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=10.0, step=0.05,
-                    tooltip="How much of the effect this region gets, beside the others: 1 all of it, 0 none.",
+                    tooltip="How much of the effect this region gets: 1 all of it, 0 leaves the region out.",
                 ),
                 io.String.Input(
                     "negative_prompt", default="", dynamic_prompts=True,

@@ -217,7 +217,8 @@ class _Run:
         """One line per step: samplers evaluate in between, too."""
         start = plan.step_start(level, self.started.schedule) if self.started else level
         if not self.steps or self.steps[-1].level != start or self.steps[-1].who != who:
-            self.steps.append(plan.Step(start, who, self.switch.cfgs[who[0]]))
+            own = self.switch.cfgs[who[0]]  # None is the sampler's, which may take a preset's place
+            self.steps.append(plan.Step(start, who, None if own is None else self.experts[who[0] - 1].cfg))
 
     def expert(self, who: int, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
         expert, started = self.experts[who - 1], self.started

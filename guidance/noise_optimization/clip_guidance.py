@@ -34,6 +34,7 @@ from ..schedule import inside
 from ..wrapper_keys import CLIP_GUIDANCE
 from .decoding import Decoder
 from .losses import SalientLoss, Scorer
+from .trial import LOSS_SCALE
 from .update_rules import each
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class _Guide:
                 self.settings.scorer, self.wanted, pictures, None,
                 [torch.Generator().manual_seed(round(1e4 * level) + i) for i in range(len(pictures))],
             )  # fmt: skip
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+            (gradient,) = torch.autograd.grad(LOSS_SCALE * losses.sum(), leaf)  # see Trial: half precision
+            gradient = gradient / LOSS_SCALE
         # eps moves by noise * scale * gradient at the network's input; x0 = x - sigma * eps.
         push = self.settings.scale * level * noise * gradient / scale
         sound = each(torch.isfinite(push.flatten(1)).all(dim=1), push)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..gradients.checkpointing import checkpoint_blocks
@@ -25,6 +26,15 @@ class Decoder:
 
     def __call__(self, latents: Tensor) -> Tensor:
         latents = self.process_out(latents).to(self.vae.device, self.vae.vae_dtype)
+        if not torch.is_grad_enabled():  # nothing is taken back through it: one picture's memory is enough
+            return torch.cat([self._picture(latent[None]) for latent in latents])
         with checkpoint_blocks(self.network):
             decoded = self.network.decode(latents)
         return self.vae.process_output(decoded.float())
+
+    def _picture(self, latent: Tensor) -> Tensor:
+        """One picture without gradient; in tiles where memory does not suffice, as ComfyUI's VAE Decode does."""
+        try:
+            return self.vae.process_output(self.network.decode(latent).float())
+        except torch.OutOfMemoryError:
+            return self.vae.decode_tiled_(latent).to(latent.device)

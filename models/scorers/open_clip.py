@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from .. import weight_files
 from .comfy_clip import patched
 from .scorer import EmbeddingScorer
 
+logger = logging.getLogger(__name__)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, used by all of these
 
 
@@ -73,19 +76,18 @@ class OpenClipScorer(EmbeddingScorer):
 
 
 def load(path: Path, activation: str = "auto") -> OpenClipScorer:
-    """A scorer from a weight file (weights only, never code). activation: "auto" takes OpenAI's for files that look
-    like theirs. Raises UnknownScorer."""
+    """A scorer from a weight file (weights only, never code). activation: "auto" goes by the names under which weights
+    are published. Raises UnknownScorer."""
     state = weight_files.read(
         path, UnknownScorer, "It may be damaged or hold code instead of weights (TorchScript): take the file that "
         "open_clip or the model's page offers as state dict or safetensors.",
     )  # fmt: skip
     name = architecture(state, path.name)
-    quick = f"{name}-quickgelu"
-    if activation == "quick gelu" or (activation == "auto" and wants_quick_gelu(state, path.name)):
-        if quick not in open_clip.list_models():
-            raise UnknownScorer(f"{path.name} is {name}, which exists with gelu only: set activation to gelu.")
-        name = quick
-    model = open_clip.create_model(name, pretrained=None, precision="fp32")
+    quick = activation == "quick gelu" or (activation == "auto" and wants_quick_gelu(state, path.name))
+    model = open_clip.CLIP(
+        **{**open_clip.get_model_config(name), "quick_gelu": quick}
+    )  # without weights, without a word
+    logger.info("Load Scorer: %s is %s with %s.", path.name, name, "quick gelu" if quick else "gelu")
     kept = {key: value for key, value in state.items() if key in model.state_dict()}
     missing = set(model.state_dict()) - set(kept) - {"attn_mask"}
     if missing:
@@ -93,12 +95,18 @@ def load(path: Path, activation: str = "auto") -> OpenClipScorer:
     model.load_state_dict(kept, strict=False)
     size = model.visual.image_size
     size = size if isinstance(size, int) else size[0]
-    title, tokenizer = f"{path.stem} ({name})", open_clip.get_tokenizer(name)
+    title = f"{path.stem} ({name}, {'quick gelu' if quick else 'gelu'})"
+    tokenizer = open_clip.get_tokenizer(name)
     return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer)
 
 
 def architecture(state: dict[str, Tensor], file: str) -> str:
     """open_clip's name for a state dict."""
+    if any(key.startswith("vision_model.") for key in state):
+        raise UnknownScorer(
+            f"{file} is a CLIP in the format of transformers. Take the file in open_clip's format, which many of the "
+            "same pages offer: open_clip_model.safetensors or open_clip_pytorch_model.bin."
+        )
     try:
         width, _, patch, _ = state["visual.conv1.weight"].shape
         tokens = state["visual.positional_embedding"].shape[0] - 1
@@ -116,6 +124,26 @@ def architecture(state: dict[str, Tensor], file: str) -> str:
 
 
 def wants_quick_gelu(state: dict[str, Tensor], file: str) -> bool:
-    """Whether a file looks like weights of OpenAI, MetaCLIP or DFN, or like HPS v1, trained on from OpenAI's."""
-    hints = ("openai", "hpc", "hps_v1", "metaclip", "dfn")
-    return "input_resolution" in state or any(hint in file.lower() for hint in hints)
+    """Whether weights were trained with OpenAI's activation: by the name under which they are published, else whether
+    they look like OpenAI's, MetaCLIP's or DFN's, or like HPS v1, trained on from OpenAI's."""
+    stem = Path(file).stem.lower()
+    published = _published()
+    if stem in published:
+        return published[stem]
+    hints = ("openai", "hpc", "hps_v1", "metaclip", "dfn", "quickgelu", "quick_gelu")
+    return "input_resolution" in state or any(hint in stem for hint in hints)
+
+
+@lru_cache(maxsize=1)
+def _published() -> dict[str, bool]:
+    """Names of open_clip's published files and repositories -> whether they want quick gelu; without doubtful ones."""
+    found: dict[str, bool] = {}
+    doubtful: set[str] = set()
+    for model, tag in open_clip.list_pretrained():
+        about = open_clip.get_pretrained_cfg(model, tag)
+        quick = bool(about.get("quick_gelu", False))
+        repository, _, hub_file = about.get("hf_hub", "").rpartition("/")
+        for name in {Path(about.get("url", "")).stem, repository.rpartition("/")[2], Path(hub_file).stem} - {""}:
+            if found.setdefault(name.lower(), quick) != quick:
+                doubtful.add(name.lower())
+    return {name: quick for name, quick in found.items() if name not in doubtful}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,38 @@ def test_vectors_are_open_clips(network: Any, file: Path) -> None:
 
 def test_activation(file: Path, tmp_path: Path) -> None:
     """OpenAI's files have no name of their own kind in them: the file's name or the user decides."""
-    assert "quickgelu" in open_clip_files.load(file, "quick gelu").name
-    assert "quickgelu" not in open_clip_files.load(file, "gelu").name
+    assert "quick gelu" in open_clip_files.load(file, "quick gelu").name
+    assert "quick gelu" not in open_clip_files.load(file, "gelu").name
     named = tmp_path / "ViT-B-32-openai.safetensors"
     named.symlink_to(file)
-    assert "quickgelu" in open_clip_files.load(named).name
+    quick = open_clip_files.load(named)
+    network = open_clip.create_model(f"{SMALL}-quickgelu", pretrained=None).eval()
+    network.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+    tokens = open_clip.tokenize(["a star"])
+    assert "quick gelu" in quick.name
+    with torch.no_grad():
+        torch.testing.assert_close(quick.text(["a star"]), network.encode_text(tokens), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name, quick",
+    [
+        ("vit_b_32-quickgelu-laion400m_e32-46683a32.pt", True), ("b32_400m.pt", True), ("l14_fullcc2.5b.pt", True),
+        ("h14_fullcc2.5b.pt", True), ("G14_fullcc2.5b.pt", True), ("DFN2B-CLIP-ViT-L-14-39B.safetensors", False),
+        ("DFN2B-CLIP-ViT-L-14.safetensors", True), ("vit_b_32-laion2b_e16-af8dbd0c.pth", False),
+        ("HPS_v2.1_compressed.pt", False), ("my-metaclip-finetune.pt", True), ("anything.pt", False),
+    ],
+)  # fmt: skip
+def test_activation_of_published_weights(name: str, quick: bool) -> None:
+    assert open_clip_files.wants_quick_gelu({}, name) == quick
+
+
+def test_a_good_load_says_what_it_took(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        open_clip_files.load(file)
+    said = [record.message for record in caplog.records]
+    assert any(SMALL in line and "gelu" in line for line in said)
+    assert not any("randomly" in line for line in said), "nothing that says the opposite of what happened"
 
 
 def test_longer_texts_are_counted(file: Path) -> None:
@@ -81,9 +109,18 @@ def test_bad_files(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     code.write_bytes(pickle.dumps({"state_dict": Evil()}))
     torch.save({"weight": torch.zeros(3)}, other)
     torch.save({k: v for k, v in load_file(file).items() if "proj" not in k}, part)
-    for path, said in ((broken, "damaged"), (code, "weights"), (other, "Known: ViT-B-32"), (part, "lacks")):
-        with pytest.raises(UnknownScorer, match=said):
+    pointer, page, foreign = (tmp_path / n for n in ("pointer.pt", "page.pt", "foreign.safetensors"))
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3944692325\n")
+    page.write_text("<!DOCTYPE html><html>sign in</html>")
+    save_file({"vision_model.embeddings.patch_embedding.weight": torch.zeros(8, 3, 14, 14)}, foreign)
+    cures = (
+        (broken, "damaged"), (code, "weights"), (other, "Known: ViT-B-32"), (part, "lacks"), (pointer, "Git LFS"),
+        (page, "web page"), (foreign, "open_clip_model.safetensors"),
+    )  # fmt: skip
+    for path, said in cures:
+        with pytest.raises(UnknownScorer, match=said) as error:
             open_clip_files.load(path)
+        assert "weights_only" not in str(error.value), "no advice to load code"
     assert not Path("evil").exists()
 
 

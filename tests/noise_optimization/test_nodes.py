@@ -449,6 +449,38 @@ def test_a_decoder_that_gives_nan_is_named_with_the_cure(given: dict[str, Any]) 
             run()
 
 
+def test_best_of_n_decodes_picture_by_picture(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is taken back through its decoder, so one picture's memory is enough; else it goes on in tiles."""
+    network = given["vae"].first_stage_model
+    decode, sizes = network.decode, []
+
+    def small(z: Tensor, *rest: Any, **more: Any) -> Tensor:
+        sizes.append(tuple(z.shape))
+        if len(sizes) == fails_at:
+            raise torch.OutOfMemoryError("out of memory")
+        return decode(z, *rest, **more)
+
+    monkeypatch.setattr(network, "decode", small)
+    found = []
+    for fails_at in (0, 1):
+        sizes.clear()
+        found.append(FoveaBestOfN.execute(**given, candidates=1, seconds=0.0).result[2])
+        assert {size[0] for size in sizes} == {1} and len(sizes) == (2 if fails_at == 0 else 5), "three ways of tiles"
+    torch.testing.assert_close(*found, rtol=0, atol=0.02)
+
+
+def test_memory_that_ends_is_told_with_a_cure_that_fits(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "predict_noise", full)
+    with pytest.raises(RuntimeError, match="fewer pictures") as plain:
+        FoveaBestOfN.execute(**given, candidates=1, seconds=0.0)
+    with pytest.raises(RuntimeError, match="gradient_path past_model"):
+        optimized(given)
+    assert "radient" not in str(plain.value)
+
+
 def test_an_empty_prompt_is_said(given: dict[str, Any]) -> None:
     assert "prompt is empty" in optimized({**given, "prompt": " "}, iterations=0)[4]
     assert "prompt is empty" not in optimized(given, iterations=0)[4]
