@@ -14,6 +14,9 @@ SIDE_POWER = 0.3  # DOODL's: sides are (U ** 0.3) between the least and the whol
 COARSE = 64  # cells per side on which components are looked for
 
 
+RESIZE = ("antialiased", "average pooling")
+
+
 class View(NamedTuple):
     """A square of a picture, in pixels, and what part of the loss it is."""
 
@@ -81,10 +84,26 @@ def salient_parts(saliency: Tensor, quantile: float, least: int, most: int = 4) 
     return [view._replace(weight=view.weight / total) for view in parts]
 
 
-def look(picture: Tensor, views: list[View], size: int) -> Tensor:
-    """Views of one picture [3, height, width] at a scorer's size: [views, 3, size, size]. Differentiable."""
+def look(picture: Tensor, views: list[View], size: int, resize: str = RESIZE[0]) -> Tensor:
+    """Views of one picture [3, height, width] at a scorer's size: [views, 3, size, size]. Differentiable.
+
+    resize: "antialiased" is bilinear, "average pooling" the means over cells, as DOODL has it.
+    """
     parts = [picture[None, :, v.top : v.top + v.side, v.left : v.left + v.side] for v in views]
+    if resize == "average pooling":
+        return torch.cat([F.adaptive_avg_pool2d(part, (size, size)) for part in parts])
     return torch.cat([F.interpolate(part, size=(size, size), mode="bilinear", antialias=True) for part in parts])
+
+
+def letterbox(picture: Tensor, size: int) -> Tensor:
+    """All of a picture [3, height, width] in a black square [1, 3, size, size], as HPS's own program does: the longer
+    side fitted, bicubic, in the middle. Differentiable."""
+    height, width = picture.shape[-2:]
+    scale = size / max(height, width)
+    fitted = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small = F.interpolate(picture[None], size=fitted, mode="bicubic", antialias=True).clamp(0, 1)
+    top, left = (size - fitted[0]) // 2, (size - fitted[1]) // 2
+    return F.pad(small, (left, size - fitted[1] - left, top, size - fitted[0] - top))
 
 
 def _side(u: float, height: int, width: int, least: int) -> int:

@@ -16,6 +16,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ..guidance.crops import RESIZE
 from ..guidance.noise_optimization import update_rules
 from ..guidance.noise_optimization.clip_guidance import ClipGuidance
 from ..guidance.noise_optimization.config import (
@@ -129,6 +130,8 @@ class FoveaOptimizeLatent(io.ComfyNode):
                                "exact through the last backprop_steps steps. all_steps: exact through all steps."),
                 io.Int.Input("backprop_steps", default=1, min=1, max=1000, optional=True,
                              tooltip="For gradient_path last_steps: through how many steps the gradient goes."),
+                io.Combo.Input("view_resize", options=list(RESIZE), default=RESIZE[0], optional=True, advanced=True,
+                               tooltip="How squares are brought to the scorer's size. average pooling is DOODL's."),
             ],
             outputs=_result_outputs(),
         )  # fmt: skip
@@ -140,12 +143,13 @@ class FoveaOptimizeLatent(io.ComfyNode):
         update_rule: str, salient_weight: float, salient_views: str, saliency_interval: int, cutouts: int, mode: str,
         patience: int, seconds: float, saliency_model: Callable[[Tensor], Tensor] | None = None,
         mask: Tensor | None = None, candidates: int = 8, gradient_path: str = "past_model", backprop_steps: int = 1,
+        view_resize: str = RESIZE[0],
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg)
         chosen = update_rules.RULES[update_rule]()
         iterations = iterations if learning_rate > 0 else 0
         config = OptimizationConfig(
-            scorer, prompt, SalientLoss(salient_weight, cutouts, salient_views),
+            scorer, prompt, SalientLoss(salient_weight, cutouts, salient_views, resize=view_resize),
             type(chosen)(rate=chosen.rate * learning_rate), Limits(iterations, seconds, patience),
             mask if mask is not None else (saliency_model or spectral_residual), saliency_interval, mode,
             candidates=candidates, backprop_steps=gradient_steps(gradient_path, backprop_steps),

@@ -129,8 +129,8 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "time_exponent", default=2.0, min=0.0, max=20.0, step=0.1,
-                    tooltip="How fast the effect fades from the first step on: (timestep / 1000) to this power. 0: not at "
-                    "all. DenseDiffusion has 5.",
+                    tooltip="How fast the effect fades from the first step on: (timestep / 1000) to this power. 0: not "
+                    "at all. DenseDiffusion has 5.",
                 ),
                 io.Float.Input(
                     "end_percent", default=0.5, min=0.0, max=1.0, step=0.001,

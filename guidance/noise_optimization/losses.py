@@ -18,11 +18,13 @@ SALIENT_VIEWS = ("crops", "cutouts")
 
 class Scorer(Protocol):
     """What is needed of a scorer (models/scorers/scorer.py has the classes). size: the side of the squares that it
-    looks at, in pixels. patcher: its network. overwrites: whether that changes what autograd keeps."""
+    looks at, in pixels. patcher: its network. overwrites: whether that changes what autograd keeps.
+    letterbox: whether it looks at a whole picture in a black square, not at squares of it."""
 
     size: int
     patcher: Any
     overwrites: ClassVar[bool]
+    letterbox: bool
 
     def target(self, prompt: str) -> Any:
         """What `losses` compares with."""
@@ -46,7 +48,10 @@ def square_losses(scorer: Scorer, squares: Tensor, target: Any) -> Tensor:
 
 
 def picture_score(scorer: Scorer, picture: Tensor, target: Any) -> Tensor:
-    """The score of a whole picture [3, height, width], a scalar: the mean over the squares that cover it."""
+    """The score of a whole picture [3, height, width], a scalar: the mean over the squares that cover it, or where the
+    scorer has it so, that of the picture in a black square."""
+    if scorer.letterbox:
+        return scorer.scores(square_losses(scorer, crops.letterbox(picture, scorer.size), target))[0]
     views = crops.whole(*picture.shape[-2:])
     found = scorer.scores(square_losses(scorer, crops.look(picture, views, scorer.size), target))
     return (found.new_tensor([view.weight for view in views]) * found).sum()
@@ -58,7 +63,9 @@ class SalientLoss:
 
     cutouts: 0 looks at the whole picture; n at n random squares, of which the best counts, as DOODL's code has it.
     views: "crops" around connected parts of the saliency map above `quantile`, or "cutouts" drawn from its density.
-    count: of drawn cutouts. least: the smallest side of a square, as a part of the picture's shorter side.
+    count: of drawn cutouts. least: the smallest side of a salient square, as a part of the picture's shorter side; the
+    others' is the scorer's own size where the picture has it, as DOODL has 224. resize: how squares are brought to the
+    scorer's size; DOODL's is average pooling.
     """
 
     weight: float = 0.5
@@ -67,6 +74,7 @@ class SalientLoss:
     quantile: float = 0.85
     count: int = 4
     least: float = 0.25
+    resize: str = crops.RESIZE[0]
 
     def __call__(
         self, scorer: Scorer, target: Any, pictures: Tensor, saliency: Tensor | None,
@@ -79,9 +87,12 @@ class SalientLoss:
         """
         losses = []
         for i, generator in enumerate(generators):
-            everywhere = self._everywhere(pictures[i], generator)
+            everywhere = self._everywhere(pictures[i], scorer.size, generator)
             salient = [] if saliency is None or self.weight == 0 else self._salient(saliency[i], generator)
-            squares = crops.look(pictures[i], [*everywhere, *salient], scorer.size)
+            squares = crops.look(pictures[i], [*everywhere, *salient], scorer.size, self.resize)
+            if scorer.letterbox and not self.cutouts:
+                everywhere = [View(0, 0, 0)]
+                squares = torch.cat([crops.letterbox(pictures[i], scorer.size), squares[len(squares) - len(salient) :]])
             found = square_losses(scorer, squares, target)
             loss = self._of_everywhere(found[: len(everywhere)], everywhere)
             if salient:
@@ -90,11 +101,11 @@ class SalientLoss:
             losses.append(loss)
         return torch.stack(losses)
 
-    def _everywhere(self, picture: Tensor, generator: torch.Generator) -> list[View]:
+    def _everywhere(self, picture: Tensor, size: int, generator: torch.Generator) -> list[View]:
         height, width = picture.shape[-2:]
         if not self.cutouts:
             return crops.whole(height, width)
-        return crops.cutouts(height, width, self.cutouts, self._least(height, width), generator)
+        return crops.cutouts(height, width, self.cutouts, min(size, height, width), generator)
 
     def _of_everywhere(self, found: Tensor, seen: list[View]) -> Tensor:
         if self.cutouts:

@@ -10,8 +10,10 @@ import itertools
 from typing import Any
 
 import comfy.ops
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -139,13 +141,23 @@ class Unisal(nn.Module):
         return maps.expand(len(like), -1, -1, -1)
 
     def saliency(self, pictures: Tensor) -> Tensor:
-        """Pictures [n, 3, height, width] in 0..1 of any size -> maps [n, height, width], the largest value 1."""
+        """Pictures [n, 3, height, width] in 0..1 of any size -> maps [n, height, width], the largest value 1.
+
+        Prepared as its authors do: 8 bits, Lanczos.
+        """
         mean, std = (pictures.new_tensor(values)[:, None, None] for values in (MEAN, STD))
         size = pictures.shape[-2:]
-        fitted = F.interpolate(pictures, size=working_size(*size), mode="bicubic", antialias=True).clamp(0, 1)
+        fitted = torch.stack([_lanczos(picture, working_size(*size)) for picture in pictures]).to(pictures)
         found = self((fitted - mean) / std)
         found = F.interpolate(found[:, None], size=size, mode="bilinear")[:, 0]
         return (found - found.amax((-2, -1), keepdim=True)).exp()
+
+
+def _lanczos(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """A picture [3, height, width] in 0..1 in 8 bits at another size (height, width)."""
+    values = (picture.movedim(0, -1).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    fitted = np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.LANCZOS))
+    return torch.from_numpy(fitted.astype(np.float32) / 255).movedim(-1, 0)
 
 
 def working_size(height: int, width: int) -> tuple[int, int]:

@@ -40,6 +40,15 @@ class ComfyClipScorer(EmbeddingScorer):
             pooled = torch.cat([encode(self.clip.tokenize(text), return_pooled="unprojected")[1] for text in texts])
             return project(pooled.to(project.weight)).float()
 
+    def truncated_tokens(self, prompt: str) -> int:
+        """How many tokens of a text are beyond the first 75, which make the vector."""
+        return _beyond_the_first(self.clip.tokenize(prompt, return_word_ids=True)["l"])
+
+
+def _beyond_the_first(chunks: Sequence[Sequence[tuple[Any, ...]]]) -> int:
+    """How many words' tokens lie in chunks after the first; padding, begin and end have the word number 0."""
+    return sum(token[2] != 0 for chunk in chunks[1:] for token in chunk)
+
 
 def patched(network: nn.Module) -> Any:
     """A network of ours as ComfyUI's memory management wants it: on its devices, in float32."""
@@ -84,10 +93,9 @@ class ClipPairScorer(EmbeddingScorer):
             pooled = torch.cat([encode(self.clip.tokenize(text), return_pooled=True)[1] for text in texts])
         return pooled[:, -self.width :].float()
 
-    def truncated_tokens(self, text: str) -> int:
+    def truncated_tokens(self, prompt: str) -> int:
         """How many tokens of a text are beyond the first 75, which make the vector."""
-        chunks = self.clip.tokenize(text, return_word_ids=True)[self.key]
-        return sum(token[2] != 0 for chunk in chunks[1:] for token in chunk)  # 0 is padding, begin and end
+        return _beyond_the_first(self.clip.tokenize(prompt, return_word_ids=True)[self.key])
 
 
 def clip_pair(vision: Any, clip: Any) -> ClipPairScorer:

@@ -57,6 +57,7 @@ class OpenClipScorer(EmbeddingScorer):
     context: int
     patcher: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
+    letterbox: bool = False
 
     def image(self, squares: Tensor) -> Tensor:
         """[n, 3, size, size] in 0..1 -> [n, width], differentiable. The network is loaded by the caller."""
@@ -97,7 +98,7 @@ def load(path: Path, activation: str = "auto") -> OpenClipScorer:
     size = size if isinstance(size, int) else size[0]
     title = f"{path.stem} ({name}, {'quick gelu' if quick else 'gelu'})"
     tokenizer = open_clip.get_tokenizer(name)
-    return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer)
+    return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer, is_hps(path.name))
 
 
 def architecture(state: dict[str, Tensor], file: str) -> str:
@@ -121,6 +122,11 @@ def architecture(state: dict[str, Tensor], file: str) -> str:
     if shape not in ARCHITECTURES:
         raise UnknownScorer(f"{file} has an unknown shape, {shape}. Known: {', '.join(ARCHITECTURES.values())}.")
     return ARCHITECTURES[shape]
+
+
+def is_hps(file: str) -> bool:
+    """Whether weights are those of HPS, whose own program looks at whole pictures in black squares."""
+    return "hps" in file.lower() or "hpc" in file.lower()
 
 
 def wants_quick_gelu(state: dict[str, Tensor], file: str) -> bool:

@@ -13,13 +13,14 @@ from torch import Tensor
 class Scorer(ABC):
     """name: for people. size: the side in pixels of the squares that it looks at. unit: what its scores are called.
     patcher: its network, which the caller loads. overwrites: whether the network changes tensors in place that autograd
-    keeps."""
+    keeps. letterbox: whether it looks at a whole picture in a black square, not at squares of it."""
 
     name: str
     size: int
     unit: str
     patcher: Any
     overwrites: ClassVar[bool] = False
+    letterbox: bool = False
 
     @abstractmethod
     def target(self, prompt: str) -> Any:

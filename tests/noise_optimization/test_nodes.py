@@ -481,6 +481,12 @@ def test_memory_that_ends_is_told_with_a_cure_that_fits(given: dict[str, Any], m
     assert "radient" not in str(plain.value)
 
 
+def test_a_long_prompt_is_said_to_be_cut(given: dict[str, Any]) -> None:
+    picture = torch.rand(1, 64, 64, 3)
+    assert "does not read the last" in FoveaScoreImages.execute(picture, given["scorer"], f"{TEXT}, " * 20).result[2]
+    assert "does not read" not in FoveaScoreImages.execute(picture, given["scorer"], TEXT).result[2]
+
+
 def test_an_empty_prompt_is_said(given: dict[str, Any]) -> None:
     assert "prompt is empty" in optimized({**given, "prompt": " "}, iterations=0)[4]
     assert "prompt is empty" not in optimized(given, iterations=0)[4]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fovea.guidance import crops
-from fovea.guidance.noise_optimization import update_rules
+from fovea.guidance.noise_optimization import losses, update_rules
 from fovea.guidance.noise_optimization.losses import SalientLoss
 from fovea.guidance.noise_optimization.search import Evaluation, Limits, best_of, search
 from fovea.guidance.noise_optimization.update_rules import Doodl, Motion, Reno, Spherical
@@ -134,6 +134,58 @@ class TestLoss:
             Linear(), self.wanted, self.pictures[1:], saliency[1:], [generator(5)]
         )  # fmt: skip
         torch.testing.assert_close(together[1:], alone)
+
+
+class TestAsPublished:
+    def test_average_pooling(self) -> None:
+        """DOODL's way to bring squares to a scorer's size, cell by cell."""
+        picture = torch.rand(3, 20, 26, generator=generator(3))
+        (got,) = crops.look(picture, [crops.View(2, 5, 18)], 8, "average pooling")
+        square = picture[:, 2:20, 5:23]
+        for y, x in ((0, 0), (3, 7), (7, 2)):
+            rows, columns = (slice(at * 18 // 8, -(-(at + 1) * 18 // 8)) for at in (y, x))
+            torch.testing.assert_close(got[:, y, x], square[:, rows, columns].mean((1, 2)))
+
+    def test_squares_are_no_smaller_than_the_scorers_size(self) -> None:
+        seen: list[int] = []
+        real = crops.cutouts
+
+        def spy(*given: object) -> list[crops.View]:
+            found = real(*given)  # type: ignore[arg-type]
+            seen.extend(view.side for view in found)
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(crops, "cutouts", spy)
+            for side in (32, 6):
+                pictures = torch.rand(1, 3, side, side + 5, dtype=torch.float64)
+                SalientLoss(weight=0.0, cutouts=40)(Linear(), torch.ones(5), pictures, None, [generator(1)])
+        assert min(seen[:40]) >= Linear.size and max(seen[:40]) > 20 and set(seen[40:]) == {6}
+
+    @pytest.mark.parametrize("size", [(64, 64), (48, 100), (100, 30)])
+    def test_letterbox_is_the_official_preparation(self, size: tuple[int, int]) -> None:
+        """HPS: the longer side fitted, bicubic, black around it; Pillow's 8 bits are the difference."""
+        from PIL import Image
+        from torchvision.transforms import functional
+
+        values = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator(4))
+        picture = values.movedim(-1, 0).float() / 255
+        scale = 32 / max(size)
+        fitted = [max(1, round(n * scale)) for n in size]
+        small = functional.to_tensor(Image.fromarray(values.numpy()).resize(fitted[::-1], Image.Resampling.BICUBIC))
+        wanted, (top, left) = torch.zeros(3, 32, 32), [(32 - n) // 2 for n in fitted]
+        wanted[:, top : top + fitted[0], left : left + fitted[1]] = small
+        torch.testing.assert_close(crops.letterbox(picture, 32)[0], wanted, rtol=0, atol=0.012)
+
+    def test_a_scorer_of_whole_pictures_sees_one_square(self) -> None:
+        class Boxed(Linear):
+            letterbox = True
+
+        picture, target = torch.rand(3, 40, 90, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+        wanted = spherical(Boxed().image(crops.letterbox(picture, 8)), target)[0]
+        found = SalientLoss(weight=0.0)(Boxed(), target, picture[None], None, [generator(1)])
+        torch.testing.assert_close(found[0], wanted)
+        torch.testing.assert_close(losses.picture_score(Boxed(), picture, target), 100 * torch.cos((2 * wanted).sqrt()))
 
 
 class TestRules:
