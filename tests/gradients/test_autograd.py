@@ -95,9 +95,9 @@ def whole(mode: str, found: list, dtype: torch.dtype, start: Tensor | None = Non
                 x, y = (x, y) if i % 2 == 0 else (y, x)
                 x = x + (after - sigma) * reversible_ode.eps(denoise, y, sigma)
                 y = y + (after - sigma) * reversible_ode.eps(denoise, ahead * x, sigma)
+                x, y = (x, y) if i % 2 == 0 else (y, x)  # mixed is the first latent first, in every step
                 x = 0.93 * x + 0.07 * y
                 y = 0.93 * y + 0.07 * x
-                x, y = (x, y) if i % 2 == 0 else (y, x)
             loss = (x * loss_gradient(x)).sum() + (0 if mode == "checkpoint" else (y * loss_gradient(y)).sum())
             found.extend(torch.autograd.grad(loss, leaf))
         return x.detach()

@@ -108,7 +108,7 @@ def test_values_behind_a_link_are_found() -> None:
 
 @pytest.mark.parametrize(("name", "places"), [
     ("base", {"positive.text"}), ("regions", {"positive.text", "dense.prompt", "paint.prompt"}),
-    ("optimize", {"positive.text", "optimize.text"}),
+    ("optimize", {"positive.text", "optimize.prompt"}),
 ])  # fmt: skip
 def test_every_text_that_is_the_prompt_is_found(name: str, places: set[str]) -> None:
     graph = graphs.load(ROOT / "demo" / f"{name}.json")
