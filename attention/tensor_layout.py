@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 
+HIDDEN_BELOW = -3e4  # a bias that no score outweighs; half precision ends at -65504
+
+
 def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
     """View q, k or v as [batch, heads, tokens, dim]. SD3 leaves the heads of v apart: [batch, tokens, heads, dim]."""
     if heads_first:
@@ -26,9 +29,14 @@ def precision(q: Tensor) -> torch.dtype:
 
 
 def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """An attention mask (bool: True keeps; else added) as a bias [batch or 1, heads or 1, queries or 1, keys]."""
-    if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    """An attention mask (bool: True keeps; else added) as a bias [batch or 1, heads or 1, queries or 1, keys].
+
+    What a mask hides is -inf in it, also where it says so with its type's largest number, as Qwen-Image's does: such a
+    number counts as no score.
+    """
+    hidden = ~mask if mask.dtype == torch.bool else mask <= HIDDEN_BELOW
+    kept = torch.zeros(mask.shape, device=mask.device) if mask.dtype == torch.bool else mask
+    mask = kept.to(dtype).masked_fill(hidden, float("-inf"))
     while mask.ndim < 4:
         mask = mask.unsqueeze(0 if mask.ndim == 2 else 1)
-    return mask.to(dtype)
+    return mask

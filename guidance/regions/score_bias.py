@@ -107,7 +107,7 @@ def free_lift(
         after = kept[at][..., None] * scores + query_factor[at].to(dtype) @ factor[at.sample]
         had = log_odds(scores, free).sigmoid() * keep[at.sample, at.rows]
         lift[at] = had.logit(eps=1e-7) - log_odds(after, free)
-    return lift.clamp_min(0)
+    return lift.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp_min(0)
 
 
 def log_odds(scores: Tensor, chosen: Tensor) -> Tensor:
@@ -123,9 +123,10 @@ def unit_height(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor
         return scores_std(q, k, scale)
     found = score_range(q, k, scale, bias, op.key_stride)
     if op.score_unit == "range":
-        return found.largest - found.smallest
-    largest = found.largest if op.score_unit == "row max" else found.largest.amax()
-    return largest.clamp_min(0)
+        height = found.largest - found.smallest
+    else:
+        height = (found.largest if op.score_unit == "row max" else found.largest.amax()).clamp_min(0)
+    return height.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # where a mask hides all keys there is nothing to lift
 
 
 def scores_std(q: Tensor, k: Tensor, scale: float) -> Tensor:

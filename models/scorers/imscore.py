@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,22 +25,25 @@ PREFIX = "imscore: "
 
 class Kind(NamedTuple):
     """module, cls: where the class is. repo: of its weights; needs: what else its constructor reads from the hub.
-    weight: by which ReNO (arXiv 2406.04312) multiplies such a rating to use several as one loss."""
+    weight: by which ReNO (arXiv 2406.04312) multiplies such a rating to use several as one loss. tokenizer: where the
+    network has it; reads: how many tokens of a text count."""
 
     module: str
     cls: str
     repo: str
     needs: tuple[str, ...]
     weight: float
+    tokenizer: str = "processor.tokenizer"
+    reads: int = 77
 
 
 CLIP_H, BERT = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "bert-base-uncased"
 CLIP_L = "openai/clip-vit-large-patch14"
 KINDS = {
     "PickScore": Kind("pickscore", "PickScorer", "RE-N-Y/pickscore", (CLIP_H, "yuvalkirstain/PickScore_v1"), 0.05),
-    "HPS v2.1": Kind("hps", "HPSv2", "RE-N-Y/hpsv21", (CLIP_H,), 5.0),
-    "ImageReward": Kind("imreward", "ImageReward", "RE-N-Y/ImageReward", (BERT,), 1.0),
-    "MPS": Kind("mps", "MPS", "RE-N-Y/mpsv1", (CLIP_H,), 0.05),
+    "HPS v2.1": Kind("hps", "HPSv2", "RE-N-Y/hpsv21", (CLIP_H,), 5.0, "tokenizer"),
+    "ImageReward": Kind("imreward", "ImageReward", "RE-N-Y/ImageReward", (BERT,), 1.0, "blip.tokenizer", 35),
+    "MPS": Kind("mps", "MPS", "RE-N-Y/mpsv1", (CLIP_H,), 0.05, "tokenizer"),
     "CLIP score L/14": Kind("preference", "CLIPScore", "RE-N-Y/clipscore-vit-large-patch14", (CLIP_L,), 0.01),
 }
 
@@ -57,11 +61,19 @@ class ImscoreScorer(Scorer):
     weight: float
     patcher: Any = field(repr=False)
     size: int = 224
+    tokenizer: str = "processor.tokenizer"
+    reads: int = 77
 
     def rate(self, squares: Tensor, text: str) -> Tensor:
         """[n, 3, size, size] in 0..1 -> [n], higher is better, differentiable. The network is loaded by the caller."""
         squares = squares.to(self.patcher.load_device)
         return self.patcher.model.score(squares, [text] * len(squares)).reshape(-1)
+
+    def truncated_tokens(self, prompt: str) -> int:
+        """How many tokens of a text are beyond what the network reads, its begin and end included."""
+        encode = attrgetter(self.tokenizer)(self.patcher.model).encode
+        marks = 2 - len(encode(""))  # open_clip's tokenizer leaves begin and end out
+        return max(0, len(encode(prompt)) + marks - self.reads)
 
     def target(self, prompt: str) -> str:
         return prompt
@@ -122,4 +134,5 @@ def not_here(kind: Kind, cache: Path | None = None) -> list[str]:
 
 def wrap(name: str, network: torch.nn.Module) -> ImscoreScorer:
     """A network of imscore's as a scorer."""
-    return ImscoreScorer(name, name, KINDS[name].weight, patched(network.float()))
+    kind = KINDS[name]
+    return ImscoreScorer(name, name, kind.weight, patched(network.float()), tokenizer=kind.tokenizer, reads=kind.reads)

@@ -118,6 +118,7 @@ def test_imscore_rates(preference: tuple[Any, Any]) -> None:
     found = SalientLoss(weight=0.0)(scorer, scorer.target(TEXT), large, None, [torch.Generator()] * 2)
     torch.testing.assert_close(scorer.scores(found).detach(), wanted, rtol=1e-3, atol=1e-3)
     assert scorer.unit == "CLIP score L/14"
+    assert scorer.truncated_tokens(TEXT) == 0 and scorer.truncated_tokens("star " * 100) == 25
     leaf = large.clone().requires_grad_()
     square_losses(scorer, leaf, scorer.target(TEXT)).sum().backward()
     assert leaf.grad is not None and leaf.grad.abs().amax() > 0

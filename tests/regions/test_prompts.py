@@ -19,8 +19,10 @@ import nodes as comfy_nodes
 from fovea.attention import hooks
 from fovea.guidance.attention_map.recorders import PhraseViewer
 from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions.control import RegionControl
 from fovea.guidance.regions.masks import Regions
 from fovea.guidance.regions.prompt_regions import MARK
+from fovea.guidance.regions.score_bias import RegionBias
 from fovea.nodes.region_sources import FoveaRegion, FoveaRegionsFromBoxes
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
 
@@ -330,3 +332,22 @@ def test_wildcards_are_the_editors() -> None:
             if "prompt" in name and spec[0] == "STRING"
         }
         assert texts and all(options.get("dynamicPrompts") for options in texts.values()), node
+
+
+def test_tokens_that_a_mask_hides_do_not_count() -> None:
+    """The bias is counted in scores: those of padding, which the prompt's mask hides, are none of them."""
+    model, start = dit.build("qwen"), dit.noise("qwen", 16, 16)
+    (features, options), *_ = dit.prompt(1)
+    mask = torch.ones(1, features.shape[1], dtype=torch.long)
+    mask[:, -3:] = 0
+    control = RegionControl(RegionBias(temperature=0.0, background=False), 1.0, 0.3)
+
+    def run(patched: Any, seed: int) -> torch.Tensor:
+        given = features.clone()
+        given[:, -3:] = torch.randn(1, 3, features.shape[2], generator=torch.Generator().manual_seed(seed))
+        prompt = marked([[given, {**options, "attention_mask": mask}]], two_regions(), ((1, 2), (3,)), control)
+        return tiny.sample(patched, start, 1.0, 1, prompt)
+
+    assert relative(run(model, 1), run(model, 2)) < 1e-5
+    assert relative(run(steered(model), 1), run(steered(model), 2)) < 1e-5
+    assert relative(run(steered(model), 1), run(model, 1)) > 1e-3
