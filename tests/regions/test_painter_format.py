@@ -61,6 +61,17 @@ def test_regions_are_where_they_are_painted() -> None:
     assert run(painting=json.dumps({**GOOD, "prompt": "mine"}))[3] == "mine"
 
 
+def test_a_clear_pixel_is_nobodys() -> None:
+    """Whatever color lies under it, as programs for pictures leave it."""
+    values = np.dstack([INDEX, INDEX, INDEX, np.full_like(INDEX, 255)])
+    values[:24, :16, 3], values[:24, 16:24, 3] = 0, 127
+    drawn = painter_format.parse(json.dumps({**GOOD, "map": url(values, "RGBA")}))
+    assert drawn.index is not None
+    wanted = torch.from_numpy(INDEX.astype(int))
+    wanted[:24, :24] = 0
+    assert torch.equal(drawn.index.long(), wanted)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
 def test_kinds_of_png(mode: str) -> None:
     found = painter_format.parse(json.dumps({**GOOD, "map": url(INDEX, mode)}))
