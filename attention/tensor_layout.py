@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-
 HIDDEN_BELOW = -3e4  # a bias that no score outweighs; half precision ends at -65504
 
 
