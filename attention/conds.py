@@ -144,12 +144,12 @@ class CondTable:
         if not indices or len(indices) != len(uuids) or batch % len(indices):
             return ()
         size = batch // len(indices)
-        found = []
+        rows = []
         for chunk, (index, uid) in enumerate(zip(indices, uuids)):
             row = self._rows.get((index, uid))
             if row is not None:
-                found.append(replace(row, start=chunk * size, stop=(chunk + 1) * size))
-        return tuple(found)
+                rows.append(replace(row, start=chunk * size, stop=(chunk + 1) * size))
+        return tuple(rows)
 
 
 def _text_tokens(cond: Mapping[str, Any]) -> int:

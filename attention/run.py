@@ -194,14 +194,14 @@ class Run:
         Where the cond was evaluated but the network itself was skipped by a cache, the last record stands in.
         """
         signature = cond_signature(conds)
-        found = []
+        records = []
         for key in sorted(self._evaluated, key=lambda key: key.window or Window((), 0, False)):
             if key.conds == signature and key.position == position:
                 record = self._records.get((block, key)) or self._previous.get((block, key))
                 if record is None:
                     return []
-                found.append((key.window, record))
-        return found
+                records.append((key.window, record))
+        return records
 
     def state(self, owner: object, make: Callable[[], T]) -> T:
         """The owner's own memory in this run, made on first use. Owners are told apart by identity (`eq=False`)."""

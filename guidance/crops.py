@@ -37,11 +37,11 @@ def whole(height: int, width: int) -> list[View]:
 
 def cutouts(height: int, width: int, count: int, least: int, generator: torch.Generator) -> list[View]:
     """Random squares as DOODL has them, least: their smallest side."""
-    found = []
+    views = []
     for u, v, w in torch.rand(count, 3, generator=generator).tolist():
         side = _side(w, height, width, least)
-        found.append(View(int(u * (height - side + 1)), int(v * (width - side + 1)), side, 1 / count))
-    return found
+        views.append(View(int(u * (height - side + 1)), int(v * (width - side + 1)), side, 1 / count))
+    return views
 
 
 def salient_cutouts(saliency: Tensor, count: int, least: int, generator: torch.Generator) -> list[View]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DECIBEL = 20 / math.log(10)  # of a ratio of amplitudes, per unit of half-logSNR
-LEVEL_TOLERANCE = 1e-4  # levels closer than this are one knot: schedules are float32
+LEVEL_TOLERANCE = 1e-4  # levels closer than this count as equal: schedules are float32
 
 
 def half_log_snr(sigma: float, flow: bool) -> float:

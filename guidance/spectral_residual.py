@@ -26,9 +26,9 @@ def spectral_residual(pictures: Tensor) -> Tensor:
     log = spectrum.abs().clamp_min(1e-8).log()
     pad = AVERAGE // 2
     mean = F.avg_pool2d(F.pad(log, [pad] * 4, mode="circular"), AVERAGE, 1)
-    found = torch.fft.ifft2(torch.polar((log - mean).exp(), spectrum.angle())).abs() ** 2
-    found = gaussian_blur(found, BLUR)
-    low, high = found.amin((-2, -1), keepdim=True), found.amax((-2, -1), keepdim=True)
+    saliency = torch.fft.ifft2(torch.polar((log - mean).exp(), spectrum.angle())).abs() ** 2
+    saliency = gaussian_blur(saliency, BLUR)
+    low, high = saliency.amin((-2, -1), keepdim=True), saliency.amax((-2, -1), keepdim=True)
     flat = gray.amax((-2, -1), keepdim=True) - gray.amin((-2, -1), keepdim=True) < 1e-4
-    found = torch.where(flat, torch.zeros_like(found), (found - low) / (high - low).clamp_min(1e-12))
-    return F.interpolate(found, size=(height, width), mode="bilinear")[:, 0]
+    saliency = torch.where(flat, torch.zeros_like(saliency), (saliency - low) / (high - low).clamp_min(1e-12))
+    return F.interpolate(saliency, size=(height, width), mode="bilinear")[:, 0]

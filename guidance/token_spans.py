@@ -73,9 +73,9 @@ def _vocabulary(clip: Any, encoder: str) -> Mapping[int, str]:
     """Token number -> letters, of ComfyUI's tokenizers that keep one."""
     tokenizer = getattr(clip, "tokenizer", None)
     for name in (encoder, f"clip_{encoder}"):
-        found = getattr(getattr(tokenizer, name, None), "inv_vocab", None)
-        if found is not None:
-            return found
+        vocabulary = getattr(getattr(tokenizer, name, None), "inv_vocab", None)
+        if vocabulary is not None:
+            return vocabulary
     return {}
 
 
@@ -98,16 +98,16 @@ def occurrences(prompt: Letters, phrase: Letters) -> list[Match]:
     """
     wanted = phrase.text.strip()
     lead = phrase.text.find(wanted)
-    found: list[Match] = []
+    matches: list[Match] = []
     start = prompt.text.find(wanted) if wanted else -1
     while start >= 0:
         end = start + len(wanted)
         if _is_border(prompt.text, start) and _is_border(prompt.text, end):
-            found.append(_match(prompt, phrase, start, end, lead))
+            matches.append(_match(prompt, phrase, start, end, lead))
         else:
             end = start + 1
         start = prompt.text.find(wanted, end)
-    return found
+    return matches
 
 
 def _is_border(text: str, at: int) -> bool:
@@ -140,13 +140,13 @@ def word_tokens(clip: Any, tokens: Tokens, length: int) -> tuple[int, ...] | Non
     layout = _layout(clip, tokens, length)
     if layout is None:
         return None
-    found = []
+    indices = []
     for name, offset in layout:
         flat = [entry for section in tokens[name] for entry in section]
         words = [i for i, entry in enumerate(flat) if entry[2]]
         ends = [i + 1 for i in words if i + 1 < len(flat) and not flat[i + 1][2]]
-        found += [offset + i for i in sorted({*words, *ends})]
-    return tuple(found)
+        indices += [offset + i for i in sorted({*words, *ends})]
+    return tuple(indices)
 
 
 def phrase_tokens(clip: Tokenizer, text: str, phrase: str, length: int) -> tuple[int, ...]:
@@ -167,13 +167,13 @@ def phrase_tokens(clip: Tokenizer, text: str, phrase: str, length: int) -> tuple
             f"The conditioning has {length} tokens, the text {count}. Give the text (and the CLIP) that the "
             "conditioning was made from."
         )
-    found: list[int] = []
+    indices: list[int] = []
     for name, offset in layout:
         prompt, wanted = (letters_of(clip, name, tokens[name]) for tokens in (text_tokens, phrase_ids))
-        found += [offset + i for match in occurrences(prompt, wanted) for i in match.tokens]
-    if not found:
+        indices += [offset + i for match in occurrences(prompt, wanted) for i in match.tokens]
+    if not indices:
         raise ValueError(f"The phrase {phrase!r} does not occur in the text {text!r}.")
-    return tuple(found)
+    return tuple(indices)
 
 
 def _encoders(clip: Any, tokens: Tokens) -> list[str]:

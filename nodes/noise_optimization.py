@@ -156,8 +156,8 @@ class FoveaOptimizeLatent(io.ComfyNode):
         )  # fmt: skip
         progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps))
         with _advice(inputs, with_gradients=True):
-            found = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
-        return _result(found, inputs, latent_image, scorer, prompt, "iteration")
+            result = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
+        return _result(result, inputs, latent_image, scorer, prompt, "iteration")
 
 
 class FoveaBestOfN(io.ComfyNode):
@@ -193,8 +193,8 @@ class FoveaBestOfN(io.ComfyNode):
                                     candidates=candidates)  # fmt: skip
         progress = _Progress(steps * candidates)
         with _advice(inputs, with_gradients=False):
-            found = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
-        return _result(found, inputs, latent_image, scorer, prompt, "candidate")
+            result = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
+        return _result(result, inputs, latent_image, scorer, prompt, "candidate")
 
 
 class FoveaCLIPGuidance(io.ComfyNode):
@@ -297,9 +297,9 @@ class FixedNoise:
 
 
 def _result(
-    found: OptimizationResult, inputs: SamplingInputs, latent: dict, scorer: Scorer, prompt: str, trial: str
+    result: OptimizationResult, inputs: SamplingInputs, latent: dict, scorer: Scorer, prompt: str, trial: str
 ) -> io.NodeOutput:  # fmt: skip
-    best = found.best
+    best = result.best
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
     told = [
@@ -309,11 +309,11 @@ def _result(
           for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
         f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),
         *(f"picture {i + 1}: nothing salient in {count} trials, where the whole picture counted alone"
-          for i, count in enumerate(found.empty_saliency) if count),
+          for i, count in enumerate(result.empty_saliency) if count),
         *([f"{best.rejected} steps led to NaN and were taken back"] if best.rejected else []),
     ]  # fmt: skip
     return io.NodeOutput(
-        {**{k: v for k, v in kept.items() if k != "noise_mask"}, "samples": found.started.cpu().float()},
+        {**{k: v for k, v in kept.items() if k != "noise_mask"}, "samples": result.started.cpu().float()},
         {**kept, "samples": best.sampled.cpu().float()},
         best.pictures.movedim(1, -1).cpu().float(),
         curve[None],

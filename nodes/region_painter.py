@@ -81,12 +81,14 @@ class FoveaRegionPainter(io.ComfyNode):
         added = [
             sources.region(place, row.prompt, row.strength) for place, row in zip(places, drawn.shown) if place.any()
         ]
-        found = extended(regions, added, None, NAME)
+        drawn_regions = extended(regions, added, None, NAME)
         colors = torch.tensor([sources.rgb(row.color) for row in drawn.shown]).reshape(-1, 3)
         preview = sources.colored(places.movedim(0, -1), colors)[None]
         shown = {} if image is None else {"fovea_background": ui.PreviewImage(image[:1], cls=cls).as_dict()["images"]}
         batch = places if len(places) else torch.zeros(1, height, width)
-        return io.NodeOutput(found, batch, preview, painter_format.prompt_of(drawn), width, height, ui=shown or None)
+        return io.NodeOutput(
+            drawn_regions, batch, preview, painter_format.prompt_of(drawn), width, height, ui=shown or None
+        )
 
 
 def _given(masks: Tensor, drawn: Drawing) -> Tensor:

@@ -175,15 +175,15 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
         cls, boxes: Any, width: int, height: int, prompts: str, strength: float, regions: Regions | None = None
     ) -> io.NodeOutput:
         try:
-            found = sources.parse_boxes(boxes, width, height)
+            parsed = sources.parse_boxes(boxes, width, height)
         except ValueError as why:
             raise ValueError(f"Regions from Boxes: boxes: {why}") from None
-        check_number(regions, len(found), "Regions from Boxes")
+        check_number(regions, len(parsed), "Regions from Boxes")
         scale = min(1.0, sources.MAX_SIDE / max(width, height))  # masks are fitted to the picture anyway
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         lines = prompts.splitlines()
         added = []
-        for i, box in enumerate(found):
+        for i, box in enumerate(parsed):
             prompt = lines[i].strip() if i < len(lines) and lines[i].strip() else box.prompt
             added.append(sources.region(sources.box_mask(box, *size), prompt, strength))
         return io.NodeOutput(extended(regions, added, None, "Regions from Boxes"))

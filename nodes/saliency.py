@@ -96,7 +96,7 @@ class FoveaSaliencyMap(io.ComfyNode):
         maps = (saliency_model or spectral_residual)(pictures)
         maps = torch.where(finite, maps, torch.zeros_like(maps))  # a picture of NaN has no salient place
         maps = heat_maps.spread(maps) if normalize else maps.clamp(0, 1)
-        seen = [heat_maps.overlay(found, picture, strength) for found, picture in zip(maps, pictures.movedim(1, -1))]
+        seen = [heat_maps.overlay(one, picture, strength) for one, picture in zip(maps, pictures.movedim(1, -1))]
         return io.NodeOutput(maps, torch.stack(seen))
 
 

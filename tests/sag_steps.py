@@ -72,8 +72,8 @@ class Denoiser:
             branch = x0[self.branch]
             degraded = mask * reference.gaussian_blur(branch[0], blur, *radius) + (1 - mask) * branch[0].double()
 
-            def denoise(spoilt: Tensor) -> Tensor:
-                return self.x0(self.branch, spoilt.float(), sigmas)
+            def denoise(degraded: Tensor) -> Tensor:
+                return self.x0(self.branch, degraded.float(), sigmas)
 
             return reference.guide(x, cfg, branch, degraded.unsqueeze(0), denoise, sigma, scale, self.flow)
 
@@ -86,7 +86,7 @@ def one_step(model: Any, start: Tensor, cfg: float = 5.0, **extra: Any) -> tuple
         seen.update(x=args["input"].clone(), x0=args["denoised"].clone(), sigma=float(args["sigma"][0]))
         return args["denoised"]
 
-    watched = model.clone()
-    watched.set_model_sampler_post_cfg_function(keep)
-    tiny.sample(watched, start, cfg, steps=1, **extra)
+    observed = model.clone()
+    observed.set_model_sampler_post_cfg_function(keep)
+    tiny.sample(observed, start, cfg, steps=1, **extra)
     return seen["x"], seen["x0"], seen["sigma"]

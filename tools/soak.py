@@ -33,7 +33,7 @@ FOLDER = ROOT / "output" / "soak"
 # Enough that everything happens once; a switch of models needs two steps.
 FEW = {"steps": 3, "iterations": 1, "candidates": 2, "n": 2}
 SEEDS = ("seed", "noise_seed")
-WARM, LAST, MOST_GROWTH = (50, 100), 50, 0.02
+WARM, LAST, MAX_GROWTH = (50, 100), 50, 0.02
 
 
 def short(graph: graphs.Graph, seed: int) -> graphs.Graph:
@@ -137,8 +137,8 @@ def verdict(report: dict[str, Any]) -> list[str]:
     found += [f"{name}: the same seed gives other pictures at the end" for name in report["changed"]]
     if report["growth"] is None:
         found.append(f"{report['prompts']} prompts are too few to tell whether memory grows: {WARM[1] + LAST} at least")
-    elif report["growth"] > MOST_GROWTH:
-        found.append(f"memory grew by {100 * report['growth']:.1f} % (limit {100 * MOST_GROWTH:.0f} %)")
+    elif report["growth"] > MAX_GROWTH:
+        found.append(f"memory grew by {100 * report['growth']:.1f} % (limit {100 * MAX_GROWTH:.0f} %)")
     return found
 
 

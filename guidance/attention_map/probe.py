@@ -126,8 +126,8 @@ class _Viewing:
         maps = {"saliency": saliency, "mask": formulas.guidance_mask(saliency, self.wanted.threshold, "threshold")}
         for name in ("phrase", "point"):
             if name in attention_wrappers:
-                found = [record for _, record in sorted(attention_wrappers[name].found.items())]
-                maps[name] = _average(found, relative=False, what=f"attention of the {name}")
+                recorded = [record for _, record in sorted(attention_wrappers[name].records.items())]
+                maps[name] = _average(recorded, relative=False, what=f"attention of the {name}")
         process = run.model.process_latent_out
         self.seen.append((process(args["denoised"]).float().cpu(), maps))
         return args["denoised"]

@@ -24,17 +24,17 @@ class Viewer:
     blocks: frozenset[BlockId] | None
     kinds: frozenset[str] = frozenset()
     reads: bool = True
-    found: dict[BlockId, Record] = field(default_factory=dict, repr=False)
+    records: dict[BlockId, Record] = field(default_factory=dict, repr=False)
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         return degraded is None
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         for row in call.rows:
-            if row.index == 0 and row.key.position == 0 and call.site.block not in self.found:
+            if row.index == 0 and row.key.position == 0 and call.site.block not in self.records:
                 values = self.values(call, row)
                 if values is not None:
-                    self.found[call.site.block] = Record(values, call.site.grid, call.site.extent, call.latent_size)
+                    self.records[call.site.block] = Record(values, call.site.grid, call.site.extent, call.latent_size)
         return attention(call.q, call.k, call.v)
 
     def values(self, call: AttentionCall, row: Row) -> Tensor | None:

@@ -73,14 +73,14 @@ def pieces(
         return [(first, last, tuple(curve[0][1] for curve in curves))]
     inner = ((at + 0.1180) / count for at in range(1, count))
     borders = [first, *(border for border in inner if first < border < last), last]
-    found: list[tuple[float, float, tuple[float, ...]]] = []
+    segments: list[tuple[float, float, tuple[float, ...]]] = []
     for start, end in zip(borders, borders[1:]):
         weights = tuple(round(weight_at(curve, (start + end) / 2), 6) for curve in curves)
-        if found and found[-1][2] == weights:
-            found[-1] = (found[-1][0], end, weights)
+        if segments and segments[-1][2] == weights:
+            segments[-1] = (segments[-1][0], end, weights)
         else:
-            found.append((start, end, weights))
-    return found
+            segments.append((start, end, weights))
+    return segments
 
 
 def stretched(features: Tensor, tokens: int) -> Tensor:

@@ -246,7 +246,7 @@ def load_beside(
 ) -> list[Any]:
     """Load a model as ComfyUI does for a run, with `more` kept in memory beside it. Returns what came along."""
     if more:
-        conds = {name: [with_additional_models(cond, more) for cond in found] for name, found in conds.items()}
+        conds = {name: [with_additional_models(cond, more) for cond in listed] for name, listed in conds.items()}
     _, _, loaded = comfy.sampler_helpers.prepare_sampling(patcher, noise.shape, conds, options)
     patcher.model.current_patcher = patcher  # clones of one checkpoint take turns in it
     return loaded
@@ -254,7 +254,7 @@ def load_beside(
 
 def _copies(conds: Mapping[str, list]) -> dict[str, list]:
     """Every list with conds of its own, which ComfyUI may then change."""
-    return {name: [cond.copy() for cond in found] for name, found in conds.items()}
+    return {name: [cond.copy() for cond in listed] for name, listed in conds.items()}
 
 
 def _with_own_control(cond: Mapping[str, Any], known: dict[int, Any]) -> dict:

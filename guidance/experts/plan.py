@@ -1,4 +1,4 @@
-"""Experts by noise level (eDiff-I, arXiv 2211.01324): who acts where, schedules with knots on the borders, the report.
+"""Experts by noise level (eDiff-I, arXiv 2211.01324): who acts where, schedules with levels on the borders, the report.
 
 The main model starts; each expert takes over below its border, down to the next one's. The border itself still belongs
 to the noisier side, as in Wan 2.2 and diffusers. Borders are half-logSNR (noise_levels), so they mean the same in all
@@ -36,7 +36,7 @@ PRESETS = {
     "SDXL refiner": Preset("timestep", 0.2),
     "eDiff-I, middle": Preset("percent", 0.33),
     "eDiff-I, lowest noise": Preset("percent", 0.81),
-    "speed LoRA, second stage": Preset("sigma", 0.955, 1.0),  # between the knots 1 and 0.9375 of four steps at shift 5
+    "speed LoRA, second stage": Preset("sigma", 0.955, 1.0),  # between the levels 1 and 0.9375 of four steps at shift 5
     "speed LoRA, third stage": Preset("sigma", 0.875, 1.0),
 }
 
@@ -88,11 +88,11 @@ def step_start(level: float, schedule: Sequence[float]) -> float:
 def piecewise(
     samplings: Sequence[Any], flows: Sequence[bool], boundaries: Sequence[float], steps: Sequence[int]
 ) -> Tensor:
-    """Noise levels [sum of steps + 1], as the first model counts, with a knot a hair below every border: a step belongs
-    to whoever has the level that it begins at, and a border is the noisier model's.
+    """Noise levels [sum of steps + 1], as the first model counts, one of them a hair below every border: a step
+    belongs to whoever has the level that it begins at, and a border is the noisier model's.
 
     Within its part each expert's steps are evenly spaced in percent of its own schedule: its shift makes its part,
-    nobody else's. samplings, flows, ends, steps: of the experts from high noise to low.
+    nobody else's. samplings, flows, boundaries, steps: of the experts from high noise to low.
     """
     if len(steps) != len(boundaries) or any(count < 1 for count in steps):
         raise BadExperts(

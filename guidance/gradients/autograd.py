@@ -95,13 +95,13 @@ def to_normal_tensors(module: nn.Module) -> None:
 
 def companions(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> list[ModelPatcher]:
     """Patchers of the models that take part beside the sampled one: ControlNets and the like."""
-    found = list(patcher.get_nested_additional_models())
+    models = list(patcher.get_nested_additional_models())
     for cond in conds:
         if cond.get("control") is not None:
-            found += cond["control"].get_models()
+            models += cond["control"].get_models()
         if cond.get("gligen") is not None:
-            found.append(cond["gligen"][1])
-    return found
+            models.append(cond["gligen"][1])
+    return models
 
 
 def companions_to_normal_tensors(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> None:
@@ -133,10 +133,10 @@ def with_backward(patcher: ModelPatcher) -> None:
 
     def override(func: Callable, *args: Any, **kwargs: Any) -> Tensor:
         func = host_attention.attention_pytorch
-        found = func(*args, **kwargs) if previous is None else previous(func, *args, **kwargs)
-        if not found.requires_grad and any(isinstance(t, Tensor) and t.requires_grad for t in args):
+        attended = func(*args, **kwargs) if previous is None else previous(func, *args, **kwargs)
+        if not attended.requires_grad and any(isinstance(t, Tensor) and t.requires_grad for t in args):
             raise NoGradient("An attention node in the model has no gradient (Sage and the like). Remove it.")
-        return found
+        return attended
 
     options[OVERRIDE] = override
 

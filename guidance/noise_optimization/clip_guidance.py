@@ -89,12 +89,12 @@ class _Guide:
         more = [self.vae, *patchers_of(self.settings.scorer)]
         with outside_inference_mode():
             to_normal_tensors(guider.model_patcher.model)
-            every = [cond for found in guider.conds.values() for cond in found or ()]
+            every = [cond for listed in guider.conds.values() for cond in listed or ()]
             refuse_what_loses_gradient(guider.model_patcher, every)
             companions_to_normal_tensors(guider.model_patcher, every)
             conds = {name: normal_copy(conds) for name, conds in guider.conds.items()}
             guider.conds = {
-                name: [with_additional_models(cond, more) for cond in found or ()] for name, found in conds.items()
+                name: [with_additional_models(cond, more) for cond in listed or ()] for name, listed in conds.items()
             }
             rest, named = normal_copy(tuple(rest)), normal_copy(dict(named))
             return executor(normal_copy(noise), normal_copy(latent_image), sampler, normal_copy(sigmas), *rest, **named)

@@ -51,7 +51,7 @@ class GuidedModel:
         levels = tuple(float(sigma) for sigma in sigmas)
         one = torch.ones(1, device=noise.device)
         self.schedule = Schedule(levels, tuple(float(self.sampling.calculate_input(one * at, one)) for at in levels))
-        conds = [cond for found in model_wrap.conds.values() for cond in found or ()]
+        conds = [cond for listed in model_wrap.conds.values() for cond in listed or ()]
         guard = saved_tensor_guard(model_wrap.model_patcher, conds) if through_model else contextlib.nullcontext
         self.saved_tensor_guard = guard
 

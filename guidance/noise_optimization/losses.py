@@ -53,8 +53,8 @@ def picture_score(scorer: Scorer, picture: Tensor, target: Any) -> Tensor:
     if scorer.letterbox:
         return scorer.scores(square_losses(scorer, crops.letterbox(picture, scorer.size), target))[0]
     views = crops.whole(*picture.shape[-2:])
-    found = scorer.scores(square_losses(scorer, crops.look(picture, views, scorer.size), target))
-    return (found.new_tensor([view.weight for view in views]) * found).sum()
+    scores = scorer.scores(square_losses(scorer, crops.look(picture, views, scorer.size), target))
+    return (scores.new_tensor([view.weight for view in views]) * scores).sum()
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ class SalientLoss:
             if scorer.letterbox and not self.cutouts:
                 everywhere = [View(0, 0, 0)]
                 squares = torch.cat([crops.letterbox(pictures[i], scorer.size), squares[len(squares) - len(salient) :]])
-            found = square_losses(scorer, squares, target)
-            loss = self._of_everywhere(found[: len(everywhere)], everywhere)
+            square = square_losses(scorer, squares, target)
+            loss = self._of_everywhere(square[: len(everywhere)], everywhere)
             if salient:
-                shares = found.new_tensor([view.weight for view in salient])
-                loss = (1 - self.weight) * loss + self.weight * (shares * found[len(everywhere) :]).sum()
+                shares = square.new_tensor([view.weight for view in salient])
+                loss = (1 - self.weight) * loss + self.weight * (shares * square[len(everywhere) :]).sum()
             losses.append(loss)
         return torch.stack(losses)
 
@@ -107,10 +107,10 @@ class SalientLoss:
             return crops.whole(height, width)
         return crops.cutouts(height, width, self.cutouts, min(size, height, width), generator)
 
-    def _of_everywhere(self, found: Tensor, seen: list[View]) -> Tensor:
+    def _of_everywhere(self, losses: Tensor, seen: list[View]) -> Tensor:
         if self.cutouts:
-            return found.min()
-        return (found * found.new_tensor([view.weight for view in seen])).sum()
+            return losses.min()
+        return (losses * losses.new_tensor([view.weight for view in seen])).sum()
 
     def _salient(self, saliency: Tensor, generator: torch.Generator) -> list[View]:
         least = self._least(*saliency.shape)

@@ -38,11 +38,11 @@ class Best:
     rejected: int = 0
     stopped: str = ""
 
-    def consider(self, start: Tensor, found: Evaluation) -> Tensor:
+    def consider(self, start: Tensor, evaluated: Evaluation) -> Tensor:
         """Take over what is better; returns for which latents."""
-        better = found.losses < self.losses  # false for NaN
-        for kept, new in ((self.losses, found.losses), (self.start, start), (self.sampled, found.sampled),
-                          (self.pictures, found.pictures)):  # fmt: skip
+        better = evaluated.losses < self.losses  # false for NaN
+        for kept, new in ((self.losses, evaluated.losses), (self.start, start), (self.sampled, evaluated.sampled),
+                          (self.pictures, evaluated.pictures)):  # fmt: skip
             at = better.to(kept.device)
             kept[at] = new[at.to(new.device)].to(kept)
         return better
@@ -77,14 +77,14 @@ def search(
     idle = 0
     for iteration in range(limits.iterations + 1):
         last = iteration == limits.iterations
-        found = evaluate(z, not last)
+        evaluated = evaluate(z, not last)
         if best is None:
-            best = _nothing(start, found)
+            best = _nothing(start, evaluated)
         again = iteration == 0 and bool(best.iterations)  # what was found before is evaluated once more
-        idle = 0 if best.consider(z, found).any() or again else idle + 1
-        best.iterations.append(found.losses.tolist())
+        idle = 0 if best.consider(z, evaluated).any() or again else idle + 1
+        best.iterations.append(evaluated.losses.tolist())
         watch(iteration, best)
-        if last or found.gradient is None:
+        if last or evaluated.gradient is None:
             break
         if limits.seconds and time.monotonic() - began >= limits.seconds:
             best.stopped = f"time is up after {iteration} iterations"
@@ -92,16 +92,18 @@ def search(
         if limits.patience and idle >= limits.patience:
             best.stopped = f"nothing better in {idle} iterations"
             break
-        finite = torch.isfinite(found.losses) & torch.isfinite(found.gradient.flatten(1)).all(dim=1)
+        finite = torch.isfinite(evaluated.losses) & torch.isfinite(evaluated.gradient.flatten(1)).all(dim=1)
         if not finite.all():
             best.rejected += int((~finite).sum())
             z, motion, rate = _back(z, best, motion, rate, finite)
-            found = found._replace(gradient=torch.where(each(finite, z), found.gradient, torch.zeros_like(z)))
+            evaluated = evaluated._replace(
+                gradient=torch.where(each(finite, z), evaluated.gradient, torch.zeros_like(z))
+            )
             if (rate < MIN_RATE).all():
                 best.stopped = "losses or gradients stayed NaN"
                 break
-        assert found.gradient is not None
-        z, motion = rule.update(z, found.gradient, motion, update_rules.unit_noise(z, generators), rate)
+        assert evaluated.gradient is not None
+        z, motion = rule.update(z, evaluated.gradient, motion, update_rules.unit_noise(z, generators), rate)
     assert best is not None
     if not torch.isfinite(best.losses).any():
         raise ValueError(_why_nothing(best))
@@ -123,11 +125,11 @@ def best_of(
         if best is not None and seconds and time.monotonic() - began >= seconds:
             best.stopped = f"time is up after {number} candidates"
             break
-        found = evaluate(z, False)
+        evaluated = evaluate(z, False)
         if best is None:
-            best = _nothing(z, found)
-        best.consider(z, found)
-        best.iterations.append(found.losses.tolist())
+            best = _nothing(z, evaluated)
+        best.consider(z, evaluated)
+        best.iterations.append(evaluated.losses.tolist())
         watch(number, best)
     if best is None or not torch.isfinite(best.losses).any():
         raise ValueError(_why_nothing(best))
@@ -149,9 +151,9 @@ def _why_nothing(best: Best | None) -> str:
     return f"{said}: the scorer's are NaN or infinity."
 
 
-def _nothing(z: Tensor, found: Evaluation) -> Best:
-    lost = torch.full_like(found.losses, float("inf"))
-    return Best(lost, z.clone(), found.sampled.clone(), found.pictures.clone())
+def _nothing(z: Tensor, evaluated: Evaluation) -> Best:
+    lost = torch.full_like(evaluated.losses, float("inf"))
+    return Best(lost, z.clone(), evaluated.sampled.clone(), evaluated.pictures.clone())
 
 
 def _back(

@@ -78,8 +78,8 @@ class Trial:
                     # Candidates are other pictures every time; iterations change one picture little by little.
                     again = not gradient_wanted or self.gradients_taken % self.config.saliency_interval == 0
                     saliency = self._look(pictures.detach(), again) if shown is None else self.saliency
-                    found = self.config.loss(self.config.scorer, self.target, pictures, saliency, self.generators)
-                    losses = found / len(ends)
+                    end_losses = self.config.loss(self.config.scorer, self.target, pictures, saliency, self.generators)
+                    losses = end_losses / len(ends)
                     if gradient_wanted:  # scaled, so that a decoder in half precision does not lose it
                         gradients.append(torch.autograd.grad(LOSS_SCALE * losses.sum(), leaf)[0] / LOSS_SCALE)
                 losses, pictures = losses.detach().to(end.device), pictures.detach()
@@ -94,12 +94,12 @@ class Trial:
             return None
         if self.saliency is None or (callable(given) and again):
             maps = getattr(given, "maps", given)  # a model that the run has loaded
-            found = maps(pictures) if callable(maps) else maps
+            saliency = maps(pictures) if callable(maps) else maps
             size = pictures.shape[-2:]
-            found = found.to(pictures.device, torch.float32)
-            if found.shape[-2:] != size:
-                found = torch.nn.functional.interpolate(found[:, None], size=size, mode="bilinear")[:, 0]
-            self.saliency = found[torch.arange(len(pictures)) % len(found)]
+            saliency = saliency.to(pictures.device, torch.float32)
+            if saliency.shape[-2:] != size:
+                saliency = torch.nn.functional.interpolate(saliency[:, None], size=size, mode="bilinear")[:, 0]
+            self.saliency = saliency[torch.arange(len(pictures)) % len(saliency)]
         self.empty_saliency = self.empty_saliency or [0] * len(pictures)
         for i, salient in enumerate(torch.gt(self.saliency, 0).flatten(1).any(dim=1).tolist()):
             self.empty_saliency[i] += not salient

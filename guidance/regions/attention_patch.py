@@ -99,7 +99,7 @@ class RegionAttention:
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         """The call with the marked prompts' rows steered; shaped like `attention` gives it. See AttentionWrapper."""
-        steered = [found for row in call.rows if (found := self._steered(call, row)) is not None]
+        steered = [one for row in call.rows if (one := self._steered(call, row)) is not None]
         if not steered:
             return attention(call.q, call.k, call.v)
         if call.plain is not None and call.site.kind == "cross":
@@ -270,17 +270,19 @@ def _write(
         part = None if mask is None else mask[..., keys]
         if part is not None and part.shape[2] > 1:
             part = part[:, :, image]
-        found = score_bias.bias_scores(
+        low_rank = score_bias.bias_scores(
             q[:, :, image], k[:, :, keys], scale, factors.weights * strength, factors.keys, factors.amount * strength,
             bias, part,
         )  # fmt: skip
-        after = column + found.query_factor.shape[-1]
-        scores.scale[where, :, image] *= found.scale
-        scores.query_factor[where, :, image, column:after] = found.query_factor.to(scores.query_factor.dtype)
-        scores.key_factor[where, keys, column:after] = found.key_factor.to(scores.key_factor.dtype)
+        after = column + low_rank.query_factor.shape[-1]
+        scores.scale[where, :, image] *= low_rank.scale
+        scores.query_factor[where, :, image, column:after] = low_rank.query_factor.to(scores.query_factor.dtype)
+        scores.key_factor[where, keys, column:after] = low_rank.key_factor.to(scores.key_factor.dtype)
         column = after
         if factors.free is not None and factors.keep is not None:
-            lift = score_bias.free_lift(q[:, :, image], k[:, :, keys], scale, found, factors.free, factors.keep, part)
+            lift = score_bias.free_lift(
+                q[:, :, image], k[:, :, keys], scale, low_rank, factors.free, factors.keep, part
+            )
             scores.query_factor[where, :, image, column] = lift
             scores.key_factor[where, keys, column] = factors.free.to(scores.key_factor)
             column += 1

@@ -52,12 +52,12 @@ class Regions:
 
     def idle(self) -> list[str]:
         """What there is to say about regions that do not act, a line for each."""
-        found = []
+        reasons = []
         for i, region in enumerate(self.items):
             if all(region is not other for other in self.acting.items):
                 why = "has strength 0" if region.strength <= 0 else "has no place (its mask is black or covered)"
-                found.append(f"{region.prompt or f'region {i + 1}'!r} {why}: it is left out.")
-        return found
+                reasons.append(f"{region.prompt or f'region {i + 1}'!r} {why}: it is left out.")
+        return reasons
 
     def cropped(self, box: tuple[int, int, int, int], picture: tuple[int, int]) -> Regions:
         """As they are in a part of the picture. box: (x, y, width, height) in pixels of a picture (width, height)."""

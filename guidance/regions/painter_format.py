@@ -146,9 +146,9 @@ def _index(url: str, width: int, height: int) -> Tensor:
         raise BadDrawing("map: holds no PNG.")
     if data[24] != 8 or data[25] == 3:  # bits, and the kind that has a palette
         raise BadDrawing("map: should be a PNG of 8-bit gray or colors, without a palette.")
-    found = struct.unpack(">II", data[16:24])
-    if found != (width, height):
-        raise BadDrawing(f"map: is {found[0]} x {found[1]} pixels, width and height say {width} x {height}.")
+    size = struct.unpack(">II", data[16:24])
+    if size != (width, height):
+        raise BadDrawing(f"map: is {size[0]} x {size[1]} pixels, width and height say {width} x {height}.")
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             values = np.array(picture.convert("RGBA"))  # gray values are ids; of colors red is; clear is nobody's

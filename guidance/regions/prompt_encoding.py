@@ -50,7 +50,7 @@ class Found(NamedTuple):
 
     @property
     def tokens(self) -> list[tuple[int, ...]]:
-        return [tuple(sorted({token for match in found for token in match.tokens})) for found in self.matches]
+        return [tuple(sorted({token for match in matches for token in match.tokens})) for matches in self.matches]
 
 
 class NotInPrompt(ValueError):
@@ -88,8 +88,8 @@ def positive(clip: Clip, prompt: str, regions: Regions, mode: str, separate: boo
     except NotInPrompt as why:
         if mode == "prompt":
             raise
-        found, notes = _appended(clip, prompt, regions, texts, control)
-        return Encoded(found, [f"{why} The regions' prompts were appended to the prompt instead.", *notes])
+        conditioning, notes = _appended(clip, prompt, regions, texts, control)
+        return Encoded(conditioning, [f"{why} The regions' prompts were appended to the prompt instead.", *notes])
 
 
 def negative(clip: Clip, prompt: str, regions: Regions, control: RegionControl) -> Encoded:
@@ -108,16 +108,16 @@ def _in_prompt(clip: Clip, prompt: str, regions: Regions, separate: bool, contro
         raise NotInPrompt(
             f"Regions' prompts cannot be told in what this text encoder ({', '.join(names)}) returns: use mode concat."
         )
-    found = find_regions(clip, prompt, [region.prompt for region in regions.items])
-    weights = _weights(clip, prompt, regions, found)
+    spans = find_regions(clip, prompt, [region.prompt for region in regions.items])
+    weights = _weights(clip, prompt, regions, spans)
     conditioning = clip.encode_from_tokens_scheduled(_weighted(clip.tokenize(prompt), weights))
     if separate:
         replaced: set[int] = set()
         # Long ones first, and what they have replaced stays: "a red dress" of "a woman in a red dress" is the woman's.
-        for at in sorted(range(len(regions)), key=lambda i: -max((len(m.tokens) for m in found.matches[i]), default=0)):
-            conditioning = _replace(clip, conditioning, regions.items[at].prompt, found.matches[at], weights, replaced)
+        for at in sorted(range(len(regions)), key=lambda i: -max((len(m.tokens) for m in spans.matches[i]), default=0)):
+            conditioning = _replace(clip, conditioning, regions.items[at].prompt, spans.matches[at], weights, replaced)
     length = conditioning[0][0].shape[1]
-    return Encoded(_marked(conditioning, regions, found.tokens, length, control, free=found.free), found.notes)
+    return Encoded(_marked(conditioning, regions, spans.tokens, length, control, free=spans.free), spans.notes)
 
 
 def find_regions(clip: Clip, prompt: str, region_prompts: Sequence[str]) -> Found:
@@ -136,30 +136,30 @@ def find_regions(clip: Clip, prompt: str, region_prompts: Sequence[str]) -> Foun
     for text in sorted(dict.fromkeys(letters.text for letters in wanted if letters.text), key=len, reverse=True):
         owners = [i for i, letters in enumerate(wanted) if letters.text == text]
         everywhere = occurrences(there, wanted[owners[0]])
-        found = [match for match in everywhere if not taken.intersection(match.tokens)] or everywhere
-        if not found:
+        open_matches = [match for match in everywhere if not taken.intersection(match.tokens)] or everywhere
+        if not open_matches:
             raise NotInPrompt(
                 f"The region's prompt {region_prompts[owners[0]]!r} is not in the prompt, whose words are: "
                 f"{', '.join(prompt.replace(',', ' ').split())}. Write it as in the prompt, or use mode concat."
             )
-        if len(owners) > len(found):
+        if len(owners) > len(open_matches):
             notes.append(
-                f"{len(owners)} regions are called {region_prompts[owners[0]]!r}, which is in the prompt {len(found)} "
-                "x: the last of them share it."
+                f"{len(owners)} regions are called {region_prompts[owners[0]]!r}, which is in the prompt "
+                f"{len(open_matches)} x: the last of them share it."
             )
         for n, owner in enumerate(owners):
-            matches[owner] = found if len(owners) == 1 else [found[min(n, len(found) - 1)]]
-        taken.update(token for match in found for token in match.tokens)
+            matches[owner] = open_matches if len(owners) == 1 else [open_matches[min(n, len(open_matches) - 1)]]
+        taken.update(token for match in open_matches for token in match.tokens)
     lengths = [len(section) for section in sections]
     starts = {sum(lengths[:i]) for i in range(len(lengths))}
     return Found(matches, tuple(i for i in range(sum(lengths)) if i not in taken and i not in starts), notes)
 
 
-def _weights(clip: Clip, prompt: str, regions: Regions, found: Found) -> Weights:
+def _weights(clip: Clip, prompt: str, regions: Regions, spans: Found) -> Weights:
     """Every token's weight: the prompt's, and where that has none, the one that the region's prompt gives it."""
     weights: Weights = {name: [entry[1] for section in sections for entry in section]
                         for name, sections in clip.tokenize(prompt).items()}  # fmt: skip
-    for region, matches in zip(regions.items, found.matches):
+    for region, matches in zip(regions.items, spans.matches):
         for name, sections in clip.tokenize(region.prompt).items() if matches else ():
             own = [entry[1] for section in sections for entry in section]
             for token, own_token in (pair for match in matches for pair in match.pairs):
@@ -170,11 +170,11 @@ def _weights(clip: Clip, prompt: str, regions: Regions, found: Found) -> Weights
 
 def _weighted(tokens: Tokens, weights: Mapping[str, Sequence[float]]) -> dict[str, list[list[tuple[Any, float]]]]:
     """The same tokens with other weights."""
-    found = {}
+    weighted = {}
     for name, sections in tokens.items():
         given = iter(weights[name])
-        found[name] = [[(entry[0], next(given)) for entry in section] for section in sections]
-    return found
+        weighted[name] = [[(entry[0], next(given)) for entry in section] for section in sections]
+    return weighted
 
 
 def _replace(
@@ -259,10 +259,10 @@ def _marked(
 ) -> Conditioning:  # fmt: skip
     """The conditioning with its regions. appended: place of the first token that is there for a region only."""
     strengths = tuple(region.strength for region in regions.items)
-    found = PromptRegions(
+    mark = PromptRegions(
         control, regions.canvas(), strengths, tuple(tokens), conditioning[0][0].shape[1], appended, **more
     )
-    return [[tensor, {**options, MARK: found}] for tensor, options in conditioning]
+    return [[tensor, {**options, MARK: mark}] for tensor, options in conditioning]
 
 
 def masked(
@@ -273,14 +273,14 @@ def masked(
     latent: shape of what is sampled. Raises ValueError where several masks per region cannot be fitted without it.
     """
     canvas = _fitted(regions.canvas(), latent)
-    found = []
+    conditioning = []
     for i, region in enumerate(regions.items):
         own = list(region.conditioning) if region.conditioning is not None else encode(clip, region.prompt)
         settings = {"mask": canvas[:, i], "set_area_to_bounds": False, "mask_strength": region.strength}
-        found += [[tensor, {**options, **settings}] for tensor, options in own]
-    if (prompt.strip() and prompt_strength > 0) or not found:
-        found += [[tensor, {**options, "strength": prompt_strength}] for tensor, options in encode(clip, prompt)]
-    return found
+        conditioning += [[tensor, {**options, **settings}] for tensor, options in own]
+    if (prompt.strip() and prompt_strength > 0) or not conditioning:
+        conditioning += [[tensor, {**options, "strength": prompt_strength}] for tensor, options in encode(clip, prompt)]
+    return conditioning
 
 
 def _fitted(canvas: Tensor, latent: tuple[int, ...] | None) -> Tensor:

@@ -40,16 +40,16 @@ class PromptRegions:
 
         own: tokens of the prompt now, with what other nodes have put behind it.
         """
-        found = torch.zeros(self.length, len(self.tokens))
+        members = torch.zeros(self.length, len(self.tokens))
         for region, places in enumerate(self.tokens):
-            found[list(places), region] = 1
-        return _repeat_or_pad(found, count, own)
+            members[list(places), region] = 1
+        return _repeat_or_pad(members, count, own)
 
     def free_tokens(self, count: int, own: int = 0) -> Tensor:
         """Which text tokens are of no region: [count]; own: as in `keys`."""
-        found = torch.zeros(self.length, 1)
-        found[list(self.free)] = 1
-        return _repeat_or_pad(found, count, own)[:, 0]
+        free = torch.zeros(self.length, 1)
+        free[list(self.free)] = 1
+        return _repeat_or_pad(free, count, own)[:, 0]
 
     def hidden(self, count: int, own: int = 0) -> Tensor:
         """Which text tokens are appended: [count]; own: as in `keys`."""
@@ -61,8 +61,8 @@ def regions_of(row: Row) -> PromptRegions | None:
 
     ComfyUI copies a prompt with an area to the guider's other lists, its marks included.
     """
-    found = row.marks.get(MARK)
-    return found if found is not None and row.original and found.negative == row.negative else None
+    mark = row.marks.get(MARK)
+    return mark if mark is not None and row.original and mark.negative == row.negative else None
 
 
 def _repeat_or_pad(tokens: Tensor, count: int, own: int) -> Tensor:

@@ -121,11 +121,11 @@ def unit_height(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor
         return q.new_full((), HARD, dtype=torch.float32)
     if op.score_unit == "std":
         return scores_std(q, k, scale)
-    found = score_range(q, k, scale, bias, op.key_stride)
+    scores = score_range(q, k, scale, bias, op.key_stride)
     if op.score_unit == "range":
-        height = found.largest - found.smallest
+        height = scores.largest - scores.smallest
     else:
-        height = (found.largest if op.score_unit == "row max" else found.largest.amax()).clamp_min(0)
+        height = (scores.largest if op.score_unit == "row max" else scores.largest.amax()).clamp_min(0)
     return height.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # where a mask hides all keys there is nothing to lift
 
 

@@ -28,7 +28,7 @@ class Color(NamedTuple):
 
 def parse_colors(text: str) -> list[Color]:
     """Lines such as "#ff0000: a red star"; empty lines do not matter. Raises ValueError that names the wrong line."""
-    found: list[Color] = []
+    colors: list[Color] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -36,12 +36,12 @@ def parse_colors(text: str) -> list[Color]:
         if match is None:
             raise ValueError(f"Line {number} should look like '#ff0000: a red star', but is {line.strip()!r}.")
         color = Color(rgb(match[1]), match[2])
-        if any(color.rgb == other.rgb for other in found):
+        if any(color.rgb == other.rgb for other in colors):
             raise ValueError(f"Line {number}: #{match[1]} is listed twice; give every region a color of its own.")
-        found.append(color)
-    if not found:
+        colors.append(color)
+    if not colors:
         raise ValueError("No colors are given: write a line such as '#ff0000: a red star' for each.")
-    return found
+    return colors
 
 
 def rgb(hexadecimal: str) -> tuple[float, float, float]:

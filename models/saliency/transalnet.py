@@ -112,12 +112,12 @@ class Encoder(nn.Module):
         self.kept = (5, 6, 7) if kind == "res" else (6, 8, 10)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        found = []
+        features = []
         for number, part in enumerate(self.encoder):
             x = part(x)
             if number in self.kept:
-                found.append(x)
-        return found
+                features.append(x)
+        return features
 
 
 class Attention(nn.Module):

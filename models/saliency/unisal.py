@@ -125,10 +125,10 @@ class Unisal(nn.Module):
         coarse = self.post_cnn["inv_res"](torch.cat([coarse, self._priors(coarse)], dim=1))
         middle = torch.cat([double(coarse), self.skip_2x(middle)], dim=1)
         fine = torch.cat([double(self.upsampling_2["inv_res"](middle)), self.skip_4x(fine)], dim=1)
-        found = self.adaptation_salicon(self.post_upsampling_2["inv_res"](fine))
-        found = F.interpolate(found, size=x.shape[-2:], mode="nearest")
-        found = self.smoothing_salicon(F.pad(found, [SMOOTHING // 2] * 4, mode="replicate"))[:, 0]
-        return found.flatten(1).log_softmax(1).view_as(found)
+        logits = self.adaptation_salicon(self.post_upsampling_2["inv_res"](fine))
+        logits = F.interpolate(logits, size=x.shape[-2:], mode="nearest")
+        logits = self.smoothing_salicon(F.pad(logits, [SMOOTHING // 2] * 4, mode="replicate"))[:, 0]
+        return logits.flatten(1).log_softmax(1).view_as(logits)
 
     def _priors(self, like: Tensor) -> Tensor:
         """Gaussians at learnt places: [n, 16, rows, columns]; parameters are (y, x) by (mean, log deviation)."""
@@ -148,9 +148,9 @@ class Unisal(nn.Module):
         mean, std = (pictures.new_tensor(values)[:, None, None] for values in (MEAN, STD))
         size = pictures.shape[-2:]
         fitted = torch.stack([_lanczos(picture, working_size(*size)) for picture in pictures]).to(pictures)
-        found = self((fitted - mean) / std)
-        found = F.interpolate(found[:, None], size=size, mode="bilinear")[:, 0]
-        return (found - found.amax((-2, -1), keepdim=True)).exp()
+        log_map = self((fitted - mean) / std)
+        log_map = F.interpolate(log_map[:, None], size=size, mode="bilinear")[:, 0]
+        return (log_map - log_map.amax((-2, -1), keepdim=True)).exp()
 
 
 def _lanczos(picture: Tensor, size: tuple[int, int]) -> Tensor:

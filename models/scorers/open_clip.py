@@ -143,13 +143,13 @@ def wants_quick_gelu(state: dict[str, Tensor], file: str) -> bool:
 @lru_cache(maxsize=1)
 def _published() -> dict[str, bool]:
     """Names of open_clip's published files and repositories -> whether they want quick gelu; without doubtful ones."""
-    found: dict[str, bool] = {}
+    quick_gelu: dict[str, bool] = {}
     doubtful: set[str] = set()
     for model, tag in open_clip.list_pretrained():
         about = open_clip.get_pretrained_cfg(model, tag)
         quick = bool(about.get("quick_gelu", False))
         repository, _, hub_file = about.get("hf_hub", "").rpartition("/")
         for name in {Path(about.get("url", "")).stem, repository.rpartition("/")[2], Path(hub_file).stem} - {""}:
-            if found.setdefault(name.lower(), quick) != quick:
+            if quick_gelu.setdefault(name.lower(), quick) != quick:
                 doubtful.add(name.lower())
-    return {name: quick for name, quick in found.items() if name not in doubtful}
+    return {name: quick for name, quick in quick_gelu.items() if name not in doubtful}

@@ -1,4 +1,4 @@
-"""ShapesWorld's judges: CLIP A, CLIP B and the reader, built with `operations=` so that ComfyUI can cast them.
+"""ShapesWorld's evaluators: CLIP A, CLIP B and the reader, built with `operations=` so that ComfyUI can cast them.
 
 CLIP A is the one that conditions the generator and may be optimized against; CLIP B shares neither weights, seed nor
 architecture with it and only scores. The reader names the class of every pixel: it stands in for an object detector.

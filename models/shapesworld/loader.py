@@ -54,10 +54,10 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
         path = folder / name
         if not path.is_file():
             raise DemoFileError(f"FoveaLoadDemo: demo/{name} is missing (expected sha256 {expected}). {CURE}")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != expected:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != expected:
             raise DemoFileError(
-                f"FoveaLoadDemo: demo/{name} is damaged: sha256 is {found}, expected {expected}. {CURE}"
+                f"FoveaLoadDemo: demo/{name} is damaged: sha256 is {digest}, expected {expected}. {CURE}"
             )
         state.update(comfy.utils.load_torch_file(str(path)))
     return state
@@ -106,7 +106,7 @@ def _dual_unchanged(folder: Path = FOLDER, disable_dynamic: bool = False) -> com
 
 def spread(rows: Tensor, ids: list[int], vocabulary: Any) -> Tensor:
     """A compact token table, spread over the tokenizer's vocabulary: what has no row gets that of the unknown word, the
-    first. Only rows of words that captions use are trained and stored."""
+    first. Only rows of words that prompts use are trained and stored."""
     table = rows[:1].repeat(vocabulary, 1)
     table[torch.tensor(ids)] = rows[1:]
     return table

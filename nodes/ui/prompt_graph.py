@@ -18,12 +18,12 @@ def unsteered_samplers(
 
     region_nodes: class types whose output 0 is a model that obeys regions. Returns "KSampler (5)" for each.
     """
-    found = []
+    samplers = []
     for user in _users(graph, [(node_id, slot) for slot in conditioning]):
         models = [link for link in _links(graph[user]) if _type_of(graph, link) in STEERS]
         if models and not any(_comes_from(graph, link, region_nodes) for link in models):
-            found.append(f"{graph[user]['class_type']} ({user})")
-    return found
+            samplers.append(f"{graph[user]['class_type']} ({user})")
+    return samplers
 
 
 def _links(node: Mapping[str, Any]) -> list[tuple[str, int]]:

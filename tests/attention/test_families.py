@@ -188,8 +188,8 @@ def expected_step(
         degraded = degraded.reshape(1, *picture.shape)
         prompts = {"cond": dit.prompt(1), "uncond": dit.prompt(2)}
 
-        def denoise(spoilt: Tensor) -> Tensor:
-            return x0(model, prompts[branch], spoilt.float(), sigmas)
+        def denoise(degraded: Tensor) -> Tensor:
+            return x0(model, prompts[branch], degraded.float(), sigmas)
 
         return reference.guide(x, mixed, found[branch], degraded, denoise, sigma, scale, flow=True)
 

@@ -64,7 +64,7 @@ def projections(model: Any) -> Any:
 
 
 def test_other_nodes_perturbed_passes_do_not_count(model: Any) -> None:
-    """PAG evaluates the prompt once more with spoilt attention, before ours reads."""
+    """PAG evaluates the prompt once more with degraded attention, before ours reads."""
     from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 
     (perturbed,) = PerturbedAttentionGuidance.execute(model, 3.0).result

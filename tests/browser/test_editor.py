@@ -62,7 +62,7 @@ def test_template_runs_by_pressing_run(
     assert new and all(entry["status"]["status_str"] == "success" for entry in new)
     assert not page.ours()
     if renderer == "vue":
-        assert page.locator("img[src*='/view?']").count() >= 1, "Nodes 2.0 shows results as ordinary pictures"
+        assert page.locator("img[src*='/view?']").count() >= 1, "Nodes 2.0 shows results as pictures"
 
 
 def test_a_node_is_found_by_its_short_name(page, client, settings) -> None:

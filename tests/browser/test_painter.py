@@ -115,7 +115,7 @@ def test_what_is_painted_appears(page, client, settings, renderer: str, demo_mod
             label = COLOUR_NAMES.index(color) * len(SHAPES) + SHAPES.index(shape)
             found = classes == label
             inside = places[::2, ::2] == row
-            hits += found.sum() >= judge.LEAST_PIXELS and (found & inside).sum() > 0.6 * found.sum()
+            hits += found.sum() >= judge.MIN_PIXELS and (found & inside).sum() > 0.6 * found.sum()
     assert hits >= 4, f"{hits} of 8 objects are where they were painted"
 
 

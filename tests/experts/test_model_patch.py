@@ -87,7 +87,7 @@ def test_two_experts_equal_a_loop_by_hand(models: dict, kind: str) -> None:
     x = tiny.noise(16, 16, batch=2)
     sampling = high.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 5)
-    border = float(sigmas[2])  # exactly a knot: still the noisier one's
+    border = float(sigmas[2])  # exactly the border: still the noisier one's
     wanted = sampling.noise_scaling(sigmas[0], x, torch.zeros_like(x), True)
     for now, then in zip(sigmas.tolist(), sigmas[1:].tolist()):
         x0 = x0_of(high, wanted, now, 4.0) if now >= border else x0_of(low, wanted, now, 2.0)

@@ -83,9 +83,9 @@ def test_ways_to_give_a_level() -> None:
             noise_levels.sigma_from(kind, value, sampling, is_flow)
 
 
-def test_the_noisier_side_owns_the_knot() -> None:
-    knot = noise_levels.half_log_snr(0.875, True)
-    boundaries = (knot, math.inf)
+def test_the_noisier_side_owns_the_border() -> None:
+    border = noise_levels.half_log_snr(0.875, True)
+    boundaries = (border, math.inf)
     for sigma, who in ((1.0, 0), (0.8751, 0), (float(torch.tensor(0.875)), 0), (0.8745, 1), (0.0, 1)):
         assert plan.active_expert(noise_levels.half_log_snr(sigma, True), boundaries) == who, sigma
 
@@ -126,8 +126,8 @@ class TestPiecewise:
             host = comfy.samplers.calculate_sigmas(sampling, "simple" if is_flow else "normal", steps)
             torch.testing.assert_close(ours, host, rtol=2e-3, atol=2e-3)
 
-    def test_knots_and_counts(self) -> None:
-        """Two shifts, one border: a knot just below it, each part has its steps, evenly spaced in its own timesteps."""
+    def test_levels_and_counts(self) -> None:
+        """Two shifts, one border, a level just below it: each part has its steps, evenly spaced in its timesteps."""
         border = noise_levels.half_log_snr(0.875, True)
         ours = plan.piecewise([flow(5), flow(12)], [True, True], [border, math.inf], [3, 7])
         assert len(ours) == 11 and float(ours[0]) == 1 and float(ours[-1]) == 0

@@ -77,7 +77,7 @@ def guide(
     """Guided x0: noise_cfg + scale * (noise_branch - noise at the degraded input), turned back into x0."""
     x, x0_cfg, x0_branch, degraded = (t.double() for t in (x, x0_cfg, x0_branch, degraded))
     noise = noise_of(x, x0_branch, sigma, flow)
-    spoilt = mix(degraded, noise, sigma, flow)
-    noise_spoilt = noise_of(spoilt, denoise(spoilt).double(), sigma, flow)
-    guided = noise_of(x, x0_cfg, sigma, flow) + scale * (noise - noise_spoilt)
+    noised = mix(degraded, noise, sigma, flow)
+    noise_degraded = noise_of(noised, denoise(noised).double(), sigma, flow)
+    guided = noise_of(x, x0_cfg, sigma, flow) + scale * (noise - noise_degraded)
     return denoised_of(x, guided, sigma, flow)

@@ -141,7 +141,7 @@ def dual_model(model: Any, other: Any) -> Any:
 
 
 class TestGuiders:
-    # Index of the spoilt list in ComfyUI's call: DualCFG evaluates [negative, middle, positive], PerpNeg [positive,
+    # Index of the degraded list in ComfyUI's call: DualCFG evaluates [negative, middle, positive], PerpNeg [positive,
     # negative, empty], of which the empty one is what the paper calls unconditional.
     @pytest.mark.parametrize(
         "make, index",

@@ -99,8 +99,8 @@ def blurred_queries(model: Any) -> Any:
     def post_cfg(args: dict[str, Any]) -> Tensor:
         options = create_model_options_clone(args["model_options"])
         options = set_model_options_patch_replace(options, seg, "attn1", "middle", 0)
-        (spoilt,) = calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
-        return args["denoised"] + 2.0 * (args["cond_denoised"] - spoilt)
+        (degraded,) = calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
+        return args["denoised"] + 2.0 * (args["cond_denoised"] - degraded)
 
     patched = model.clone()
     patched.set_model_sampler_post_cfg_function(post_cfg)

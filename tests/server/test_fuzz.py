@@ -76,7 +76,7 @@ def values(name: str, kind: Any, options: dict[str, Any]) -> list[Any]:
     return TEXTS
 
 
-# What some nodes need in place of the ordinary.
+# What some nodes need in place of the defaults.
 SPECIAL = {
     "FoveaEncoderSchedule": {"clip": ["dual", 1]},
     "FoveaRegionsFromBoxes": {"boxes": '[{"bbox": [0, 0, 500, 500], "desc": "a red star"}]'},
@@ -144,11 +144,11 @@ def outcome(client: Client, graph: dict[str, Any]) -> Run | Refused:
 def test_any_value_is_answered(name: str, live: Any, object_info: dict, demo_model: Any) -> None:
     info, client = object_info[name], Client(live.address)
     widgets = {key: spec for key, spec in inputs_of(info).items() if is_widget(*spec)}
-    spoilt = st.dictionaries(st.sampled_from(sorted(widgets)), st.integers(0, 10**6), min_size=1, max_size=3) \
+    broken = st.dictionaries(st.sampled_from(sorted(widgets)), st.integers(0, 10**6), min_size=1, max_size=3) \
         if widgets else st.just({})  # fmt: skip
 
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
-    @given(spoilt, st.booleans())
+    @given(broken, st.booleans())
     def holds(picks: dict[str, int], connected: bool) -> None:
         choices = {key: values(key, *widgets[key]) for key in picks}
         given_values = {key: choices[key][pick % len(choices[key])] for key, pick in picks.items()}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from .world import BACKGROUND_NAMES, COLOUR_NAMES, N_CLASSES, N_OBJECT_CLASSES, SHAPES, Scene
 
-LEAST_PIXELS = 60  # of 128x128; the smallest star of the world covers about 200
-LEAST_SHARE = 0.3  # of a connected patch: two touching objects are both found, a mottled one is found once
+MIN_PIXELS = 60  # of 128x128; the smallest star of the world covers about 200
+MIN_SHARE = 0.3  # of a connected patch: two touching objects are both found, a mottled one is found once
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def interpret(classes: np.ndarray) -> Reading:
     for i in range(1, count + 1):
         votes = Counter(classes[patches == i].tolist())
         total = votes.total()
-        objects += [c for c, n in votes.items() if n >= max(LEAST_PIXELS, LEAST_SHARE * total)]
+        objects += [c for c, n in votes.items() if n >= max(MIN_PIXELS, MIN_SHARE * total)]
     grounds = np.bincount(classes.ravel(), minlength=N_CLASSES)[N_OBJECT_CLASSES:]
     return Reading(tuple(sorted(objects)), BACKGROUND_NAMES[int(np.argmax(grounds))])
 

@@ -10,7 +10,7 @@ import { resolvedText } from "./painter/wildcards.js";
 import { listBackgrounds, resumeWorkspace, workspaceOf } from "./painter/workspace.js";
 
 const WIDGET = "FOVEA_PAINTER"; // no name of ComfyUI's own, which would take its place in Nodes 2.0
-const LEAST_WIDTH = 400, MIN_HEIGHT = 440;
+const MIN_WIDTH = 400, MIN_HEIGHT = 440;
 const OTHER_WIDGETS = 220; // their height
 const SETTLED_AFTER = 300; // ms without another change: strokes in quick succession are one step of the graph's undo
 const SOON = 2000; // ms
@@ -76,7 +76,7 @@ function painter(node, name) {
     panel.dispose();
     return removed?.apply(this, given);
   };
-  return { widget, minWidth: LEAST_WIDTH, minHeight: MIN_HEIGHT + OTHER_WIDGETS };
+  return { widget, minWidth: MIN_WIDTH, minHeight: MIN_HEIGHT + OTHER_WIDGETS };
 }
 
 /** Stretch the drawing when somebody changes the node's width or height. */

@@ -16,7 +16,7 @@ from ...shapesworld.world import SIZE, Scene, Thing, caption
 from .. import clip_scores
 
 FORMS = ("box", "blob", "thin")
-LEAST_SHARE = 0.15  # of a region: an object of the right color and shape that covers so much is there
+MIN_SHARE = 0.15  # of a region: an object of the right color and shape that covers so much is there
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,6 @@ def score(reader: nn.Module, pictures: Tensor, layouts: list[Layout]) -> list[di
             small = mask.reshape(128, 2, 128, 2).mean((1, 3)) >= 0.5
             right = found == thing.label
             row["iou"].append(float((small & right).sum() / max(1, (small | right).sum())))
-            row["there"].append(float((small & right).sum() >= LEAST_SHARE * small.sum()))
+            row["there"].append(float((small & right).sum() >= MIN_SHARE * small.sum()))
         rows.append(row)
     return rows

@@ -5,7 +5,7 @@ import { canvas, pixelsOf } from "./pixels.js";
 
 const FAR = (0.3 * 255) ** 2 * 3; // squared distance of colors from which on a pixel is no row's
 const OPAQUE = 128; // alpha; clearer pixels are nobody's
-const LEAST_SHARE = 1 / 200; // of the picture, for a color to become a row
+const MIN_SHARE = 1 / 200; // of the picture, for a color to become a row
 
 /** What a picture of flat colors tells: each pixel to the nearest row's color, or to nobody when all are far.
  *  Without rows, the picture's own most frequent colors become rows. picture: anything drawable. */
@@ -39,7 +39,7 @@ function rowsOf(pixels) {
   }
   const plain = new Set(["#000000", "#ffffff"]), rows = [];
   for (const [color, count] of [...counts].sort((a, b) => b[1] - a[1])) {
-    if (plain.has(color) || count < (pixels.length / 4) * LEAST_SHARE) continue;
+    if (plain.has(color) || count < (pixels.length / 4) * MIN_SHARE) continue;
     const row = freshRow(rows);
     if (!row) break;
     rows.push({ ...row, color });
