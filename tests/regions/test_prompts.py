@@ -174,10 +174,10 @@ class TestTheRestOfThePrompt:
                 settings = {"rest_strength": strength, "encode_regions_separately": False, "self_strength": 0.0}
                 patched, positive, *_ = dense(model, clip, two(), prompt, **settings)
             reading = Reading()
-            reading.viewer.found.clear()
+            reading.viewer.records.clear()
             hooks.install(patched, reading)
             tiny.sample(patched, tiny.noise(32, 32), 1.0, 1, positive, prompt_encoding.encode(clip, ""))
-            seen[name] = float(next(iter(reading.viewer.found.values())).values.mean())
+            seen[name] = float(next(iter(reading.viewer.records.values())).values.mean())
         assert seen["kept"] == pytest.approx(seen["plain"], rel=1e-3) and seen["drowned"] < 0.2 * seen["plain"]
 
 
