@@ -114,12 +114,24 @@ def clip_pair(vision: Any, clip: Any) -> ClipPairScorer:
             "CLIP goes with clip_vision_g, SD2's with clip_vision_h."
         )
     model, config = vision.model, vision.config
+    if not _trained(model.visual_projection.weight):
+        raise NoPair(
+            'This CLIP_VISION file has no projection (ComfyUI said "missing clip vision" when it loaded it), so its '
+            "vectors mean nothing. Take a whole CLIP vision file, such as clip_vision_g."
+        )
     copy = type(model)(config, torch.float32, mm.unet_offload_device(), comfy.ops.disable_weight_init)
     copy.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
     return ClipPairScorer(
         "CLIP_VISION and CLIP", vision.image_size, wide, vision.image_mean, vision.image_std,
         patched(copy), clip, next(name for name in towers if width_of(clip, name) == wide).removeprefix("clip_"),
     )  # fmt: skip
+
+
+def _trained(weight: Tensor) -> bool:
+    """False for what a matrix holds that no file filled: memory as it was, which is zeros as a rule, else any number.
+    Rows of trained projections are finite, none is empty, and they are of like lengths."""
+    lengths = weight.detach().float().norm(dim=1)
+    return bool(lengths.isfinite().all() and lengths.amin() > 0 and lengths.amax() < 1e3 * lengths.amin())
 
 
 def width_of(clip: Any, tower: str) -> int:

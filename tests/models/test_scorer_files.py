@@ -91,6 +91,22 @@ def test_what_was_not_trained_together_is_refused(network: Any) -> None:
         comfy_clip.clip_pair(clip_vision(network), load_clip())
 
 
+@pytest.mark.parametrize("memory", [0.0, float("nan"), 1e30])
+def test_a_vision_file_without_its_projection_is_refused(network: Any, memory: float) -> None:
+    """ComfyUI loads such a file with a warning and leaves the projection as the memory was."""
+    vision = clip_vision(network)
+    state = vision.get_sd()
+    whole = state.pop("visual_projection.weight").clone()
+    with torch.no_grad():
+        vision.model.visual_projection.weight[1:] = memory
+    missing, _ = vision.load_sd(state)
+    assert missing == ["visual_projection.weight"]
+    with pytest.raises(comfy_clip.NoPair, match=r"no projection.*whole CLIP vision file"):
+        comfy_clip.clip_pair(vision, clip_h(network))
+    vision.load_sd({**state, "visual_projection.weight": whole})
+    comfy_clip.clip_pair(vision, clip_h(network))
+
+
 @pytest.fixture(scope="module")
 def preference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """imscore's own class around a small CLIP, as its constructor finds one on disk."""
