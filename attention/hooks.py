@@ -221,6 +221,7 @@ def _override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest
     site, width = _site(state, options, q, k, heads_first), head_width(q, heads, heads_first)
 
     def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
+        """See Attention: what this call would have run without us, on tensors of the call's layout."""
         heads = heads or given
         now = head_width(q, heads, heads_first)
         if now != width:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -15,8 +16,8 @@ from ...attention.sites import BlockId
 
 
 @dataclass(frozen=True, eq=False)
-class Viewer:
-    """Keeps a record per block of the first positive prompt in `found`; leaves the attention as it is.
+class Viewer(ABC):
+    """Keeps a record per block of the first positive prompt in `records`; leaves the attention as it is.
 
     The first of a step stays: later passes of the step are other techniques' perturbed ones.
     """
@@ -37,9 +38,9 @@ class Viewer:
                     self.records[call.site.block] = Record(values, call.site.grid, call.site.extent, call.latent_size)
         return attention(call.q, call.k, call.v)
 
+    @abstractmethod
     def values(self, call: AttentionCall, row: Row) -> Tensor | None:
-        """What to show of a call: [batch, image tokens]."""
-        raise NotImplementedError
+        """What to show of a call: [batch, image tokens]; None: nothing of this one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -223,9 +223,8 @@ def _factors(
     if site.kind != "self":
         weights = weigh(bias.background or bias.outside_weight > 0)
         keys = score_bias.word_factors(regions.keys(site.text_tokens, row.length), bias.outside_weight)[None]
-        columns = (
-            weights.shape[-1] if bias.outside_weight else len(regions.tokens)
-        )  # else the background's lifts nothing
+        # Without a weight outside, the background's column lifts nothing.
+        columns = weights.shape[-1] if bias.outside_weight else len(regions.tokens)
         free = (regions.free_tokens(site.text_tokens, row.length) > 0).to(device)
         keeps = bias.free_weight > 0 and bool(free.any())
         # Where regions leave room, free places bear what is asked for beside them: the fuller, the more has to be kept.

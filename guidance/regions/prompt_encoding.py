@@ -15,9 +15,7 @@ from .prompt_regions import MARK, PromptRegions
 
 Conditioning = list  # as ComfyUI has it: [[tensor, dict], ...]
 MODES = ("auto", "prompt", "concat")
-USED_OPTIONS = frozenset(
-    {"pooled_output", "attention_mask"}
-)  # what appending a region's conditioning needs or replaces
+USED_OPTIONS = frozenset({"pooled_output", "attention_mask"})  # what appending a conditioning needs or replaces
 Weights = dict[str, list[float]]  # encoder -> weight of every token
 
 
@@ -103,14 +101,14 @@ def negative(clip: Clip, prompt: str, regions: Regions, control: RegionControl) 
 def _in_prompt(clip: Clip, prompt: str, regions: Regions, separate: bool, control: RegionControl) -> Encoded:
     if any(region.conditioning is not None for region in regions.items):
         raise NotInPrompt("A region has a CONDITIONING, which has no place in a prompt: use mode concat.")
-    names = clip.tokenize(prompt)
-    if not all(name in CLIP_ENCODERS for name in names):
+    tokens = clip.tokenize(prompt)
+    if not all(name in CLIP_ENCODERS for name in tokens):
         raise NotInPrompt(
-            f"Regions' prompts cannot be told in what this text encoder ({', '.join(names)}) returns: use mode concat."
+            f"Regions' prompts cannot be told in what this text encoder ({', '.join(tokens)}) returns: use mode concat."
         )
     spans = find_regions(clip, prompt, [region.prompt for region in regions.items])
-    weights = _weights(clip, prompt, regions, spans)
-    conditioning = clip.encode_from_tokens_scheduled(_weighted(clip.tokenize(prompt), weights))
+    weights = _weights(clip, tokens, regions, spans)
+    conditioning = clip.encode_from_tokens_scheduled(_weighted(tokens, weights))
     if separate:
         replaced: set[int] = set()
         # Long ones first, and what they have replaced stays: "a red dress" of "a woman in a red dress" is the woman's.
@@ -155,13 +153,16 @@ def find_regions(clip: Clip, prompt: str, region_prompts: Sequence[str]) -> Foun
     return Found(matches, tuple(i for i in range(sum(lengths)) if i not in taken and i not in starts), notes)
 
 
-def _weights(clip: Clip, prompt: str, regions: Regions, spans: Found) -> Weights:
+def _own_weights(tokens: Tokens) -> Weights:
+    """The weights that a text gives its own tokens."""
+    return {name: [entry[1] for section in sections for entry in section] for name, sections in tokens.items()}
+
+
+def _weights(clip: Clip, tokens: Tokens, regions: Regions, spans: Found) -> Weights:
     """Every token's weight: the prompt's, and where that has none, the one that the region's prompt gives it."""
-    weights: Weights = {name: [entry[1] for section in sections for entry in section]
-                        for name, sections in clip.tokenize(prompt).items()}  # fmt: skip
+    weights = _own_weights(tokens)
     for region, matches in zip(regions.items, spans.matches):
-        for name, sections in clip.tokenize(region.prompt).items() if matches else ():
-            own = [entry[1] for section in sections for entry in section]
+        for name, own in _own_weights(clip.tokenize(region.prompt)).items() if matches else ():
             for token, own_token in (pair for match in matches for pair in match.pairs):
                 if weights[name][token] == 1:
                     weights[name][token] = own[own_token]
@@ -189,7 +190,7 @@ def _replace(
         pairs = [pair for pair in match.pairs if pair[0] not in replaced]
         if not pairs:
             continue
-        own = {name: [entry[1] for section in sections for entry in section] for name, sections in alone.items()}
+        own = _own_weights(alone)
         for name in own:
             for token, own_token in match.pairs:
                 own[name][own_token] = weights[name][token]

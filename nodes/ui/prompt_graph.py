@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import nodes as comfy_nodes  # ComfyUI's module: the pack's own package is fovea.nodes
@@ -31,9 +31,14 @@ def _links(node: Mapping[str, Any]) -> list[tuple[str, int]]:
             if isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)]  # fmt: skip
 
 
+def _output_types(graph: Graph, key: str) -> Sequence[Any]:
+    """Types of a node's outputs; none where the node is not there or not known."""
+    node = comfy_nodes.NODE_CLASS_MAPPINGS.get(graph.get(key, {}).get("class_type"))
+    return getattr(node, "RETURN_TYPES", ())
+
+
 def _type_of(graph: Graph, link: tuple[str, int]) -> str:
-    node = comfy_nodes.NODE_CLASS_MAPPINGS.get(graph.get(link[0], {}).get("class_type"))
-    types = getattr(node, "RETURN_TYPES", ())
+    types = _output_types(graph, link[0])
     return str(types[link[1]]) if link[1] < len(types) else ""
 
 
@@ -49,8 +54,7 @@ def _users(graph: Graph, outputs: list[tuple[str, int]]) -> Iterator[str]:
             if any(_type_of(graph, link) in STEERS for link in _links(graph[key])):
                 yield key
             else:
-                node = comfy_nodes.NODE_CLASS_MAPPINGS.get(graph[key]["class_type"])
-                types = getattr(node, "RETURN_TYPES", ())
+                types = _output_types(graph, key)
                 wanted.update((key, slot) for slot, kind in enumerate(types) if kind == "CONDITIONING")
 
 
