@@ -88,8 +88,9 @@ class StyleGuidance:
         """PREDICT_NOISE: ComfyUI guides by the text alone; the style is added to that."""
         guider, options = executor.class_obj, model_options or {}
         within = inside(guider.inner_model.model_sampling, float(sigma.flatten()[0]), self.start, self.end)
-        idle = _same(guider.conds["positive"], guider.conds[TEXT]) and not _pictures_in_attention(options)
-        scale = self.scale if within and not idle else 0.0
+        scale = self.scale if within else 0.0
+        if scale and not _pictures_in_attention(options) and _same(guider.conds["positive"], guider.conds[TEXT]):
+            scale = 0.0  # nothing to go towards: no third evaluation
         if scale == guider.cfg and scale != 0:
             return executor(x, sigma, options, seed)  # null + cfg (styled - null), a branch less
         branches = _Branches(guider.conds["positive"] if scale else None, options.get(SLOT))

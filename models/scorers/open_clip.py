@@ -85,9 +85,8 @@ def load(path: Path, activation: str = "auto") -> OpenClipScorer:
     )  # fmt: skip
     name = architecture(state, path.name)
     quick = activation == "quick gelu" or (activation == "auto" and wants_quick_gelu(state, path.name))
-    model = open_clip.CLIP(
-        **{**open_clip.get_model_config(name), "quick_gelu": quick}
-    )  # without weights, without a word
+    # The class itself, for open_clip's own factory logs that a model without its weights is random.
+    model = open_clip.CLIP(**{**open_clip.get_model_config(name), "quick_gelu": quick})
     logger.info("Load Scorer: %s is %s with %s.", path.name, name, "quick gelu" if quick else "gelu")
     kept = {key: value for key, value in state.items() if key in model.state_dict()}
     missing = set(model.state_dict()) - set(kept) - {"attn_mask"}
