@@ -48,7 +48,7 @@ class Reading:
 
 def readings() -> list[Reading]:
     """Encoder Schedule's presets."""
-    from fovea.guidance.encoder_schedule import PRESETS
+    from fovea.guidance.encoder_schedule.curves import PRESETS
 
     order = ("both", "CLIP only", "T5 only", "eDiff-I", "T5 first")
     return [Reading(name, PRESETS[name]) for name in order]
