@@ -1,7 +1,6 @@
 """Fovea: training-free guidance for diffusion models, as ComfyUI nodes.
 
-Self-Attention Guidance, painted regions, noise optimization and expert denoisers. Node classes live in `nodes/`;
-the algorithms below them (`guidance/`, `attention/`, `models/`) do not know about the graph.
+Node classes live in `nodes/`; the algorithms (`guidance/`, `attention/`, `models/`) do not know about the graph.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from .nodes import (
     noise_optimization,
     region_painter,
     region_sources,
+    region_start,
     regions,
     sag,
     saliency,
@@ -25,8 +25,8 @@ from .nodes import (
 
 WEB_DIRECTORY = "./web"
 MODULES = (
-    demo_model, sag, attention_map, region_sources, region_painter, regions, saliency, scorers, noise_optimization,
-    experts, encoder_schedule, style,
+    demo_model, sag, attention_map, region_sources, region_painter, region_start, regions, saliency, scorers,
+    noise_optimization, experts, encoder_schedule, style,
 )  # fmt: skip
 
 

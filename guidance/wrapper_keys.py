@@ -4,3 +4,4 @@ from __future__ import annotations
 
 CLIP_GUIDANCE = "fovea_clip_guidance"
 EXPERTS = "fovea_experts"
+STARTING_NOISE = "fovea_starting_noise"

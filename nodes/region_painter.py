@@ -79,7 +79,9 @@ class FoveaRegionPainter(io.ComfyNode):
         except painter_format.BadDrawing as why:
             raise ValueError(f"{NAME}: painting: {why}") from None
         added = [
-            sources.region(place, row.prompt, row.strength) for place, row in zip(places, drawn.shown) if place.any()
+            sources.region(place, row.prompt, row.strength, painted_in=sources.rgb(row.color))
+            for place, row in zip(places, drawn.shown)
+            if place.any()
         ]
         drawn_regions = extended(regions, added, None, NAME)
         colors = torch.tensor([sources.rgb(row.color) for row in drawn.shown]).reshape(-1, 3)

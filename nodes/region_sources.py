@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
+from ..guidance.region_start.colors import parse as parse_color
 from ..guidance.regions import sources
 from ..guidance.regions.masks import MAX_REGIONS, OVERLAPS, Regions, vanishing
 from .ui import heat_maps
@@ -75,6 +76,11 @@ class FoveaRegion(io.ComfyNode):
                     tooltip="An encoded prompt for this place, instead of encoding the region's. Needs mode "
                     "concat.",
                 ),
+                io.String.Input(
+                    "color", default="", optional=True,
+                    tooltip="The color of what is here, for Region Start: #dc2626, red or dark red. Empty: the color "
+                    "word of the prompt.",
+                ),
             ],
             outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
         )  # fmt: skip
@@ -82,9 +88,13 @@ class FoveaRegion(io.ComfyNode):
     @classmethod
     def execute(
         cls, mask: Tensor, prompt: str, strength: float, negative_prompt: str, regions: Regions | None = None,
-        conditioning: list | None = None,
+        conditioning: list | None = None, color: str = "",
     ) -> io.NodeOutput:  # fmt: skip
-        added = sources.region(mask, prompt, strength, negative_prompt, conditioning)
+        try:
+            given = parse_color(color) if color.strip() else None
+        except ValueError as why:
+            raise ValueError(f"Region: color: {why}") from None
+        added = sources.region(mask, prompt, strength, negative_prompt, conditioning, color=given)
         return io.NodeOutput(extended(regions, [added], None, "Region"))
 
 
@@ -132,7 +142,9 @@ class FoveaRegionsFromColors(io.ComfyNode):
             raise ValueError(f"Regions from Colors: colors: {why}") from None
         check_number(regions, len(listed), "Regions from Colors")
         masks = sources.color_masks(image, listed, tolerance)
-        added = [sources.region(mask, color.prompt, strength) for mask, color in zip(masks, listed)]
+        added = [
+            sources.region(mask, color.prompt, strength, painted_in=color.rgb) for mask, color in zip(masks, listed)
+        ]
         return io.NodeOutput(extended(regions, added, None, "Regions from Colors"))
 
 

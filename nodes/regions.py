@@ -11,6 +11,12 @@ from comfy_api.latest import io
 from ..attention.block_names import parse_blocks
 from ..attention.families.registry import family_of
 from ..attention.sites import BlockId
+from ..guidance import starting_noise
+from ..guidance.gradients.autograd import fully_loaded, outside_inference_mode
+from ..guidance.gradients.errors import NoGradient
+from ..guidance.gradients.refusals import refuse_what_loses_gradient
+from ..guidance.region_start import layout_loss
+from ..guidance.region_start.arranged import ARRANGED
 from ..guidance.regions import model_patch, prompt_encoding
 from ..guidance.regions.control import RegionControl
 from ..guidance.regions.masks import Regions
@@ -154,6 +160,18 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     tooltip="How much the rest of the prompt (background, style) keeps where regions fill the picture, "
                     "in method fovea and mode prompt: 1 all, 0 hardly anything. With room left, less in proportion.",
                 ),
+                io.Int.Input(
+                    "layout_iterations", default=0, min=0, max=20, optional=True,
+                    tooltip="Moves the starting noise so often first, until the model's own attention finds each "
+                    "prompt in its place. 2 or 3 are enough; each costs about as much as a step and a half. Needs "
+                    "gradients, which packed and streamed weights have not. 0 is off.",
+                ),
+                io.Int.Input(
+                    "arranged_noises", default=0, min=0, max=64, optional=True,
+                    tooltip="Moves blocks of the starting noise to the regions whose words look at them. 1: its own "
+                    "blocks, at the cost of half a step; more: the best of so many noises, each as much. For any "
+                    "model. 0 is off.",
+                ),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -164,7 +182,8 @@ class FoveaDenseDiffusion(io.ComfyNode):
         cls, model: ModelPatcher, clip: CLIP, regions: Regions, prompt: str, negative_prompt: str,
         cross_strength: float, self_strength: float, area_strength: float, time_exponent: float, end_percent: float,
         method: str, start_percent: float, mode: str, blocks: str, encode_regions_separately: bool, key_stride: int,
-        rest_strength: float = REST,
+        rest_strength: float = REST, layout_iterations: int = 0,
+        arranged_noises: int = 0,
     ) -> io.NodeOutput:  # fmt: skip
         chosen = METHODS[method]
         bias = replace(
@@ -173,7 +192,7 @@ class FoveaDenseDiffusion(io.ComfyNode):
         )  # fmt: skip
         control = RegionControl(
             bias, chosen.text * cross_strength, chosen.image * self_strength, start_percent, end_percent, chosen.law,
-            time_exponent, _blocks(model, blocks, DENSE),
+            time_exponent, _blocks(model, blocks, DENSE), layout_iterations, arranged_noises,
         )  # fmt: skip
         prompts = (prompt, negative_prompt, mode, encode_regions_separately)
         return _steered(cls, DENSE, model, clip, regions, prompts, control)
@@ -269,11 +288,25 @@ def _steered(
         negative = prompt_encoding.negative(clip, negative_prompt, acting, control)
     except ValueError as why:
         raise ValueError(f"{node}: {why}") from None
-    patched = model.clone()
+    patched = _with_gradients(model) if control.layout_iterations else model.clone()
     model_patch.install(patched)
+    if control.arranged_noises:
+        starting_noise.install(patched, ARRANGED)
+    if control.layout_iterations:
+        starting_noise.install(patched, layout_loss.LAYOUT)
     notes += [*positive.notes, *negative.notes]
     _warn_of_other_models(cls, node)
     return io.NodeOutput(patched, positive.conditioning, negative.conditioning, _told(node, notes))
+
+
+def _with_gradients(model: ModelPatcher) -> ModelPatcher:
+    """A clone through which the layout loss can look back. Raises NoGradient."""
+    try:
+        refuse_what_loses_gradient(model)
+        with outside_inference_mode():
+            return fully_loaded(model)
+    except NoGradient as why:
+        raise NoGradient(f"{DENSE}: layout_iterations need gradients. {why} {layout_loss.CURE}") from None
 
 
 def _warn_of_other_models(cls: type[io.ComfyNode], node: str) -> None:

@@ -15,6 +15,7 @@ from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.attention_map import FoveaAttentionMap
 from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
 from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.region_start import FoveaRegionStart
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from fovea.nodes.style import FoveaStyleGuidance
@@ -82,6 +83,23 @@ def regions(model: Any, world: World) -> Tensor:
     return sample(patched, world, positive, negative)
 
 
+def region_start(model: Any, world: World) -> Tensor:
+    given = {"regions": halves(), "background": PROMPT}
+    return sample(outputs(FoveaRegionStart, model=model, **given)[0], world)
+
+
+def arranged(model: Any, world: World) -> Tensor:
+    given = {"model": model, "clip": world.clip, "regions": halves(), "prompt": PROMPT}
+    patched, positive, negative, *_ = outputs(FoveaDenseDiffusion, **given, arranged_noises=2)
+    return sample(patched, world, positive, negative)
+
+
+def layout_loss(model: Any, world: World) -> Tensor:
+    given = {"model": model, "clip": world.clip, "regions": halves(), "prompt": PROMPT}
+    patched, positive, negative, *_ = outputs(FoveaDenseDiffusion, **given, layout_iterations=2)
+    return sample(patched, world, positive, negative)
+
+
 def hard_regions(model: Any, world: World) -> Tensor:
     """At their strongest."""
     given = {"model": model, "clip": world.clip, "regions": halves(), "prompt": PROMPT}
@@ -137,9 +155,12 @@ def best_of_n(model: Any, world: World) -> Tensor:
 
 
 PATCHES: dict[str, Callable[[Any, World], Tensor]] = {
-    each.__name__: each for each in (sag, regions, hard_regions, paint, attention_map, experts, style)
+    each.__name__: each for each in (
+        sag, regions, region_start, arranged, hard_regions, paint, attention_map, experts, style,
+    )
 }
-WITH_GRADIENTS = {each.__name__: each for each in (clip_guidance, optimize_through)}  # through the sampled model
+# Through the sampled model.
+WITH_GRADIENTS = {each.__name__: each for each in (clip_guidance, optimize_through, layout_loss)}
 TECHNIQUES = {**PATCHES, **WITH_GRADIENTS, **{each.__name__: each for each in (optimize_past, best_of_n)}}
 
 

@@ -44,6 +44,10 @@ class Transformer:
         """How many attention calls of a block compare image tokens with each other."""
         return 1
 
+    def attentions(self, network: Any, section: str, number: int) -> int:
+        """How many attention calls a block makes, of whatever kind."""
+        return self.self_attentions(getattr(network, self.sections[section])[number])
+
     def default_blocks(self, network: Any) -> frozenset[BlockId]:
         """The middle one of the first section, where a transformer knows what is where and not yet how it looks."""
         section, attribute = next(iter(self.sections.items()))
@@ -59,7 +63,8 @@ class Transformer:
         section, number = options.get("block_type"), options.get("block_index")
         if section is None or section not in self.sections or number is None:
             return None
-        call = forward.count((section, number))
+        # A block that is computed again on the way back of gradients begins to count anew.
+        call = forward.count((section, number)) % self.attentions(forward.network, section, number)
         axis = 2 if heads_first else 1
         queries, keys = q.shape[axis], k.shape[axis]
         kind = self.kind(forward.network, call)
@@ -144,6 +149,9 @@ class Wan(Transformer):
     name = "Wan"
     sections = {"double": "blocks"}
 
+    def attentions(self, network: Any, section: str, number: int) -> int:
+        return 2 if network.model_type == "t2v" else 3
+
     def kind(self, network: Any, call: int) -> str | None:
         # The first cross-attention of image-to-video models looks at picture features, the second at text.
         text = 1 if network.model_type == "t2v" else 2
@@ -175,7 +183,9 @@ class _NamedBlock:
     function: Callable[..., dict[str, Any]] | None
 
     def __call__(self, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-        args["transformer_options"].update(block_type="double", block_index=self.number)
+        # A copy: ComfyUI checkpoints replaced blocks, and on the way back each has to find its own name again.
+        options = {**args["transformer_options"], "block_type": "double", "block_index": self.number}
+        args = {**args, "transformer_options": options}
         return extra["original_block"](args) if self.function is None else self.function(args, extra)
 
 

@@ -129,7 +129,11 @@ def normal_copy(value: Any) -> Any:
 def with_backward(patcher: ModelPatcher) -> None:
     """Let a clone attend with PyTorch's own function where ComfyUI's choice may have no backward."""
     options = patcher.model_options.setdefault("transformer_options", {})
-    previous = options.get(OVERRIDE)
+    options[OVERRIDE] = with_gradient(options.get(OVERRIDE))
+
+
+def with_gradient(previous: Callable | None) -> Callable:
+    """An attention override with PyTorch's own function. previous: another node's, which is asked as ever."""
 
     def override(func: Callable, *args: Any, **kwargs: Any) -> Tensor:
         func = host_attention.attention_pytorch
@@ -138,7 +142,7 @@ def with_backward(patcher: ModelPatcher) -> None:
             raise NoGradient("An attention node in the model has no gradient (Sage and the like). Remove it.")
         return attended
 
-    options[OVERRIDE] = override
+    return override
 
 
 def attributes_to_normal_tensors(owner: Any) -> None:

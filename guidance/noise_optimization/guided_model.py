@@ -19,6 +19,7 @@ from ..gradients.autograd import (
 from ..gradients.refusals import (
     refuse_streaming,
 )
+from ..starting_noise import StartOfRun, acting_starts, begun
 from .reversible_ode import Schedule
 
 OnModelCall = Callable[[], None]
@@ -51,6 +52,8 @@ class GuidedModel:
         levels = tuple(float(sigma) for sigma in sigmas)
         one = torch.ones(1, device=noise.device)
         self.schedule = Schedule(levels, tuple(float(self.sampling.calculate_input(one * at, one)) for at in levels))
+        self.run = StartOfRun(model_wrap, sigmas, extra_args["model_options"], latent, mask)
+        self.starts = acting_starts(noise, self.run)
         conds = [cond for listed in model_wrap.conds.values() for cond in listed or ()]
         guard = saved_tensor_guard(model_wrap.model_patcher, conds) if through_model else contextlib.nullcontext
         self.saved_tensor_guard = guard
@@ -64,8 +67,19 @@ class GuidedModel:
             return self.inner(x, level, self.mask, **self.extra_args).to(x.dtype)
 
     def start_of(self, z: Tensor) -> Tensor:
-        """The first latent that unit noise gives, linearly and element by element."""
-        return self.sampling.noise_scaling(self.sigmas[0], self.settled(z), self.latent, self.starts_at_full_noise)
+        """The first latent that unit noise gives, with what the model's nodes do to the noise."""
+        return self._scaled(begun(self.settled(z), self.run, self.starts))
+
+    def slope(self, z: Tensor) -> Tensor:
+        """How much the first latent moves with unit noise like z, element by element: it does so linearly.
+
+        What nodes do to the noise counts as a shift that goes along.
+        """
+        one, zero = torch.ones_like(z), torch.zeros_like(z)
+        return self._scaled(self.settled(one)) - self._scaled(self.settled(zero))
+
+    def _scaled(self, noise: Tensor) -> Tensor:
+        return self.sampling.noise_scaling(self.sigmas[0], noise, self.latent, self.starts_at_full_noise)
 
     def settled(self, z: Tensor) -> Tensor:
         """Unit noise that differs from the run's own only where the mask of an inpainting lets it."""

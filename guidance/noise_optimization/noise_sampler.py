@@ -75,6 +75,8 @@ class NoiseOptimizer(comfy.samplers.Sampler):
     vae_network: the VAE's network, as the run loads it. target: what the scorer compares with.
     """
 
+    starts_itself = True  # nodes that change the starting noise do so to every trial's (starting_noise.py)
+
     def __init__(
         self, config: OptimizationConfig, inputs: SamplingInputs, gradients: Gradients, vae_patcher: Any, target: Any,
         on_evaluation: OnEvaluation = ignore_evaluation, on_model_call: OnModelCall = ignore_model_call,

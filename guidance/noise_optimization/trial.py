@@ -62,8 +62,7 @@ class Trial:
                 at_first = reversible_ode.euler_gradient(
                     self.model.denoise, self.model.schedule, states, at_ends[0], self.config.backprop_steps
                 )
-            slope = self.model.start_of(torch.ones_like(z)) - self.model.start_of(torch.zeros_like(z))
-            gradient = (slope * at_first).to(z)
+            gradient = (self.model.slope(z) * at_first).to(z)
         self.gradients_taken += gradient_wanted
         return Evaluation(losses, gradient, ends[0], pictures)
 

@@ -196,19 +196,36 @@ class RegionAttention:
         )  # fmt: skip
 
 
+def shares_of(call: AttentionCall, row: Row, regions: PromptRegions) -> Tensor | None:
+    """How much of every token of a call's grid is each region's: [batch, image tokens, regions]; None where it is not
+    known which part of the picture the network sees."""
+    part = part_of(call.run.size, call.latent_size, row.area, row.key.window)
+    return None if part is None else _seen(call, row, part, _shares(call, regions, part))
+
+
+def _shares(call: AttentionCall, regions: PromptRegions, part: Part) -> Tensor:
+    """The same of all masks: [n, tokens of a frame, regions]."""
+    site = call.site
+    return token_shares(regions.canvas, site.grid[-2:], site.extent[-2:], part.size, part.origin)
+
+
+def _seen(call: AttentionCall, row: Row, part: Part, per_mask: Tensor) -> Tensor:
+    """What is known per mask [n, tokens, regions], for the pictures or frames that the network sees."""
+    frames = call.site.grid[0] if len(call.site.grid) == 3 else None
+    return of_batch(per_mask, row.stop - row.start, frames, part.seen, part.total).to(call.q.device)
+
+
 def _factors(
     call: AttentionCall, row: Row, regions: PromptRegions, part: Part
 ) -> tuple[Factors | None, Factors | None]:
     """M, T and a of words and of places on the call's grid. Cross-attention has no places, self-attention no words."""
     site, canvas, bias = call.site, regions.canvas, regions.control.bias
-    frames, batch = site.grid[0] if len(site.grid) == 3 else None, row.stop - row.start
-    shares = token_shares(canvas, site.grid[-2:], site.extent[-2:], part.size, part.origin)
+    shares = _shares(call, regions, part)
     covered, strengths, device = canvas.mean(dim=(-2, -1)), torch.tensor(regions.strengths), call.q.device
     with_background = score_bias.with_background
 
     def seen(per_mask: Tensor) -> Tensor:
-        """For the pictures or frames that the network sees."""
-        return of_batch(per_mask, batch, frames, part.seen, part.total).to(device)
+        return _seen(call, row, part, per_mask)
 
     def weigh(background: bool) -> Tensor:
         m = with_background(shares) if background else shares

@@ -31,7 +31,8 @@ class RegionControl:
     the schedule as fractions. law: how strength depends on noise. "power": (t / 1000)^exponent, as in DenseDiffusion,
     where the exponent is 5; for flow models t / 1000 is what is left of the schedule. "log": log(1 + sigma), as in
     eDiff-I, with sigma the ratio of noise to signal, so flow models fit in. "constant": not at all. blocks: None for
-    all.
+    all. What happens to the starting noise (region_start/), 0: nothing. layout_iterations: how often it is moved by the
+    layout loss. arranged_noises: of how many noises' blocks it is arranged.
     """
 
     bias: RegionBias
@@ -42,10 +43,17 @@ class RegionControl:
     law: str = "power"
     exponent: float = 5.0
     blocks: frozenset[BlockId] | None = None
+    layout_iterations: int = 0
+    arranged_noises: int = 0
 
     @property
     def neutral(self) -> bool:
         """Whether these settings leave every image as it is."""
+        return self.steers_nothing and not (self.layout_iterations or self.arranged_noises)
+
+    @property
+    def steers_nothing(self) -> bool:
+        """Whether attention is left as it is."""
         return (self.text == 0 and self.image == 0) or self.start >= self.end or self.blocks == frozenset()
 
     def strengths(self, sampling: Any, sigma: float) -> Strengths:

@@ -22,7 +22,8 @@ class Region:
 
     mask: [n, height, width] on the CPU, 0..1; one for all pictures, or one per picture of a batch or frame of a video.
     strength: how much of a node's effect this region gets. negative_prompt: what the negative
-    prompt says in this place, "" for nothing. conditioning: an encoded prompt to use instead of the prompt.
+    prompt says in this place, "" for nothing. conditioning: an encoded prompt to use instead of the prompt. color: of
+    what is there, red, green and blue 0..1. painted_in: the color that it was painted in, which may mean nothing.
     """
 
     mask: Tensor = field(repr=False)
@@ -30,6 +31,8 @@ class Region:
     strength: float = 1.0
     negative_prompt: str = ""
     conditioning: tuple | None = field(default=None, repr=False)
+    color: tuple[float, float, float] | None = None
+    painted_in: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,6 +103,41 @@ class Steered:
         return patched, prompt.conditioning, prompt_encoding.encode(clip, "")
 
 
+class Nodes:
+    """The nodes as a user has them. start: strength of Region Start, 0 without it; what is not given to Dense Diffusion
+    is its default."""
+
+    def __init__(self, start: float = 0.0, **dense: Any) -> None:
+        self.start, self.dense = start, dense
+
+    def __repr__(self) -> str:
+        return f"Nodes({', '.join(f'{key}={value!r}' for key, value in {'start': self.start, **self.dense}.items())})"
+
+    def __call__(self, model: Any, clip: Any, regions: Any, caption: str) -> Prepared:
+        from fovea.nodes.region_start import FoveaRegionStart
+        from fovea.nodes.regions import FoveaDenseDiffusion
+
+        given = {**_defaults(FoveaDenseDiffusion), **self.dense}
+        model, positive, negative, _ = FoveaDenseDiffusion.execute(
+            **{**given, "model": model, "clip": clip, "regions": regions, "prompt": caption}
+        ).result
+        if self.start:
+            given = {**_defaults(FoveaRegionStart), "strength": self.start, "background": caption}
+            model = FoveaRegionStart.execute(**{**given, "model": model, "regions": regions}).result[0]
+        return model, positive, negative
+
+
+def _defaults(node: Any) -> dict[str, Any]:
+    """What a node's inputs show first."""
+    shown = {}
+    for socket in node.define_schema().inputs:
+        if getattr(socket, "default", None) is not None:
+            shown[socket.id] = socket.default
+        elif getattr(socket, "options", None):
+            shown[socket.id] = socket.options[0]
+    return shown
+
+
 def settings(method: Method) -> str:
     """What tells a method from another of the same name: kept results of other settings are not its own."""
     return getattr(method, "__name__", repr(method))
@@ -111,6 +146,7 @@ def settings(method: Method) -> str:
 UP: dict[str, Any] = {"temperature": 0.0, "background": False}
 WORDS: dict[str, Any] = {**UP, "score_unit": "row max", "area_weight": 0.0}
 CONTRAST: dict[str, Any] = {**UP, "area_weight": 0.0, "outside_weight": 1.0}
+ALONE: dict[str, Any] = {"cross_strength": 0.0, "self_strength": 0.0}
 METHODS: dict[str, Method] = {
     "none": plain,
     "ConditioningSetMask": masked,
@@ -123,7 +159,18 @@ METHODS: dict[str, Method] = {
     "paper, no value range": Steered(1.0, 0.3, score_unit="std"),
     "paper, no area": Steered(1.0, 0.3, area_weight=0.0),
     "fovea": Steered(4.0, 1.0, exponent=2.0, end=0.5, **CONTRAST),
+    "dense diffusion": Nodes(),
+    "arranged noise alone": Nodes(**ALONE, arranged_noises=8),
+    "dense diffusion, arranged noise": Nodes(arranged_noises=8),
+    "dense diffusion, layout loss": Nodes(layout_iterations=3),
+    "dense diffusion, arranged noise, layout loss": Nodes(arranged_noises=8, layout_iterations=2),
 }
+# These know the colors too, from the words: not the same task.
+WITH_COLORS: dict[str, Method] = {
+    "painted start alone": Nodes(1.0, **ALONE),
+    "painted start, dense diffusion": Nodes(1.0),
+}
+METHODS.update(WITH_COLORS)
 
 
 def candidates() -> dict[str, Method]:

@@ -1,0 +1,126 @@
+"""Layout loss on the starting noise: moved until the model's own attention finds every prompt in its region.
+
+Backward guidance (arXiv 2304.03373) moves the latent in the first steps, down the gradient of (1 - share of a word's
+attention inside its region)^2. Here all of it happens before the first step, on the noise: so it reaches every sampler,
+and nothing was gained by moving later latents too (docs/techniques/regions.md).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention import hooks
+from ...attention.conds import Conds, Row
+from ...attention.run import AttentionCall
+from ..gradients.autograd import (
+    companions_to_normal_tensors,
+    normal_copy,
+    outside_inference_mode,
+    saved_tensor_guard,
+    to_normal_tensors,
+    with_gradient,
+)
+from ..gradients.errors import NoGradient
+from ..gradients.refusals import refuse_streaming, refuse_what_loses_gradient
+from ..regions.attention_patch import shares_of
+from ..regions.prompt_regions import MARK, PromptRegions
+from ..starting_noise import StartOfRun
+from .probe import attention_to_text, read
+
+STEP = 0.125  # of the length of the noise, per iteration
+CURE = "Set layout_iterations to 0."
+
+
+@dataclass(frozen=True, eq=False)
+class LayoutStart:
+    """The noise of prompts whose control asks for it, moved `layout_iterations` times."""
+
+    looks: bool = True
+
+    def changed(self, noise: Tensor, run: StartOfRun) -> Tensor:
+        """Raises NoGradient where the model gives none."""
+        conds = run.guider.conds.get("positive") or ()
+        iterations = max((cond[MARK].control.layout_iterations for cond in conds if MARK in cond), default=0)
+        if not iterations:
+            return noise
+        with outside_inference_mode():
+            _make_ready(run.guider, conds)
+            given = StartOfRun(
+                run.guider, normal_copy(run.sigmas), run.model_options, normal_copy(run.latent), normal_copy(run.mask)
+            )
+            normal_conds, moved = [_normal_cond(cond) for cond in conds], normal_copy(noise)
+            for _ in range(iterations):
+                gradient = _gradient(moved, given, normal_conds)
+                if gradient is None:
+                    return noise
+                moved = moved - STEP * math.sqrt(moved[0].numel()) * _directions(gradient, given.mask)
+        return moved
+
+
+LAYOUT = LayoutStart()
+
+
+def _make_ready(guider: Any, conds: Conds) -> None:
+    """Refuse what gives no right gradient, before anything is touched; then make weights that autograd takes."""
+    patcher = guider.model_patcher
+    try:
+        refuse_what_loses_gradient(patcher, conds)
+        refuse_streaming(guider.inner_model)
+        if patcher.is_dynamic():
+            raise NoGradient("The model's weights are streamed (dynamic VRAM).")
+        to_normal_tensors(guider.inner_model)
+        companions_to_normal_tensors(patcher, conds)
+    except NoGradient as why:
+        raise NoGradient(f"Dense Diffusion: layout_iterations need gradients. {why} {CURE}") from None
+
+
+def _normal_cond(cond: Mapping[str, Any]) -> dict[str, Any]:
+    """A cond that ComfyUI has made ready for its model, with tensors that autograd takes."""
+    ready = {}
+    for name, wrapped in cond.get("model_conds", {}).items():
+        ready[name] = copy.copy(wrapped)
+        ready[name].cond = normal_copy(wrapped.cond)
+    return {**normal_copy(dict(cond)), "model_conds": ready}
+
+
+def _gradient(noise: Tensor, run: StartOfRun, conds: list[dict[str, Any]]) -> Tensor | None:
+    """Of the loss at the noise, shaped like it; None where no layer could be read."""
+    attention = with_gradient(run.model_options.get("transformer_options", {}).get(hooks.OVERRIDE))
+    with torch.enable_grad(), saved_tensor_guard(run.guider.model_patcher, conds)():
+        leaf = noise.detach().requires_grad_()
+        losses = read(leaf, run, conds, outside_share, {hooks.OVERRIDE: attention}).values
+        if not losses:
+            return None
+        (gradient,) = torch.autograd.grad(torch.stack([loss.sum() for loss in losses]).sum(), leaf)
+    return gradient
+
+
+def outside_share(call: AttentionCall, row: Row, regions: PromptRegions) -> Tensor | None:
+    """The loss of one layer and prompt: per picture the sum over regions, mean over their tokens, of (1 - the share of
+    a token's attention that lies inside)^2 [batch] (2304.03373, equation 2)."""
+    shares = shares_of(call, row, regions)
+    if shares is None:
+        return None
+    attended, losses = attention_to_text(call, row), []
+    for i, (places, strength) in enumerate(zip(regions.tokens, regions.strengths)):
+        own = attended[:, :, [place for place in places if place < attended.shape[2]]]
+        if own.shape[2]:
+            inside = (own * shares[..., i : i + 1].to(own)).sum(dim=1) / own.sum(dim=1).clamp_min(1e-12)
+            losses.append(min(strength, 1.0) * (1 - inside).square().mean(dim=1))
+    return torch.stack(losses).sum(dim=0) if losses else None
+
+
+def _directions(gradient: Tensor, mask: Tensor | None) -> Tensor:
+    """Each picture's gradient at length 1, inside of the mask; 0 where it says nothing."""
+    gradient = gradient if mask is None else gradient * mask.to(gradient)
+    length = gradient.flatten(1).norm(dim=1)
+    sound = torch.isfinite(length) & (length > 0)
+    scale = torch.where(sound, 1 / length.clamp_min(1e-30), torch.zeros_like(length))
+    return gradient.nan_to_num() * scale.reshape(-1, *[1] * (gradient.ndim - 1))

@@ -1,0 +1,137 @@
+"""One look at a model's attention to regions' words before a run begins, outside of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...attention import hooks
+from ...attention.compiled import original
+from ...attention.conds import Conds, Row
+from ...attention.families.registry import family_of
+from ...attention.families.unet import UNetFamily
+from ...attention.recorders import row_tensors
+from ...attention.run import Attention, AttentionCall, AttentionWrapper, Run
+from ...attention.sites import BlockId
+from ..regions.prompt_regions import PromptRegions, regions_of
+from ..starting_noise import StartOfRun
+
+TAG = "region start"  # of these evaluations, by which other wrappers can tell them from a step's
+MIN_SIDE = 12  # tokens: coarser layers know what is there, hardly where
+
+Measure = Callable[[AttentionCall, Row, PromptRegions], Tensor | None]
+
+
+class _Enough(Exception):
+    """The network has said all that is needed; what is left of it is not evaluated."""
+
+
+@dataclass(eq=False)
+class Reading:
+    """Technique of one evaluation, and its wrapper. seen: per grid, what was measured in its layers, one by one.
+
+    Layers of the coarsest grid that tells places count. leaves: whether the network is left behind the last of them.
+    """
+
+    layers: tuple[BlockId, ...]
+    measure: Measure
+    leaves: bool
+    seen: dict[tuple[int, ...], list[Tensor]] = field(default_factory=dict)
+
+    kinds: frozenset[str] = frozenset({"cross", "joint"})
+    reads: bool = True
+
+    @property
+    def blocks(self) -> frozenset[BlockId]:
+        return frozenset(self.layers)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return min(self.seen, key=math.prod)
+
+    @property
+    def values(self) -> list[Tensor]:
+        """What the layers that count have shown; nothing where none could be read."""
+        return self.seen[self.grid] if self.seen else []
+
+    def begin(self, run: Run) -> Sequence[AttentionWrapper]:
+        return (self,)
+
+    def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
+        return any(regions_of(row) is not None for row in rows)
+
+    def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
+        site = call.site
+        up = site.block.section == "output" and bool(self.seen) and math.prod(site.grid) > math.prod(self.grid)
+        if min(site.grid[-2:]) >= MIN_SIDE and not up:  # on a UNet's way up what comes is finer
+            for row in call.rows:
+                regions = regions_of(row)
+                value = None if regions is None else self.measure(call, row, regions)
+                if value is not None:
+                    self.seen.setdefault(site.grid, []).append(value)
+        if self.leaves and self.seen and (up or site.block == self.layers[-1]):
+            raise _Enough
+        return attention(call.q, call.k, call.v)
+
+
+def _reading(model: Any, measure: Measure) -> Reading:
+    """Of a UNet all layers are read; of a transformer, whose blocks have one grid, the first half of them.
+
+    A network is left early only where nothing of it waits to be continued: not with gradients through a transformer,
+    which may compute its blocks again on the way back, nor where weights are fetched ahead (dynamic VRAM).
+    """
+    family = family_of(original(model.diffusion_model))
+    if family is None:
+        return Reading((), measure, leaves=False)
+    blocks, is_unet = family.blocks(original(model.diffusion_model)), isinstance(family, UNetFamily)
+    plain = is_unet or not torch.is_grad_enabled()
+    leaves = plain and not model.current_patcher.is_dynamic()
+    return Reading(blocks if is_unet else blocks[: (len(blocks) + 1) // 2], measure, leaves)
+
+
+def read(noise: Tensor, run: StartOfRun, conds: Conds, measure: Measure, more_options: Mapping[str, Any]) -> Reading:
+    """Evaluate the model on its first latent with these conds, unsteered, as far as it takes to measure them.
+
+    more_options: for transformer_options. Nothing of it stays: the run's own steps know nothing of this one.
+    """
+    guider, sigma = run.guider, run.sigmas[:1].to(noise.device)
+    model = guider.inner_model
+    reading = _reading(model, measure)
+    latent = torch.zeros_like(noise) if run.latent is None else run.latent
+    most = comfy.samplers.Sampler().max_denoise(guider, run.sigmas)
+    x = model.model_sampling.noise_scaling(sigma, noise.clone(), latent, most)
+    own_run = Run((reading,))
+    own_run.roles.begin(guider)
+    options = {**run.model_options.get("transformer_options", {}), **more_options}
+    options = {**options, hooks.RUN: own_run, hooks.DEGRADED: TAG}
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    own_run.open(model, float(sigma), tuple(noise.shape[2:]), guider)
+    try:
+        comfy.samplers.calc_cond_batch(
+            model, [conds], x, sigma.expand(len(x)), {**run.model_options, "transformer_options": options}
+        )
+    except _Enough:
+        pass
+    finally:
+        own_run.close()
+    return reading
+
+
+def attention_to_text(call: AttentionCall, row: Row) -> Tensor:
+    """How much of its attention every place gives to every text token, the mean over heads: [batch, places, text].
+
+    In joint attention of the attention to text, whatever goes to the picture.
+    """
+    q, k, bias = row_tensors(call, row)
+    text = slice(0, call.site.text_tokens)
+    scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
+    k = k[:, :, text].repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = (q.float() @ k.float().mT) * scale
+    return (scores if bias is None else scores + bias[..., text]).softmax(dim=-1).mean(dim=1)
