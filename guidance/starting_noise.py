@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 logger = logging.getLogger(__name__)
+EXCHANGES, ADDS, MOVES = range(3)  # turns of a Start
 STARTS = "fovea_starts"  # in transformer_options: a tuple of Start
 FULL_NOISE = 0.9  # of the schedule: some schedulers leave the very first levels out
 
@@ -45,8 +46,8 @@ class Start(Protocol):
     """A change of the starting noise. Immutable: clones of a model share it."""
 
     @property
-    def looks(self) -> bool:
-        """Whether the model is asked: those come after the others, and see what these have made."""
+    def turn(self) -> int:
+        """When it acts: first what exchanges noise, then what adds to it, last what goes by all that is there."""
         ...
 
     def changed(self, noise: Tensor, run: StartOfRun) -> Tensor:
@@ -74,7 +75,7 @@ def acting_starts(noise: Tensor, run: StartOfRun) -> tuple[Start, ...]:
 
     Raises ValueError for a model that starts from something else than noise.
     """
-    starts = sorted(starts_of(run.model_options), key=lambda start: start.looks)
+    starts = sorted(starts_of(run.model_options), key=lambda start: start.turn)
     why = reason_against(noise, run) if starts else ""
     if why:
         logger.warning("The starting noise is left as it is: %s", why)

@@ -84,7 +84,7 @@ def regions(model: Any, world: World) -> Tensor:
 
 
 def region_start(model: Any, world: World) -> Tensor:
-    given = {"regions": halves(), "background": PROMPT}
+    given = {"regions": halves(), "background": PROMPT, "vae": world.vae}
     return sample(outputs(FoveaRegionStart, model=model, **given)[0], world)
 
 

@@ -18,7 +18,7 @@ from ...attention.conds import Row
 from ...attention.run import AttentionCall
 from ..regions.masks import of_batch, token_shares
 from ..regions.prompt_regions import MARK, PromptRegions
-from ..starting_noise import StartOfRun
+from ..starting_noise import EXCHANGES, StartOfRun
 from .probe import attention_to_text, read
 
 OWNED = 0.5  # of a block, for it to be a region's
@@ -28,7 +28,7 @@ OWNED = 0.5  # of a block, for it to be a region's
 class ArrangedStart:
     """The noise of prompts whose control asks for it, arranged from `arranged_noises` noises, its own the first."""
 
-    looks: bool = True
+    turn: int = EXCHANGES
 
     def changed(self, noise: Tensor, run: StartOfRun) -> Tensor:
         conds = run.guider.conds.get("positive") or ()

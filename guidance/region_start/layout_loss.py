@@ -31,7 +31,7 @@ from ..gradients.errors import NoGradient
 from ..gradients.refusals import refuse_streaming, refuse_what_loses_gradient
 from ..regions.attention_patch import shares_of
 from ..regions.prompt_regions import MARK, PromptRegions
-from ..starting_noise import StartOfRun
+from ..starting_noise import MOVES, StartOfRun
 from .probe import attention_to_text, read
 
 STEP = 0.125  # of the length of the noise, per iteration
@@ -42,7 +42,7 @@ CURE = "Set layout_iterations to 0."
 class LayoutStart:
     """The noise of prompts whose control asks for it, moved `layout_iterations` times."""
 
-    looks: bool = True
+    turn: int = MOVES
 
     def changed(self, noise: Tensor, run: StartOfRun) -> Tensor:
         """Raises NoGradient where the model gives none."""
@@ -50,35 +50,40 @@ class LayoutStart:
         iterations = max((cond[MARK].control.layout_iterations for cond in conds if MARK in cond), default=0)
         if not iterations:
             return noise
-        with outside_inference_mode():
-            _make_ready(run.guider, conds)
-            given = StartOfRun(
-                run.guider, normal_copy(run.sigmas), run.model_options, normal_copy(run.latent), normal_copy(run.mask)
-            )
-            normal_conds, moved = [_normal_cond(cond) for cond in conds], normal_copy(noise)
-            for _ in range(iterations):
-                gradient = _gradient(moved, given, normal_conds)
-                if gradient is None:
-                    return noise
-                moved = moved - STEP * math.sqrt(moved[0].numel()) * _directions(gradient, given.mask)
-        return moved
+        try:
+            return _moved(noise, run, conds, iterations)
+        except NoGradient as why:
+            raise NoGradient(f"Dense Diffusion: layout_iterations need gradients. {why} {CURE}") from None
 
 
 LAYOUT = LayoutStart()
 
 
+def _moved(noise: Tensor, run: StartOfRun, conds: Conds, iterations: int) -> Tensor:
+    """The noise after so many iterations; itself where no layer of the model could be read."""
+    with outside_inference_mode():
+        _make_ready(run.guider, conds)
+        run = StartOfRun(
+            run.guider, normal_copy(run.sigmas), run.model_options, normal_copy(run.latent), normal_copy(run.mask)
+        )
+        normal_conds, moved = [_normal_cond(cond) for cond in conds], normal_copy(noise)
+        for _ in range(iterations):
+            gradient = _gradient(moved, run, normal_conds)
+            if gradient is None:
+                return noise
+            moved = moved - STEP * math.sqrt(moved[0].numel()) * _directions(gradient, run.mask)
+    return moved
+
+
 def _make_ready(guider: Any, conds: Conds) -> None:
     """Refuse what gives no right gradient, before anything is touched; then make weights that autograd takes."""
     patcher = guider.model_patcher
-    try:
-        refuse_what_loses_gradient(patcher, conds)
-        refuse_streaming(guider.inner_model)
-        if patcher.is_dynamic():
-            raise NoGradient("The model's weights are streamed (dynamic VRAM).")
-        to_normal_tensors(guider.inner_model)
-        companions_to_normal_tensors(patcher, conds)
-    except NoGradient as why:
-        raise NoGradient(f"Dense Diffusion: layout_iterations need gradients. {why} {CURE}") from None
+    refuse_what_loses_gradient(patcher, conds)
+    refuse_streaming(guider.inner_model)
+    if patcher.is_dynamic():
+        raise NoGradient("The model's weights are streamed (dynamic VRAM).")
+    to_normal_tensors(guider.inner_model)
+    companions_to_normal_tensors(patcher, conds)
 
 
 def _normal_cond(cond: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..regions.masks import Regions, of_batch, token_shares
 from ..regions.score_bias import with_background
-from ..starting_noise import StartOfRun
+from ..starting_noise import ADDS, StartOfRun
 from . import colors
 from .colors import RGB
 
@@ -58,7 +58,7 @@ class PaintedStart:
     painting: Painting = field(repr=False)
     strength: float
 
-    looks: bool = False
+    turn: int = ADDS
 
     def changed(self, noise: Tensor, run: StartOfRun) -> Tensor:
         shift = UNIT * self.strength * self.painting.fitted(noise)

@@ -21,6 +21,7 @@ from fovea.guidance.regions.masks import Region, Regions
 from fovea.guidance.starting_noise import STARTS
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.region_start import FoveaRegionStart
+from fovea.nodes.regions import FoveaDenseDiffusion
 
 RED, BLUE, WHITE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (1.0, 1.0, 1.0)
 NOTHING = "left as it is"
@@ -120,6 +121,19 @@ class TestARunFromShiftedNoise:
         plain = tiny.sample(model, NOISE)
         assert not torch.equal(got[0], plain[0]) and torch.equal(got[1], plain[1])
 
+    def test_other_noise_comes_first_whatever_the_order_of_nodes(self) -> None:
+        """Noise that is exchanged afterwards would be without the shift."""
+        world, given = techniques.shapesworld(), {"regions": techniques.halves(), "prompt": techniques.PROMPT}
+        with torch.inference_mode():
+            model = demo_model.load_model()
+            dense = {"model": model, "clip": world.clip, **given, "arranged_noises": 2, "layout_iterations": 1}
+            after, positive, negative, _ = techniques.outputs(FoveaDenseDiffusion, **dense)
+            before = started(model, techniques.halves())
+            first, *_ = techniques.outputs(FoveaDenseDiffusion, **{**dense, "model": before})
+            pictures = [tiny.sample(each, world.start, 4.0, 2, positive, negative)
+                        for each in (first, started(after, techniques.halves()))]  # fmt: skip
+        assert torch.equal(*pictures)
+
     def test_several_nodes_add_up(self, model: Any) -> None:
         left, right = (Regions((each,)) for each in regions().items)
         got = tiny.sample(started(started(model, left), right), NOISE)
@@ -174,7 +188,7 @@ class TestColors:
             wanted = model.model.process_latent_in(vae.encode(picture))
             got = start.painting.fitted(torch.zeros_like(wanted))
         for y, x in ((slice(4, 12), slice(4, 12)), (slice(14, 26), slice(26, 30)), (slice(20, 28), slice(4, 20))):
-            assert (got - wanted)[..., y, x].abs().max() < 0.1
+            assert (got - wanted)[..., y, x].abs().max() < 0.5  # colors lie about 3 apart
 
     def test_a_vae_of_another_model_is_refused(self) -> None:
         with torch.inference_mode(), pytest.raises(ValueError, match=r"not the model's, which have 16 channels"):
