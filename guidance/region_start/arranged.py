@@ -7,6 +7,7 @@ words look at and others' do not.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from ..regions.prompt_regions import MARK, PromptRegions
 from ..starting_noise import EXCHANGES, StartOfRun
 from .probe import attention_to_text, read
 
+logger = logging.getLogger(__name__)
 OWNED = 0.5  # of a block, for it to be a region's
 
 
@@ -35,6 +37,9 @@ class ArrangedStart:
         of_the_whole = (cond for cond in conds if MARK in cond and cond.get("area") is None)
         marked = next((cond for cond in of_the_whole if cond[MARK].control.arranged_noises), None)
         if marked is None:
+            return noise
+        if run.model_options.get("context_handler") is not None:
+            logger.warning("The starting noise is not arranged: the model sees it through context windows, in parts.")
             return noise
         regions: PromptRegions = marked[MARK]
         noises, maps = [], []
