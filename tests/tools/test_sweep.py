@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fovea.nodes import region_start, regions
 from tools.comfy import graph as graphs
 from tools.errors import SetupError
 from tools.sweep import blind, evaluate, jobs, report, work
@@ -107,8 +108,8 @@ def test_values_behind_a_link_are_found() -> None:
 
 
 @pytest.mark.parametrize(("name", "places"), [
-    ("base", {"positive.text"}), ("regions", {"positive.text", "dense.prompt", "paint.prompt"}),
-    ("optimize", {"positive.text", "optimize.prompt"}),
+    ("base", {"positive.text"}), ("optimize", {"positive.text", "optimize.prompt"}),
+    ("regions", {"positive.text", "dense.prompt", "paint.prompt", "start.background"}),
 ])  # fmt: skip
 def test_every_text_that_is_the_prompt_is_found(name: str, places: set[str]) -> None:
     graph = graphs.load(ROOT / "demo" / f"{name}.json")
@@ -268,3 +269,38 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, small: graphs.Graph, demo
     assert len(list((tmp_path / "jobs").iterdir())) == len(every), "no job is kept twice"
     rated = [values for job in every for each in store.read(job)["scores"].values() for values in each.values()]
     assert rated and all(len(values) == 2 for values in rated)
+
+
+def test_layouts_go_with_their_prompts(tmp_path: Path) -> None:
+    """The graph and the layouts that ship, for owners of checkpoints: every arm gets prompt, boxes and seed."""
+    folder = ROOT / "tools" / "sweep"
+    args = evaluate.parser().parse_args([str(folder / "regions.json"), str(folder / "layouts.json"), "--seeds", "0-1"])
+    every = evaluate.planned(args)
+    layouts = json.loads((folder / "layouts.json").read_text())
+    assert len(every) == 2 * len(layouts) and len({job.key for job in every}) == len(every)
+    for job in every:
+        (layout,) = (each for each in layouts if each["prompt"] == job.prompt.text)
+        graph = job.graph
+        assert json.loads(graph["boxes"]["inputs"]["value"]) == layout["boxes"]
+        assert graph["prompt"]["inputs"]["value"] == layout["prompt"] and graph["seed"]["inputs"]["value"] == job.seed
+        assert all(box["desc"] in layout["prompt"] for box in layout["boxes"]), "regions are found in the prompt"
+    assert len(jobs.outputs(graph)) == 7
+    schemas = {node.define_schema().node_id: node.define_schema() for node in (*regions.NODES, *region_start.NODES)}
+    for node in graph.values():
+        if schema := schemas.get(node["class_type"]):
+            known = {socket.id: socket for socket in schema.inputs}
+            assert set(node["inputs"]) <= set(known)
+            assert all(name in node["inputs"] for name, socket in known.items() if not socket.optional)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"prompt": "a"}]', '[{"boxes": []}]', "{}{}"])
+def test_layouts_that_are_none_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(SetupError, match=r"should be a list"):
+        jobs.read_prompts(tmp_path / "p.json")
+
+
+def test_boxes_need_a_node_that_takes_them(tmp_path: Path, small: graphs.Graph) -> None:
+    (tmp_path / "p.json").write_text('[{"prompt": "a", "boxes": []}]')
+    with pytest.raises(SetupError, match="Regions from Boxes"):
+        evaluate.planned(evaluate.parser().parse_args([*command(tmp_path, small, "")[:1], str(tmp_path / "p.json")]))

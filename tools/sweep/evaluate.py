@@ -4,6 +4,10 @@
         --setting "plain: sag.scale=0" --setting "SAG: sag.scale=0.75" \\
         --scorer "ViT-B-32.safetensors" --server http://127.0.0.1:8188
 
+Regions on your own checkpoint (write its name into the graph, or with a setting "...: load.ckpt_name=..."):
+
+    python -m tools.sweep.evaluate tools/sweep/regions.json tools/sweep/layouts.json --seeds 0-3 --server ...
+
 The graph is in API format (File, Export (API)) and saves or previews pictures. Without --server, one is started (with
 --workers several, on a cluster with --ray-address); it has the demo model and what --models has. Every job is kept as
 it is done: the same command goes on where it was stopped. Results lie in --out: report.html, report.json, jobs/. A job
@@ -41,7 +45,9 @@ def seeds(text: str) -> list[int]:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("graph", type=Path, help="API-format JSON")
-    made.add_argument("prompts", type=Path, help="CSV with a column Prompts (DrawBench's form), or one per line")
+    made.add_argument(
+        "prompts", type=Path, help="CSV with a column Prompts (DrawBench's form), one per line, or JSON with boxes"
+    )
     made.add_argument("--seeds", default="0", help="7, 0-3 or 1,5,9")
     made.add_argument("--setting", action="append", default=[], help="'name: node.input=value, ...'; may be repeated")
     made.add_argument("--prompt-at", action="append", default=[], help="node.input; else behind every positive")
@@ -66,7 +72,8 @@ def planned(args: argparse.Namespace) -> list[jobs.Job]:
         raise SetupError("two settings have the same name.")
     prompt_at = [jobs.place(graph, name) for name in args.prompt_at] or jobs.prompt_places(graph)
     seed_at = [jobs.place(graph, name) for name in args.seed_at] or jobs.seed_places(graph)
-    plan = jobs.Plan(graph, tuple(prompt_at), tuple(seed_at), tuple(args.scorer), jobs.outputs(graph))
+    plan = jobs.Plan(graph, tuple(prompt_at), tuple(seed_at), tuple(args.scorer), jobs.outputs(graph),
+                     tuple(jobs.boxes_places(graph)))  # fmt: skip
     print("prompts are written to", ", ".join(".".join(at) for at in prompt_at), "- seeds to",
           ", ".join(".".join(at) for at in seed_at))  # fmt: skip
     return jobs.expand(plan, jobs.read_prompts(args.prompts), seeds(args.seeds), settings)

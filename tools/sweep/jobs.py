@@ -30,8 +30,11 @@ SCORE = "fovea_sweep_score"  # prefix of the nodes that are added
 
 @dataclass(frozen=True)
 class Prompt:
+    """boxes: a layout as JSON, for inputs called boxes; "": none."""
+
     text: str
     category: str = ""
+    boxes: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Plan:
-    """What all jobs share. outputs: node that shows pictures -> its name, no two alike."""
+    """What all jobs share. boxes_at: where a prompt's layout goes. outputs: node that shows pictures -> its name."""
 
     graph: Graph
     prompt_at: tuple[Place, ...]
     seed_at: tuple[Place, ...]
     scorers: tuple[str, ...]
     outputs: dict[str, str]
+    boxes_at: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Job:
         made = copy.deepcopy(self.plan.graph)
         texts = [(at, self.prompt.text) for at in self.plan.prompt_at]
         seeds = [(at, self.seed) for at in self.plan.seed_at]
-        for (where, name), value in (*texts, *seeds, *self.setting.changes):
+        boxes = [(at, self.prompt.boxes) for at in self.plan.boxes_at if self.prompt.boxes]
+        for (where, name), value in (*texts, *boxes, *seeds, *self.setting.changes):
             made[where]["inputs"][name] = value
         return scored(made, self.prompt.text, self.plan.scorers)
 
@@ -79,16 +84,19 @@ class Job:
 
     def told(self) -> dict[str, Any]:
         return {"key": self.key, "setting": self.setting.name, "prompt": self.prompt.text, "seed": self.seed,
-                "category": self.prompt.category}  # fmt: skip
+                "category": self.prompt.category, "boxes": self.prompt.boxes}  # fmt: skip
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """A CSV with a column of prompts (and one of categories, as DrawBench has), or a text file with one per line."""
+    """A CSV with a column of prompts (and one of categories, as DrawBench has), a text file with one per line, or JSON:
+    [{"prompt": ..., "boxes": [{"bbox": [...], "desc": ...}], "category": ...}]."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as why:
         raise SetupError(f"{path} cannot be read: {why}") from None
-    if path.suffix.lower() != ".csv":
+    if path.suffix.lower() == ".json":
+        found = _layouts(path, text)
+    elif path.suffix.lower() != ".csv":
         found = [Prompt(line.strip()) for line in text.splitlines() if line.strip()]
     else:
         rows = [
@@ -102,7 +110,16 @@ def read_prompts(path: Path) -> list[Prompt]:
         found = [Prompt(row[named[0]], row[kinds[0]] if kinds else "") for row in rows if row[named[0]]]
     if not found:
         raise SetupError(f"{path} holds no prompt.")
-    return list({prompt.text: prompt for prompt in reversed(found)}.values())[::-1]  # each once
+    return list({(each.text, each.boxes): each for each in reversed(found)}.values())[::-1]  # each once
+
+
+def _layouts(path: Path, text: str) -> list[Prompt]:
+    """Prompts with their layouts."""
+    try:
+        listed = json.loads(text)
+        return [Prompt(each["prompt"].strip(), each.get("category", ""), json.dumps(each["boxes"])) for each in listed]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise SetupError(f'{path} should be a list of {{"prompt": ..., "boxes": [...]}}.') from None
 
 
 def place(graph: Graph, name: str) -> Place:
@@ -162,6 +179,11 @@ def prompt_places(graph: Graph) -> list[Place]:
 def is_prompt(graph: Graph, value: Any) -> bool:
     """Whether an input called text takes a CONDITIONING (Style Guidance), not words."""
     return isinstance(value, list) and any(name in graph[value[0]]["inputs"] for name in ("clip", *TEXTS))
+
+
+def boxes_places(graph: Graph) -> list[Place]:
+    """Every input called boxes, or what it gets its text from."""
+    return sorted({source(graph, (node, "boxes")) for node in graph if "boxes" in graph[node]["inputs"]})
 
 
 def seed_places(graph: Graph) -> list[Place]:
@@ -230,7 +252,9 @@ def expand(plan: Plan, prompts: Sequence[Prompt], seeds: Sequence[int], settings
     """All combinations; neighbors differ in their setting, so that an unfinished sweep can be compared."""
     if not plan.outputs:
         raise SetupError(f"the graph shows no pictures: it needs a node {' or '.join(SHOWING)}.")
-    taken = {*plan.prompt_at, *plan.seed_at}
+    if any(prompt.boxes for prompt in prompts) and not plan.boxes_at:
+        raise SetupError("the prompts have boxes, and no node of the graph takes any (Regions from Boxes).")
+    taken = {*plan.prompt_at, *plan.seed_at, *plan.boxes_at}
     for setting in settings:
         clash = [".".join(at) for at, _ in setting.changes if at in taken]
         if clash:
