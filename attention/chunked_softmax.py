@@ -47,6 +47,16 @@ def plan_chunks(batch: int, heads: int, queries: int, row_bytes: int, chunk_byte
     ]
 
 
+def head_chunks(device_type: str, heads: int, head_bytes: int) -> list[slice]:
+    """Heads in groups for which copies of tokens are made: a sixth of them at a time, or more where that is little.
+
+    head_bytes: of the copies for a head.
+    """
+    few = MAX_CPU_BYTES if device_type == "cpu" else MAX_GPU_BYTES // 4
+    together = max(1, heads // 6, few // max(head_bytes, 1))
+    return [slice(start, min(start + together, heads)) for start in range(0, heads, together)]
+
+
 def score_chunks(
     q: Tensor, k: Tensor, scale: float, bias: Tensor | None = None, chunk_bytes: int | None = None
 ) -> Iterator[tuple[Chunk, Tensor]]:

@@ -17,6 +17,12 @@ def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
     return tensor.reshape(*tensor.shape[:2], heads, -1).transpose(1, 2)
 
 
+def split_key_heads(tensor: Tensor, heads: int, dim: int, heads_first: bool) -> Tensor:
+    """View k or v as [batch, heads, tokens, dim]. Of grouped queries' fewer heads, each is repeated for its group."""
+    tensor = split_heads(tensor, math.prod(tensor.shape[2:]) // dim, heads_first)
+    return tensor if tensor.shape[1] == heads else tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
+
+
 def head_width(tensor: Tensor, heads: int, heads_first: bool) -> int:
     """Channels of a head of q, k or v, in either layout of AttentionCall."""
     return tensor.shape[-1] if heads_first else math.prod(tensor.shape[2:]) // heads

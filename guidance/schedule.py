@@ -15,9 +15,9 @@ def inside(sampling: Any, sigma: float, start: float, end: float) -> bool:
 
 def left_of_schedule(sampling: Any, sigma: float) -> float:
     """1 at the first, noisiest level, 0 at the last: t / 999 for models with 1000 timesteps. Inverts
-    percent_to_sigma."""
+    percent_to_sigma, as far as it tells places in single precision apart."""
     low, high = 0.0, 1.0
-    for _ in range(40):
+    for _ in range(24):
         middle = (low + high) / 2
         if sampling.percent_to_sigma(middle) > sigma:
             low = middle

@@ -53,5 +53,5 @@ def family_of(network: object) -> Family | None:
     network = original(network)
     if isinstance(network, UNetModel):
         family = UNetFamily()
-        return family if family.blocks(network) else None
+        return family if family.has_blocks(network) else None
     return TRANSFORMERS.get(type(network))

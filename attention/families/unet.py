@@ -38,7 +38,13 @@ class UNetFamily:
 
     def blocks(self, network: nn.Module) -> tuple[BlockId, ...]:
         """Every image transformer layer, in the order input, middle, output; ambiguous and video blocks left out."""
-        blocks = []
+        return tuple(self._blocks(network))
+
+    def has_blocks(self, network: nn.Module) -> bool:
+        """Whether there are any; asked in every step."""
+        return next(self._blocks(network), None) is not None
+
+    def _blocks(self, network: nn.Module) -> Iterator[BlockId]:
         for section, modules in self._sections(network):
             for number, module in enumerate(modules):
                 # A block may hold several transformers that share its name; only a single one can be told apart.
@@ -48,8 +54,7 @@ class UNetFamily:
                     continue
                 for layer, block in enumerate(map(original, spatial[0].transformer_blocks)):
                     if not block.disable_self_attn:
-                        blocks.append(BlockId(section, number, layer))
-        return tuple(blocks)
+                        yield BlockId(section, number, layer)
 
     def module(self, network: nn.Module, block: BlockId) -> nn.Module:
         return dict(self._sections(network))[block.section][block.number]

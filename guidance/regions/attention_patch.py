@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...attention.conds import Row
 from ...attention.run import Attention, AttentionCall, Run
-from ...attention.tensor_layout import as_bias, precision, split_heads
+from ...attention.tensor_layout import as_bias, precision, split_heads, split_key_heads
 from . import score_bias
 from .augmented_attention import LowRankScores, attend
 from .control import RegionControl, Strengths
@@ -29,14 +29,14 @@ NO_PART = (
 class Factors(NamedTuple):
     """W [batch, image tokens, columns], T [batch or 1, keys, columns] and a [batch, image tokens] at strength 1.
 
-    free: [keys], True for text tokens of no region that shall keep some of their share, `keep` [batch, image tokens];
-    None where there are none.
+    free: text tokens of no region that shall keep some of their share, `keep` [batch, image tokens]; None where there
+    are none.
     """
 
     weights: Tensor
     keys: Tensor
     amount: Tensor
-    free: Tensor | None = None
+    free: score_bias.FreeKeys | None = None
     keep: Tensor | None = None
 
     @property
@@ -57,6 +57,11 @@ class SteeredRow(NamedTuple):
     @property
     def columns(self) -> int:
         return sum(each.columns for each in (self.text, self.image) if each is not None) + self.hides
+
+    @property
+    def tempered(self) -> bool:
+        """Whether scores are scaled beside what is added to them."""
+        return self.regions.control.bias.temperature > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,18 +187,12 @@ class RegionAttention:
         self, call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, steered: list[tuple[SteeredRow, slice]],
         attention: Attention, whole: bool,
     ) -> Tensor:  # fmt: skip
-        queries, keys = (split_heads(t, call.heads, call.heads_first) for t in (q, k))
-
-        def scores_for_heads(heads: slice) -> LowRankScores:
-            return _scores(call, queries[:, heads], keys[:, heads], steered)
-
-        of_the_call = any(each.regions.control.bias.score_unit in score_bias.OF_THE_CALL for each, _ in steered)
+        queries = split_heads(q, call.heads, call.heads_first)
+        keys = split_key_heads(k, call.heads, queries.shape[-1], call.heads_first)
+        scores = _scores(call, queries, keys, steered)
         # Outside of inference mode gradients are taken, with PyTorch's attention: padding would cost their precision.
         for_kernels = call.wrapped and torch.is_inference_mode_enabled()
-        return attend(
-            q, k, v, call.heads_first, call.heads, call.scale, attention, scores_for_heads, whole or of_the_call,
-            for_kernels,
-        )  # fmt: skip
+        return attend(q, k, v, call.heads_first, call.heads, call.scale, attention, scores, whole, for_kernels)
 
 
 def shares_of(call: AttentionCall, row: Row, regions: PromptRegions) -> Tensor | None:
@@ -242,8 +241,8 @@ def _factors(
         keys = score_bias.word_factors(regions.keys(site.text_tokens, row.length), bias.outside_weight)[None]
         # Without a weight outside, the background's column lifts nothing.
         columns = weights.shape[-1] if bias.outside_weight else len(regions.tokens)
-        free = (regions.free_tokens(site.text_tokens, row.length) > 0).to(device)
-        keeps = bias.free_weight > 0 and bool(free.any())
+        free = score_bias.free_keys(regions.free_tokens(site.text_tokens, row.length).to(device))
+        keeps = bias.free_weight > 0 and free.others < site.text_tokens
         # Where regions leave room, free places bear what is asked for beside them: the fuller, the more has to be kept.
         full = covered.sum(dim=-1)[:, None, None].expand(-1, shares.shape[1], 1)
         kept = (free, bias.free_weight * seen(full)[..., 0]) if keeps else (None, None)
@@ -252,11 +251,12 @@ def _factors(
 
 
 def _scores(call: AttentionCall, q: Tensor, k: Tensor, steered: Sequence[tuple[SteeredRow, slice]]) -> LowRankScores:
-    """What is done to the scores of some heads, all rows' columns in one buffer. q, k: [batch, heads, tokens, dim]."""
+    """What is done to the scores of all heads, all rows' columns in one buffer. q, k: [batch, heads, tokens, dim]."""
     (batch, heads, queries, dim), keys = q.shape, k.shape[2]
     columns, dtype = max(each.columns for each, _ in steered), precision(q)
+    tempered = any(each.tempered for each, _ in steered)
     scores = LowRankScores(
-        torch.ones(batch, 1, queries, device=q.device, dtype=dtype),
+        torch.ones(batch, 1, queries, device=q.device, dtype=dtype) if tempered else None,
         torch.zeros(batch, heads, queries, columns, device=q.device, dtype=dtype),
         torch.zeros(batch, keys, columns, device=q.device, dtype=dtype),
     )
@@ -286,21 +286,21 @@ def _write(
         part = None if mask is None else mask[..., keys]
         if part is not None and part.shape[2] > 1:
             part = part[:, :, image]
+        queries, seen = q[:, :, image], k[:, :, keys]
         low_rank = score_bias.bias_scores(
-            q[:, :, image], k[:, :, keys], scale, factors.weights * strength, factors.keys, factors.amount * strength,
-            bias, part,
-        )  # fmt: skip
+            queries, seen, scale, factors.weights * strength, factors.keys, factors.amount * strength, bias, part
+        )
         after = column + low_rank.query_factor.shape[-1]
-        scores.scale[where, :, image] *= low_rank.scale
+        if scores.scale is not None and low_rank.scale is not None:
+            scores.scale[where, :, image] *= low_rank.scale
         scores.query_factor[where, :, image, column:after] = low_rank.query_factor.to(scores.query_factor.dtype)
         scores.key_factor[where, keys, column:after] = low_rank.key_factor.to(scores.key_factor.dtype)
         column = after
         if factors.free is not None and factors.keep is not None:
-            lift = score_bias.free_lift(
-                q[:, :, image], k[:, :, keys], scale, low_rank, factors.free, factors.keep, part
+            scores.query_factor[where, :, image, column] = score_bias.free_lift(
+                queries, seen, scale, low_rank, factors.free, factors.keep, part
             )
-            scores.query_factor[where, :, image, column] = lift
-            scores.key_factor[where, keys, column] = factors.free.to(scores.key_factor)
+            scores.key_factor[where, keys, column] = factors.free.chosen
             column += 1
     if each.hides:  # all queries leave the appended tokens alone
         hidden = each.regions.hidden(site.text_tokens, each.row.length)

@@ -11,30 +11,33 @@ and k' = [k, T]: exact on any backend, and no N x N tensor exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ...attention.chunked_softmax import score_chunks
+from ...attention.chunked_softmax import head_chunks, score_chunks
 from ...attention.head_widths import padded_width
 from ...attention.run import Attention
-from ...attention.tensor_layout import precision, split_heads
+from ...attention.tensor_layout import head_width, precision, split_heads, split_key_heads
 
 
 class LowRankScores(NamedTuple):
     """What to do to the scores of one call: s'_ij = scale_i s_ij + sum_c query_factor_ic key_factor_jc.
 
-    scale: [batch, heads or 1, queries]. query_factor: [batch, heads or 1, queries, columns]; key_factor: [batch or 1,
-    keys, columns].
+    scale: [batch, heads or 1, queries]; None: 1. query_factor: [batch, heads or 1, queries, columns]; key_factor:
+    [batch or 1, keys, columns].
     """
 
-    scale: Tensor
+    scale: Tensor | None
     query_factor: Tensor
     key_factor: Tensor
+
+    def of_heads(self, heads: slice) -> LowRankScores:
+        """What is done to the scores of some heads."""
+        scale, query_factor = (t if t is None or t.shape[1] == 1 else t[:, heads] for t in self[:2])
+        return LowRankScores(scale, query_factor, self.key_factor)
 
 
 class Range(NamedTuple):
@@ -92,14 +95,16 @@ def _scores_at(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, keys: Te
 
 
 def augment(
-    q: Tensor, k: Tensor, v: Tensor, scores: LowRankScores, scale: float | None, for_kernels: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, scores: LowRankScores, scale: float | None, for_kernels: bool = False,
+    heads_first: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """q, k, v [batch, heads, tokens, dim] with the regions' columns, padded to a multiple of 8 channels.
 
     scale: what the backend will multiply scores with; None: one over the root of the channels that it is given.
-    for_kernels: pad to a width that kernels of other nodes take, too (head_widths.py). The columns are balanced, equal
-    in size on both sides and repeated in the padding, so that backends which quantize q and k lose little. The result's
-    first `dim` channels are the attention's.
+    for_kernels: pad to a width that kernels of other nodes take, too (head_widths.py). heads_first: how the results lie
+    in memory; else tokens come before heads, for backends that want them so. The columns are balanced, equal in size on
+    both sides and repeated in the padding, so that backends which quantize q and k lose little. The result's first
+    `dim` channels are the attention's.
     """
     dim, columns = q.shape[-1], scores.query_factor.shape[-1]
     width = padded_width(dim + columns, for_kernels)
@@ -109,37 +114,54 @@ def augment(
     copies = (width - dim) // columns
     left = scores.query_factor.to(dtype) / (backend * copies)
     # The size of a column on both sides. It cancels out, so gradients need not know how it was found.
-    side = left.detach().abs().amax(dim=-2, keepdim=True).sqrt().clamp_min(1e-12)
-    q_kept = q.to(dtype) * (scores.scale.to(dtype)[..., None] * (plain / backend))
+    side = torch.linalg.vector_norm(left.detach(), float("inf"), dim=-2, keepdim=True).sqrt_().clamp_min_(1e-12)
+    left, right = left / side, side * scores.key_factor.to(dtype)[:, None]
+    kept = plain / backend if scores.scale is None else scores.scale.to(dtype)[..., None] * (plain / backend)
 
-    def extend(tensor: Tensor, extra: Tensor) -> Tensor:
-        extra = extra.expand(*tensor.shape[:-1], columns).repeat_interleave(copies, dim=-1)
-        return torch.cat([tensor, F.pad(extra, (0, width - dim - columns * copies)).to(tensor.dtype)], dim=-1)
+    def extend(tensor: Tensor, extra: Tensor | None = None) -> Tensor:
+        """The columns behind the channels of a tensor, as often as they fit, and zeros up to the width."""
+        shape = tensor.shape[:-1]
+        parts = [tensor] if extra is None else [tensor, *[extra.to(tensor.dtype).expand(*shape, columns)] * copies]
+        if rest := width - sum(part.shape[-1] for part in parts):
+            parts.append(tensor.new_zeros(1).expand(*shape, rest))
+        if heads_first:
+            return torch.cat(parts, dim=-1)
+        return torch.cat([part.transpose(1, 2) for part in parts], dim=-1).transpose(1, 2)
 
-    right = side * scores.key_factor.to(dtype)[:, None]
-    return extend(q_kept.to(q.dtype), left / side), extend(k, right), F.pad(v, (0, width - dim))
+    return extend((q.to(dtype) * kept).to(q.dtype), left), extend(k, right), extend(v)
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, heads_first: bool, heads: int, scale: float | None, attention: Attention,
-    scores_for_heads: Callable[[slice], LowRankScores], whole: bool = False, for_kernels: bool = False,
+    scores: LowRankScores, whole: bool = False, for_kernels: bool = False,
 ) -> Tensor:  # fmt: skip
     """Modulated attention through the user's backend, a few heads at a time: the longer copies stay small.
 
     q, k, v as the network gave them: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] if heads_first.
-    scores_for_heads: what is done to the scores of some heads. whole: all heads in one call, for backends that others
-    have wrapped. for_kernels: as in `augment`. Returns [batch, tokens, heads * dim].
+    whole: all heads in one call, for backends that others have wrapped. for_kernels: as in `augment`. Returns [batch,
+    tokens, heads * dim].
     """
-    parts = [split_heads(t, heads, heads_first) for t in (q, k, v)]
-    dim, together = parts[0].shape[-1], heads if whole else max(1, heads // 8)
-    result = parts[0].new_empty(parts[0].shape[0], parts[0].shape[2], heads, dim)
-    for start in range(0, heads, together):
-        chosen = slice(start, min(start + together, heads))
-        q, k, v = (t[:, chosen] for t in parts)
-        q, k, v = augment(q, k, v, scores_for_heads(chosen), scale, for_kernels)
-        count, width = chosen.stop - chosen.start, q.shape[-1]
+    dim = head_width(q, heads, heads_first)
+    width = padded_width(dim + scores.query_factor.shape[-1], for_kernels)
+    q = split_heads(q, heads, heads_first)
+    k, v = (split_key_heads(t, heads, dim, heads_first) for t in (k, v))
+
+    def part(chosen: slice) -> Tensor:
+        """Some heads' result: [batch, tokens, heads, dim]."""
+        long_q, long_k, long_v = augment(
+            q[:, chosen], k[:, chosen], v[:, chosen], scores.of_heads(chosen), scale, for_kernels, heads_first
+        )
+        count = long_q.shape[1]
         if not heads_first:
-            q, k, v = (rearrange(t, "b h n d -> b n (h d)") for t in (q, k, v))
-        out = attention(q, k, v, count)
-        result[:, :, chosen] = rearrange(out, "b n (h d) -> b n h d", d=width)[..., :dim]
+            long_q, long_k, long_v = (rearrange(t, "b h n d -> b n (h d)") for t in (long_q, long_k, long_v))
+        return attention(long_q, long_k, long_v, count).unflatten(-1, (count, width))[..., :dim]
+
+    # Of a head's longer q and result, and of its longer k and v.
+    head_bytes = 2 * q.shape[0] * (q.shape[2] + k.shape[2]) * width * q.element_size()
+    chunks = [slice(0, heads)] if whole else head_chunks(q.device.type, heads, head_bytes)
+    if len(chunks) == 1:
+        return part(chunks[0]).flatten(2)
+    result = q.new_empty(q.shape[0], q.shape[2], heads, dim)
+    for chosen in chunks:
+        result[:, :, chosen] = part(chosen)
     return result.flatten(2)

@@ -14,6 +14,7 @@ tokens of no region are lifted so that they keep `free_weight` of what they lose
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,9 +24,9 @@ from ...attention.tensor_layout import precision
 from .augmented_attention import LowRankScores, score_range
 
 SCORE_UNITS = ("range", "row max", "max", "std", "hard")
-OF_THE_CALL = ("max", "std")  # one number for all heads and rows of a call
 HARD = 1e3  # in scores: what does not match has no weight left, and half precision holds it times a root of channels
 MAX_TEMPERATURE = 0.95  # at 1 the plain scores would be gone, beyond it they would turn around
+LIFT_BYTES = 2**21  # scores of picture and words at a time on a CPU, where smaller pieces take more time than they save
 
 
 @dataclass(frozen=True)
@@ -79,40 +80,56 @@ def bias_scores(q: Tensor, k: Tensor, scale: float, weights: Tensor, keys: Tenso
     Hard pushes what does not match down instead of what matches up: within a softmax it is the same, but half precision
     keeps the scores that are left, and in joint attention text and image keep their shares.
     """
-    amount = amount[:, None]
-    keep = 1 - (op.temperature * amount).clamp(max=MAX_TEMPERATURE) if op.temperature else torch.ones_like(amount)
-    largest = MAX_TEMPERATURE if op.temperature else 1.0 if op.score_unit == "hard" else float("inf")
-    within = (largest / amount.clamp_min(1e-12)).clamp(max=1)  # of what is asked for
+    amount, height = amount[:, None], unit_height(q, k, scale, op, bias)
+    keep = 1 - (op.temperature * amount).clamp(max=MAX_TEMPERATURE) if op.temperature else None
+    if op.temperature or op.score_unit == "hard":
+        largest = MAX_TEMPERATURE if op.temperature else 1.0
+        height = (largest / amount.clamp_min(1e-12)).clamp(max=1) * height  # of what is asked for
     if op.score_unit == "hard":
         keys = keys - (keys > 0).any(dim=-2, keepdim=True).to(keys.dtype)
-    height = within * unit_height(q, k, scale, op, bias)
     return LowRankScores(keep, height[..., None] * weights[:, None], keys)
 
 
+class FreeKeys(NamedTuple):
+    """Which text keys are tokens of no region. chosen: [keys], 1 for them. order: [keys], their places last, after
+    those of the `others`."""
+
+    chosen: Tensor
+    order: Tensor
+    others: int
+
+
+def free_keys(chosen: Tensor) -> FreeKeys:
+    """chosen: [keys], 1 for tokens of no region, else 0."""
+    return FreeKeys(chosen, chosen.argsort(stable=True), int((chosen == 0).sum()))
+
+
 def free_lift(
-    q: Tensor, k: Tensor, scale: float, changed: LowRankScores, free: Tensor, keep: Tensor, bias: Tensor | None = None
+    q: Tensor, k: Tensor, scale: float, changed: LowRankScores, free: FreeKeys, keep: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """What has to be added to the scores of tokens of no region so that they keep a part of their share of attention:
     [batch, heads, queries], never negative.
 
     With p the share that they had and o' the odds that `changed` leaves them, log(keep p / (1 - keep p)) - log o'.
-    free: [keys], True for tokens of no region; keep: [batch, queries], 0..1. Arguments as for `bias_scores`.
+    keep: [batch, queries], 0..1. Other arguments as for `bias_scores`; `changed` adds nothing to these tokens.
     """
-    free, dtype = free.to(q.device), precision(q)
-    factor = changed.key_factor.expand(q.shape[0], -1, -1).mT.to(dtype)
+    k, bias = k[:, :, free.order], None if bias is None else bias[..., free.order]
+    others = slice(0, free.others)
+    factor = changed.key_factor[:, free.order[others]].expand(len(q), -1, -1).mT
     query_factor = changed.query_factor.expand(*q.shape[:3], -1)
-    kept = changed.scale.expand(q.shape[:3])
-    lift = torch.zeros(q.shape[:3], device=q.device, dtype=dtype)
-    for at, scores in score_chunks(q, k, scale, bias):
-        after = kept[at][..., None] * scores + query_factor[at].to(dtype) @ factor[at.sample]
-        had = log_odds(scores, free).sigmoid() * keep[at.sample, at.rows]
-        lift[at] = had.logit(eps=1e-7) - log_odds(after, free)
+    lift = torch.empty(q.shape[:3], device=q.device, dtype=precision(q))
+    chunk_bytes = LIFT_BYTES if q.device.type == "cpu" else None
+    for at, scores in score_chunks(q, k, scale, bias, chunk_bytes):
+        added = query_factor[at].to(lift) @ factor[at.sample].to(lift)
+        free_before, others_before = scores[..., free.others :].logsumexp(-1), scores[..., others].logsumexp(-1)
+        free_after = free_before
+        if changed.scale is not None:
+            scores = scores * changed.scale.expand(q.shape[:3])[at][..., None]
+            free_after = scores[..., free.others :].logsumexp(-1)
+        others_after = (scores[..., others] + added).logsumexp(-1)
+        had = (free_before - others_before).sigmoid() * keep[at.sample, at.rows]
+        lift[at] = had.logit(eps=1e-7) - (free_after - others_after)
     return lift.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp_min(0)
-
-
-def log_odds(scores: Tensor, chosen: Tensor) -> Tensor:
-    """Of attention going to the chosen keys rather than to others: scores [..., keys] -> [...]."""
-    return scores[..., chosen].logsumexp(-1) - scores[..., ~chosen].logsumexp(-1)
 
 
 def unit_height(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor | None = None) -> Tensor:

@@ -34,12 +34,9 @@ def modulated(
     q: Tensor, k: Tensor, v: Tensor, weights: Tensor, keys: Tensor, op: RegionBias, amount: Tensor | None = None
 ) -> Tensor:
     amount = weights.sum(dim=-1) if amount is None else amount
-
-    def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
-        parts = [augmented_attention.split_heads(t, HEADS, False)[:, chosen] for t in (q, k)]
-        return score_bias.bias_scores(*parts, DIM**-0.5, weights, keys, amount, op)
-
-    return augmented_attention.attend(q, k, v, False, HEADS, None, backend, scores_for_heads)
+    parts = [augmented_attention.split_heads(t, HEADS, False) for t in (q, k)]
+    scores = score_bias.bias_scores(*parts, DIM**-0.5, weights, keys, amount, op)
+    return augmented_attention.attend(q, k, v, False, HEADS, None, backend, scores)
 
 
 def heads(tensor: Tensor) -> Tensor:
@@ -125,7 +122,7 @@ def test_paint_with_words_equals_the_published_one() -> None:
     whole = RegionBias("max", temperature=0, area_weight=0, background=False)
     parts = [augmented_attention.split_heads(t, HEADS, False) for t in (q, k)]
     pull = score_bias.bias_scores(*parts, DIM**-0.5, weights, keys, weights.sum(dim=-1), whole)
-    got = augmented_attention.attend(q, k, v, False, HEADS, None, backend, lambda chosen: pull, whole=True)[0]
+    got = augmented_attention.attend(q, k, v, False, HEADS, None, backend, pull, whole=True)[0]
     pairs = (shares[0] @ keys[0].T).double()
     wanted = reference.paint_with_words(heads(q[0]), heads(k[0]), heads(v[0]), DIM**-0.5, pairs, weight, sigma)
     torch.testing.assert_close(got, joined(wanted), rtol=1e-5, atol=1e-5)
@@ -179,8 +176,10 @@ def test_gradients_are_those_of_the_written_out_operator(unit: str) -> None:
     got = torch.autograd.grad((out[0] * weight).sum(), (q, k, v))
     split = [t[0].unflatten(1, (HEADS, DIM)).transpose(0, 1) for t in (q, k, v)]
     s = torch.einsum("hid,hjd->hij", *split[:2]) * DIM**-0.5
-    spread = s.std(dim=(1, 2))[:, None]  # `modulated` has one head in a call
-    height = {"range": s.amax(-1) - s.amin(-1), "row max": s.amax(-1).clamp_min(0), "std": spread}
+    height = {
+        "range": s.amax(-1) - s.amin(-1), "row max": s.amax(-1).clamp_min(0),
+        "std": s.std().expand(s.shape[:2]),
+    }  # fmt: skip
     keep, pairs = (1 - amount.double())[0, :, None], (shares[0] @ shares[0].T).double()
     s = keep * s + (amount.double()[0] * height[unit])[..., None] * pairs
     wanted_out = (s.softmax(-1) @ split[2]).transpose(0, 1).flatten(1)
@@ -236,9 +235,11 @@ def test_tokens_of_no_region_keep_their_share(bias: RegionBias, keep: float) -> 
     q, k = (augmented_attention.split_heads(t, HEADS, False) for t in (q, k))
     weights = amount[..., None] * shares
     changed = score_bias.bias_scores(q, k, DIM**-0.5, weights, keys, amount, bias, mask)
-    lift = score_bias.free_lift(q, k, DIM**-0.5, changed, free, torch.full((2, 5), keep), mask)
+    found = score_bias.free_keys(free.float())
+    lift = score_bias.free_lift(q, k, DIM**-0.5, changed, found, torch.full((2, 5), keep), mask)
     before = (q @ k.mT * DIM**-0.5 + mask).double()
-    after = changed.scale[..., None] * before + changed.query_factor.double() @ changed.key_factor.double()[:, None].mT
+    scaled = before if changed.scale is None else changed.scale[..., None] * before
+    after = scaled + changed.query_factor.double() @ changed.key_factor.double()[:, None].mT
     lifted = after + lift[..., None].double() * free
     had, has, gets = (s.softmax(-1)[..., free].sum(-1) for s in (before, after, lifted))
     drowned = has < keep * had

@@ -61,13 +61,9 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
         return optimized_attention(q, k, v, heads or given)
 
     def ours(bias: RegionBias) -> Tensor:
-        parts = [augmented_attention.split_heads(t, heads, False) for t in (q, k)]
-
-        def scores_for_heads(chosen: slice) -> augmented_attention.LowRankScores:
-            q, k = (t[:, chosen] for t in parts)
-            return score_bias.bias_scores(q, k, dim**-0.5, weights, shares, amount, bias)
-
-        return augmented_attention.attend(q, k, v, False, heads, None, attention, scores_for_heads)
+        split_q, split_k = (augmented_attention.split_heads(t, heads, False) for t in (q, k))
+        scores = score_bias.bias_scores(split_q, split_k, dim**-0.5, weights, shares, amount, bias)
+        return augmented_attention.attend(q, k, v, False, heads, None, attention, scores)
 
     def published() -> Tensor:
         split_q, split_k, split_v = (augmented_attention.split_heads(t, heads, False) for t in (q, k, v))
