@@ -20,7 +20,7 @@ from ..guidance.region_start.arranged import ARRANGED
 from ..guidance.regions import model_patch, prompt_encoding
 from ..guidance.regions.control import RegionControl
 from ..guidance.regions.masks import Regions
-from ..guidance.regions.score_bias import SCORE_UNITS, RegionBias
+from ..guidance.regions.score_bias import SCORE_UNITS, SELF_RANGE, TEXT_RANGE, RegionBias
 from .region_sources import ALIASES, RegionsType
 from .ui.prompt_graph import unsteered_samplers
 
@@ -44,9 +44,12 @@ class Method(NamedTuple):
 
 
 # "fovea" was found on ShapesWorld, with the window and the time exponent that are the node's defaults: docs/results.md.
+# It was found in ranges of scores; standard deviations, so many to a range, take no pass over the scores.
 METHODS = {
     "fovea": Method(
-        RegionBias(temperature=0.0, area_weight=0.0, background=False, outside_weight=1.0), text=4.0, image=10 / 3
+        RegionBias("row std", temperature=0.0, area_weight=0.0, background=False, outside_weight=1.0),
+        text=4.0 * TEXT_RANGE,
+        image=10 / 3 * SELF_RANGE,
     ),
     "densediffusion": Method(RegionBias()),
     "hard": Method(RegionBias(score_unit="hard", temperature=0.0, area_weight=0.0, background=False), "constant"),
@@ -152,8 +155,8 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 *last,
                 io.Int.Input(
                     "key_stride", default=1, min=1, max=64, advanced=True,
-                    tooltip="1 measures scores exactly; n looks at every n-th place only, which is faster and a little "
-                    "weaker.",
+                    tooltip="In method densediffusion: 1 measures scores exactly; n looks at every n-th place only, "
+                    "which is faster and a little weaker. The others need not look.",
                 ),
                 io.Float.Input(
                     "rest_strength", default=REST, min=0.0, max=1.0, step=0.05, optional=True,
@@ -222,8 +225,8 @@ class FoveaPaintWithWords(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "score_unit", options=[m for m in SCORE_UNITS if m != "hard"], default="row max",
-                    tooltip="What strength is counted in. row max: the largest score of each place. max, std: largest "
-                    "score and spread over the whole call, as older ports have it. range: as DenseDiffusion.",
+                    tooltip="What strength is counted in. row max, row std: the largest score of each place, their "
+                    "spread. max, std: the same over the whole call, as older ports have it. range: as DenseDiffusion.",
                 ),
                 io.Float.Input(
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.001,

@@ -59,7 +59,8 @@ def assert_alike(got: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
 def published(model: Any, regions: Regions, places: tuple, control: RegionControl) -> Iterator[None]:
     """Every attention of a UNet written out with DenseDiffusion's formula, for the rows of the positive prompt.
 
-    Needs masks whose size is a whole multiple of every layer's grid and that do not overlap.
+    With score unit "row std", a row's standard deviation stands for its range. Needs masks whose size is a whole
+    multiple of every layer's grid and that do not overlap.
     """
     masks = torch.stack([region.mask[0] for region in regions.items])
     network, handles = model.model.diffusion_model, []
@@ -91,6 +92,8 @@ def published(model: Any, regions: Regions, places: tuple, control: RegionContro
                 pairs = everywhere @ everywhere.T if own else shares @ tokens.T
                 up, down = s.amax(-1, keepdim=True) - s, s - s.amin(-1, keepdim=True)
                 changed = s + amount * (pairs * up - (1 - pairs) * down)
+                if control.bias.score_unit == "row std":
+                    changed = (1 - amount) * s + amount * s.std(-1, correction=0, keepdim=True) * pairs
                 size = len(s) // len(options["cond_or_uncond"])
                 positive = torch.tensor(options["cond_or_uncond"]).repeat_interleave(size) == 0
                 s = torch.where(positive[:, None, None, None], changed, s)

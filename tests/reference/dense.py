@@ -28,3 +28,29 @@ def paint_with_words(
     s = torch.einsum("hid,hjd->hij", q, k)
     bias = weight * torch.log(torch.tensor(1 + sigma, dtype=q.dtype)) * s.max().clamp_min(0) * pairs
     return ((s + bias) * scale).softmax(-1) @ v
+
+
+def row_spread(q: Tensor, k: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Standard deviation of each row's scores over the keys that it sees, one row at a time. q, k: [batch, heads,
+    tokens, dim]; bias: [batch, heads, queries, keys], -inf hides. Returns [batch, heads, queries]."""
+    spread = torch.zeros(q.shape[:3], dtype=q.dtype)
+    for sample in range(q.shape[0]):
+        for head in range(q.shape[1]):
+            for row in range(q.shape[2]):
+                scores = k[sample, head] @ q[sample, head, row] * scale
+                if bias is not None:
+                    scores = scores + bias[sample, head, row]
+                scores = scores[scores > float("-inf")]
+                if len(scores):
+                    spread[sample, head, row] = ((scores - scores.mean()) ** 2).mean().sqrt()
+    return spread
+
+
+def dense_diffusion_by_spread(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, pairs: Tensor, area: Tensor, amount: float
+) -> Tensor:
+    """DenseDiffusion's (1 - a) s + a (max s - min s) R with a row's standard deviation in place of its range. Arguments
+    as for `dense_diffusion`."""
+    s = torch.einsum("hid,hjd->hij", q, k) * scale
+    a = (amount * (1 - area))[None, :, None]
+    return ((1 - a) * s + a * s.std(-1, correction=0, keepdim=True) * pairs).softmax(-1) @ v

@@ -16,7 +16,7 @@ from torch import Tensor
 from fovea.attention import hooks
 from fovea.attention.recorders import SaliencyRecorder
 from fovea.attention.sites import BlockId
-from fovea.guidance.regions import augmented_attention, model_patch, prompt_encoding
+from fovea.guidance.regions import augmented_attention, model_patch, prompt_encoding, score_bias
 from fovea.guidance.regions.control import RegionControl, noise_to_signal
 from fovea.guidance.regions.masks import Region, Regions
 from fovea.guidance.regions.prompt_regions import MARK
@@ -62,6 +62,16 @@ class TestAgainstThePublishedOperator:
         with tiny.watching(model) as ours:  # one evaluation, before errors grow
             tiny.sample(steered(model), tiny.noise(), cfg, 1, marked(prompt, regions))
         assert_alike(ours[0]["output"], calls[0]["output"])
+
+    def test_the_spread_in_place_of_the_range(self, model: Any) -> None:
+        control = RegionControl(RegionBias("row std"), 1.0, 0.3, 0.0, 0.3)
+        results = []
+        for each in (control, PAPER):
+            with published(model, two_regions(), PLACES, each):
+                results.append(tiny.sample(model, tiny.noise(), 5.0, 4, tiny.prompt(1)))
+        prompt = marked(tiny.prompt(1), two_regions(), control=control)
+        assert_alike(tiny.sample(steered(model), tiny.noise(), 5.0, 4, prompt), results[0], 1e-3)
+        assert (results[1] - results[0]).abs().max() > 0.02 * results[0].abs().max()
 
     def test_wrong_masks_would_be_noticed(self, model: Any) -> None:
         left, right = boxes()
@@ -297,6 +307,33 @@ def test_transformers(name: str) -> None:
     assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-4
     untouched = dit.sample(steered(model), start, **{**settings, "positive": prompts["later"]})
     assert torch.equal(untouched, plain)
+
+
+@pytest.mark.parametrize("name", ["flux", "lumina", "qwen"])
+def test_text_and_image_keys_have_moments_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One softmax over both, but a row's spread is that of the part that is steered, without padding."""
+    model, found = dit.build(name), []
+    real = score_bias.row_std
+
+    def spy(q: Tensor, k: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+        spread = real(q, k, scale, bias)
+        scores = (q @ k.mT * scale if bias is None else q @ k.mT * scale + bias).double()
+        seen = scores > float("-inf")
+        mean = scores.masked_fill(~seen, 0).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
+        wanted = ((scores - mean).masked_fill(~seen, 0).square().sum(-1) / seen.sum(-1)).sqrt()
+        torch.testing.assert_close(spread.double(), wanted, rtol=1e-4, atol=1e-5)
+        found.append((q.shape[2], k.shape[2]))
+        return spread
+
+    monkeypatch.setattr(score_bias, "row_std", spy)
+    control = RegionControl(RegionBias("row std", 0.0, 0.0, False), 5.0, 1.5, 0.0, 0.6)
+    prompt = marked(dit.prompt(1), two_regions(), control=control)
+    start = dit.noise(name, 18, 22)
+    got = dit.sample(steered(model), start, positive=prompt, negative=dit.prompt(2))
+    assert (got - dit.sample(model, start, positive=dit.prompt(1), negative=dit.prompt(2))).abs().max() > 1e-4
+    image = {queries for queries, _ in found}
+    text = {keys for _, keys in found} - image
+    assert len(image) == 1 and len(text) == 1 and image <= {keys for _, keys in found}
 
 
 class TestLaws:

@@ -102,7 +102,7 @@ def test_a_share_of_a_region_is_that_share_of_its_bias() -> None:
     q, k, _ = tensors(4, 1, 2, 3)
     parts = [augmented_attention.split_heads(t, HEADS, False) for t in (q, k)]
     shares, words = torch.tensor([[[0.5, 0.0], [0.5, 0.5]]]), torch.tensor([[[1.0, 0], [0, 1], [0, 0]]])
-    for unit in ("range", "row max", "max", "std"):
+    for unit in ("range", "row max", "row std", "max", "std"):
         bias = RegionBias(unit, temperature=0.0, area_weight=0.0, background=False)
         weights = score_bias.weigh(shares, torch.tensor([1.5, 0.2]), torch.zeros(1, 2), 0.8, 0.0)
         found = score_bias.bias_scores(*parts, DIM**-0.5, weights, words, weights.sum(dim=-1), bias)
@@ -164,7 +164,7 @@ def test_range_is_that_of_the_whole_matrix(chunk: int, masked: bool) -> None:
     torch.testing.assert_close(found.smallest, torch.where(scores.isinf(), torch.inf, scores).amin(-1))
 
 
-@pytest.mark.parametrize("unit", ["range", "row max", "std"])
+@pytest.mark.parametrize("unit", ["range", "row max", "row std", "std"])
 def test_gradients_are_those_of_the_written_out_operator(unit: str) -> None:
     """The range's own gradient included: it reaches the keys that have the largest and the smallest score."""
     shares = score_bias.with_background(shares_of(MASKS["two halves"]))
@@ -177,7 +177,7 @@ def test_gradients_are_those_of_the_written_out_operator(unit: str) -> None:
     split = [t[0].unflatten(1, (HEADS, DIM)).transpose(0, 1) for t in (q, k, v)]
     s = torch.einsum("hid,hjd->hij", *split[:2]) * DIM**-0.5
     height = {
-        "range": s.amax(-1) - s.amin(-1), "row max": s.amax(-1).clamp_min(0),
+        "range": s.amax(-1) - s.amin(-1), "row max": s.amax(-1).clamp_min(0), "row std": s.std(-1, correction=0),
         "std": s.std().expand(s.shape[:2]),
     }  # fmt: skip
     keep, pairs = (1 - amount.double())[0, :, None], (shares[0] @ shares[0].T).double()
@@ -192,7 +192,9 @@ def test_gradients_are_those_of_the_written_out_operator(unit: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), regions=st.integers(1, 6), soft=st.booleans(), strength=st.floats(0, 4),
-    operator=st.sampled_from([RegionBias(), RegionBias("row max", 0, 0, False), RegionBias("std", 0.5, 1, True)]),
+    operator=st.sampled_from([
+        RegionBias(), RegionBias("row max", 0, 0, False), RegionBias("std", 0.5, 1, True), RegionBias("row std", 0, 0),
+    ]),
     region_strength=st.floats(0, 10),
 )  # fmt: skip
 def test_any_masks_give_finite_attention(

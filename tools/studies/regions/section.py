@@ -74,9 +74,19 @@ def speed_section(bench: dict) -> str:
             " One self-attention call of one prompt with four regions; `published`: DenseDiffusion with its matrices "
             "written out. Peaks include q, k and v. Targets: 0.45 of the published time, 1.2 times the plain peak."
         )
+        if "fovea" in bench["calls"][0]["variants"]:
+            parts[-1] += " `ours`: method *densediffusion*; `fovea`: that method, whose target is 1.2 times plain."
         parts.append(table(head, calls))
     parts += [
         "Whole sampling runs at CFG 5, steered in the paper's window (30 % of the schedule). Target: 1.25.",
         table(("model", "batch", "steps", "plain s", "steered s", "ratio"), runs),
     ]
+    every = [run for run in bench["runs"] if "ratio_every_step" in run]
+    if every:
+        rows = [(f"{run['model']}, {run['size']} pixels", run["seconds_every_step"], run["ratio_every_step"])
+                for run in every]  # fmt: skip
+        parts += [
+            "Method *fovea* in every step. Target: 1.15.",
+            table(("model", "steered s", "ratio"), rows),
+        ]
     return paragraphs(*parts)

@@ -1,15 +1,18 @@
 """Steered attention against plain attention and against the published operator with its matrices written out.
 
 `python -m tools.studies.regions.speed` writes output/bench/regions.json: per attention call, and per sampling run with
-the paper's window. All variants take turns in one run.
+the paper's window, and with the node's own method in every step (tools/studies/scaling has that by size). All variants
+take turns in one run.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,11 +47,12 @@ def naive(q: Tensor, k: Tensor, v: Tensor, pairs: Tensor, amount: Tensor) -> Ten
 
 
 def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
-    """One self-attention call of one prompt's rows, four ways."""
+    """One self-attention call of one prompt's rows, five ways."""
     from comfy.ldm.modules.attention import optimized_attention
 
     from fovea.guidance.regions import augmented_attention, score_bias
     from fovea.guidance.regions.score_bias import RegionBias
+    from fovea.nodes.regions import METHODS
 
     q, k, v = (torch.randn(1, tokens, heads * dim, device=device) for _ in range(3))
     shares = shares_of(tokens).to(device)
@@ -74,6 +78,7 @@ def variants(heads: int, tokens: int, dim: int, device: torch.device) -> dict[st
         "published": published,
         "ours": partial(ours, RegionBias()),
         "ours, every 8th key": partial(ours, RegionBias(key_stride=8)),
+        "fovea": partial(ours, METHODS["fovea"].bias),
     }
 
 
@@ -100,35 +105,42 @@ def bench_call(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
 
 
 def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
-    """Whole sampling runs at CFG 5 with random prompts: plain, and steered in the paper's window."""
+    """Whole sampling runs at CFG 5 with random prompts: plain, steered in the paper's window, and in every step."""
     from fovea.guidance.regions import model_patch
     from fovea.guidance.regions.control import RegionControl
     from fovea.guidance.regions.masks import Region, Regions
     from fovea.guidance.regions.prompt_regions import MARK, PromptRegions
     from fovea.guidance.regions.score_bias import RegionBias
+    from fovea.nodes.regions import METHODS
 
     model = build(case)
     steered = model.clone()
     model_patch.install(steered)
     masks = shares_of(64 * 64)[0].T.reshape(REGIONS, 1, 64, 64)
     regions = Regions(tuple(Region(mask) for mask in masks))
-    control, tokens = RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3), ((1, 2), (4, 5), (7, 8), (10, 11))
-    found = PromptRegions(control, regions.canvas(), (1.0,) * REGIONS, tokens, 77, 77)
+    tokens, fovea = ((1, 2), (4, 5), (7, 8), (10, 11)), METHODS["fovea"]
+    free = tuple(sorted({*range(77)} - {*itertools.chain(*tokens)}))
+    paper = RegionControl(RegionBias(), 1.0, 0.3, 0.0, 0.3)
+    always = RegionControl(replace(fovea.bias, free_weight=1.0), fovea.text, 0.3 * fovea.image)
     width = model.model.model_config.unet_config["context_dim"]
 
-    def run(patcher: Any) -> None:
+    def run(patcher: Any, control: RegionControl = paper) -> None:
         pooled = torch.zeros(1, 1280)
+        found = PromptRegions(control, regions.canvas(), (1.0,) * REGIONS, tokens, 77, 77, free)
         positive = [[torch.randn(1, 77, width), {"pooled_output": pooled, MARK: found}]]
         negative = [[torch.randn(1, 77, width), {"pooled_output": pooled}]]
         sample_latent(patcher, positive, negative, case.latent, 0, case.steps, 5.0)
 
     run(model)
-    runs = {"plain": partial(run, model), "steered": partial(run, steered)}
+    runs = {
+        "plain": partial(run, model), "steered": partial(run, steered), "every_step": partial(run, steered, always),
+    }  # fmt: skip
     times = meter.taking_turns(runs, device, case.repeats, f"{case.model} {case.size}")
-    plain, ours = (statistics.median(values) for values in times.values())
+    plain, ours, every = (statistics.median(values) for values in times.values())
     return {
         "model": case.model, "size": case.size, "batch": case.batch, "steps": case.steps, "repeats": case.repeats,
         "seconds_plain": round(plain, 3), "seconds_steered": round(ours, 3), "ratio": round(ours / plain, 3),
+        "seconds_every_step": round(every, 3), "ratio_every_step": round(every / plain, 3),
     }  # fmt: skip
 
 
