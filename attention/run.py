@@ -112,13 +112,15 @@ class Record:
 @dataclass(eq=False)
 class Run:
     """One sampling run. `sigma` is the current noise level, `size` the axes of the whole latent after the channels,
-    `conds` the guider's cond lists by its names for them, as far as they are ComfyUI's."""
+    `conds` the guider's cond lists by its names for them, as far as they are ComfyUI's, `cfg` its scale, if it has
+    one."""
 
     techniques: tuple[Technique, ...]
     model: Any = None
     sigma: float = float("nan")
     size: tuple[int, ...] = ()
     conds: dict[str, Conds] = field(default_factory=dict)
+    cfg: float | None = None
     roles: CondRoles = field(default_factory=CondRoles)
     attention_wrappers: tuple[AttentionWrapper, ...] = ()
     table: CondTable | None = None
@@ -134,6 +136,7 @@ class Run:
     def open(self, model: Any, sigma: float, size: tuple[int, ...] = (), guider: Any = None) -> None:
         """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one."""
         self.model, self.sigma, self.size, self.conds = model, sigma, size, cond_lists(guider)
+        self.cfg = getattr(guider, "cfg", None)
         self.roles.step(guider)
         self._lists.clear()
         self._evaluated.clear()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RegionsType = io.Custom("FOVEA_REGIONS")
 ALIASES = ["regional prompt", "region", "paint with words", "DenseDiffusion", "attention couple", "area composition"]
 REGIONS_OUT = "The regions so far, for Dense Diffusion, Paint with Words, or one more region."
+ORDERS = ("in front", "behind")
 LEVELS = (8, 16, 32, 64)  # latent pixels are 8 image pixels: the layers of SD1.5 and SDXL have tokens of 8 to 64
 
 
@@ -28,10 +29,13 @@ def check_number(previous: Regions | None, more: int, name: str) -> None:
         raise ValueError(f"{name}: {count} regions are too many, {MAX_REGIONS} at most.")
 
 
-def extended(previous: Regions | None, added: list[Any], overlap: str | None, name: str) -> Regions:
-    """More regions on top of the previous ones. name: of the node, for the error."""
+def extended(
+    previous: Regions | None, added: list[Any], overlap: str | None, name: str, behind: bool = False
+) -> Regions:
+    """More regions in front of the previous ones, or behind them. name: of the node, for the error."""
     check_number(previous, len(added), name)
-    items = (*(previous.items if previous is not None else ()), *added)
+    before = previous.items if previous is not None else ()
+    items = (*added, *before) if behind else (*before, *added)
     return Regions(items, overlap or (previous.overlap if previous is not None else "top"))
 
 
@@ -81,6 +85,19 @@ class FoveaRegion(io.ComfyNode):
                     tooltip="The color of what is here, for Region Start: #dc2626, red or dark red. Empty: the color "
                     "word of the prompt.",
                 ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.001, optional=True,
+                    tooltip="Where in the schedule this region begins to act, within the window of the node that uses "
+                    "it. Outside of it the region is as if it were not there.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.001, optional=True,
+                    tooltip="Where in the schedule this region ends.",
+                ),
+                io.Combo.Input(
+                    "order", options=list(ORDERS), default=ORDERS[0], optional=True,
+                    tooltip="Where regions overlap: in front of those connected to regions, or behind them.",
+                ),
             ],
             outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
         )  # fmt: skip
@@ -88,14 +105,17 @@ class FoveaRegion(io.ComfyNode):
     @classmethod
     def execute(
         cls, mask: Tensor, prompt: str, strength: float, negative_prompt: str, regions: Regions | None = None,
-        conditioning: list | None = None, color: str = "",
+        conditioning: list | None = None, color: str = "", start_percent: float = 0.0, end_percent: float = 1.0,
+        order: str = ORDERS[0],
     ) -> io.NodeOutput:  # fmt: skip
         try:
             given = parse_color(color) if color.strip() else None
         except ValueError as why:
             raise ValueError(f"Region: color: {why}") from None
-        added = sources.region(mask, prompt, strength, negative_prompt, conditioning, color=given)
-        return io.NodeOutput(extended(regions, [added], None, "Region"))
+        added = sources.region(
+            mask, prompt, strength, negative_prompt, conditioning, color=given, start=start_percent, end=end_percent
+        )
+        return io.NodeOutput(extended(regions, [added], None, "Region", behind=order == ORDERS[1]))
 
 
 class FoveaRegionsFromColors(io.ComfyNode):

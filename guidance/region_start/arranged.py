@@ -41,7 +41,7 @@ class ArrangedStart:
         if run.model_options.get("context_handler") is not None:
             logger.warning("The starting noise is not arranged: the model sees it through context windows, in parts.")
             return noise
-        regions: PromptRegions = marked[MARK]
+        regions: PromptRegions = marked[MARK].now(run.sampling, float(run.sigmas[0]))
         noises, maps = [], []
         for number in range(regions.control.arranged_noises):
             another = noise if number == 0 else _another(noise, number)

@@ -73,7 +73,9 @@ class Reading:
         if min(site.grid[-2:]) >= MIN_SIDE and not up:  # on a UNet's way up what comes is finer
             for row in call.rows:
                 regions = regions_of(row)
-                value = None if regions is None else self.measure(call, row, regions)
+                if regions is not None:
+                    regions = regions.now(call.run.model.model_sampling, call.run.sigma)
+                value = self.measure(call, row, regions) if regions is not None and regions.tokens else None
                 if value is not None:
                     self.seen.setdefault(site.grid, []).append(value)
         if self.leaves and self.seen and (up or site.block == self.layers[-1]):

@@ -45,7 +45,8 @@ class Factors(NamedTuple):
 
 
 class SteeredRow(NamedTuple):
-    """A row of a call with what is done to it. hides: appended tokens must not be seen, since nothing steers them."""
+    """A row of a call with what is done to it. hides: appended tokens must not be seen, where nothing
+    steers them."""
 
     row: Row
     regions: PromptRegions
@@ -81,8 +82,8 @@ class RegionAttention:
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         for row in rows:
-            regions = regions_of(row)
-            if regions is not None and (any(self._strengths(run, regions.control)) or regions.appended < row.length):
+            regions = self._regions(run, row)
+            if regions is not None and (self._steers(run, regions) or regions.appended < row.length):
                 return True
         return False
 
@@ -91,10 +92,10 @@ class RegionAttention:
         kept: set[int] = set()
         others: set[int] = set()
         for row in rows:
-            regions = regions_of(row)
+            regions = self._regions(run, row)
             if regions is None or regions.appended == regions.length:
                 others.add(row.length)
-            elif any(self._strengths(run, regions.control)) or row.length != regions.length:
+            elif self._steers(run, regions) or row.length != regions.length:
                 return None
             else:
                 kept.add(regions.appended)
@@ -115,6 +116,19 @@ class RegionAttention:
             return self._whole(call, steered, attention)
         return self._split(call, steered, attention)
 
+    def _regions(self, run: Run, row: Row) -> PromptRegions | None:
+        """Those of a row that act in this step, the same object whenever these act."""
+        regions = regions_of(row)
+        if regions is None or not regions.windows:
+            return regions
+        if regions not in self.step:
+            acting = regions.acting(run.model.model_sampling, run.sigma)
+            self.step[regions] = self.facts.setdefault((regions, acting), regions.only(acting))
+        return self.step[regions]
+
+    def _steers(self, run: Run, regions: PromptRegions) -> bool:
+        return bool(regions.tokens) and any(self._strengths(run, regions.control))
+
     def _strengths(self, run: Run, control: RegionControl) -> Strengths:
         if control not in self.step:
             self.step[control] = control.strengths(run.model.model_sampling, run.sigma)
@@ -122,16 +136,16 @@ class RegionAttention:
 
     def _steered(self, call: AttentionCall, row: Row) -> SteeredRow | None:
         """What is done to a row of a call, None if nothing is."""
-        regions, kind = regions_of(row), call.site.kind
+        regions, kind = self._regions(call.run, row), call.site.kind
         if regions is None:
             return None
         strengths, blocks = self._strengths(call.run, regions.control), regions.control.blocks
         text, image = strengths.text if kind != "self" else 0.0, strengths.image if kind != "cross" else 0.0
-        if blocks is not None and call.site.block not in blocks:
+        if not regions.tokens or (blocks is not None and call.site.block not in blocks):
             text = image = 0.0
         words, places = self._factors(call, row, regions) if text or image else (None, None)
         words, places = words if text else None, places if image else None
-        hides = kind != "self" and words is None and regions.appended < call.site.text_tokens
+        hides = kind != "self" and (words is None or bool(regions.unseen)) and regions.appended < call.site.text_tokens
         if words is None and places is None and not hides:
             return None
         return SteeredRow(row, regions, strengths, words, places, hides)
@@ -284,6 +298,11 @@ def _write(
         if factors is None:
             continue
         part = None if mask is None else mask[..., keys]
+        if factors is each.text and each.regions.unseen:  # keys that nobody sees do not count
+            unseen = each.regions.hidden(site.text_tokens, each.row.length, steered=True).to(q.device) > 0
+            part = (torch.zeros(1, 1, 1, len(unseen), device=q.device) if part is None else part).masked_fill(
+                unseen, float("-inf")
+            )
         if part is not None and part.shape[2] > 1:
             part = part[:, :, image]
         queries, seen = q[:, :, image], k[:, :, keys]
@@ -303,6 +322,6 @@ def _write(
             scores.key_factor[where, keys, column] = factors.free.chosen
             column += 1
     if each.hides:  # all queries leave the appended tokens alone
-        hidden = each.regions.hidden(site.text_tokens, each.row.length)
+        hidden = each.regions.hidden(site.text_tokens, each.row.length, each.text is not None)
         scores.query_factor[where, :, :, column] = HIDDEN
         scores.key_factor[where, : site.text_tokens, column] = hidden.to(scores.key_factor)

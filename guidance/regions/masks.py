@@ -23,7 +23,8 @@ class Region:
     mask: [n, height, width] on the CPU, 0..1; one for all pictures, or one per picture of a batch or frame of a video.
     strength: how much of a node's effect this region gets. negative_prompt: what the negative
     prompt says in this place, "" for nothing. conditioning: an encoded prompt to use instead of the prompt. color: of
-    what is there, red, green and blue 0..1. painted_in: the color that it was painted in, which may mean nothing.
+    what is there, 0..1 each. painted_in: the color that it was painted in, which may mean nothing. start,
+    end: window in percent of the schedule as fractions; outside of it the region is as if it were not there.
     """
 
     mask: Tensor = field(repr=False)
@@ -33,6 +34,8 @@ class Region:
     conditioning: tuple | None = field(default=None, repr=False)
     color: tuple[float, float, float] | None = None
     painted_in: tuple[float, float, float] | None = None
+    start: float = 0.0
+    end: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,8 @@ class Regions:
     @cached_property
     def acting(self) -> Regions:
         """Those that have a place and a strength: the others are as if they were not there."""
-        strong = Regions(tuple(region for region in self.items if region.strength > 0), self.overlap)
+        at_all = tuple(region for region in self.items if region.strength > 0 and region.start < region.end)
+        strong = Regions(at_all, self.overlap)
         peaks = strong.canvas().amax(dim=(0, 2, 3)).tolist()
         items = tuple(region for region, peak in zip(strong.items, peaks) if peak > 0)
         return self if len(items) == len(self) else Regions(items, self.overlap)
@@ -58,7 +62,11 @@ class Regions:
         reasons = []
         for i, region in enumerate(self.items):
             if all(region is not other for other in self.acting.items):
-                why = "has strength 0" if region.strength <= 0 else "has no place (its mask is black or covered)"
+                why = "has no place (its mask is black or covered)"
+                if region.strength <= 0:
+                    why = "has strength 0"
+                elif region.start >= region.end:
+                    why = f"ends ({region.end:g}) before it begins ({region.start:g})"
                 reasons.append(f"{region.prompt or f'region {i + 1}'!r} {why}: it is left out.")
         return reasons
 

@@ -53,6 +53,8 @@ def _say_if_nothing_happens(run: Run) -> None:
             "Regions do nothing in this run: no prompt of the sampler carries any. Connect positive of Dense Diffusion "
             "or Paint with Words; Conditioning (Concat) and (Average) keep those of conditioning_to only."
         )
+    if run.cfg == 1.0 and any(each.negative for each in regions):
+        run.warn("Regions' negative prompts do nothing in this run: at CFG 1 no negative prompt is evaluated.")
     sampling = run.model.model_sampling
     if regions and all(each.control.is_over(sampling, run.sigma) for each in regions):
         begins, end = 1 - left_of_schedule(sampling, run.sigma), max(each.control.end for each in regions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -94,7 +95,7 @@ def negative(clip: Clip, prompt: str, regions: Regions, control: RegionControl) 
     """Encode a negative prompt; the regions' own negative prompts are appended."""
     if not any(region.negative_prompt.strip() for region in regions.items):
         return Encoded(encode(clip, prompt), [])
-    plain = Regions(tuple(Region(r.mask, r.prompt, r.strength) for r in regions.items), regions.overlap)
+    plain = Regions(tuple(replace(region, conditioning=None) for region in regions.items), regions.overlap)
     return _appended(clip, prompt, plain, [r.negative_prompt for r in regions.items], control, negative=True)
 
 
@@ -260,9 +261,11 @@ def _marked(
 ) -> Conditioning:  # fmt: skip
     """The conditioning with its regions. appended: place of the first token that is there for a region only."""
     strengths = tuple(region.strength for region in regions.items)
+    windows = tuple((region.start, region.end) for region in regions.items)
     mark = PromptRegions(
-        control, regions.canvas(), strengths, tuple(tokens), conditioning[0][0].shape[1], appended, **more
-    )
+        control, regions.canvas(), strengths, tuple(tokens), conditioning[0][0].shape[1], appended,
+        windows=() if all(window == (0.0, 1.0) for window in windows) else windows, **more,
+    )  # fmt: skip
     return [[tensor, {**options, MARK: mark}] for tensor, options in conditioning]
 
 
@@ -278,6 +281,8 @@ def masked(
     for i, region in enumerate(regions.items):
         own = list(region.conditioning) if region.conditioning is not None else encode(clip, region.prompt)
         settings = {"mask": canvas[:, i], "set_area_to_bounds": False, "mask_strength": region.strength}
+        if (region.start, region.end) != (0.0, 1.0):
+            settings |= {"start_percent": region.start, "end_percent": region.end}
         conditioning += [[tensor, {**options, **settings}] for tensor, options in own]
     if (prompt.strip() and prompt_strength > 0) or not conditioning:
         conditioning += [[tensor, {**options, "strength": prompt_strength}] for tensor, options in encode(clip, prompt)]

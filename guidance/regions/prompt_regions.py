@@ -5,12 +5,14 @@ A prompt is steered by the node that made it, whatever other region nodes the mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...attention.conds import Row
+from ..schedule import inside
 from .control import RegionControl
 
 MARK = "fovea_regions"  # key of a cond dict that holds its PromptRegions
@@ -23,7 +25,8 @@ class PromptRegions:
     canvas: [n, regions, height, width], see Regions.canvas. strengths: one per region. tokens: per region the places
     of its words in the prompt. length: tokens of the prompt. appended: place of the first token that is there for a
     region only, not seen where regions do not steer; `length` if there is none. free: places of tokens that belong
-    to no region. negative: of a negative prompt.
+    to no region. negative: of a negative prompt. windows: per region in percent of the schedule as fractions; (): all
+    act always. unseen: places of appended tokens whose regions do not act now.
     """
 
     control: RegionControl
@@ -34,6 +37,31 @@ class PromptRegions:
     appended: int
     free: tuple[int, ...] = ()
     negative: bool = False
+    windows: tuple[tuple[float, float], ...] = ()
+    unseen: tuple[int, ...] = ()
+
+    def acting(self, sampling: Any, sigma: float) -> tuple[int, ...]:
+        """Which regions' windows a noise level lies in."""
+        windows = self.windows or ((0.0, 1.0),) * len(self.tokens)
+        return tuple(i for i, (start, end) in enumerate(windows) if inside(sampling, sigma, start, end))
+
+    def only(self, acting: tuple[int, ...]) -> PromptRegions:
+        """As if the other regions were not there: their places are nobody's, and so are their words, which are not seen
+        where they stand for a region only."""
+        if len(acting) == len(self.tokens):
+            return self
+        kept = {place for i in acting for place in self.tokens[i]}
+        gone = sorted({place for places in self.tokens for place in places} - kept)
+        return replace(
+            self, canvas=self.canvas[:, list(acting)], strengths=tuple(self.strengths[i] for i in acting),
+            tokens=tuple(self.tokens[i] for i in acting), windows=(),
+            free=tuple(sorted({*self.free, *(place for place in gone if place < self.appended)})),
+            unseen=tuple(place for place in gone if place >= self.appended),
+        )  # fmt: skip
+
+    def now(self, sampling: Any, sigma: float) -> PromptRegions:
+        """Those that act at a noise level."""
+        return self.only(self.acting(sampling, sigma))
 
     def keys(self, count: int, own: int = 0) -> Tensor:
         """T: whose every text token is, [count, regions]. ComfyUI repeats a prompt to the length of a longer one.
@@ -51,9 +79,13 @@ class PromptRegions:
         free[list(self.free)] = 1
         return _repeat_or_pad(free, count, own)[:, 0]
 
-    def hidden(self, count: int, own: int = 0) -> Tensor:
-        """Which text tokens are appended: [count]; own: as in `keys`."""
-        return _repeat_or_pad((torch.arange(self.length) >= self.appended).float()[:, None], count, own)[:, 0]
+    def hidden(self, count: int, own: int = 0, steered: bool = False) -> Tensor:
+        """Which text tokens nobody shall see: [count]; own: as in `keys`. steered: whether those of acting regions are
+        to be seen."""
+        hidden = torch.arange(self.length) >= self.appended
+        if steered:
+            hidden = torch.isin(torch.arange(self.length), torch.tensor(self.unseen, dtype=torch.long))
+        return _repeat_or_pad(hidden.float()[:, None], count, own)[:, 0]
 
 
 def regions_of(row: Row) -> PromptRegions | None:

@@ -156,14 +156,14 @@ def _reduced(mask: Tensor) -> Tensor:
 
 def region(
     mask: Tensor, prompt: str, strength: float = 1.0, negative_prompt: str = "", conditioning: Any = None,
-    **colors: tuple[float, float, float] | None,
+    **more: Any,
 ) -> Region:  # fmt: skip
     """A region of its own copy of a mask [height, width] or [n, height, width], at most MAX_SIDE pixels wide and high.
 
-    Frame by frame, so that a film's masks never exist twice at their full size. colors: `color`, `painted_in`.
+    Frame by frame, so that a film's masks never exist twice at their full size. more: as Region has it.
     """
     frames = mask.detach().reshape(-1, *mask.shape[-2:])
     frames = frames if len(frames) else frames.new_zeros(1, *mask.shape[-2:])  # a batch of no masks is no place
     mask = torch.stack([_reduced(frame.cpu()) for frame in frames])
     given = None if conditioning is None else tuple(conditioning)
-    return Region(mask, prompt.strip(), strength, negative_prompt.strip(), given, **colors)
+    return Region(mask, prompt.strip(), strength, negative_prompt.strip(), given, **more)

@@ -1,0 +1,132 @@
+"""Regions with a window of their own: outside of it a run goes on as if they had never been; order; CFG 1."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import techniques
+import tiny_models as tiny
+import torch
+from region_steps import PLACES, boxes, marked, steered, two_regions
+from torch import Tensor
+
+from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions.control import RegionControl
+from fovea.guidance.regions.masks import Region, Regions
+from fovea.guidance.regions.prompt_regions import MARK
+from fovea.guidance.regions.score_bias import RegionBias
+from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.region_sources import FoveaRegion
+from fovea.nodes.regions import FoveaDenseDiffusion
+
+NOISE = tiny.noise(32, 32)
+REGIONS = two_regions(boxes(32, 32))
+WORDS = RegionBias(temperature=0.0, area_weight=0.0, background=False, outside_weight=1.0, free_weight=1.0)
+CONTROL = RegionControl(WORDS, 1.0, 0.5, law="constant")
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny.unet("sd15")
+
+
+def run(model: Any, wanted: Regions, places: tuple, windows: tuple = (), **changes: Any) -> Tensor:
+    positive = marked(tiny.prompt(1), wanted, places, CONTROL, windows=windows, free=(7, 8), **changes)
+    return tiny.sample(steered(model), NOISE, positive=positive, steps=4)
+
+
+class TestAWindow:
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_that_no_step_lies_in_is_no_region(self, model: Any, which: int) -> None:
+        """The other region alone, whose words are free now, draws the same."""
+        windows = tuple((0.123, 0.1231) if i == which else (0.0, 1.0) for i in range(2))
+        other = Regions((REGIONS.items[1 - which],))
+        mark = marked(tiny.prompt(1), other, (PLACES[1 - which],), CONTROL)[0][1][MARK]
+        # Its mask is what the two regions left it.
+        canvas = REGIONS.canvas()[:, [1 - which]]
+        alone = replace(mark, canvas=canvas, free=tuple(sorted({7, 8, *PLACES[which]})))
+        positive = [[tiny.prompt(1)[0][0], {**tiny.prompt(1)[0][1], MARK: alone}]]
+        wanted = tiny.sample(steered(model), NOISE, positive=positive, steps=4)
+        assert torch.equal(run(model, REGIONS, PLACES, windows), wanted)
+
+    def test_that_all_steps_lie_in_changes_nothing(self, model: Any) -> None:
+        wanted = run(model, REGIONS, PLACES)
+        assert torch.equal(run(model, REGIONS, PLACES, ((0.0, 1.0), (0.0, 1.0))), wanted)
+
+    def test_acts_in_its_steps_only(self, model: Any) -> None:
+        """Two windows that take turns: the first steps are those of one region, the last are not."""
+        taking_turns = run(model, REGIONS, PLACES, ((0.0, 0.5), (0.5, 1.0)))
+        first = run(model, REGIONS, PLACES, ((0.0, 0.5), (0.123, 0.1231)))
+        whole = run(model, REGIONS, PLACES, ((0.0, 1.0), (0.123, 0.1231)))
+        assert not torch.equal(taking_turns, first) and not torch.equal(first, whole)
+
+    def test_no_region_at_all_is_the_plain_prompt(self, model: Any) -> None:
+        never = ((0.123, 0.1231), (0.123, 0.1231))
+        assert torch.equal(run(model, REGIONS, PLACES, never), tiny.sample(model, NOISE, steps=4))
+
+    def test_hides_what_was_appended_for_it(self, model: Any) -> None:
+        """Appended words of a region that does not act change nothing, whatever they are."""
+        places, windows = ((60, 61, 62), tuple(range(63, 77))), ((0.0, 1.0), (0.123, 0.1231))
+        pictures = []
+        for change in (0.0, 1.0):
+            features = tiny.prompt(1)[0][0].clone()
+            features[:, 63:] += change
+            given = [[features, tiny.prompt(1)[0][1]]]
+            positive = marked(given, REGIONS, places, CONTROL, windows=windows, appended=60)
+            pictures.append(tiny.sample(steered(model), NOISE, positive=positive, steps=4))
+            seen = marked(given, REGIONS, places, CONTROL, appended=60)
+            pictures.append(tiny.sample(steered(model), NOISE, positive=seen, steps=4))
+        first, first_seen, second, second_seen = pictures
+        assert torch.equal(first, second) and not torch.equal(first_seen, second_seen)
+
+    def test_later_ones_do_not_act_on_the_start(self) -> None:
+        with torch.inference_mode():
+            model, clip = demo_model.load_model(), demo_model.load_clip()
+            noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+            late = Regions(tuple(replace(each, start=0.5) for each in techniques.halves().items))
+            settings = {"model": model, "clip": clip, "prompt": techniques.PROMPT, "regions": late}
+            alone = {"cross_strength": 0.0, "self_strength": 0.0, "arranged_noises": 1, "layout_iterations": 1}
+            patched, positive, negative, _ = techniques.outputs(FoveaDenseDiffusion, **settings, **alone)
+            got = tiny.sample(patched, noise, 4.0, 2, positive, negative)
+            assert torch.equal(got, tiny.sample(model, noise, 4.0, 2, positive, negative))
+
+
+class TestTheNode:
+    def test_window_and_order_reach_the_region(self) -> None:
+        mask = torch.ones(1, 8, 8)
+        (first,) = FoveaRegion.execute(mask, "a", 1.0, "").result
+        (front,) = FoveaRegion.execute(mask, "b", 1.0, "", first, start_percent=0.2, end_percent=0.7).result
+        (behind,) = FoveaRegion.execute(mask, "c", 1.0, "", front, order="behind").result
+        assert [r.prompt for r in behind.items] == ["c", "a", "b"]
+        assert (front.items[1].start, front.items[1].end) == (0.2, 0.7)
+        assert [r.prompt for r in behind.acting.items] == ["b"], "the one in front has every pixel"
+
+    def test_a_window_that_ends_before_it_begins_is_told(self) -> None:
+        (regions,) = FoveaRegion.execute(torch.ones(1, 8, 8), "a", 1.0, "", start_percent=0.7, end_percent=0.2).result
+        assert not len(regions.acting) and "ends (0.2) before it begins (0.7)" in regions.idle()[0]
+
+    def test_comfyuis_own_masks_have_the_window_too(self) -> None:
+        with torch.inference_mode():
+            clip = demo_model.load_clip()
+            late = Regions((replace(techniques.halves().items[0], start=0.25, end=0.5), techniques.halves().items[1]))
+            first, second, _ = prompt_encoding.masked(clip, techniques.PROMPT, late, 0.5)
+        assert (first[1]["start_percent"], first[1]["end_percent"]) == (0.25, 0.5) and "start_percent" not in second[1]
+
+    def test_negative_prompts_keep_the_window(self) -> None:
+        mask = torch.ones(1, 32, 32)
+        with torch.inference_mode():
+            regions = Regions((Region(mask, "a plain red star", negative_prompt="a circle", start=0.1, end=0.9),))
+            encoded = prompt_encoding.negative(demo_model.load_clip(), "", regions, CONTROL)
+        assert encoded.conditioning[0][1][MARK].windows == ((0.1, 0.9),)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_negative_prompts_at_cfg_1_are_told(model: Any, cfg: float, caplog: pytest.LogCaptureFixture) -> None:
+    positive = marked(tiny.prompt(1), REGIONS, PLACES, CONTROL)
+    negative = marked(tiny.prompt(2), REGIONS, PLACES, CONTROL, negative=True)
+    with caplog.at_level(logging.WARNING):
+        tiny.sample(steered(model), NOISE, cfg, positive=positive, negative=negative)
+    assert ("at CFG 1 no negative prompt is evaluated" in caplog.text) == (cfg == 1.0)
