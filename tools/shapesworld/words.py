@@ -34,6 +34,8 @@ GRAMMAR = [
     *world.BACKGROUND_NAMES,
     *world.STYLES,
 ]
+PLACE_WORDS = ("at", "in", "top", "bottom", "left", "right", "middle", "above", "below")
+"""What only the flow transformer was taught: they have no row in CLIP A's table."""
 _SPLIT = re.compile(r"[a-z]+|[,.]")
 
 
@@ -54,6 +56,12 @@ def word_ids(word: str) -> tuple[int, ...]:
 def known_ids() -> tuple[int, ...]:
     """Every token id a caption can contain, sorted; the start and end tokens too."""
     return tuple(sorted({START, END, *(i for w in GRAMMAR for i in word_ids(w))}))
+
+
+@lru_cache
+def place_ids() -> tuple[int, ...]:
+    """Token ids of the words for places, sorted."""
+    return tuple(sorted(i for w in PLACE_WORDS for i in word_ids(w)))
 
 
 @lru_cache
@@ -85,6 +93,12 @@ def shape_positions(ids: np.ndarray) -> list[int]:
 def rows(ids: np.ndarray) -> np.ndarray:
     """Token ids -> rows of the compact table (row 0 = unknown)."""
     return rows_of(ids, known_ids())
+
+
+def placed_rows(ids: np.ndarray) -> np.ndarray:
+    """Token ids -> rows of the compact table with those of the words for places behind it (row 0 = unknown)."""
+    places = rows_of(ids, place_ids())
+    return np.where(places > 0, places + len(known_ids()), rows(ids))
 
 
 def rows_of(ids: np.ndarray, known: tuple[int, ...]) -> np.ndarray:

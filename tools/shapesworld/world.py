@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +28,15 @@ COLOUR_NAMES, BACKGROUND_NAMES = tuple(COLOURS), tuple(BACKGROUNDS)
 N_OBJECT_CLASSES = len(COLOURS) * len(SHAPES)
 N_CLASSES = N_OBJECT_CLASSES + len(BACKGROUNDS)
 """Pixel classes: color * 6 + shape for objects, then one class per background."""
+
+PLACES = (
+    ("at the top left", "at the top", "at the top right"),
+    ("at the left", "in the middle", "at the right"),
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
+"""What a caption calls the nine fields of a picture, row by row."""
+FIELD_BORDERS = (96, 160)  # pixels: fields in which objects of all sizes stand about equally often
+RELATIONS = ("left of", "right of", "above", "below")
 
 _RADIUS = {1: (40, 70), 2: (36, 56), 3: (32, 48), 4: (28, 42)}
 
@@ -115,6 +126,48 @@ def worded(scene: Scene, rng: np.random.Generator | None) -> tuple[str, list[Thi
     style = scene.style if rng.random() < 0.75 else None
     prefix = "a picture of " if rng.random() < 0.15 else ""
     return prefix + _sentence(phrases, background, style), things
+
+
+def place(x: float, y: float) -> str:
+    """The name of the field in which a point stands."""
+    column, row = (bisect(FIELD_BORDERS, at) for at in (x, y))
+    return PLACES[row][column]
+
+
+def relation(thing: Thing, other: Thing) -> str:
+    """Where an object stands as seen from another: along the axis on which their centers lie further apart."""
+    dx, dy = thing.x - other.x, thing.y - other.y
+    if abs(dx) > abs(dy):
+        return RELATIONS[0] if dx < 0 else RELATIONS[1]
+    return RELATIONS[2] if dy < 0 else RELATIONS[3]
+
+
+def placed_caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
+    """A caption that says where objects stand; its wording varies as that of `caption`. Without `rng`: all of them.
+
+    Grammar: an object is followed by one of PLACES, or two are joined by one of RELATIONS in place of the comma.
+    """
+    if rng is None:
+        phrases = [f"{t.phrase} {place(t.x, t.y)}" for t in scene.things]
+        return _sentence(phrases, scene.background, scene.style)
+    text, things = worded(scene, rng)
+    pair = int(rng.integers(len(things) - 1)) if len(things) > 1 and rng.random() < 0.3 else None
+    always = int(rng.integers(len(things)))
+    for i, thing in enumerate(things):
+        if pair is not None and i in (pair, pair + 1):
+            continue
+        if i == always or rng.random() < 0.6:
+            text = _after(text, thing, f" {place(thing.x, thing.y)}")
+    if pair is None:
+        return text
+    first, second = things[pair], things[pair + 1]
+    joint = re.compile(rf"({first.color} {first.shape})(?:, | and )")
+    return joint.sub(rf"\1 {relation(first, second)} ", text, count=1)
+
+
+def _after(text: str, thing: Thing, words: str) -> str:
+    kind = f"{thing.color} {thing.shape}"  # no two objects of a scene share it
+    return text.replace(kind, kind + words, 1)
 
 
 def _sentence(phrases: list[str], background: str | None, style: str | None) -> str:
