@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,10 +88,16 @@ def save_atomically(state: dict, path: Path) -> None:
 class Trainer:
     """Optimizer, warm-up and cosine over the time budget, EMA, checkpoints that resume."""
 
-    def __init__(self, run: Run, modules: nn.ModuleDict, lr: float, ema: float = 0.999, weight_decay: float = 0.01):
+    def __init__(
+        self, run: Run, modules: nn.ModuleDict, lr: float, ema: float = 0.999, weight_decay: float = 0.01,
+        optimizer: Any = None,
+    ) -> None:  # fmt: skip
+        """optimizer: of these modules, in place of AdamW."""
         self.run, self.modules, self.lr, self.decay = run, modules, lr * run.rate, ema
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.optimizer = optimizer or torch.optim.AdamW(
+            self.parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay
+        )
         self.step, self.saved = 0, time.monotonic()
         resuming = run.checkpoint.exists()
         if run.shipped is not None and not resuming:

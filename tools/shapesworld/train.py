@@ -21,6 +21,7 @@ from . import (
     export,
     stages,
     train_clip,
+    train_dit,
     train_dual,
     train_experts,
     train_reader,
@@ -36,7 +37,9 @@ STAGES = {  # in order; before them "data" paints the pictures
     "latents": train_unet.encode, "unet": train_unet.train,
 }  # fmt: skip
 # On top of the shipped model, never part of "all".
-LATER = {"experts": train_experts.train, "dual": train_dual.train, "style": train_style.train}
+LATER = {
+    "experts": train_experts.train, "dual": train_dual.train, "style": train_style.train, "dit": train_dit.train,
+}  # fmt: skip
 
 
 # Without these glibc gives every large tensor back to the kernel and takes it again: a third of a CPU training step.

@@ -1,0 +1,70 @@
+"""ShapesWorld-DiT: a small flow transformer of ComfyUI's own Lumina 2 class (Z-Image's too), on the same latents.
+
+Latents [B, 4, 32, 32] are 256 tokens of 2x2. Its text is CLIP A's, whose table has a few more rows: words for places,
+trained together with the transformer. Prompts are padded to 48 tokens in place of 77: a tenth of its arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.latent_formats
+import comfy.ops
+import comfy.sd1_clip
+import comfy.supported_models
+import torch
+from comfy.ldm.lumina.model import NextDiT
+
+from . import generator
+
+SHIFT = 2.0  # of the noise levels, in training as in sampling: places and kinds are decided where it is noisy
+TOKENS = 48  # of a prompt; no caption of the world is longer
+CONFIG: dict[str, Any] = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 4,
+    "dim": 192,
+    "n_layers": 7,
+    "n_refiner_layers": 1,
+    "n_heads": 3,
+    "n_kv_heads": 3,
+    "multiple_of": 32,
+    "ffn_dim_multiplier": 8 / 3,
+    "qk_norm": True,
+    "cap_feat_dim": generator.TEXT_CONFIG["hidden_size"],
+    "axes_dims": [16, 24, 24],
+    "axes_lens": [1, 512, 512],
+    "rope_theta": 100.0,  # 16 tokens to a side: slower waves would tell them nothing
+    "time_scale": 1000.0,
+}
+
+
+class Config(comfy.supported_models.Lumina2):
+    """ComfyUI's description of the transformer: velocity prediction on its flow schedule."""
+
+    unet_config: dict = {}
+    sampling_settings = {"multiplier": 1.0, "shift": SHIFT}
+    memory_usage_factor = 1.0
+
+    def __init__(self, latent_format: comfy.latent_formats.LatentFormat) -> None:
+        super().__init__(dict(CONFIG))
+        self.latent_format = latent_format
+
+
+def network(operations: Any = comfy.ops.disable_weight_init) -> torch.nn.Module:
+    """A bare NextDiT with uninitialized weights."""
+    return NextDiT(**CONFIG, dtype=torch.float32, device="cpu", operations=operations)
+
+
+class PromptTokenizer(comfy.sd1_clip.SDTokenizer):
+    """CLIP's tokenizer with shorter padding; prompts of more than 77 tokens go on in another part as always."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given, pad_to_max_length=False, min_length=TOKENS)
+
+
+class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """The same as ComfyUI asks for it."""
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=PromptTokenizer)
