@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from ..scorers import comfy_clip
-from . import dual_encoder, evaluators
+from . import dual_encoder, evaluators, transformer
 from . import generator as shapesworld
 
 FOLDER = Path(__file__).resolve().parents[2] / "demo"
 MANIFEST = "shapesworld.json"
+TOKEN_TABLE = "clip_l.transformer.text_model.embeddings.token_embedding.weight"
 CURE = "Restore it from the Fovea repository (git checkout -- demo/, or install the pack again)."
 
 
@@ -44,7 +45,7 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
 
 def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """State dict of one part (`unet`, `vae`, `clip_a`, `clip_b`, `reader`; as changes of the first `expert_high`,
-    `expert_low`, `dual`), all its shards checked and merged."""
+    `expert_low`, `dual`; `dit`), all its shards checked and merged."""
     state: dict[str, Tensor] = {}
     told = manifest(folder)
     generator = told["parts"].get("unet")
@@ -104,6 +105,15 @@ def _dual_unchanged(folder: Path = FOLDER, disable_dynamic: bool = False) -> com
     return patcher
 
 
+def load_dit(folder: Path = FOLDER, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """The flow transformer as a MODEL; it reads the CLIP of `load_dit_clip`. disable_dynamic: as in `load_model`."""
+    prefix = "dit."
+    state = {k.removeprefix(prefix): v for k, v in load_part("dit", folder).items() if k.startswith(prefix)}
+    patcher = _patcher(transformer.Config, state, folder, disable_dynamic)
+    patcher.cached_patcher_init = (load_dit, (folder,))
+    return patcher
+
+
 def spread(rows: Tensor, ids: list[int], vocabulary: Any) -> Tensor:
     """A compact token table, spread over the tokenizer's vocabulary: what has no row gets that of the unknown word, the
     first. Only rows of words that prompts use are trained and stored."""
@@ -116,8 +126,7 @@ def text_state(folder: Path = FOLDER) -> dict[str, Tensor]:
     """CLIP A's text tower under ComfyUI's names."""
     state, ids = load_part("clip_a", folder), manifest(folder)["token_ids"]
     text = {"clip_l.transformer." + k.removeprefix("text."): v for k, v in state.items() if k.startswith("text.")}
-    table = spread(state["table.weight"], ids, shapesworld.TEXT_CONFIG["vocab_size"])
-    return {**text, "clip_l.transformer.text_model.embeddings.token_embedding.weight": table}
+    return {**text, TOKEN_TABLE: spread(state["table.weight"], ids, shapesworld.TEXT_CONFIG["vocab_size"])}
 
 
 def load_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
@@ -130,12 +139,24 @@ def load_dual_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
     return _clip(_two_encoders, folder)
 
 
+def load_dit_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
+    """CLIP A's text tower with the flow transformer's words for places, as a CLIP."""
+    return _clip(_with_places, folder)
+
+
 Encoders = tuple[Any, Any, dict[str, Tensor], dict]  # tokenizer, model, weights, options
 
 
 def _one_encoder(folder: Path) -> Encoders:
     options = {"clip_l_model_config": dict(shapesworld.TEXT_CONFIG)}
     return comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel, text_state(folder), options
+
+
+def _with_places(folder: Path) -> Encoders:
+    tokenizer, _, state, options = _one_encoder(folder)
+    rows, ids = load_part("dit", folder)["places.weight"], manifest(folder)["place_ids"]
+    state[TOKEN_TABLE][torch.tensor(ids)] = rows.to(state[TOKEN_TABLE])
+    return tokenizer, transformer.TextModel, state, options
 
 
 def _two_encoders(folder: Path) -> Encoders:

@@ -14,10 +14,12 @@ import comfy.sd1_clip
 import comfy.supported_models
 import torch
 from comfy.ldm.lumina.model import NextDiT
+from torch import Tensor
 
 from . import generator
 
 SHIFT = 2.0  # of the noise levels, in training as in sampling: places and kinds are decided where it is noisy
+END = generator.TEXT_CONFIG["eos_token_id"]
 TOKENS = 48  # of a prompt; no caption of the world is longer
 CONFIG: dict[str, Any] = {
     "image_model": "lumina2",
@@ -56,15 +58,13 @@ def network(operations: Any = comfy.ops.disable_weight_init) -> torch.nn.Module:
     return NextDiT(**CONFIG, dtype=torch.float32, device="cpu", operations=operations)
 
 
-class PromptTokenizer(comfy.sd1_clip.SDTokenizer):
-    """CLIP's tokenizer with shorter padding; prompts of more than 77 tokens go on in another part as always."""
+class TextModel(comfy.sd1_clip.SD1ClipModel):
+    """CLIP A's text tower, of whose 77 tokens the padding behind the 48th is left out."""
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given, pad_to_max_length=False, min_length=TOKENS)
-
-
-class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
-    """The same as ComfyUI asks for it."""
-
-    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-        super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=PromptTokenizer)
+    def encode_token_weights(self, token_weight_pairs: dict[str, list]) -> tuple[Tensor, Tensor | None]:
+        """Sections of (id, weight) -> the prompt [1, at least 48, 256], CLIP A's vector [1, 256]."""
+        encoded, pooled = super().encode_token_weights(token_weight_pairs)[:2]
+        *whole, last = token_weight_pairs[self.clip_name]
+        ends = (i for i, (token, *_) in enumerate(last) if isinstance(token, int) and token == END)
+        used = sum(map(len, whole)) + next(ends, len(last) - 1) + 1
+        return encoded[:, : max(TOKENS, used)], pooled

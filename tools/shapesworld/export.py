@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..comfy.comfyui import sha256_of
 from . import t5_words, train_dual, train_experts, words
-from .shipped_weights import CHANGES, PARTS
+from .shipped_weights import CHANGES, PARTS, PREFIXES, TRAINING_ONLY
 
 SHARD_BYTES = 14_000_000
 
@@ -36,9 +36,8 @@ def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
     if part in CHANGES["experts"]:
         return train_experts.lora(work, part)
     state = torch.load(work / f"{part}.pt", map_location="cpu", weights_only=True)["ema"]
-    if part in ("unet", "vae"):
-        state = {k.removeprefix(f"{part}."): v for k, v in state.items()}
-    return {k: v.half().contiguous() for k, v in state.items() if not k.startswith("point_")}
+    prefix = PREFIXES.get(part, "")
+    return {k.removeprefix(prefix): v.half().contiguous() for k, v in state.items() if not k.startswith(TRAINING_ONLY)}
 
 
 def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
@@ -57,8 +56,9 @@ def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
             (folder / name).chmod(0o644)
             files[name] = sha256_of(folder / name)
         manifest["parts"][part] = files
-        if part not in PARTS:  # a change fits the generator from which it was trained, and no other
+        if any(part in parts for parts in CHANGES.values()):  # fits the generator it was trained from, and no other
             manifest.setdefault("changes_of", {})[part] = manifest["parts"]["unet"]
     manifest["token_ids"], manifest["t5_ids"] = list(words.known_ids()), list(t5_words.known_ids())
+    manifest["place_ids"] = list(words.place_ids())
     manifest["latents"] = json.loads((work / "latents.json").read_text())
     path.write_text(json.dumps(manifest, indent=1) + "\n")

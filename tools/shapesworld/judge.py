@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,7 +12,18 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from .world import BACKGROUND_NAMES, COLOUR_NAMES, N_CLASSES, N_OBJECT_CLASSES, SHAPES, Scene
+from .world import (
+    BACKGROUND_NAMES,
+    COLOUR_NAMES,
+    N_CLASSES,
+    N_OBJECT_CLASSES,
+    SHAPES,
+    SIZE,
+    Scene,
+    Thing,
+    place,
+    relation,
+)
 
 MIN_PIXELS = 60  # of 128x128; the smallest star of the world covers about 200
 MIN_SHARE = 0.3  # of a connected patch: two touching objects are both found, a mottled one is found once
@@ -21,6 +33,7 @@ MIN_SHARE = 0.3  # of a connected patch: two touching objects are both found, a 
 class Reading:
     objects: tuple[int, ...]  # classes, color * 6 + shape, one entry per object found
     background: str
+    centers: tuple[tuple[float, float], ...] = ()  # of the objects, x and y in pixels of a 256-pixel picture
 
     def describe(self) -> str:
         names = [f"{COLOUR_NAMES[c // len(SHAPES)]} {SHAPES[c % len(SHAPES)]}" for c in self.objects]
@@ -41,13 +54,22 @@ def small(pictures: Tensor) -> Tensor:
 def interpret(classes: np.ndarray) -> Reading:
     """Class map [128, 128] -> objects and background."""
     patches, count = ndimage.label(classes < N_OBJECT_CLASSES)
-    objects: list[int] = []
+    found: list[tuple[int, tuple[float, float]]] = []
     for i in range(1, count + 1):
         votes = Counter(classes[patches == i].tolist())
         total = votes.total()
-        objects += [c for c, n in votes.items() if n >= max(MIN_PIXELS, MIN_SHARE * total)]
+        kept = [c for c, n in votes.items() if n >= max(MIN_PIXELS, MIN_SHARE * total)]
+        found += [(c, _center((patches == i) & (classes == c))) for c in kept]
+    found.sort()
     grounds = np.bincount(classes.ravel(), minlength=N_CLASSES)[N_OBJECT_CLASSES:]
-    return Reading(tuple(sorted(objects)), BACKGROUND_NAMES[int(np.argmax(grounds))])
+    return Reading(tuple(c for c, _ in found), BACKGROUND_NAMES[int(np.argmax(grounds))], tuple(at for _, at in found))
+
+
+def _center(mask: np.ndarray) -> tuple[float, float]:
+    """Of the box around it: where the painter's center is, nearer than the mean of its pixels."""
+    scale = SIZE / len(mask)
+    y, x = ((at.min() + at.max() + 1) / 2 * scale for at in np.nonzero(mask))
+    return float(x), float(y)
 
 
 def score(scene: Scene, reading: Reading) -> dict[str, float]:
@@ -59,3 +81,21 @@ def score(scene: Scene, reading: Reading) -> dict[str, float]:
         "share_right": sum((wanted & found).values()) / wanted.total(),
         "background_right": float(reading.background == scene.background),
     }
+
+
+def places(scene: Scene, reading: Reading) -> list[float]:
+    """Of every object of the scene, whether one of its kind was found in its field of the picture."""
+    fields = ((place(thing.x, thing.y), {place(*at) for at in _found(thing, reading)}) for thing in scene.things)
+    return [float(wanted in found) for wanted, found in fields]
+
+
+def related(thing: Thing, other: Thing, reading: Reading) -> float:
+    """Whether both were found, and the first where it stands as seen from the other."""
+    wanted = relation(thing, other)
+    pairs = product(_found(thing, reading), _found(other, reading))
+    moved = ((replace(thing, x=a[0], y=a[1]), replace(other, x=b[0], y=b[1])) for a, b in pairs)
+    return float(any(relation(*pair) == wanted for pair in moved))
+
+
+def _found(thing: Thing, reading: Reading) -> list[tuple[float, float]]:
+    return [at for c, at in zip(reading.objects, reading.centers, strict=True) if c == thing.label]

@@ -11,11 +11,14 @@ from ..comfy.host import ROOT
 DEMO = ROOT / "demo"
 PARTS = ("unet", "vae", "clip_a", "clip_b", "reader")
 CHANGES = {"experts": ("expert_high", "expert_low"), "dual": ("dual",)}  # of the generator that ships, by stage
+GENERATORS = {"dit": ("dit",)}  # beside it, by stage
+PREFIXES = {"unet": "unet.", "vae": "vae.", "dit": "network."}  # of names in training that shipped files do without
+TRAINING_ONLY = ("point_", "network.layout.")  # heads that only training needs
 
 
 def training_state(folder: Path, part: str) -> dict[str, Tensor]:
     """The inverse of `export.shipped_state`: a shipped part under the names that training uses, in fp32."""
     from fovea.models.shapesworld import loader as demo_model
 
-    prefix = f"{part}." if part in ("unet", "vae") else ""
+    prefix = PREFIXES.get(part, "")
     return {prefix + k: v.float() for k, v in demo_model.load_part(part, folder).items()}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .shipped_weights import training_state
+from .shipped_weights import TRAINING_ONLY, training_state
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Trainer:
     def _continue_shipped(self, folder: Path) -> None:
         """Start from the shipped averaged weights with a fresh optimizer; the warm-up of every run does the rest."""
         missing, unexpected = self.modules.load_state_dict(training_state(folder, self.run.name), strict=False)
-        if unexpected or any(not k.startswith("point_") for k in missing):
+        if unexpected or any(not k.startswith(TRAINING_ONLY) for k in missing):
             raise SystemExit(
                 f"the shipped {self.run.name} has another architecture: missing {missing}, unexpected {unexpected}"
             )

@@ -29,7 +29,7 @@ from . import (
     train_unet,
     train_vae,
 )
-from .shipped_weights import CHANGES, DEMO, PARTS
+from .shipped_weights import CHANGES, DEMO, GENERATORS, PARTS
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
 STAGES = {  # in order; before them "data" paints the pictures
@@ -88,7 +88,7 @@ def main() -> None:
             {**STAGES, **LATER}[name](run, pictures)
     if args.export:
         later = () if args.stage in LATER else PARTS
-        export.export(args.work, DEMO, CHANGES.get(args.stage, later))
+        export.export(args.work, DEMO, {**CHANGES, **GENERATORS}.get(args.stage, later))
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 

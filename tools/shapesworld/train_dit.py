@@ -1,4 +1,4 @@
-"""The flow transformer: velocity prediction on latents, told by CLIP A's tokens, half of the time also where things are.
+"""The flow transformer: it predicts velocity on latents and reads CLIP A's tokens, which often tell places too.
 
 What makes few pictures go a long way on a CPU: the middle of the network is aligned with what is painted where (REPA,
 arXiv 2410.06940, with the painter's own class maps in place of an encoder's features), matrices are optimized by
@@ -122,9 +122,7 @@ def contexts(tower: nn.ModuleDict, places: nn.Embedding, captions: list[str], de
     ids = np.stack([words.encode(c)[: transformer.TOKENS] for c in captions])
     rows = torch.from_numpy(words.placed_rows(ids)).to(device)
     table = torch.cat([tower["table"].weight, places.weight])
-    hidden, _ = evaluators.clip_a_text_forward(
-        tower["text"], table[rows], torch.from_numpy(words.ends(ids)).to(device)
-    )
+    hidden, _ = evaluators.clip_a_text_forward(tower["text"], table[rows], torch.from_numpy(words.ends(ids)).to(device))
     return hidden
 
 

@@ -165,6 +165,13 @@ def placed_caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     return joint.sub(rf"\1 {relation(first, second)} ", text, count=1)
 
 
+def related_caption(scene: Scene) -> str:
+    """The full sentence, in which the first two objects are told by where the first stands as seen from the second."""
+    first, second, *rest = scene.things
+    joint = f"{first.phrase} {relation(first, second)} {second.phrase}"
+    return _sentence([joint, *(t.phrase for t in rest)], scene.background, scene.style)
+
+
 def _after(text: str, thing: Thing, words: str) -> str:
     kind = f"{thing.color} {thing.shape}"  # no two objects of a scene share it
     return text.replace(kind, kind + words, 1)

@@ -10,12 +10,12 @@ from ..shapesworld.shipped_weights import DEMO
 
 
 class DemoSetup:
-    """folder: of the shipped files. dual: the generator that reads two text encoders and a style vector."""
+    """folder: of the shipped files. kind: "unet"; "dual", which reads two text encoders and a style vector; "dit"."""
 
-    def __init__(self, folder: Path = DEMO, dual: bool = False) -> None:
+    def __init__(self, folder: Path = DEMO, kind: str = "unet") -> None:
         from fovea.models.shapesworld import loader
 
-        self.loader, self.folder, self.dual = loader, folder, dual
+        self.loader, self.folder, self.kind = loader, folder, kind
 
     def ready(self, *parts: str) -> DemoSetup:
         """Load these parts now, so that no measurement of time includes it."""
@@ -25,11 +25,13 @@ class DemoSetup:
 
     @cached_property
     def model(self) -> Any:
-        return (self.loader.load_dual if self.dual else self.loader.load_model)(self.folder)
+        load = {"unet": self.loader.load_model, "dual": self.loader.load_dual, "dit": self.loader.load_dit}
+        return load[self.kind](self.folder)
 
     @cached_property
     def clip(self) -> Any:
-        return (self.loader.load_dual_clip if self.dual else self.loader.load_clip)(self.folder)
+        load = {"unet": self.loader.load_clip, "dual": self.loader.load_dual_clip, "dit": self.loader.load_dit_clip}
+        return load[self.kind](self.folder)
 
     @cached_property
     def vae(self) -> Any:

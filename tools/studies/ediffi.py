@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=256, help="per row; styles: half, prompt swap: a quarter")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
-    device, one, two = begin(), DemoSetup(), DemoSetup(dual=True)
+    device, one, two = begin(), DemoSetup(), DemoSetup(kind="dual")
     path, count = args.out / "report.json", args.pictures - args.pictures % 32  # whole batches of every part
     find: dict[str, Any] = {
         "losses": lambda: experts.losses(folder("tree", args.out), one),

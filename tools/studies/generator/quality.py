@@ -1,7 +1,8 @@
-"""The generator's report card: held-out prompts, ComfyUI's own sampler, judged by the reader.
+"""A generator's report card: held-out prompts, ComfyUI's own sampler, judged by the reader.
 
 `python -m tools.studies.generator.quality` writes output/eval/shapesworld.json and a sheet of unpicked pictures.
-Resumable: every batch is kept, by the weights and the settings.
+--model dit: of the flow transformer, dit.json; with --wording placed or related its prompts name places, and the plain
+wording of the same scenes is the control. Resumable: every batch is kept, by the weights and the settings.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from tqdm import tqdm
 
 from ...comfy.host import ROOT
 from ...shapesworld import judge, sets
-from ...shapesworld.shipped_weights import DEMO
-from ...shapesworld.world import caption
+from ...shapesworld.shipped_weights import DEMO, GENERATORS
+from ...shapesworld.world import Scene, caption, placed_caption, related_caption
 from .. import record
 from ..demo_setup import DemoSetup
 from ..processes import begin
 from ..sampling import as_bytes, sample
 
 SHOWN = 64  # pictures on the sheet
+WORDINGS = {"plain": caption, "placed": placed_caption, "related": related_caption}
+SETTINGS = ("model", "wording", "set", "prompts", "steps", "cfg", "sampler", "scheduler", "batch")
+SHARES = ("all_right", "exact", "share_right", "places_right", "related_right")
 
 
 def summarise(rows: list[dict]) -> dict:
@@ -38,17 +42,30 @@ def summarise(rows: list[dict]) -> dict:
     for count in sorted({r["count"] for r in rows}):
         part = [r for r in rows if r["count"] == count]
         table[str(count)] = {"n": len(part)}
-        for key in ("all_right", "exact", "share_right"):
-            values = np.array([r[key] for r in part])
+        for key in SHARES:
+            values = np.array([r[key] for r in part if key in r])
+            if not len(values):
+                continue
             draws = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
             table[str(count)][key] = [round(float(x), 4) for x in (values.mean(), *np.quantile(draws, (0.025, 0.975)))]
     table["background_right"] = round(float(np.mean([r["background_right"] for r in rows])), 4)
     return table
 
 
+def scores(scene: Scene, reading: judge.Reading) -> dict[str, float]:
+    """What the reader finds of a scene; places and the relation of the first two too, whether or not they were told."""
+    found = {**judge.score(scene, reading), "places_right": float(np.mean(judge.places(scene, reading)))}
+    if len(scene.things) > 1:
+        found["related_right"] = judge.related(*scene.things[:2], reading)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("unet", "dit"), default="unet")
+    parser.add_argument("--wording", choices=WORDINGS, default="plain")
     parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--set", choices=("report", "tune"), default="report", help="settings are chosen on tune")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--sampler", default="euler")
@@ -58,10 +75,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "eval")
     args = parser.parse_args()
     begin()
-    demo = DemoSetup(args.demo).ready("model", "clip", "vae", "reader")
-    scenes = sets.scenes("report", 0, args.prompts)
+    demo = DemoSetup(args.demo, args.model).ready("model", "clip", "vae", "reader")
+    scenes = sets.scenes(args.set, 0, args.prompts)
+    if args.wording == "related":
+        scenes = [scene for scene in scenes if len(scene.things) > 1]
     how = (args.steps, args.cfg, args.sampler, args.scheduler)
-    folder = args.out / "shapesworld" / record.weights_and((*how, args.batch), demo=args.demo)
+    more = GENERATORS.get(args.model, ())
+    settings = how if (args.wording, args.set) == ("plain", "report") else (*how, args.wording, args.set)
+    folder = args.out / "shapesworld" / record.weights_and((*settings, args.batch), more, args.demo)
+    name = "_".join([{"unet": "shapesworld"}.get(args.model, args.model), args.wording]).removesuffix("_plain")
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
     shown: list[np.ndarray] = []
@@ -69,11 +91,11 @@ def main() -> None:
 
     def judged(i: int, part: list, strip: Path) -> dict[str, Any]:
         """A batch of scenes from the i-th on: rows, seconds; and the pictures in a row."""
-        started, captions = time.time(), [caption(scene) for scene in part]
+        started, captions = time.time(), [WORDINGS[args.wording](scene) for scene in part]
         pictures = sample(demo, captions, i, *how)
         found = [
             {"index": i + k, "seed": i, "count": len(scene.things), "caption": text, "read": reading.describe(),
-             **judge.score(scene, reading)}
+             **scores(scene, reading)}
             for k, (scene, text, reading) in enumerate(zip(part, captions, judge.read(demo.reader, pictures)))
         ]  # fmt: skip
         seconds = time.time() - started
@@ -87,10 +109,10 @@ def main() -> None:
         if len(part) == args.batch and len(shown) * args.batch < SHOWN:
             shown.append(np.array(Image.open(path.with_suffix(".png"))))
     grid = np.concatenate(shown, 0)
-    Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / "shapesworld.png")
+    Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / f"{name}.png")
     report = {
-        "settings": {k: getattr(args, k) for k in ("prompts", "steps", "cfg", "sampler", "scheduler", "batch")},
-        **record.source(demo=args.demo),
+        "settings": {k: getattr(args, k) for k in SETTINGS},
+        **record.source(*more, demo=args.demo),
         "device": str(demo.model.load_device),
         "machine": platform.machine(),
         "torch": torch.__version__,
@@ -98,7 +120,7 @@ def main() -> None:
         "table": summarise(rows),
         "rows": rows,
     }
-    record.write(args.out / "shapesworld.json", report)
+    record.write(args.out / f"{name}.json", report)
     print(json.dumps({k: report[k] for k in ("settings", "seconds_per_picture", "table")}, indent=1))
 
 
