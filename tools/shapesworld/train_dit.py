@@ -1,4 +1,4 @@
-"""The flow transformer: it predicts velocity on latents and reads CLIP A's tokens, which often tell places too.
+"""The flow transformer: it predicts velocity on latents and reads the tokens of CLIP A, which often tell places.
 
 What makes few pictures go a long way on a CPU: the middle of the network is aligned with what is painted where (REPA,
 arXiv 2410.06940, with the painter's own class maps in place of an encoder's features), matrices are optimized by

@@ -56,7 +56,7 @@ def scores(scene: Scene, reading: judge.Reading) -> dict[str, float]:
     """What the reader finds of a scene; places and the relation of the first two too, whether or not they were told."""
     found = {**judge.score(scene, reading), "places_right": float(np.mean(judge.places(scene, reading)))}
     if len(scene.things) > 1:
-        found["related_right"] = judge.related(*scene.things[:2], reading)
+        found["related_right"] = judge.related(scene.things[0], scene.things[1], reading)
     return found
 
 
