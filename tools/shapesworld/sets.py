@@ -6,7 +6,10 @@ import numpy as np
 
 from .world import Scene, caption, sample_scene
 
-SEEDS = {"train": 1_000_000_000, "held_out": 2_000_000_000, "tune": 3_000_000_000, "report": 4_000_000_000}
+SEEDS = {
+    "train": 1_000_000_000, "held_out": 2_000_000_000, "tune": 3_000_000_000, "report": 4_000_000_000,
+    "overlap": 5_000_000_000,
+}  # fmt: skip
 
 
 def rng_for(name: str, index: int) -> np.random.Generator:

@@ -19,6 +19,8 @@ QUALITY = [
     Step("tools.studies.sag.quality", "--out {out}/eval/sag", "--pictures 8"),
     Step("tools.studies.regions.quality", "--set tune --out {out}/eval/regions", "--layouts 3 --only paper"),
     Step("tools.studies.regions.quality", "--set report --out {out}/eval/regions", "--layouts 3"),
+    Step("tools.studies.regions.quality", "--set start --out {out}/eval/regions", "--layouts 3"),
+    Step("tools.studies.regions.overlap", "--out {out}/eval/regions", "--layouts 3"),
     Step("tools.studies.regions.plots", "--out {out}/eval/regions --images {images}"),
     Step("tools.studies.noise_optimization.quality", "--out {out}/eval/latents", "--prompts 2 --only DOODL"),
     Step("tools.studies.noise_optimization.lines", "--out {out}/eval/latents", "--prompts 2"),

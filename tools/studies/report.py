@@ -27,7 +27,8 @@ from .tables import paragraphs, table
 
 MEASURED = {  # as the page's headings name them
     "generator": "ShapesWorld", "sag": "Self-Attention Guidance", "sag_bench": "its speed", "regions": "regions",
-    "regions_tuning": "their tuning", "regions_bench": "their speed", "latents": "starting latents",
+    "regions_start": "their start", "regions_overlap": "their overlaps", "regions_tuning": "their tuning",
+    "regions_bench": "their speed", "latents": "starting latents",
     "latents_lines": "their gradients", "latents_bench": "their speed", "scaling": "growth with the picture",
     "losses": "losses of experts", "experts": "pictures of experts", "encoders": "two encoders",
     "attended": "attention to them", "styles": "style from a picture", "prompt_swap": "prompt swapped on the way",
@@ -111,6 +112,8 @@ SECTIONS: list[tuple[tuple[str, ...], Callable[..., str]]] = [
     (("sag",), sag.quality_section),
     (("sag_bench",), sag.speed_section),
     (("regions", "regions_tuning"), regions.quality_section),
+    (("regions_start",), regions.start_section),
+    (("regions_overlap",), regions.overlap_section),
     (("regions_bench",), regions.speed_section),
     (("latents",), noise_optimization.quality_section),
     (("latents_lines",), noise_optimization.lines_section),
@@ -130,6 +133,8 @@ def reports(results: Path) -> dict[str, dict[str, Path]]:
             "generator": quality / "shapesworld.json",
             "sag": quality / "sag" / "report.json",
             "regions": quality / "regions" / "report.json",
+            "regions_start": quality / "regions" / "start.json",
+            "regions_overlap": quality / "regions" / "overlap.json",
             "regions_tuning": quality / "regions" / "tune.json",
             "latents": quality / "latents" / "report.json",
             "latents_lines": quality / "latents" / "lines.json",

@@ -159,18 +159,19 @@ METHODS: dict[str, Method] = {
     "paper, no value range": Steered(1.0, 0.3, score_unit="std"),
     "paper, no area": Steered(1.0, 0.3, area_weight=0.0),
     "fovea": Steered(4.0, 1.0, exponent=2.0, end=0.5, **CONTRAST),
+}
+# What the start adds, beside the default of the node, which also keeps the rest of the prompt.
+START: dict[str, Method] = {
+    "none": plain,
     "dense diffusion": Nodes(),
     "arranged noise alone": Nodes(**ALONE, arranged_noises=8),
     "dense diffusion, arranged noise": Nodes(arranged_noises=8),
     "dense diffusion, layout loss": Nodes(layout_iterations=3),
     "dense diffusion, arranged noise, layout loss": Nodes(arranged_noises=8, layout_iterations=2),
-}
-# These know the colors too, from the words: not the same task.
-WITH_COLORS: dict[str, Method] = {
     "painted start alone": Nodes(1.0, **ALONE),
     "painted start, dense diffusion": Nodes(1.0),
 }
-METHODS.update(WITH_COLORS)
+WITH_COLORS = ("painted start alone", "painted start, dense diffusion")  # from the words: more than masks tell
 
 
 def candidates() -> dict[str, Method]:

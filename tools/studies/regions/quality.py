@@ -1,7 +1,8 @@
 """Which way of telling a model what shall be where works best: every method on the same layouts and seeds.
 
 `python -m tools.studies.regions.quality --set tune` tries candidates: all of them on a third of the layouts, the best
-on all. `--set report` measures the methods that were chosen, on other layouts. Writes output/eval/regions/<set>.json.
+on all. `--set report` measures the methods that were chosen, on other layouts, `--set start` on the same what changes
+the starting noise. Writes output/eval/regions/<set>.json.
 Resumable: every method's rows are kept, by the weights and its settings. Pictures are made one at a time, so several
 processes with one thread each are faster than one with several: `--processes`.
 """
@@ -30,7 +31,7 @@ from ..demo_setup import DemoSetup
 from ..processes import begin, in_processes
 from ..sampling import as_bytes, painted, sample_encoded
 from . import layouts
-from .methods import METHODS, Method, candidates, settings
+from .methods import METHODS, START, Method, candidates, settings
 
 FOLDER = ROOT / "output" / "eval" / "regions"
 STEPS, CFG, FIRST_SEED = 20, 4.0, {"tune": 5_000_000, "report": 6_000_000}
@@ -39,6 +40,7 @@ FIRST_ROUND, FINALISTS = 20, 12  # of the tuning
 PAINTED = 512  # real pictures that sets are compared with
 SHOWN = 8
 MEASURED = ("iou", "there", "global", "local")
+PER_PICTURE = ("background", "all right", "extra")
 
 
 class Layouts:
@@ -101,6 +103,18 @@ def summary(rows: list[dict], real: np.ndarray, plain: list[dict]) -> dict[str, 
 
     features = np.array([row["features"] for row in rows])
     found: dict[str, Any] = {"n": len(rows), **{key: metrics.mean(values(key, rows)) for key in MEASURED}}
+    success = np.array([np.mean(np.array(row["iou"]) >= layouts.CEILING / 2) for row in rows])
+    found["success"] = metrics.mean(success)
+    for value in sorted({row["regions"] for row in rows}):
+        found[f"success, regions {value}"] = metrics.mean(
+            np.array([each for each, row in zip(success, rows) if row["regions"] == value])
+        )
+    for key in PER_PICTURE:
+        told = [row for row in rows if key in row]
+        if told:
+            found[key] = [*metrics.mean(values(key, told)), len(told)]
+    found["there_gain"] = metrics.mean(values("there", rows) - values("there", plain[: len(rows)]))
+    found["global_gain"] = metrics.mean(values("global", rows) - values("global", plain[: len(rows)]))
     found["iou_gain"] = metrics.mean(values("iou", rows) - values("iou", plain[: len(rows)]))
     found["frechet"] = round(metrics.frechet(features, real), 3)
     found["kid"] = round(metrics.kid(features, real), 5)
@@ -122,7 +136,7 @@ def best_of(rows: dict[str, list[dict]]) -> list[str]:
 
 def work(folder: Path, demo: Path, which: str, names: list[str], count: int) -> None:
     """What a process does: the rows of some methods."""
-    drawn, known = Layouts(folder, DemoSetup(demo)), {**METHODS, **candidates()}
+    drawn, known = Layouts(folder, DemoSetup(demo)), {**METHODS, **START, **candidates()}
     for name in names:
         drawn.run(name, known[name], which, count)
 
@@ -139,7 +153,7 @@ def rows_of(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=list(LAYOUTS), default="report")
+    parser.add_argument("--set", choices=[*LAYOUTS, "start"], default="report")
     parser.add_argument("--layouts", type=int, help="fewer than the whole set")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of methods")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1)))
@@ -148,9 +162,11 @@ def main() -> None:
     args = parser.parse_args()
     begin()
     drawn = Layouts(args.out / weights(), DemoSetup(args.demo))
-    count = args.layouts or LAYOUTS[args.set]
+    which = "tune" if args.set == "tune" else "report"
+    count = args.layouts or LAYOUTS[which]
     wanted = lambda name: not args.only or any(part in name for part in args.only)  # noqa: E731
-    chosen = {name: method for name, method in METHODS.items() if wanted(name) or name == "none"}
+    methods = START if args.set == "start" else METHODS
+    chosen = {name: method for name, method in methods.items() if wanted(name) or name == "none"}
     if args.set == "tune":
         chosen.update((name, method) for name, method in candidates().items() if wanted(name))
         rows = rows_of(drawn, "tune", chosen, min(FIRST_ROUND, count), args.processes)
@@ -158,7 +174,7 @@ def main() -> None:
         rows.update(rows_of(drawn, "tune", finalists, count, args.processes))
     else:
         rows = rows_of(drawn, "report", chosen, count, args.processes)
-    real = drawn.real(args.set)
+    real = drawn.real(which)
     table = {
         name: {"settings": settings(chosen[name]), **summary(found, real, rows["none"])} for name, found in rows.items()
     }
