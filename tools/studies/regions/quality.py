@@ -39,6 +39,7 @@ LAYOUTS = {"tune": 60, "report": 300}
 FIRST_ROUND, FINALISTS = 20, 12  # of the tuning
 PAINTED = 512  # real pictures that sets are compared with
 SHOWN = 8
+TURNS = 9  # of every method, for its time
 MEASURED = ("iou", "there", "global", "local")
 PER_PICTURE = ("background", "all right", "extra")
 
@@ -92,6 +93,18 @@ class Layouts:
         ))  # fmt: skip
         model, positive, negative = method(self.demo.model, self.demo.clip, regions, wanted.caption)
         return sample_encoded(model, self.demo.vae, positive, negative, 1, seed, STEPS, CFG)[0]
+
+    def times(self, methods: dict[str, Method], turns: int) -> dict[str, float]:
+        """How long a picture takes by each method, encoding and decoding included, against the first one: the median
+        over turns of the process's own time, so that what else runs on the machine counts little."""
+        taken: dict[str, list[float]] = {name: [] for name in methods}
+        for turn in range(turns + 1):  # the first one warms up
+            for name, method in methods.items():
+                started = time.process_time()
+                self.picture(method, layouts.layout("tune", turn), turn)
+                taken[name].append(time.process_time() - started)
+        plain = np.array(next(iter(taken.values()))[1:])
+        return {name: round(float(np.median(np.array(each[1:]) / plain)), 3) for name, each in taken.items()}
 
 
 def summary(rows: list[dict], real: np.ndarray, plain: list[dict]) -> dict[str, Any]:
@@ -178,6 +191,9 @@ def main() -> None:
     table = {
         name: {"settings": settings(chosen[name]), **summary(found, real, rows["none"])} for name, found in rows.items()
     }
+    if args.set == "start":
+        for name, ratio in drawn.times(chosen, TURNS).items():
+            table[name]["time"] = ratio
     record.write(args.out / f"{args.set}.json", {
         **record.source(), "set": args.set, "layouts": count, "steps": STEPS, "cfg": CFG, "painted": PAINTED,
         "device": str(drawn.demo.model.load_device), "table": table,

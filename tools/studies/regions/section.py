@@ -58,7 +58,7 @@ def start_section(report: dict) -> str:
     found = report["table"]
     counts = [key.removeprefix("success, regions ") for key in found["none"] if key.startswith("success, ")]
     head = ("method", "objects there %", "IoU %", "success %", *(f"with {n} %" for n in counts), "all right %",
-            "background %", "extra objects", "CLIP B, whole", "less none", "CLIP B, regions", "Frechet")  # fmt: skip
+            "background %", "extra objects", "CLIP B, whole", "less none", "CLIP B, regions", "Frechet", "time")  # fmt: skip
 
     def rows(names: list[str]) -> list[tuple]:
         return [
@@ -67,7 +67,7 @@ def start_section(report: dict) -> str:
              *(interval(r[key][:3], scale) if key in r else "" for key, scale in (
                  ("all right", 100), ("background", 100), ("extra", 1))),
              interval(r["global"], 1, 3), interval(r["global_gain"], 1, 3), interval(r["local"], 1, 3),
-             f"{r['frechet']:.0f}")
+             f"{r['frechet']:.0f}", r.get("time", ""))
             for name, r in ((name, found[name]) for name in names)
         ]  # fmt: skip
 
@@ -81,7 +81,7 @@ def start_section(report: dict) -> str:
         "their defaults but for what a row names. There, IoU, CLIP B, Frechet: as above. Success: of a region whose "
         f"IoU is at least {CEILING / 2:.2f}, half of what true pictures have. All right: every object has its color "
         f"and shape, wherever it is; this, background and extra objects on the last {judged} of the layouts. Settings "
-        "were chosen on 48 layouts of the tuning set.",
+        "were chosen on 48 layouts of the tuning set. Time: of a picture with encoding and decoding, to none.",
         "Told masks and words:",
         table(head, rows(words)),
         "Told colors too, which the words name: not the same task.",
