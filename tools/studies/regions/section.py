@@ -58,7 +58,8 @@ def start_section(report: dict) -> str:
     found = report["table"]
     counts = [key.removeprefix("success, regions ") for key in found["none"] if key.startswith("success, ")]
     head = ("method", "objects there %", "IoU %", "success %", *(f"with {n} %" for n in counts), "all right %",
-            "background %", "extra objects", "CLIP B, whole", "less none", "CLIP B, regions", "Frechet", "time")  # fmt: skip
+            "background %", "extra objects", "CLIP B, whole", "less none", "CLIP B, regions", "Frechet",
+            "time")  # fmt: skip
 
     def rows(names: list[str]) -> list[tuple]:
         return [
