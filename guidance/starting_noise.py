@@ -110,6 +110,11 @@ def reason_against(noise: Tensor, run: StartOfRun) -> str:
     return ""
 
 
+def spatial_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over height and width of [batch, channels, ..., height, width], kept as axes of length 1."""
+    return (values * weights).sum(dim=(-2, -1), keepdim=True) / weights.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
+
+
 def _constant(latent: Tensor) -> bool:
     """Whether every channel has one value everywhere, as empty latents have (0, or a model's own)."""
     flat = latent.flatten(2)

@@ -19,7 +19,7 @@ from ...attention.conds import Row
 from ...attention.run import AttentionCall
 from ..regions.masks import of_batch, token_shares
 from ..regions.prompt_regions import MARK, PromptRegions
-from ..starting_noise import EXCHANGES, StartOfRun
+from ..starting_noise import EXCHANGES, StartOfRun, spatial_mean
 from .probe import attention_to_text, read
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,10 @@ class ArrangedStart:
             noises.append(another)
             maps.append(torch.stack(reading.values).mean(dim=0))
         made = arranged(torch.stack(noises, dim=1), torch.stack(maps, dim=1), regions.canvas)
-        return made if run.mask is None else noise + run.mask.to(noise) * (made - noise)
+        inside = torch.ones_like(noise) if run.mask is None else run.mask.to(noise).expand_as(noise)
+        change = inside * (made - noise)
+        # The mean stays: it is the picture's brightness and tint, see layout_loss.py. One noise permuted has it anyway.
+        return noise + change if len(noises) == 1 else noise + change - inside * spatial_mean(change, inside)
 
 
 ARRANGED = ArrangedStart()
@@ -116,10 +119,12 @@ def chosen_blocks(looked: Tensor, shares: Tensor) -> Tensor:
 
 
 def _place(order: Tensor, cells: Tensor, blocks: Tensor) -> None:
-    """Put blocks into cells, as many of each; those that are there already stay."""
+    """Put blocks into cells, as many of each; those that are there already stay, the others come in any order, so that
+    no gradient of how much they are wanted runs through them."""
     there = torch.isin(cells, blocks)
     order[cells[there]] = cells[there]
-    order[cells[~there]] = blocks[~torch.isin(blocks, cells)]
+    moved = blocks[~torch.isin(blocks, cells)]
+    order[cells[~there]] = moved[torch.randperm(len(moved), generator=torch.Generator().manual_seed(len(moved)))]
 
 
 def _another(noise: Tensor, number: int) -> Tensor:

@@ -31,7 +31,7 @@ from ..gradients.errors import NoGradient
 from ..gradients.refusals import refuse_streaming, refuse_what_loses_gradient
 from ..regions.attention_patch import shares_of
 from ..regions.prompt_regions import MARK, PromptRegions
-from ..starting_noise import MOVES, StartOfRun
+from ..starting_noise import MOVES, StartOfRun, spatial_mean
 from .probe import attention_to_text, read
 
 STEP = 0.125  # of the length of the noise, per iteration
@@ -123,8 +123,14 @@ def outside_share(call: AttentionCall, row: Row, regions: PromptRegions) -> Tens
 
 
 def _directions(gradient: Tensor, mask: Tensor | None) -> Tensor:
-    """Each picture's gradient at length 1, inside of the mask; 0 where it says nothing."""
-    gradient = gradient if mask is None else gradient * mask.to(gradient)
+    """Each picture's gradient at length 1, inside of the mask; 0 where it says nothing.
+
+    Without its mean per channel: that is the picture's brightness and tint, which no region asks for, and which models
+    whose schedule does not end in pure noise read off the noise.
+    """
+    inside = torch.ones_like(gradient) if mask is None else mask.to(gradient).expand_as(gradient)
+    gradient = gradient.nan_to_num() * inside
+    gradient = gradient - inside * spatial_mean(gradient, inside)
     length = gradient.flatten(1).norm(dim=1)
     sound = torch.isfinite(length) & (length > 0)
     scale = torch.where(sound, 1 / length.clamp_min(1e-30), torch.zeros_like(length))

@@ -164,14 +164,17 @@ METHODS: dict[str, Method] = {
 START: dict[str, Method] = {
     "none": plain,
     "dense diffusion": Nodes(),
-    "arranged noise alone": Nodes(**ALONE, arranged_noises=8),
-    "dense diffusion, arranged noise": Nodes(arranged_noises=8),
+    "arranged noise alone": Nodes(**ALONE, arranged_noises=1),
+    "dense diffusion, arranged noise": Nodes(arranged_noises=1),
+    "dense diffusion, mined from 8 noises": Nodes(arranged_noises=8),
     "dense diffusion, layout loss": Nodes(layout_iterations=3),
-    "dense diffusion, arranged noise, layout loss": Nodes(arranged_noises=8, layout_iterations=2),
+    "dense diffusion, arranged noise, layout loss": Nodes(arranged_noises=1, layout_iterations=3),
     "painted start alone": Nodes(1.0, **ALONE),
     "painted start, dense diffusion": Nodes(1.0),
+    "painted start, dense diffusion, layout loss": Nodes(1.0, layout_iterations=2),
 }
-WITH_COLORS = ("painted start alone", "painted start, dense diffusion")  # from the words: more than masks tell
+# They know the colors, from the words: more than masks tell.
+WITH_COLORS = tuple(name for name in START if name.startswith("painted"))
 
 
 def candidates() -> dict[str, Method]:

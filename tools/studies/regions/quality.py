@@ -1,8 +1,8 @@
 """Which way of telling a model what shall be where works best: every method on the same layouts and seeds.
 
 `python -m tools.studies.regions.quality --set tune` tries candidates: all of them on a third of the layouts, the best
-on all. `--set report` measures the methods that were chosen, on other layouts, `--set start` on the same what changes
-the starting noise. Writes output/eval/regions/<set>.json.
+on all. `--set report` measures the methods that were chosen, on other layouts, `--set start` what changes
+the starting noise, on half of them. Writes output/eval/regions/<set>.json.
 Resumable: every method's rows are kept, by the weights and its settings. Pictures are made one at a time, so several
 processes with one thread each are faster than one with several: `--processes`.
 """
@@ -34,14 +34,21 @@ from . import layouts
 from .methods import METHODS, START, Method, candidates, settings
 
 FOLDER = ROOT / "output" / "eval" / "regions"
-STEPS, CFG, FIRST_SEED = 20, 4.0, {"tune": 5_000_000, "report": 6_000_000}
-LAYOUTS = {"tune": 60, "report": 300}
+STEPS, CFG, FIRST_SEED = 20, 4.0, {"tune": 5_000_000, "report": 6_000_000, "start": 6_000_150}
+# start: the second half of report, with its seeds. What is measured there was mended after a look at the first half.
+LAYOUTS, FIRST = {"tune": 60, "report": 300, "start": 150}, {"start": ("report", 150)}
 FIRST_ROUND, FINALISTS = 20, 12  # of the tuning
 PAINTED = 512  # real pictures that sets are compared with
 SHOWN = 8
 TURNS = 9  # of every method, for its time
 MEASURED = ("iou", "there", "global", "local")
 PER_PICTURE = ("background", "all right", "extra")
+
+
+def layout(which: str, index: int) -> layouts.Layout:
+    """Layout `index` of a set."""
+    name, first = FIRST.get(which, (which, 0))
+    return layouts.layout(name, first + index)
 
 
 class Layouts:
@@ -61,7 +68,7 @@ class Layouts:
         rows = json.loads(path.read_text())["rows"] if path.exists() else []
         path.parent.mkdir(parents=True, exist_ok=True)  # of the pictures
         for i in tqdm(range(len(rows), count), desc=f"{which} {name}", mininterval=5):
-            started, wanted = time.monotonic(), layouts.layout(which, i)
+            started, wanted = time.monotonic(), layout(which, i)
             picture = self.picture(method, wanted, FIRST_SEED[which] + i)
             seconds = time.monotonic() - started
             (found,) = layouts.score(self.demo.reader, picture[None], [wanted])
@@ -78,7 +85,8 @@ class Layouts:
         path = self.folder / which / "painted.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            pictures = [render(layouts.scene(which, i))[0] for i in tqdm(range(PAINTED), desc=f"painting {which}")]
+            name = FIRST.get(which, (which, 0))[0]
+            pictures = [render(layouts.scene(name, i))[0] for i in tqdm(range(PAINTED), desc=f"painting {name}")]
             vectors = [image_vectors(self.demo.clip_b, painted([picture])) for picture in pictures]
             np.save(path, torch.cat(vectors).numpy())
         return np.load(path).astype(np.float64)
@@ -123,9 +131,7 @@ def summary(rows: list[dict], real: np.ndarray, plain: list[dict]) -> dict[str, 
             np.array([each for each, row in zip(success, rows) if row["regions"] == value])
         )
     for key in PER_PICTURE:
-        told = [row for row in rows if key in row]
-        if told:
-            found[key] = [*metrics.mean(values(key, told)), len(told)]
+        found[key] = metrics.mean(values(key, rows))
     found["there_gain"] = metrics.mean(values("there", rows) - values("there", plain[: len(rows)]))
     found["global_gain"] = metrics.mean(values("global", rows) - values("global", plain[: len(rows)]))
     found["iou_gain"] = metrics.mean(values("iou", rows) - values("iou", plain[: len(rows)]))
@@ -166,7 +172,7 @@ def rows_of(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=[*LAYOUTS, "start"], default="report")
+    parser.add_argument("--set", choices=list(LAYOUTS), default="report")
     parser.add_argument("--layouts", type=int, help="fewer than the whole set")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of methods")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1)))
@@ -175,8 +181,7 @@ def main() -> None:
     args = parser.parse_args()
     begin()
     drawn = Layouts(args.out / weights(), DemoSetup(args.demo))
-    which = "tune" if args.set == "tune" else "report"
-    count = args.layouts or LAYOUTS[which]
+    count = args.layouts or LAYOUTS[args.set]
     wanted = lambda name: not args.only or any(part in name for part in args.only)  # noqa: E731
     methods = START if args.set == "start" else METHODS
     chosen = {name: method for name, method in methods.items() if wanted(name) or name == "none"}
@@ -186,8 +191,8 @@ def main() -> None:
         finalists = {name: chosen[name] for name in ["none", *best_of(rows)]}
         rows.update(rows_of(drawn, "tune", finalists, count, args.processes))
     else:
-        rows = rows_of(drawn, "report", chosen, count, args.processes)
-    real = drawn.real(which)
+        rows = rows_of(drawn, args.set, chosen, count, args.processes)
+    real = drawn.real(args.set)
     table = {
         name: {"settings": settings(chosen[name]), **summary(found, real, rows["none"])} for name, found in rows.items()
     }
