@@ -136,7 +136,8 @@ class Run:
     def open(self, model: Any, sigma: float, size: tuple[int, ...] = (), guider: Any = None) -> None:
         """Start a denoising step: forget what the last one saw and ask every technique what it needs in this one."""
         self.model, self.sigma, self.size, self.conds = model, sigma, size, cond_lists(guider)
-        self.cfg = getattr(guider, "cfg", None)
+        # A guider with several scales keeps them elsewhere, and leaves this one as it was made.
+        self.cfg = None if hasattr(guider, "cfg1") else getattr(guider, "cfg", None)
         self.roles.step(guider)
         self._lists.clear()
         self._evaluated.clear()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 EXCHANGES, ADDS, MOVES = range(3)  # turns of a Start
 STARTS = "fovea_starts"  # in transformer_options: a tuple of Start
-FULL_NOISE = 0.9  # of the schedule: some schedulers leave the very first levels out
+FULL_NOISE = 0.75  # of the schedule: some schedulers leave the first levels out, most where there are few steps
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class StartOfRun:
     @property
     def sampling(self) -> Any:
         return self.guider.inner_model.model_sampling
+
+    def inside(self, noise: Tensor) -> Tensor:
+        """How much of every pixel is drawn anew, shaped like the noise."""
+        return torch.ones_like(noise) if self.mask is None else self.mask.to(noise).expand_as(noise)
 
 
 class Start(Protocol):
@@ -92,17 +96,17 @@ def begun(noise: Tensor, run: StartOfRun, starts: Sequence[Start]) -> Tensor:
 def reason_against(noise: Tensor, run: StartOfRun) -> str:
     """Why a run does not begin with noise that could tell places; "" if it does. Raises ValueError for one that sees
     no noise."""
-    one = torch.ones(1)
-    if float(run.sampling.noise_scaling(run.sigmas[:1].cpu(), one, torch.zeros(1))) == 0:
+    one, most = torch.ones(1), torch.as_tensor(float(run.sampling.sigma_max)).reshape(1)
+    if float(run.sampling.noise_scaling(most, one, torch.zeros(1))) == 0:
         raise ValueError(
             f"{type(run.sampling).__name__} starts from a picture and never sees noise. Disconnect Region "
             "Start and the like from it."
         )
     if noise.ndim not in (4, 5):
-        return "several latents (video with sound) are sampled as one, which has no places."
+        return "its latent has no height and width of its own (sound, video with sound, 3D)."
     left = left_of_schedule(run.sampling, float(run.sigmas[0]))
     if left < FULL_NOISE:
-        return f"it begins at {1 - left:.2f} of the schedule (denoise below 1, or a second pass), with a picture."
+        return f"it begins at {1 - left:.2f} of the schedule (denoise below 1, or a second pass)."
     if not noise.any():
         return "no noise is added (add_noise is off)."
     if run.mask is None and run.latent is not None and not _constant(run.latent):

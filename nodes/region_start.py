@@ -80,6 +80,9 @@ class FoveaRegionStart(io.ComfyNode):
         vae: VAE | None = None, image: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         acting, notes = regions.acting, regions.idle()
+        late = [region for region in acting.items if region.start > 0]
+        notes += [f"{region.prompt or 'a region'!r} begins later than the run: it is left out." for region in late]
+        acting = Regions(tuple(region for region in acting.items if region.start <= 0), acting.overlap)
         found = painting.colored_regions(acting, COLORS[colors], image)
         try:
             behind = painting.background_color(acting, background, image)
@@ -89,12 +92,14 @@ class FoveaRegionStart(io.ComfyNode):
             f"{region.prompt or f'region {i + 1}'!r} has no color word: it is left out. Give the region a color."
             for i, (region, color) in enumerate(zip(acting.items, found)) if color is None
         ]  # fmt: skip
+        if behind is None and len(background.split()) > 1 and image is None:
+            notes.append("background names no color: what is behind the regions is left to the seed.")
         for note in notes:
             logger.warning("%s: %s", NAME, note)
         every = (*found, behind)
         shown = painting.picture(acting.canvas(), every, PREVIEW_SIDE)
         distinct = list(dict.fromkeys(color for color in every if color is not None))
-        if strength == 0 or not distinct:
+        if strength == 0 or not len(acting) or not distinct:
             return io.NodeOutput(model, shown, "\n".join(notes))
         try:
             latent_of = painting.latents_of(model.model, vae, distinct)

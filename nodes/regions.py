@@ -167,7 +167,7 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     "layout_iterations", default=0, min=0, max=20, optional=True,
                     tooltip="Moves the starting noise so often first, until the model's own attention finds each "
                     "prompt in its place. 2 or 3 are enough; each costs about as much as a step and a half. Needs "
-                    "gradients, which packed and streamed weights have not. 0 is off.",
+                    "gradients, which packed weights have not; streamed ones are loaded whole for it. 0 is off.",
                 ),
                 io.Int.Input(
                     "arranged_noises", default=0, min=0, max=64, optional=True,

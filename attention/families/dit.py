@@ -44,9 +44,9 @@ class Transformer:
         """How many attention calls of a block compare image tokens with each other."""
         return 1
 
-    def attentions(self, network: Any, section: str, number: int) -> int:
-        """How many attention calls a block makes, of whatever kind."""
-        return self.self_attentions(getattr(network, self.sections[section])[number])
+    def call(self, forward: Forward, section: str, number: int) -> int:
+        """Which of a block's attention calls this one is."""
+        return forward.count((section, number))
 
     def default_blocks(self, network: Any) -> frozenset[BlockId]:
         """The middle one of the first section, where a transformer knows what is where and not yet how it looks."""
@@ -63,8 +63,7 @@ class Transformer:
         section, number = options.get("block_type"), options.get("block_index")
         if section is None or section not in self.sections or number is None:
             return None
-        # A block that is computed again on the way back of gradients begins to count anew.
-        call = forward.count((section, number)) % self.attentions(forward.network, section, number)
+        call = self.call(forward, section, number)
         axis = 2 if heads_first else 1
         queries, keys = q.shape[axis], k.shape[axis]
         kind = self.kind(forward.network, call)
@@ -104,6 +103,11 @@ class StableDiffusion3(Transformer):
 
     def self_attentions(self, block: Any) -> int:
         return 2 if block.x_block.x_block_self_attn else 1
+
+    def call(self, forward: Forward, section: str, number: int) -> int:
+        # ComfyUI checkpoints replaced blocks: one that is computed again for gradients begins to count anew.
+        attentions = self.self_attentions(forward.network.joint_blocks[number])
+        return super().call(forward, section, number) % attentions
 
     def prepare(self, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         replaced = options.get("patches_replace", {})
@@ -148,9 +152,6 @@ class Wan(Transformer):
 
     name = "Wan"
     sections = {"double": "blocks"}
-
-    def attentions(self, network: Any, section: str, number: int) -> int:
-        return 2 if network.model_type == "t2v" else 3
 
     def kind(self, network: Any, call: int) -> str | None:
         # The first cross-attention of image-to-video models looks at picture features, the second at text.

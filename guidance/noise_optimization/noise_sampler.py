@@ -31,6 +31,7 @@ from ..gradients.refusals import (
     refuse_what_guidance_hides,
     refuse_what_loses_gradient,
 )
+from ..starting_noise import EXCHANGES, starts_of
 from .candidates import CUTOUTS, UPDATES, candidate_noises, generators
 from .config import OptimizationConfig, OptimizationResult
 from .decoding import Decoder
@@ -134,6 +135,11 @@ def optimize_noise(
     Everything is put back at the end, also after an error or a cancel. Raises NoGradient where gradients would be wrong
     or impossible.
     """
+    if config.limits.iterations and any(start.turn == EXCHANGES for start in starts_of(inputs.model.model_options)):
+        raise NoGradient(
+            "The model exchanges blocks of the starting noise, through which no gradient is taken: set arranged_noises "
+            "of Dense Diffusion to 0, or use Best of N."
+        )
     if config.backprop_steps != 0:
         refuse_clip_guidance(inputs.model)
         refuse_what_guidance_hides(inputs.model)

@@ -8,7 +8,7 @@ and nothing was gained by moving later latents too (docs/techniques/regions.md).
 from __future__ import annotations
 
 import copy
-import math
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +32,9 @@ from ..gradients.refusals import refuse_streaming, refuse_what_loses_gradient
 from ..regions.attention_patch import shares_of
 from ..regions.prompt_regions import MARK, PromptRegions
 from ..starting_noise import MOVES, StartOfRun, spatial_mean
-from .probe import attention_to_text, read
+from .probe import NOTHING_READ, attention_to_regions, read
 
+logger = logging.getLogger(__name__)
 STEP = 0.125  # of the length of the noise, per iteration
 CURE = "Set layout_iterations to 0."
 
@@ -66,12 +67,14 @@ def _moved(noise: Tensor, run: StartOfRun, conds: Conds, iterations: int) -> Ten
         run = StartOfRun(
             run.guider, normal_copy(run.sigmas), run.model_options, normal_copy(run.latent), normal_copy(run.mask)
         )
-        normal_conds, moved = [_normal_cond(cond) for cond in conds], normal_copy(noise)
+        asked = [cond for cond in conds if MARK in cond and cond[MARK].control.layout_iterations]
+        normal_conds, moved = [_normal_cond(cond) for cond in asked], normal_copy(noise)
         for _ in range(iterations):
             gradient = _gradient(moved, run, normal_conds)
             if gradient is None:
+                logger.warning(NOTHING_READ, "moved by the layout loss")
                 return noise
-            moved = moved - STEP * math.sqrt(moved[0].numel()) * _directions(gradient, run.mask)
+            moved = moved - STEP * steps(gradient, run.inside(moved))
     return moved
 
 
@@ -96,15 +99,17 @@ def _normal_cond(cond: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gradient(noise: Tensor, run: StartOfRun, conds: list[dict[str, Any]]) -> Tensor | None:
-    """Of the loss at the noise, shaped like it; None where no layer could be read."""
+    """Of the loss at the noise, the sum over prompts, shaped like it; None where no layer could be read."""
     attention = with_gradient(run.model_options.get("transformer_options", {}).get(hooks.OVERRIDE))
-    with torch.enable_grad(), saved_tensor_guard(run.guider.model_patcher, conds)():
-        leaf = noise.detach().requires_grad_()
-        losses = read(leaf, run, conds, outside_share, {hooks.OVERRIDE: attention}).values
-        if not losses:
-            return None
-        (gradient,) = torch.autograd.grad(torch.stack([loss.sum() for loss in losses]).sum(), leaf)
-    return gradient
+    total: Tensor | None = None
+    for cond in conds:  # each by itself: an evaluation is left when it has said what is needed
+        with torch.enable_grad(), saved_tensor_guard(run.guider.model_patcher, [cond])():
+            leaf = noise.detach().requires_grad_()
+            losses = read(leaf, run, [cond], outside_share, {hooks.OVERRIDE: attention}).values
+            if losses:
+                (gradient,) = torch.autograd.grad(torch.stack([loss.sum() for loss in losses]).sum(), leaf)
+                total = gradient if total is None else total + gradient
+    return total
 
 
 def outside_share(call: AttentionCall, row: Row, regions: PromptRegions) -> Tensor | None:
@@ -113,25 +118,23 @@ def outside_share(call: AttentionCall, row: Row, regions: PromptRegions) -> Tens
     shares = shares_of(call, row, regions)
     if shares is None:
         return None
-    attended, losses = attention_to_text(call, row), []
-    for i, (places, strength) in enumerate(zip(regions.tokens, regions.strengths)):
-        own = attended[:, :, [place for place in places if place < attended.shape[2]]]
+    losses = []
+    for i, (own, strength) in enumerate(zip(attention_to_regions(call, row, regions), regions.strengths)):
         if own.shape[2]:
             inside = (own * shares[..., i : i + 1].to(own)).sum(dim=1) / own.sum(dim=1).clamp_min(1e-12)
             losses.append(min(strength, 1.0) * (1 - inside).square().mean(dim=1))
     return torch.stack(losses).sum(dim=0) if losses else None
 
 
-def _directions(gradient: Tensor, mask: Tensor | None) -> Tensor:
-    """Each picture's gradient at length 1, inside of the mask; 0 where it says nothing.
+def steps(gradient: Tensor, inside: Tensor) -> Tensor:
+    """Each picture's gradient, as long as the noise is inside of the mask; 0 where it says nothing.
 
     Without its mean per channel: that is the picture's brightness and tint, which no region asks for, and which models
     whose schedule does not end in pure noise read off the noise.
     """
-    inside = torch.ones_like(gradient) if mask is None else mask.to(gradient).expand_as(gradient)
+    sound = torch.isfinite(gradient).flatten(1).all(dim=1)
     gradient = gradient.nan_to_num() * inside
     gradient = gradient - inside * spatial_mean(gradient, inside)
-    length = gradient.flatten(1).norm(dim=1)
-    sound = torch.isfinite(length) & (length > 0)
-    scale = torch.where(sound, 1 / length.clamp_min(1e-30), torch.zeros_like(length))
-    return gradient.nan_to_num() * scale.reshape(-1, *[1] * (gradient.ndim - 1))
+    length, wanted = (t.flatten(1).norm(dim=1) for t in (gradient, inside))
+    scale = torch.where(sound & (length > 0), wanted / length.clamp_min(1e-30), torch.zeros_like(length))
+    return gradient * scale.reshape(-1, *[1] * (gradient.ndim - 1))

@@ -61,8 +61,7 @@ class PaintedStart:
     turn: int = ADDS
 
     def changed(self, noise: Tensor, run: StartOfRun) -> Tensor:
-        shift = UNIT * self.strength * self.painting.fitted(noise)
-        return noise + (shift if run.mask is None else shift * run.mask.to(shift))
+        return noise + UNIT * self.strength * run.inside(noise) * self.painting.fitted(noise)
 
 
 def picture(canvas: Tensor, found: Sequence[RGB | None], side: int) -> Tensor:
@@ -148,6 +147,8 @@ def _by_preview(latent_format: Any, rgb: Tensor) -> Tensor:
     factors = getattr(latent_format, "latent_rgb_factors", None)
     if factors is None:
         raise NoColor("the model has no colors for its latents (no preview): connect its VAE.")
+    if len(factors) != latent_format.latent_channels:
+        raise NoColor("the model's preview looks at its latents in another form: connect its VAE.")
     factors = torch.tensor(factors, dtype=torch.float32)
     bias = torch.tensor(getattr(latent_format, "latent_rgb_factors_bias", None) or [0.0] * 3)
     return (2 * rgb - 1 - bias) @ torch.linalg.pinv(factors)

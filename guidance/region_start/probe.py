@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ...attention import hooks
 from ...attention.compiled import original
@@ -24,6 +25,7 @@ from ..regions.prompt_regions import PromptRegions, regions_of
 from ..starting_noise import StartOfRun
 
 TAG = "region start"  # of these evaluations, by which other wrappers can tell them from a step's
+NOTHING_READ = "The starting noise is not %s: no layer that can be read has a grid that is fine enough."
 MIN_SIDE = 12  # tokens: coarser layers know what is there, hardly where
 
 Measure = Callable[[AttentionCall, Row, PromptRegions], Tensor | None]
@@ -38,11 +40,14 @@ class Reading:
     """Technique of one evaluation, and its wrapper. seen: per grid, what was measured in its layers, one by one.
 
     Layers of the coarsest grid that tells places count. leaves: whether the network is left behind the last of them.
+    sampling, sigma: of the model and where; a block that is computed again for gradients asks for them later.
     """
 
     layers: tuple[BlockId, ...]
     measure: Measure
     leaves: bool
+    sampling: Any
+    sigma: float
     seen: dict[tuple[int, ...], list[Tensor]] = field(default_factory=dict)
 
     kinds: frozenset[str] = frozenset({"cross", "joint"})
@@ -74,7 +79,7 @@ class Reading:
             for row in call.rows:
                 regions = regions_of(row)
                 if regions is not None:
-                    regions = regions.now(call.run.model.model_sampling, call.run.sigma)
+                    regions = regions.now(self.sampling, self.sigma)
                 value = self.measure(call, row, regions) if regions is not None and regions.tokens else None
                 if value is not None:
                     self.seen.setdefault(site.grid, []).append(value)
@@ -83,7 +88,7 @@ class Reading:
         return attention(call.q, call.k, call.v)
 
 
-def _reading(model: Any, measure: Measure) -> Reading:
+def _reading(model: Any, measure: Measure, sigma: float) -> Reading:
     """Of a UNet all layers are read; of a transformer, whose blocks have one grid, the first half of them.
 
     A network is left early only where nothing of it waits to be continued: not with gradients through a transformer,
@@ -91,11 +96,12 @@ def _reading(model: Any, measure: Measure) -> Reading:
     """
     family = family_of(original(model.diffusion_model))
     if family is None:
-        return Reading((), measure, leaves=False)
+        return Reading((), measure, False, model.model_sampling, sigma)
     blocks, is_unet = family.blocks(original(model.diffusion_model)), isinstance(family, UNetFamily)
     plain = is_unet or not torch.is_grad_enabled()
     leaves = plain and not model.current_patcher.is_dynamic()
-    return Reading(blocks if is_unet else blocks[: (len(blocks) + 1) // 2], measure, leaves)
+    read_blocks = blocks if is_unet else blocks[: (len(blocks) + 1) // 2]
+    return Reading(read_blocks, measure, leaves, model.model_sampling, sigma)
 
 
 def read(noise: Tensor, run: StartOfRun, conds: Conds, measure: Measure, more_options: Mapping[str, Any]) -> Reading:
@@ -105,7 +111,7 @@ def read(noise: Tensor, run: StartOfRun, conds: Conds, measure: Measure, more_op
     """
     guider, sigma = run.guider, run.sigmas[:1].to(noise.device)
     model = guider.inner_model
-    reading = _reading(model, measure)
+    reading = _reading(model, measure, float(sigma))
     latent = torch.zeros_like(noise) if run.latent is None else run.latent
     most = comfy.samplers.Sampler().max_denoise(guider, run.sigmas)
     x = model.model_sampling.noise_scaling(sigma, noise.clone(), latent, most)
@@ -126,14 +132,30 @@ def read(noise: Tensor, run: StartOfRun, conds: Conds, measure: Measure, more_op
     return reading
 
 
-def attention_to_text(call: AttentionCall, row: Row) -> Tensor:
-    """How much of its attention every place gives to every text token, the mean over heads: [batch, places, text].
+def attention_to_regions(call: AttentionCall, row: Row, regions: PromptRegions) -> list[Tensor]:
+    """How much of its attention every place gives to each of a region's words, the mean over heads: per region [batch,
+    places, words].
 
-    In joint attention of the attention to text, whatever goes to the picture.
+    In joint attention of the attention to text, whatever goes to the picture. A head at a time; with gradients, the
+    heads are computed again on the way back.
     """
     q, k, bias = row_tensors(call, row)
     text = slice(0, call.site.text_tokens)
+    k, bias = k[:, :, text], None if bias is None else bias[..., text]
     scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
-    k = k[:, :, text].repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    scores = (q.float() @ k.float().mT) * scale
-    return (scores if bias is None else scores + bias[..., text]).softmax(dim=-1).mean(dim=1)
+    places = [[place for place in own if place < k.shape[2]] for own in regions.tokens]
+    every = torch.tensor([place for own in places for place in own], dtype=torch.long, device=q.device)
+
+    def of_head(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+        scores = (q.float() @ k.float().mT) * scale
+        return (scores if bias is None else scores + bias).softmax(dim=-1)[..., every]
+
+    total, group = q.new_zeros(q.shape[0], q.shape[2], len(every), dtype=torch.float32), q.shape[1] // k.shape[1]
+    for head in range(q.shape[1]):
+        own_bias = None if bias is None else bias[:, head if bias.shape[1] > 1 else 0]
+        given = (q[:, head], k[:, head // group], own_bias)
+        if torch.is_grad_enabled() and q.requires_grad:
+            total = total + checkpoint(of_head, *given, use_reentrant=False)
+        else:
+            total += of_head(*given)
+    return list((total / q.shape[1]).split([len(own) for own in places], dim=-1))

@@ -49,7 +49,12 @@ class RegionControl:
     @property
     def neutral(self) -> bool:
         """Whether these settings leave every image as it is."""
-        return self.steers_nothing and not (self.layout_iterations or self.arranged_noises)
+        return self.steers_nothing and not self.starts
+
+    @property
+    def starts(self) -> bool:
+        """Whether the starting noise is changed."""
+        return bool(self.layout_iterations or self.arranged_noises)
 
     @property
     def steers_nothing(self) -> bool:

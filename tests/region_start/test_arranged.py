@@ -9,6 +9,7 @@ import tiny_models as tiny
 import tiny_transformers as dit
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_easycache import EasyCacheNode
 from hypothesis import given
 from hypothesis import strategies as st
 from region_steps import boxes, marked, steered, two_regions
@@ -56,12 +57,14 @@ class TestChoice:
     @given(choices())
     def test_each_block_is_used_once_and_small_regions_choose_first(self, given: tuple[Tensor, Tensor]) -> None:
         looked, shares = given
-        order = arranged.chosen_blocks(looked, shares).tolist()
         cells, regions = shares.shape
+        movable = torch.rand(cells, generator=torch.Generator().manual_seed(len(looked))) < 0.8
+        order = arranged.chosen_blocks(looked, shares, movable).tolist()
         assert len(set(order)) == cells and min(order) >= 0
         assert len(looked) > cells or sorted(order) == list(range(cells))
-        relative, left = looked / looked.mean(0), set(range(len(looked)))
-        wanted = {r: [c for c in range(cells) if shares[c, r] == 1] for r in range(regions)}
+        assert all(order[c] == c for c in range(cells) if not movable[c])
+        relative, left = looked / looked.mean(0), set(range(len(looked))) - {c for c in range(cells) if not movable[c]}
+        wanted = {r: [c for c in range(cells) if shares[c, r] == 1 and movable[c]] for r in range(regions)}
         for r in sorted(wanted, key=lambda r: len(wanted[r])):
             rating = {b: 2 * relative[b, r] - relative[b].sum() for b in left}
             best = set(sorted(left, key=lambda b: -float(rating[b]))[: len(wanted[r])])
@@ -70,12 +73,12 @@ class TestChoice:
             left -= best
 
     def test_nothing_moves_where_nobody_wants_it(self) -> None:
-        order = arranged.chosen_blocks(torch.rand(9, 2), torch.zeros(9, 2))
+        order = arranged.chosen_blocks(torch.rand(9, 2), torch.zeros(9, 2), torch.ones(9, dtype=torch.bool))
         assert order.tolist() == list(range(9))
 
     def test_with_several_noises_the_rest_is_what_no_words_look_at(self) -> None:
         looked = torch.tensor([[9.0], [1.0], [5.0], [0.0], [3.0], [2.0]])
-        order = arranged.chosen_blocks(looked, torch.tensor([[0.0], [1.0], [0.0]]))
+        order = arranged.chosen_blocks(looked, torch.tensor([[0.0], [1.0], [0.0]]), torch.ones(3, dtype=torch.bool))
         assert order[1] == 0 and {int(order[0]), int(order[2])} == {3, 1}
 
 
@@ -84,7 +87,7 @@ class TestBlocks:
     def test_one_noise_is_only_permuted(self, size: tuple[int, int]) -> None:
         noise = torch.randn(2, 1, 4, *size, generator=torch.Generator().manual_seed(0))
         maps = torch.rand(2, 1, 2, 16, 16, generator=torch.Generator().manual_seed(1))
-        made = arranged.arranged(noise, maps, REGIONS.canvas())
+        made = arranged.arranged(noise, maps, REGIONS.canvas(), torch.ones_like(noise[:, 0]))
         assert made.shape == noise[:, 0].shape and not torch.equal(made, noise[:, 0])
         assert torch.equal(made.flatten(2).sort().values, noise[:, 0].flatten(2).sort().values)
 
@@ -94,7 +97,7 @@ class TestBlocks:
         canvas, maps = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 1, 4, 4)
         canvas[..., :2, :2] = 1
         maps[..., 3, 3] = 1
-        made = arranged.arranged(noise, maps, canvas)
+        made = arranged.arranged(noise, maps, canvas, torch.ones_like(noise[:, 0]))
         assert torch.equal(made[0, 0, :2, :2], noise[0, 0, 0, 6:, 6:])
         assert torch.equal(made[0, 0, 6:, 6:], noise[0, 0, 0, :2, :2])
 
@@ -102,8 +105,30 @@ class TestBlocks:
         noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         canvas = torch.zeros(2, 1, 8, 8)
         canvas[0, :, :4] = 1
-        made = arranged.arranged(noise, torch.rand(2, 1, 1, 4, 4), canvas)
+        made = arranged.arranged(noise, torch.rand(2, 1, 1, 4, 4), canvas, torch.ones_like(noise[:, 0]))
         assert torch.equal(made[1], noise[1, 0]) and not torch.equal(made[0], noise[0, 0])
+
+    def test_a_moving_mask_counts_by_its_mean(self) -> None:
+        """Blocks go through all frames of a video."""
+        noise = torch.randn(1, 1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+        canvas, maps = torch.zeros(2, 1, 8, 8), torch.rand(1, 1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+        canvas[0, :, :4], canvas[1, :, :, :4] = 1, 1  # of which half is the upper left quarter's
+        moving = arranged.arranged(noise, maps, canvas, torch.ones_like(noise[:, 0]))
+        mean = arranged.arranged(noise, maps, canvas.mean(0, keepdim=True), torch.ones_like(noise[:, 0]))
+        first = arranged.arranged(noise, maps, canvas[:1], torch.ones_like(noise[:, 0]))
+        assert torch.equal(moving, mean) and not torch.equal(moving, first)
+
+    def test_a_soft_mask_keeps_every_block_that_it_does_not_free(self) -> None:
+        """So the noise is still only permuted, and no block is there twice."""
+        noise = torch.randn(1, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        inside = torch.linspace(-0.5, 3, 16).clamp(0, 1).expand(1, 4, 16, 16)
+        canvas = torch.zeros(1, 1, 16, 16)
+        canvas[..., :8, :] = 1
+        maps = torch.rand(1, 1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        made = arranged.arranged(noise, maps, canvas, inside)
+        assert torch.equal(made.flatten(1).sort().values, noise.flatten(1).sort().values)
+        kept = 2 * int((inside[0, 0, 0] < 1).sum() + 1) // 2
+        assert torch.equal(made[..., :kept], noise[:, 0, ..., :kept]) and not torch.equal(made, noise[:, 0])
 
 
 class TestRuns:
@@ -148,6 +173,26 @@ class TestRuns:
         positive = marked(tiny.prompt(1), REGIONS, control=control(2))
         tiny.sample(looking(model, seen), noise, positive=positive, latent=picture, noise_mask=mask)
         assert torch.equal(seen["noise"][..., 32:], noise[..., 32:]) and not torch.equal(seen["noise"], noise)
+
+    def test_several_noises_leave_the_mean_as_it_is(self) -> None:
+        """Which is the picture's brightness and tint."""
+        model, noise, seen = tiny.unet("sd15"), tiny.noise(64, 64, batch=2), {}
+        tiny.sample(looking(model, seen), noise, positive=marked(tiny.prompt(1), REGIONS, control=control(4)))
+        assert torch.allclose(seen["noise"].mean((2, 3)), noise.mean((2, 3)), atol=1e-5)
+        assert not torch.equal(seen["noise"], noise)
+
+    def test_a_cache_of_steps_is_left_in_peace(self, caplog: pytest.LogCaptureFixture) -> None:
+        model, noise, seen = tiny.unet("sd15"), tiny.noise(64, 64), {}
+        cached = EasyCacheNode.execute(looking(model, seen), 0.2, 0.15, 0.95, False).result[0]
+        tiny.sample(cached, noise, positive=marked(tiny.prompt(1), REGIONS, control=control()))
+        assert torch.equal(seen["noise"], noise) and "is not arranged" in caplog.text
+
+    def test_a_network_of_coarse_grids_alone_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
+        noise, seen = tiny.noise(16, 16), {}
+        tiny.sample(
+            looking(tiny.unet("sd15"), seen), noise, positive=marked(tiny.prompt(1), REGIONS, control=control())
+        )
+        assert torch.equal(seen["noise"], noise) and "no layer that can be read" in caplog.text
 
     def test_a_region_without_words_or_place_moves_nothing(self) -> None:
         model, noise, seen = tiny.unet("sd15"), tiny.noise(64, 64), {}

@@ -79,6 +79,7 @@ def written_out(model: Any, noise: Tensor, prompt: list, regions: Regions, side:
                         loss = loss + (1 - (column * shares[:, r]).sum(1) / column.sum(1)) ** 2 / len(places)
             losses.append(loss.detach())
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+            gradient = gradient - gradient.mean((2, 3), keepdim=True)
             length = gradient.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
             noise = noise - STEP * math.sqrt(noise[0].numel()) * gradient / length
     finally:
@@ -147,6 +148,34 @@ class TestAgainstTheLossWrittenOut:
         tiny.sample(patched, NOISE, positive=positive, latent=picture, noise_mask=mask)
         assert torch.equal(seen["noise"][..., 16:], NOISE[..., 16:])
         assert (seen["noise"] - NOISE)[..., :16].abs().max() > 0.1
+
+    @pytest.mark.parametrize("part", [1.0, 0.25])
+    def test_a_step_is_as_long_as_the_noise_is_inside(self, part: float) -> None:
+        """Whatever the mask frees of the picture moves as far, and its mean not at all."""
+        inside = torch.zeros(2, 4, 32, 32)
+        inside[..., : round(32 * part)] = 1
+        gradient = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(2)) + 1
+        gradient[1, 0, 0, 0] = torch.nan
+        step = layout_loss.steps(gradient, inside)
+        assert step[0].square().sum() == pytest.approx(inside[0].sum().item(), rel=1e-4)
+        assert step[0].mean((1, 2)).abs().max() < 1e-5 and (step[0] * (1 - inside[0])).abs().max() == 0
+        assert step[1].abs().max() == 0, "a gradient that is none moves nothing"
+
+    def test_prompts_that_comfyui_evaluates_apart_all_count(self, model: Any) -> None:
+        """One for a part of the picture, one for all of it: the first alone would end the evaluation."""
+        whole = marked(tiny.prompt(1), REGIONS, control=OFF)
+        part = marked(tiny.prompt(3, area=(16, 16, 0, 0), strength=1.0), REGIONS, control=OFF)
+        seen: list[int] = []
+        plain = layout_loss.outside_share
+
+        def watched(call: Any, row: Any, regions: Any) -> Any:
+            seen.append(row.length + int(row.area is not None))
+            return plain(call, row, regions)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layout_loss, "outside_share", watched)
+            tiny.sample(looking(model), NOISE[:1], positive=[*whole, *part])
+        assert len(set(seen)) == 2
 
     def test_nothing_of_it_stays(self, model: Any) -> None:
         """Weights, hooks and options of the model: a plain run afterwards is the same to the bit."""

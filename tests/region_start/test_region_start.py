@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_sampling
 import comfy.samplers
@@ -16,6 +18,7 @@ import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from torch import Tensor
 
+from fovea.guidance.gradients.errors import NoGradient
 from fovea.guidance.region_start.painting import UNIT
 from fovea.guidance.regions.masks import Region, Regions
 from fovea.guidance.starting_noise import STARTS
@@ -87,10 +90,11 @@ class TestARunFromShiftedNoise:
         assert (got - wanted).abs().max() < 1e-4 * wanted.abs().max()
         assert (got - tiny.sample(model, NOISE, sampler=sampler)).abs().max() > 0.01 * wanted.abs().max()
 
+    @pytest.mark.parametrize("steps", [4, 10])
     @pytest.mark.parametrize("scheduler", ["karras", "simple", "ddim_uniform", "beta", "sgm_uniform"])
-    def test_with_every_scheduler(self, model: Any, scheduler: str) -> None:
-        got = tiny.sample(started(model), NOISE, scheduler=scheduler, steps=10)
-        wanted = tiny.sample(model, by_hand(model, NOISE, None), scheduler=scheduler, steps=10)
+    def test_with_every_scheduler(self, model: Any, scheduler: str, steps: int) -> None:
+        got = tiny.sample(started(model), NOISE, scheduler=scheduler, steps=steps)
+        wanted = tiny.sample(model, by_hand(model, NOISE, None), scheduler=scheduler, steps=steps)
         assert (got - wanted).abs().max() < 1e-3 * wanted.abs().max()
 
     def test_of_a_v_model(self) -> None:
@@ -190,6 +194,13 @@ class TestColors:
         for y, x in ((slice(4, 12), slice(4, 12)), (slice(14, 26), slice(26, 30)), (slice(20, 28), slice(4, 20))):
             assert (got - wanted)[..., y, x].abs().max() < 0.5  # colors lie about 3 apart
 
+    def test_latents_that_the_preview_sees_in_another_form_need_a_vae(self) -> None:
+        """Flux 2's preview has a map for 32 channels, its latents have 128."""
+        model = tiny.unet("sd15")
+        model.model.latent_format = comfy.latent_formats.Flux2()
+        with pytest.raises(ValueError, match="connect its VAE"):
+            started(model)
+
     def test_a_vae_of_another_model_is_refused(self) -> None:
         with torch.inference_mode(), pytest.raises(ValueError, match=r"not the model's, which have 16 channels"):
             started(dit.build("flux"), vae=demo_model.load_vae())
@@ -198,13 +209,28 @@ class TestColors:
 class TestWhereItDoesNothing:
     def test_strength_zero_is_the_model_itself(self, model: Any) -> None:
         assert started(model, strength=0.0) is model and started(model, Regions()) is model
+        assert started(model, Regions(), background="white") is model
+
+    def test_regions_that_begin_later_are_left_out(self, model: Any) -> None:
+        late, now = regions().items[0], regions().items[1]
+        some = Regions((replace(late, start=0.3), now))
+        patched, _, report = techniques.outputs(FoveaRegionStart, model=model, regions=some)
+        assert "'a plain red star' begins later" in report
+        assert torch.equal(tiny.sample(patched, NOISE), tiny.sample(started(model, Regions((now,))), NOISE))
+
+    def test_a_background_without_a_color_is_told(self, model: Any) -> None:
+        _, _, report = techniques.outputs(FoveaRegionStart, model=model, regions=regions(), background="a studio shot")
+        assert report == "background names no color: what is behind the regions is left to the seed."
 
     @pytest.mark.parametrize(
         ("settings", "why"),
         [
             ({"denoise": 0.5}, "begins at 0.6"),
             ({"start_step": 2, "steps": 4}, "begins at 0.67"),
-            ({"latent": torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(5))}, "with a picture"),
+            (
+                {"latent": torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(5))},
+                "begins with a picture",
+            ),
         ],
     )
     def test_runs_that_begin_with_a_picture(
@@ -245,6 +271,20 @@ class TestInpainting:
 
 
 class TestSearches:
+    def test_no_gradient_is_taken_through_exchanged_noise(self) -> None:
+        world = techniques.shapesworld()
+        with torch.inference_mode():
+            given = {"clip": world.clip, "regions": techniques.halves(), "prompt": techniques.PROMPT}
+            model, positive, negative, _ = techniques.outputs(
+                FoveaDenseDiffusion, model=demo_model.load_model(), **given, arranged_noises=1
+            )
+            search = {"vae": world.vae, "positive": positive, "negative": negative, "scorer": world.scorer,
+                      "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}, "prompt": "x", "steps": 2}  # fmt: skip
+            with pytest.raises(NoGradient, match="arranged_noises of Dense Diffusion to 0"):
+                techniques.outputs(techniques.FoveaOptimizeLatent, model=model, **search)
+            _, samples, *_ = techniques.outputs(techniques.FoveaBestOfN, model=model, **search, candidates=2)
+        assert torch.isfinite(samples["samples"]).all()
+
     @pytest.mark.parametrize("search", ["best_of_n", "optimize_through", "optimize_past"])
     def test_their_noise_draws_the_same_with_the_node(self, search: str) -> None:
         """The NOISE is the one before the start, which is applied to it once more where it is sampled; `start` has it

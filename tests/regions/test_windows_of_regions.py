@@ -10,6 +10,7 @@ import pytest
 import techniques
 import tiny_models as tiny
 import torch
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from region_steps import PLACES, boxes, marked, steered, two_regions
 from torch import Tensor
 
@@ -130,3 +131,21 @@ def test_negative_prompts_at_cfg_1_are_told(model: Any, cfg: float, caplog: pyte
     with caplog.at_level(logging.WARNING):
         tiny.sample(steered(model), NOISE, cfg, positive=positive, negative=negative)
     assert ("at CFG 1 no negative prompt is evaluated" in caplog.text) == (cfg == 1.0)
+
+
+def test_guiders_with_several_scales_are_not_told_that(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """ComfyUI's DualCFGGuider keeps its scales elsewhere and leaves `cfg` at 1."""
+    guider = Guider_DualCFG(steered(model))
+    negative = marked(tiny.prompt(2), REGIONS, PLACES, CONTROL, negative=True)
+    guider.set_conds(marked(tiny.prompt(1), REGIONS, PLACES, CONTROL), tiny.prompt(3), negative)
+    guider.set_cfg(4.0, 2.0)
+    with caplog.at_level(logging.WARNING):
+        tiny.sample_with(guider, NOISE)
+    assert "at CFG 1" not in caplog.text
+
+
+def test_a_window_of_the_node_that_ends_at_once_may_still_start(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    only_start = RegionControl(WORDS, 1.0, 0.5, 0.0, 0.0, arranged_noises=1)
+    with caplog.at_level(logging.WARNING):
+        tiny.sample(steered(model), NOISE, positive=marked(tiny.prompt(1), REGIONS, PLACES, only_start))
+    assert "Regions do nothing" not in caplog.text
