@@ -26,10 +26,12 @@ from ..plotting import IMAGES, picture, pyplot, save
 from ..processes import begin
 from ..sampling import as_bytes
 from . import layouts
-from .methods import METHODS, Steered
-from .quality import FIRST_SEED, FOLDER, SHOWN, Layouts, weights
+from .methods import METHODS, START, Method, Steered
+from .quality import FIRST_SEED, FOLDER, SHOWN, Layouts, layout, weights
 
 COMPARED = ("none", "ConditioningSetMask", "attention couple", "paint with words 4", "paper", "fovea")
+STARTED = ("none", "dense diffusion", "dense diffusion, arranged noise",
+           "dense diffusion, arranged noise, layout loss", "painted start, dense diffusion")  # fmt: skip
 SWAPPED = 1  # a layout of three boxes
 ANALYSED = 12  # layouts
 CURVES = ("matched, largest", "matched, mean", "others, largest", "others, mean")
@@ -44,16 +46,15 @@ def outline(axis: Any, shown: np.ndarray, wanted: layouts.Layout) -> None:
         axis.contour(mask, levels=[0.5], colors=[color], linewidths=1.2)
 
 
-def sheet(drawn: Layouts, path: Path) -> None:
-    """The first layouts of the report set, unpicked: a row per method."""
-    first = drawn.file(COMPARED[0], METHODS[COMPARED[0]], "report")
-    shown = sum(first.with_suffix(f".{i}.npy").exists() for i in range(SHOWN))
-    figure, axes = pyplot().subplots(len(COMPARED), shown, figsize=(1.35 * shown, 1.4 * len(COMPARED)), dpi=90)
-    for line, name in zip(axes, COMPARED):
-        file = drawn.file(name, METHODS[name], "report")
+def sheet(drawn: Layouts, which: str, compared: dict[str, Method], path: Path) -> None:
+    """The first layouts of a set, unpicked: a row per method."""
+    files = {name: drawn.file(name, method, which) for name, method in compared.items()}
+    shown = min(sum(file.with_suffix(f".{i}.npy").exists() for i in range(SHOWN)) for file in files.values())
+    figure, axes = pyplot().subplots(len(files), shown, figsize=(1.35 * shown, 1.4 * len(files)), dpi=90)
+    for line, (name, file) in zip(axes, files.items()):
         for i, axis in enumerate(line):
-            outline(axis, np.load(file.with_suffix(f".{i}.npy")), layouts.layout("report", i))
-        line[0].set_ylabel(name, fontsize=7)
+            outline(axis, np.load(file.with_suffix(f".{i}.npy")), layout(which, i))
+        line[0].set_ylabel("\n".join(name.split(", ")), fontsize=7)
     save(figure, path)
 
 
@@ -187,9 +188,13 @@ def main() -> None:
     args = parser.parse_args()
     begin()
     drawn = Layouts(args.out / weights(), DemoSetup())
+    if (args.out / "start.json").exists():
+        sheet(drawn, "start", {name: START[name] for name in STARTED}, args.images / "regions_start.png")
+    if not (args.out / "report.json").exists():
+        return
     report = json.loads((args.out / "report.json").read_text())
     bars(report, args.images / "regions_bars.png")
-    sheet(drawn, args.images / "regions_methods.png")
+    sheet(drawn, "report", {name: METHODS[name] for name in COMPARED}, args.images / "regions_methods.png")
     swapped(drawn, args.images / "regions_swapped.png")
     told = analysis(drawn, args.images / "regions_scores.png")
     record.write(args.out / "scores.json", told)

@@ -86,6 +86,8 @@ def start_section(report: dict) -> str:
         table(head, rows(words)),
         "Told colors too, which the words name: not the same task.",
         table(head, rows(colors)),
+        "The first layouts, unpicked; places are drawn in their object's color:",
+        "![Starts](images/regions_start.png)",
     )
 
 
