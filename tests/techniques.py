@@ -161,6 +161,7 @@ PATCHES: dict[str, Callable[[Any, World], Tensor]] = {
 }
 # Through the sampled model.
 WITH_GRADIENTS = {each.__name__: each for each in (clip_guidance, optimize_through, layout_loss)}
+WITH_PICTURES = ("clip_guidance", "optimize_through", "optimize_past")  # which decode and score them
 TECHNIQUES = {**PATCHES, **WITH_GRADIENTS, **{each.__name__: each for each in (optimize_past, best_of_n)}}
 
 

@@ -11,7 +11,7 @@ import pytest
 import techniques
 import torch
 from comfy.patcher_extension import WrappersMP
-from techniques import TECHNIQUES, WITH_GRADIENTS, World
+from techniques import TECHNIQUES, WITH_GRADIENTS, WITH_PICTURES, World
 from torch import Tensor
 from weight_formats import FORMATS, fingerprint
 
@@ -89,7 +89,7 @@ def test_packed_weights_beside_the_model_are_refused_too(part: str, world: World
     owner = copy.copy(getattr(world, part))
     object.__setattr__(owner, "patcher", packed)
     weights = fingerprint(model, packed)
-    for technique in (*WITH_GRADIENTS, "optimize_past"):
+    for technique in WITH_PICTURES:
         with pytest.raises(NoGradient, match="safetensors"):
             techniques.run(technique, model, world._replace(**{part: owner}))
     assert fingerprint(model, packed) == weights

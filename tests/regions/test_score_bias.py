@@ -232,7 +232,8 @@ def test_tokens_of_no_region_keep_their_share(bias: RegionBias, keep: float) -> 
     words = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0, 0], [0, 0], [0, 0]]).float()
     free = torch.tensor([0, 0, 0, 0, 1, 1, 0]).bool()
     shares = score_bias.with_background(torch.rand(2, 5, 2, generator=torch.Generator().manual_seed(1)) / 2)
-    amount, mask = 12 * torch.rand(2, 5, generator=torch.Generator().manual_seed(2)), torch.randn(1, 1, 1, 7)
+    amount = 12 * torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
+    mask = torch.randn(1, 1, 1, 7, generator=torch.Generator().manual_seed(3))
     keys = score_bias.word_factors(words, 1.0)[None]
     q, k = (augmented_attention.split_heads(t, HEADS, False) for t in (q, k))
     weights = amount[..., None] * shares

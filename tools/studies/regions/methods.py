@@ -158,7 +158,8 @@ METHODS: dict[str, Method] = {
     "paper, no self": Steered(1.0, 0.0),
     "paper, no value range": Steered(1.0, 0.3, score_unit="std"),
     "paper, no area": Steered(1.0, 0.3, area_weight=0.0),
-    "fovea": Steered(4.0, 1.0, exponent=2.0, end=0.5, **CONTRAST),
+    # As the node has it, in standard deviations of a row's scores; found among the candidates, which count in ranges.
+    "fovea": Steered(20.0, 4.6, exponent=2.0, end=0.5, **{**CONTRAST, "score_unit": "row std"}),
 }
 # What the start adds, beside the default of the node, which also keeps the rest of the prompt.
 START: dict[str, Method] = {
