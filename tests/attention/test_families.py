@@ -16,8 +16,10 @@ from torch import Tensor
 from fovea.attention import block_names as naming
 from fovea.attention import hooks
 from fovea.attention.families import registry
+from fovea.attention.families.dit import Transformer
 from fovea.attention.recorders import SaliencyRecorder
 from fovea.attention.run import Run
+from fovea.attention.sites import Forward
 
 NAMES = tuple(dit.KINDS)
 
@@ -349,3 +351,15 @@ class TestNames:
     def test_unknown_block(self, models: Any) -> None:
         with pytest.raises(ValueError, match=r"Unknown block 'middle'.*double\.0 to double\.1, single\.0"):
             steps.guided(models["flux"], blocks="middle")
+
+
+@pytest.mark.parametrize(("name", "kinds"), [
+    ("wan", ["self", "cross", None, None]),  # VACE runs blocks of a side network under the same number
+    ("sd3", ["joint", "self", "joint", "self"]),  # a checkpointed block is computed again on the way back
+])  # fmt: skip
+def test_more_calls_of_a_block_than_it_makes(name: str, kinds: list[str | None]) -> None:
+    network = dit.build(name).model.diffusion_model
+    family, forward = registry.family_of(network), Forward(network, 1, (16, 16), {})
+    assert isinstance(family, Transformer)
+    section = next(iter(family.sections))
+    assert [family.kind(network, family.call(forward, section, 0)) for _ in range(4)] == kinds
