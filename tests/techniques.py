@@ -19,6 +19,7 @@ from fovea.nodes.region_start import FoveaRegionStart
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from fovea.nodes.style import FoveaStyleGuidance
+from tools.studies.regions.methods import defaults
 
 PROMPT = "a plain red star and a striped blue circle on a white background"
 STEPS = 2
@@ -49,13 +50,7 @@ def shapesworld() -> World:
 
 def outputs(node: Any, **given: Any) -> tuple:
     """A node's outputs; inputs that are not given have the values that the node shows first."""
-    defaults = {}
-    for socket in node.define_schema().inputs:
-        if getattr(socket, "default", None) is not None:
-            defaults[socket.id] = socket.default
-        elif getattr(socket, "options", None):
-            defaults[socket.id] = socket.options[0]
-    return node.execute(**{**defaults, **given}).result
+    return node.execute(**{**defaults(node), **given}).result
 
 
 def sample(model: Any, world: World, positive: list | None = None, negative: list | None = None) -> Tensor:

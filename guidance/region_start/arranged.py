@@ -36,6 +36,7 @@ class ArrangedStart:
     turn: int = EXCHANGES
 
     def changed(self, noise: Tensor, run: StartOfRun) -> Tensor:
+        """Shaped like the noise, which comes back as it is, and the log says so, where it cannot be arranged."""
         conds = run.guider.conds.get("positive") or ()
         of_the_whole = (cond for cond in conds if MARK in cond and cond.get("area") is None)
         marked = next((cond for cond in of_the_whole if cond[MARK].control.arranged_noises), None)

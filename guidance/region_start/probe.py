@@ -73,6 +73,7 @@ class Reading:
         return any(regions_of(row) is not None for row in rows)
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
+        """The call as it is, after what is to be measured of it. Raises _Enough, which only `read` sees."""
         site = call.site
         up = site.block.section == "output" and bool(self.seen) and math.prod(site.grid) > math.prod(self.grid)
         if min(site.grid[-2:]) >= MIN_SIDE and not up:  # on a UNet's way up what comes is finer
@@ -126,7 +127,7 @@ def read(noise: Tensor, run: StartOfRun, conds: Conds, measure: Measure, more_op
             model, [conds], x, sigma.expand(len(x)), {**run.model_options, "transformer_options": options}
         )
     except _Enough:
-        pass
+        pass  # left on purpose: what it was evaluated for is in `reading`
     finally:
         own_run.close()
     return reading

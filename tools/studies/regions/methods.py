@@ -117,17 +117,17 @@ class Nodes:
         from fovea.nodes.region_start import FoveaRegionStart
         from fovea.nodes.regions import FoveaDenseDiffusion
 
-        given = {**_defaults(FoveaDenseDiffusion), **self.dense}
+        given = {**defaults(FoveaDenseDiffusion), **self.dense}
         model, positive, negative, _ = FoveaDenseDiffusion.execute(
             **{**given, "model": model, "clip": clip, "regions": regions, "prompt": caption}
         ).result
         if self.start:
-            given = {**_defaults(FoveaRegionStart), "strength": self.start, "background": caption}
+            given = {**defaults(FoveaRegionStart), "strength": self.start, "background": caption}
             model = FoveaRegionStart.execute(**{**given, "model": model, "regions": regions}).result[0]
         return model, positive, negative
 
 
-def _defaults(node: Any) -> dict[str, Any]:
+def defaults(node: Any) -> dict[str, Any]:
     """What a node's inputs show first."""
     shown = {}
     for socket in node.define_schema().inputs:
