@@ -10,7 +10,8 @@ and existing attn1 / attn2 replacements are wrapped, not displaced. Calls with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from .compiled import is_compiled, original, uncompiled
 from .conds import Conds, CondTable, Row, Window
 from .families.registry import Family, family_of
 from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
-from .run import Attention, AttentionCall, AttentionWrapper, Run, Technique, TextTrimmer
+from .layers import changed_layers
+from .run import Attention, AttentionCall, AttentionWrapper, LayerChanger, Run, Technique, TextTrimmer
 from .sites import CALL_STATE, Forward, Site
 from .tensor_layout import head_width
 
@@ -60,6 +62,18 @@ def install(patcher: ModelPatcher, technique: Technique) -> None:
     for kind, wrapper in _WRAPPERS.items():
         if not patcher.get_wrappers(kind, KEY):
             patcher.add_wrapper_with_key(kind, KEY, wrapper)
+
+
+def techniques_of(patcher: ModelPatcher) -> tuple[Technique, ...]:
+    """Those installed in a patcher."""
+    return patcher.model_options.get("transformer_options", {}).get(TECHNIQUES, ())
+
+
+def remove(patcher: ModelPatcher, techniques: Sequence[Technique]) -> None:
+    """Take techniques out of a freshly cloned patcher."""
+    if techniques:
+        left = tuple(each for each in techniques_of(patcher) if each not in techniques)
+        patcher.model_options["transformer_options"][TECHNIQUES] = left
 
 
 def run_of(model_options: Mapping[str, Any]) -> Run | None:
@@ -151,15 +165,17 @@ def _apply_model(
     run = options.get(RUN)
     if run is None or CALL_STATE in options:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-    hooked = options
     if run.table is not None:
         rows = run.table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
         rows, c_crossattn, kwargs = _trimmed(run, rows, x.shape[0], c_crossattn, kwargs)
         inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
-        hooked = _hooked(run, rows, x, inputs, options)
-    if hooked is not options:
-        with uncompiled():
-            return executor(x, t, c_concat, c_crossattn, control, hooked, **kwargs)
+        network = original(executor.class_obj.diffusion_model)
+        forward = Forward(network, x.shape[0], tuple(x.shape[2:]), inputs)
+        hooked = _hooked(run, rows, forward, options)
+        changers = tuple(each for each in run.layer_changers if rows and each.changes(run, rows))
+        if hooked is not options or changers:
+            with uncompiled(), _changed_layers(changers, run, rows, forward):
+                return executor(x, t, c_concat, c_crossattn, control, hooked, **kwargs)
     wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
     if is_compiled(executor.class_obj.diffusion_model, wrappers):
         options = {key: value for key, value in options.items() if key not in OWN_KEYS}
@@ -187,9 +203,15 @@ def _trimmed(
     return tuple(replace(row, length=min(row.length, kept)) for row in rows), text[:, :kept], inputs
 
 
-def _hooked(
-    run: Run, rows: tuple[Row, ...], x: Tensor, inputs: Mapping[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
+def _changed_layers(
+    changers: tuple[LayerChanger, ...], run: Run, rows: tuple[Row, ...], forward: Forward
+) -> contextlib.AbstractContextManager:
+    """Changes of this call to what layers give; none for families that we do not know."""
+    family = family_of(forward.network) if changers else None
+    return contextlib.nullcontext() if family is None else changed_layers(changers, run, rows, family, forward)
+
+
+def _hooked(run: Run, rows: tuple[Row, ...], forward: Forward, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a model call with our attention hooks in, or the same options if no wrapper has anything to do."""
     degraded = options.get(DEGRADED)
     attention_wrappers = tuple(
@@ -197,12 +219,10 @@ def _hooked(
     )
     if degraded is None:
         run.mark_evaluated(rows)
-    network = original(run.model.diffusion_model)
-    family = family_of(network) if attention_wrappers else None
+    family = family_of(forward.network) if attention_wrappers else None
     if family is None:
         return options
-    hooked = family.prepare(network, options)
-    forward = Forward(network, x.shape[0], tuple(x.shape[2:]), inputs)
+    hooked = family.prepare(forward.network, options)
     hooked[CALL_STATE] = CallState(run, family, attention_wrappers, rows, forward)
     hooked[OVERRIDE], hooked[PREVIOUS_OVERRIDE] = _override, options.get(OVERRIDE)
     replaced = hooked.get("patches_replace", {})

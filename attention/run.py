@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .conds import CondRoles, Conds, CondTable, Row, RowKey, Window, cond_lists, cond_signature
-from .sites import BlockId, Site
+from .sites import BlockId, Forward, LayerTokens, Site
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -82,6 +83,38 @@ class AttentionWrapper(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer. name: of the module in the network. tokens: None where its values are about no tokens, or
+    about none that are known."""
+
+    name: str
+    module: nn.Module
+    tokens: LayerTokens | None
+    rows: tuple[Row, ...]
+    run: Run
+    forward: Forward
+
+
+@runtime_checkable
+class LayerChanger(Protocol):
+    """Something that changes what layers of the network give. Immutable; what it remembers goes into the run."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the network's modules whose values it changes."""
+        ...
+
+    def changes(self, run: Run, rows: tuple[Row, ...]) -> bool:
+        """Whether it has anything to do in this call of the network."""
+        ...
+
+    def changed(self, call: LayerCall, x: Tensor, y: Tensor) -> Tensor:
+        """What the layer shall give in place of y, which it made of x. y may be overwritten where no gradient is
+        taken."""
+        ...
+
+
 @runtime_checkable
 class TextTrimmer(Protocol):
     """An attention wrapper that may cut tokens off the prompts of a model call."""
@@ -94,7 +127,7 @@ class TextTrimmer(Protocol):
 class Technique(Protocol):
     """A guidance or control method installed in a model."""
 
-    def begin(self, run: Run) -> Sequence[AttentionWrapper]:
+    def begin(self, run: Run) -> Sequence[AttentionWrapper | LayerChanger]:
         """Called when a denoising step starts; `run.sigma` and `run.model` are set. Returns what it needs in it."""
         ...
 
@@ -123,6 +156,7 @@ class Run:
     cfg: float | None = None
     roles: CondRoles = field(default_factory=CondRoles)
     attention_wrappers: tuple[AttentionWrapper, ...] = ()
+    layer_changers: tuple[LayerChanger, ...] = ()
     table: CondTable | None = None
     _lists: dict[tuple[uuid.UUID, ...], int] = field(default_factory=dict)
     _evaluated: set[RowKey] = field(default_factory=set)
@@ -131,6 +165,7 @@ class Run:
     _states: dict[object, Any] = field(default_factory=dict)
     _aliases: dict[tuple[Any, ...], uuid.UUID] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
+    _layer_hooks: dict[nn.Module, list[RemovableHandle]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self, model: Any, sigma: float, size: tuple[int, ...] = (), guider: Any = None) -> None:
@@ -142,8 +177,10 @@ class Run:
         self._lists.clear()
         self._evaluated.clear()
         self._keep_last_records()
-        attention_wrappers = [wrapper for technique in self.techniques for wrapper in technique.begin(self)]
-        self.attention_wrappers = tuple(sorted(attention_wrappers, key=lambda wrapper: wrapper.reads))
+        needed = [each for technique in self.techniques for each in technique.begin(self)]
+        wrappers = [each for each in needed if not isinstance(each, LayerChanger)]
+        self.attention_wrappers = tuple(sorted(wrappers, key=lambda wrapper: wrapper.reads))
+        self.layer_changers = tuple(each for each in needed if isinstance(each, LayerChanger))
 
     def _keep_last_records(self) -> None:
         """Keep the last records of every cond and block: context windows move, so older ones would pile up."""
@@ -153,11 +190,25 @@ class Run:
         self._previous, self._records = {**older, **self._records}, {}
 
     def close(self) -> None:
-        """Drop every tensor and every reference of the run."""
-        self.model, self.table, self.attention_wrappers, self.conds = None, None, (), {}
+        """Drop every tensor and every reference of the run, and take every hook off its network."""
+        self.drop_layer_hooks()
+        self.model, self.table, self.attention_wrappers, self.layer_changers, self.conds = None, None, (), (), {}
         self.roles.clear()
         for kept in (self._lists, self._evaluated, self._records, self._previous, self._states, self._aliases):
             kept.clear()
+
+    def layer_hooks(self, network: nn.Module) -> list[RemovableHandle]:
+        """Hooks that the run has put on this network's layers: add to them."""
+        with self._lock:
+            return self._layer_hooks.setdefault(network, [])
+
+    def drop_layer_hooks(self, network: nn.Module | None = None) -> None:
+        """Take them off; None: off every network."""
+        with self._lock:
+            networks = list(self._layer_hooks) if network is None else [network]
+            hooks = [hook for each in networks for hook in self._layer_hooks.pop(each, ())]
+        for hook in hooks:
+            hook.remove()
 
     @contextmanager
     def calling(self, table: CondTable | None, remember: bool = True) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 CALL_STATE = "fovea_call"  # where a model call keeps its state in transformer_options; its `forward` is the family's
@@ -41,6 +41,28 @@ class Site:
         return slice(self.start, self.start + math.prod(self.grid))
 
 
+@dataclass(frozen=True)
+class LayerTokens:
+    """What a layer's values are about, along their token axis: text, then the image in its grid, then others.
+
+    text, behind: tokens before and after the image's (reference pictures, padding). grid, extent: see Site; () where no
+    token is the image's. maps: values are [batch, channels, *grid], else [batch, tokens, channels]. shared: the layer
+    gives one vector for all of these tokens, and what takes it would take one for each as well.
+    """
+
+    text: int = 0
+    grid: tuple[int, ...] = ()
+    extent: tuple[int, ...] = ()
+    behind: int = 0
+    maps: bool = False
+    shared: bool = False
+
+    @property
+    def image(self) -> int:
+        """How many tokens are the image's."""
+        return math.prod(self.grid) if self.grid else 0
+
+
 @dataclass(eq=False)
 class Forward:
     """One call of the network, as a model family sees it. Made anew for every call; what is announced is kept here.
@@ -55,6 +77,7 @@ class Forward:
     kind: str | None = None  # of the next attention call, where the family can have it announced
     place: tuple[str, int] | None = None  # block of the last attention call
     number: int = 0  # of the last attention call within its block
+    around: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes that the running block got, by name
 
     def take_kind(self) -> str | None:
         """The kind of the call announced last; an announcement serves one call."""

@@ -23,11 +23,12 @@ COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_path
 # The border: everything else works on plain tensors.
 MAY_IMPORT_COMFYUI = re.compile(
     r"nodes/|models/|attention/hooks\.py|attention/families/|guidance/gradients/|guidance/starting_noise\.py"
-    r"|guidance/\w+/(model_patch|\w+_guider|\w+_sampler|clip_guidance|guided_model|probe)\.py"
+    r"|guidance/\w+/(model_patch|\w+_guider|\w+_sampler|clip_guidance|guided_model|probe|matching)\.py"
 )
 # A technique imports no other one, with these exceptions.
 MAY_IMPORT_TECHNIQUE = {
     "guidance.region_start": {"guidance.regions": "it begins with the regions that prompts carry"},
+    "guidance.region_lora": {"guidance.regions": "it acts in regions, and on the words that prompts carry with them"},
     "guidance.attention_map": {"guidance.sag": "it shows the mask that SAG would make"},
 }
 

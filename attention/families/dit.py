@@ -7,7 +7,8 @@ those of text, then the image's own, then what only some models have: padding, t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from comfy.ldm.wan.model import CameraWanModel, VaceWanModel, WanModel
 from torch import Tensor, nn
 
-from ..sites import BlockId, Forward, Site
+from ..sites import BlockId, Forward, LayerTokens, Site
 
 
 class Transformer:
@@ -27,6 +28,9 @@ class Transformer:
 
     name = ""
     sections: Mapping[str, str] = {"double": "blocks"}  # as ComfyUI calls them -> attribute that holds the blocks
+    # What layers are about, by how their names begin: "image", "text", "joint" (text, then image), "map" (a convolution
+    # that makes tokens); "one for ..." where a vector is taken for all tokens and could be one for each.
+    layers: tuple[tuple[str, str], ...] = ()
 
     def blocks(self, network: Any) -> tuple[BlockId, ...]:
         """Every block, and for those with more than one attention over the image a layer for each."""
@@ -94,12 +98,47 @@ class Transformer:
         """Tokens after the image's own."""
         return sum(options.get("reference_image_num_tokens", ()))
 
+    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
+        """By the layer's name, never by length; None where the numbers do not add up."""
+        about = next((about for begin, about in self.layers if re.match(begin, name)), "")
+        if not about or (about != "map" and len(shape) != 3):
+            return None
+        if about == "text":
+            return LayerTokens(text=shape[1])
+        patch, grid = self.patch(forward.network), self.grid(forward)
+        extent, own = tuple(tokens * size for tokens, size in zip(grid, patch)), math.prod(grid)
+        if about == "map":
+            return LayerTokens(grid=grid, extent=extent, maps=True) if shape[2:] == grid else None
+        shared = about.startswith("one for ")
+        text, behind = self.around(forward, about.removeprefix("one for "), 0 if shared else shape[1], own)
+        if text < 0 or behind < 0 or (shared and shape[1] != 1):
+            return None
+        if about == "one for text":
+            return LayerTokens(text=text, shared=True)
+        return LayerTokens(text, grid, extent, behind, shared=shared)
+
+    def around(self, forward: Forward, about: str, tokens: int, own: int) -> tuple[int, int]:
+        """Text tokens before the image's own and others behind them. tokens: how many a layer has in all, 0 where it
+        gives one vector for all."""
+        return 0, tokens - own
+
+    def announcing(self, network: Any) -> Iterable[nn.Module]:
+        return ()
+
+    def announce(self, forward: Forward, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Nothing is announced."""
+
 
 class StableDiffusion3(Transformer):
     """SD3 and SD3.5. Some blocks of SD3.5 medium attend twice: jointly with the text, then among image tokens only."""
 
     name = "SD3"
     sections = {"double": "joint_blocks"}
+    layers = (
+        (r"joint_blocks\.\d+\.\w+\.adaLN_modulation|final_layer\.adaLN", ""),
+        (r"joint_blocks\.\d+\.context_block|context_embedder|context_processor", "text"),
+        (r"joint_blocks\.\d+\.x_block|final_layer", "image"), (r"x_embedder", "map"),
+    )  # fmt: skip
 
     def self_attentions(self, block: Any) -> int:
         return 2 if block.x_block.x_block_self_attn else 1
@@ -124,6 +163,30 @@ class FluxFamily(Transformer):
 
     name = "Flux"
     sections = {"double": "double_blocks", "single": "single_blocks"}
+    layers = (
+        (r"double_blocks\.\d+\.img_mod", "one for image"), (r"double_blocks\.\d+\.txt_mod", "one for text"),
+        (r"single_blocks\.\d+\.modulation", "one for joint"), (r"double_blocks\.\d+\.img_|img_in", "image"),
+        (r"double_blocks\.\d+\.txt_|txt_in", "text"), (r"single_blocks", "joint"), (r"final_layer\.linear", "image"),
+    )  # fmt: skip
+
+    def around(self, forward: Forward, about: str, tokens: int, own: int) -> tuple[int, int]:
+        """As the running block has got them."""
+        known = forward.around
+        text = known["txt"][1] if "txt" in known else -1
+        if about == "text":
+            return text, 0
+        if about == "image":
+            return 0, (tokens or known["img"][1]) - own
+        return text, (tokens or known["both"][1]) - own - text
+
+    def announcing(self, network: Any) -> Iterable[nn.Module]:
+        return [*network.double_blocks, *network.single_blocks]
+
+    def announce(self, forward: Forward, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if "img" in kwargs:
+            forward.around |= {"img": tuple(kwargs["img"].shape), "txt": tuple(kwargs["txt"].shape)}
+        else:
+            forward.around["both"] = tuple(args[0].shape)
 
 
 class QwenImage(Transformer):
@@ -131,6 +194,11 @@ class QwenImage(Transformer):
 
     name = "Qwen-Image"
     sections = {"double": "transformer_blocks"}
+    layers = (
+        (r"transformer_blocks\.\d+\.(img|txt)_mod", ""),
+        (r"transformer_blocks\.\d+\.(attn\.(add_|to_add_)|txt_)|txt_in", "text"),
+        (r"transformer_blocks|img_in|proj_out", "image"),
+    )  # fmt: skip
 
     def patch(self, network: Any) -> tuple[int, ...]:
         return (1, network.patch_size, network.patch_size)
@@ -141,6 +209,14 @@ class Lumina(Transformer):
 
     name = "Lumina"
     sections = {"double": "layers"}
+    layers = (
+        (r".*adaLN_modulation", ""), (r"noise_refiner|x_embedder", "image"), (r"context_refiner|cap_embedder", "text"),
+        (r"layers|final_layer", "joint"),
+    )  # fmt: skip
+
+    def around(self, forward: Forward, about: str, tokens: int, own: int) -> tuple[int, int]:
+        padding = self.behind(forward, {}, self.grid(forward))
+        return (0, tokens - own) if about == "image" else (tokens - own - padding, padding)
 
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
         multiple = forward.network.pad_tokens_multiple
@@ -152,6 +228,11 @@ class Wan(Transformer):
 
     name = "Wan"
     sections = {"double": "blocks"}
+    layers = (
+        (r"(vace_)?blocks\.\d+\.cross_attn\.[kv]$|text_embedding", "text"),
+        (r"(vace_)?blocks\.\d+\.cross_attn\.[kv]_img", ""), (r"(vace_)?patch_embedding", "map"),
+        (r"(vace_)?blocks|head\.head", "image"),
+    )  # fmt: skip
 
     def kind(self, network: Any, call: int) -> str | None:
         # The first cross-attention of image-to-video models looks at picture features, the second at text.

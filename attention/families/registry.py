@@ -5,14 +5,14 @@ A family that is not here is unsupported: `family_of` returns None and technique
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
 from ..compiled import original
-from ..sites import BlockId, Forward, Site
+from ..sites import BlockId, Forward, LayerTokens, Site
 from .dit import TRANSFORMERS
 from .unet import UNetFamily
 
@@ -45,6 +45,21 @@ class Family(Protocol):
 
         None if it is no call with the image's own tokens in their grid (merged or tiled tokens, a side network's).
         """
+        ...
+
+    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
+        """What the output of the module `name`, of this shape, is about; None where it has no token axis or one that
+        is not known."""
+        ...
+
+    def announcing(self, network: nn.Module) -> Iterable[nn.Module]:
+        """Modules whose inputs tell what `layer_tokens` has to know."""
+        ...
+
+    def announce(
+        self, forward: Forward, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Note what one of them is given."""
         ...
 
 

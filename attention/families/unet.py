@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 
 from ..compiled import original
-from ..sites import CALL_STATE, BlockId, Forward, Site
+from ..sites import CALL_STATE, BlockId, Forward, LayerTokens, Site
 
 Patched = tuple[Tensor, Tensor, Tensor]
 
@@ -93,6 +96,29 @@ class UNetFamily:
         layer = BlockId(block[0], block[1], options.get("block_index", 0))
         # Strided convolutions see past the far edge, so the tokens cover the latent evenly.
         return Site(layer, kind, (height, width), forward.latent_size, text_tokens=text_tokens)
+
+    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
+        """Convolutions tell their grid; layers of transformers and of the time embedding are in a block that has
+        announced it. Layers that mix frames of a video have none that is known."""
+        grid = forward.around.get("block", ())
+        if "time_" in name:
+            return None
+        if len(shape) == 4:
+            return LayerTokens(grid=shape[-2:], extent=forward.latent_size, maps=True)
+        if len(shape) == 3 and re.search(r"\.attn2\.to_[kv]$", name):
+            return LayerTokens(text=shape[1])
+        if len(shape) == 3 and grid and shape[1] == math.prod(grid):
+            return LayerTokens(grid=grid, extent=forward.latent_size)
+        if len(shape) == 2 and grid and ".emb_layers." in name:
+            return LayerTokens(grid=grid, extent=forward.latent_size, maps=True, shared=True)
+        return None
+
+    def announcing(self, network: nn.Module) -> Iterable[nn.Module]:
+        return [part for part in network.modules() if isinstance(part, (host_attention.SpatialTransformer, ResBlock))]
+
+    def announce(self, forward: Forward, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        changes_size = isinstance(module, ResBlock) and (module.updown or module.exchange_temb_dims)
+        forward.around["block"] = () if changes_size else tuple(args[0].shape[2:])
 
     @staticmethod
     def _sections(network: Any) -> Iterator[tuple[str, Sequence[Any]]]:

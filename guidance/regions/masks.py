@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -17,6 +18,16 @@ OVERLAPS = ("top", "share")
 
 
 @dataclass(frozen=True, eq=False)
+class Lora:
+    """A LoRA file's tensors by name, and how strongly they act on the model and on the text encoder."""
+
+    name: str
+    weights: Mapping[str, Tensor] = field(repr=False)
+    model: float = 1.0
+    clip: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Region:
     """A place and its prompt.
 
@@ -24,7 +35,8 @@ class Region:
     strength: how much of a node's effect this region gets. negative_prompt: what the negative
     prompt says in this place, "" for nothing. conditioning: an encoded prompt to use instead of the prompt. color: of
     what is there, 0..1 each. painted_in: the color that it was painted in, which may mean nothing. start,
-    end: window in percent of the schedule as fractions; outside of it the region is as if it were not there.
+    end: window in percent of the schedule as fractions; outside of it the region is as if it were not there. loras: of
+    what is there.
     """
 
     mask: Tensor = field(repr=False)
@@ -36,6 +48,7 @@ class Region:
     painted_in: tuple[float, float, float] | None = None
     start: float = 0.0
     end: float = 1.0
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,7 +95,10 @@ def negative(clip: Clip, prompt: str, regions: Regions, control: RegionControl) 
     """Encode a negative prompt; the regions' own negative prompts are appended."""
     if not any(region.negative_prompt.strip() for region in regions.items):
         return Encoded(encode(clip, prompt), [])
-    plain = Regions(tuple(replace(region, conditioning=None) for region in regions.items), regions.overlap)
+    plain = Regions(
+        tuple(region if region.conditioning is None else replace(region, conditioning=None) for region in regions.items),
+        regions.overlap,
+    )
     return _appended(clip, prompt, plain, [r.negative_prompt for r in regions.items], control, negative=True)
 
 
@@ -264,7 +267,7 @@ def _marked(
     windows = tuple((region.start, region.end) for region in regions.items)
     mark = PromptRegions(
         control, regions.canvas(), strengths, tuple(tokens), conditioning[0][0].shape[1], appended,
-        windows=() if all(window == (0.0, 1.0) for window in windows) else windows, **more,
+        windows=() if all(window == (0.0, 1.0) for window in windows) else windows, items=regions.items, **more,
     )  # fmt: skip
     return [[tensor, {**options, MARK: mark}] for tensor, options in conditioning]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...attention.conds import Row
 from ..schedule import inside
 from .control import RegionControl
+from .masks import Region
 
 MARK = "fovea_regions"  # key of a cond dict that holds its PromptRegions
 
@@ -26,7 +27,7 @@ class PromptRegions:
     of its words in the prompt. length: tokens of the prompt. appended: place of the first token that is there for a
     region only, not seen where regions do not steer; `length` if there is none. free: places of tokens that belong
     to no region. negative: of a negative prompt. windows: per region in percent of the schedule as fractions; (): all
-    act always. unseen: places of appended tokens whose regions do not act now.
+    act always. unseen: places of appended tokens whose regions do not act now. items: the regions themselves.
     """
 
     control: RegionControl
@@ -39,6 +40,7 @@ class PromptRegions:
     negative: bool = False
     windows: tuple[tuple[float, float], ...] = ()
     unseen: tuple[int, ...] = ()
+    items: tuple[Region, ...] = ()
 
     def acting(self, sampling: Any, sigma: float) -> tuple[int, ...]:
         """Which regions' windows a noise level lies in."""
@@ -57,6 +59,7 @@ class PromptRegions:
             tokens=tuple(self.tokens[i] for i in acting), windows=(),
             free=tuple(sorted({*self.free, *(place for place in gone if place < self.appended)})),
             unseen=tuple(place for place in gone if place >= self.appended),
+            items=tuple(self.items[i] for i in acting) if self.items else (),
         )  # fmt: skip
 
     def now(self, sampling: Any, sigma: float) -> PromptRegions:

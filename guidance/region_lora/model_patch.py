@@ -1,0 +1,183 @@
+"""Region LoRA inside ComfyUI: the technique, and the text encoder that a region's prompt is encoded with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ...attention import hooks
+from ...attention.conds import Row
+from ...attention.run import LayerCall, Run
+from ...attention.sites import LayerTokens
+from ..regions.masks import Region, Regions
+from ..regions.prompt_regions import MARK
+from ..schedule import inside
+from .layer_change import LayerChange, OnDevice, is_convolution
+from .matching import match
+from .shares import shares_of_row
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
+
+
+@dataclass(frozen=True, eq=False)
+class RegionLora:
+    """LoRAs of regions, each in its place.
+
+    changes: by the module's name in the network. common: how much of them what has no place takes, see shares.py.
+    negative: whether the negative prompt's evaluation has them too. start, end: window in percent of the schedule as
+    fractions.
+    """
+
+    regions: Regions
+    changes: Mapping[str, LayerChange] = field(repr=False)
+    common: float = 1.0
+    negative: bool = True
+    start: float = 0.0
+    end: float = 1.0
+
+    def begin(self, run: Run) -> Sequence[Acting]:
+        """The regions that act at this noise level; none outside of the window."""
+        sampling, items = run.model.model_sampling, self.regions.items
+        if not inside(sampling, run.sigma, self.start, self.end):
+            return ()
+        now = tuple(i for i, r in enumerate(items) if inside(sampling, run.sigma, r.start, r.end))
+        if not any(items[i].loras for i in now):
+            return ()
+        memory = run.state(self, Memory)
+        if now not in memory.canvases:
+            memory.canvases[now] = _canvas(self.regions, now)
+        return (Acting(self, memory.canvases[now], memory),)
+
+
+@dataclass(eq=False)
+class Memory:
+    """Of one run. canvases: by the regions that act. changes: of a layer on a device. shares: see Acting."""
+
+    canvases: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    changes: dict[tuple[Any, ...], OnDevice] = field(default_factory=dict)
+    shares: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """A LayerChanger for one step. canvas: [n, all regions, height, width], 0 for those that do not act."""
+
+    technique: RegionLora
+    canvas: Tensor = field(repr=False)
+    memory: Memory = field(repr=False)
+
+    @property
+    def layers(self) -> Sequence[str]:
+        return tuple(self.technique.changes)
+
+    def changes(self, run: Run, rows: tuple[Row, ...]) -> bool:
+        return any(self._concerned(row) for row in rows)
+
+    def changed(self, call: LayerCall, x: Tensor, y: Tensor) -> Tensor:
+        """y with every region's change in its place, see OnDevice.added; rows that have none are left alone."""
+        concerned = [row for row in call.rows if self._concerned(row)]
+        if y.shape[0] != call.forward.batch:  # frames in the batch, or two time embeddings for one picture
+            return self._added(call, x, y, self._average(call, concerned, y))
+        if call.tokens is not None and call.tokens.shared:
+            return self._added(call, x, y, self._shares(call, 0, y.shape[0], y))
+        start, stop = min(row.start for row in concerned), max(row.stop for row in concerned)
+        own = y[start:stop]
+        added = self._added(call, x[start:stop], own, self._shares(call, start, stop, y))
+        in_place = added.data_ptr() == own.data_ptr()
+        return y if in_place else torch.cat([y[:start], added, y[stop:]])
+
+    def _concerned(self, row: Row) -> bool:
+        return self.technique.negative or not row.negative
+
+    def _added(self, call: LayerCall, x: Tensor, y: Tensor, shares: Tensor) -> Tensor:
+        """shares: [batch, tokens or 1, regions]."""
+        key = (call.name, x.device, y.dtype)
+        if key not in self.memory.changes:
+            self.memory.changes[key] = self.technique.changes[call.name].on(y)
+        change = self.memory.changes[key]
+        if is_convolution(call.module):
+            return change.added(call.module, x, y, _as_maps(shares, y.shape[2:]))
+        if call.tokens is None or not call.tokens.shared:
+            spread = shares if y.ndim == 3 else shares.view(len(shares), *[1] * (y.ndim - 2), -1)
+            return change.added(call.module, x, y, spread)
+        x, y = (t if t.ndim == 3 else t[:, None] for t in (x, y))
+        added = change.added(call.module, x, y, shares)
+        return _as_maps(added, call.tokens.grid) if call.tokens.maps else added
+
+    def _shares(self, call: LayerCall, start: int, stop: int, y: Tensor) -> Tensor:
+        """[stop - start, tokens or 1, regions], made once for all layers with the same tokens and all steps."""
+        rows = tuple((r.key, r.area, r.length, r.start, r.stop, r.negative, r.marks.get(MARK)) for r in call.rows)
+        key = (id(self.canvas), call.tokens, rows, call.forward.latent_size, start, stop, y.device, y.dtype)
+        kept = self.memory.shares
+        if key not in kept:
+            if any(row.key.window is not None for row in call.rows):
+                kept.clear()  # windows may lie elsewhere in the next step
+            kept[key] = self._made_shares(call, call.tokens, start, stop).to(y)
+        return kept[key]
+
+    def _made_shares(self, call: LayerCall, tokens: LayerTokens | None, start: int, stop: int) -> Tensor:
+        technique, rows = self.technique, [row for row in call.rows if self._concerned(row)]
+        of_rows = [(row, shares_of_row(row, call.run, call.forward.latent_size, tokens, self.canvas,
+                                       technique.regions.items, technique.common)) for row in rows]  # fmt: skip
+        shares = torch.zeros(stop - start, *of_rows[0][1].shape[1:])
+        for row, own in of_rows:
+            shares[row.start - start : row.stop - start] = own
+        return shares
+
+    def _average(self, call: LayerCall, rows: Sequence[Row], y: Tensor) -> Tensor:
+        """[1, 1, regions]: what has no place takes, over all rows."""
+        every = self._made_shares(call, None, 0, call.forward.batch)
+        return every.mean(dim=0, keepdim=True).to(y)
+
+
+def _canvas(regions: Regions, now: Sequence[int]) -> Tensor:
+    """Of the regions that act, as if the others were not there; 0 for those."""
+    acting = Regions(tuple(regions.items[i] for i in now), regions.overlap).canvas()
+    canvas = acting.new_zeros(acting.shape[0], len(regions), *acting.shape[2:])
+    canvas[:, list(now)] = acting
+    return canvas
+
+
+def _as_maps(values: Tensor, size: Sequence[int]) -> Tensor:
+    """[batch, tokens, channels] as [batch, channels, *size]; one token as one pixel."""
+    maps = values.transpose(1, 2)
+    return maps[(...,) + (None,) * (len(size) - 1)] if maps.shape[-1] == 1 else maps.unflatten(-1, tuple(size))
+
+
+def install(patcher: ModelPatcher, regions: Regions, **settings: Any) -> list[str]:
+    """Let the LoRAs of regions act in their places in a freshly cloned patcher; returns what there is to say.
+
+    In place of what these regions' LoRAs already do in it. settings: see RegionLora. Raises NoMatch.
+    """
+    changes, notes = match(patcher.model, [(i, lora) for i, region in enumerate(regions.items) for lora in region.loras])
+    hooks.remove(patcher, _installed(patcher, regions))
+    hooks.install(patcher, RegionLora(regions, changes, **settings))
+    return notes
+
+
+def ensure(patcher: ModelPatcher, regions: Regions) -> list[str]:
+    """As `install`, with its defaults, but for regions whose LoRAs act already: a node of its own has installed them.
+    """
+    has_any = any(region.loras for region in regions.items)
+    return install(patcher, regions) if has_any and not _installed(patcher, regions) else []
+
+
+def _installed(patcher: ModelPatcher, regions: Regions) -> list[RegionLora]:
+    return [each for each in hooks.techniques_of(patcher)
+            if isinstance(each, RegionLora) and set(each.regions.items) & set(regions.items)]  # fmt: skip
+
+
+def clip_of(clip: CLIP, region: Region) -> CLIP:
+    """The text encoder with the parts that a region's LoRAs have for it; the same one where they have none."""
+    for lora in region.loras:
+        if lora.clip:
+            _, changed = comfy.sd.load_lora_for_models(None, clip, dict(lora.weights), 0.0, lora.clip)
+            clip = changed if changed.patcher.patches_uuid != clip.patcher.patches_uuid else clip
+    return clip
