@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ..guidance.region_start.colors import parse as parse_color
 from ..guidance.regions import sources
-from ..guidance.regions.masks import MAX_REGIONS, OVERLAPS, Regions, vanishing
+from ..guidance.regions.masks import MAX_REGIONS, OVERLAPS, Lora, Regions, vanishing
+from ..models import lora_files
 from .ui import heat_maps
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ def extended(
     before = previous.items if previous is not None else ()
     items = (*added, *before) if behind else (*before, *added)
     return Regions(items, overlap or (previous.overlap if previous is not None else "top"))
+
+
+def read_loras(node: str, name: str, model: float, clip: float) -> tuple[Lora, ...]:
+    """The file that a node's inputs name, none where it would do nothing. Raises ValueError."""
+    if name == lora_files.NONE or (model == 0 and clip == 0):
+        return ()
+    try:
+        return (Lora(name, lora_files.read(name), model, clip),)
+    except ValueError as why:
+        raise ValueError(f"{node}: lora: {why}") from None
 
 
 class FoveaRegion(io.ComfyNode):
@@ -98,6 +109,15 @@ class FoveaRegion(io.ComfyNode):
                     "order", options=list(ORDERS), default=ORDERS[0], optional=True,
                     tooltip="Where regions overlap: in front of those connected to regions, or behind them.",
                 ),
+                io.Combo.Input(
+                    "lora", options=[lora_files.NONE, *lora_files.names()], default=lora_files.NONE, optional=True,
+                    tooltip="A LoRA that acts in this place only, with Dense Diffusion, Paint with Words or Region "
+                    "LoRA. Add LoRA to Region adds more, and to regions of other nodes.",
+                ),
+                io.Float.Input(
+                    "lora_strength", default=1.0, min=-20.0, max=20.0, step=0.05, optional=True,
+                    tooltip="How strongly the LoRA acts, on the model and on the text encoder of this region's prompt.",
+                ),
             ],
             outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
         )  # fmt: skip
@@ -106,15 +126,16 @@ class FoveaRegion(io.ComfyNode):
     def execute(
         cls, mask: Tensor, prompt: str, strength: float, negative_prompt: str, regions: Regions | None = None,
         conditioning: list | None = None, color: str = "", start_percent: float = 0.0, end_percent: float = 1.0,
-        order: str = ORDERS[0],
+        order: str = ORDERS[0], lora: str = lora_files.NONE, lora_strength: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
         try:
             given = parse_color(color) if color.strip() else None
         except ValueError as why:
             raise ValueError(f"Region: color: {why}") from None
         added = sources.region(
-            mask, prompt, strength, negative_prompt, conditioning, color=given, start=start_percent, end=end_percent
-        )
+            mask, prompt, strength, negative_prompt, conditioning, color=given, start=start_percent, end=end_percent,
+            loras=read_loras("Region", lora, lora_strength, lora_strength),
+        )  # fmt: skip
         return io.NodeOutput(extended(regions, [added], None, "Region", behind=order == ORDERS[1]))
 
 

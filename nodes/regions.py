@@ -15,6 +15,7 @@ from ..guidance import starting_noise
 from ..guidance.gradients.autograd import fully_loaded, outside_inference_mode
 from ..guidance.gradients.errors import NoGradient
 from ..guidance.gradients.refusals import refuse_what_loses_gradient
+from ..guidance.region_lora import model_patch as region_lora
 from ..guidance.region_start import layout_loss
 from ..guidance.region_start.arranged import ARRANGED
 from ..guidance.regions import model_patch, prompt_encoding
@@ -278,20 +279,26 @@ def _steered(
     if clip is None:
         raise ValueError(f"{node}: clip is empty. Connect the CLIP of a checkpoint that has a text encoder.")
     whole, acting, notes = prompt_encoding.whole_prompt(prompt, regions), regions.acting, regions.idle()
+    with_loras = model.clone() if any(region.loras for region in acting.items) else model
+    try:
+        notes += region_lora.ensure(with_loras, acting)
+    except region_lora.NoMatch as why:
+        raise ValueError(f"{node}: {why}") from None
     if control.neutral or not len(acting):
         plain = (prompt_encoding.encode(clip, text) for text in (whole, negative_prompt))
-        return io.NodeOutput(model, *plain, _told(node, notes))
+        return io.NodeOutput(with_loras, *plain, _told(node, notes))
     if family_of(model.get_model_object("diffusion_model")) is None:
         raise ValueError(
             f"{node}: the attention of the model ({type(model.model).__name__}) cannot be steered yet. Regions to "
             "Conditioning makes ComfyUI's own masks of the same regions."
         )
+    own_clips = [region_lora.clip_of(clip, region) for region in acting.items]
     try:
-        positive = prompt_encoding.positive(clip, whole, acting, mode, separate, control)
-        negative = prompt_encoding.negative(clip, negative_prompt, acting, control)
+        positive = prompt_encoding.positive(clip, whole, acting, mode, separate, control, own_clips)
+        negative = prompt_encoding.negative(clip, negative_prompt, acting, control, own_clips)
     except ValueError as why:
         raise ValueError(f"{node}: {why}") from None
-    patched = _with_gradients(model) if control.layout_iterations else model.clone()
+    patched = _with_gradients(with_loras) if control.layout_iterations else with_loras.clone()
     model_patch.install(patched)
     if control.arranged_noises:
         starting_noise.install(patched, ARRANGED)

@@ -18,8 +18,10 @@ from ..regions.masks import Region, Regions
 from ..regions.prompt_regions import MARK
 from ..schedule import inside
 from .layer_change import LayerChange, OnDevice, is_convolution
-from .matching import match
+from .matching import NoMatch, match
 from .shares import shares_of_row
+
+__all__ = ["NoMatch", "RegionLora", "clip_of", "ensure", "install"]
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -72,37 +72,45 @@ def whole_prompt(prompt: str, regions: Regions) -> str:
     return prompt if prompt.strip() else compose(region.prompt for region in regions.items)
 
 
-def positive(clip: Clip, prompt: str, regions: Regions, mode: str, separate: bool, control: RegionControl) -> Encoded:
+def positive(
+    clip: Clip, prompt: str, regions: Regions, mode: str, separate: bool, control: RegionControl,
+    own_clips: Sequence[Clip] = (),
+) -> Encoded:  # fmt: skip
     """Encode a prompt so that its regions are known. mode: see the nodes. separate: encode each region's prompt on its
-    own too.
+    own too. own_clips: what encodes each region's own prompt, with its LoRAs; (): `clip` does.
 
     Raises NotInPrompt in mode "prompt".
     """
-    prompt = whole_prompt(prompt, regions)
+    prompt, own_clips = whole_prompt(prompt, regions), own_clips or (clip,) * len(regions)
     texts = [region.prompt for region in regions.items]
     if mode == "concat":
-        return _appended(clip, prompt, regions, texts, control)
+        return _appended(clip, prompt, regions, texts, control, own_clips)
     try:
-        return _in_prompt(clip, prompt, regions, separate, control)
+        return _in_prompt(clip, prompt, regions, separate, control, own_clips)
     except NotInPrompt as why:
         if mode == "prompt":
             raise
-        conditioning, notes = _appended(clip, prompt, regions, texts, control)
+        conditioning, notes = _appended(clip, prompt, regions, texts, control, own_clips)
         return Encoded(conditioning, [f"{why} The regions' prompts were appended to the prompt instead.", *notes])
 
 
-def negative(clip: Clip, prompt: str, regions: Regions, control: RegionControl) -> Encoded:
-    """Encode a negative prompt; the regions' own negative prompts are appended."""
+def negative(
+    clip: Clip, prompt: str, regions: Regions, control: RegionControl, own_clips: Sequence[Clip] = ()
+) -> Encoded:
+    """Encode a negative prompt; the regions' own negative prompts are appended. own_clips: as in `positive`."""
     if not any(region.negative_prompt.strip() for region in regions.items):
         return Encoded(encode(clip, prompt), [])
     plain = Regions(
         tuple(region if region.conditioning is None else replace(region, conditioning=None) for region in regions.items),
         regions.overlap,
     )
-    return _appended(clip, prompt, plain, [r.negative_prompt for r in regions.items], control, negative=True)
+    texts, own_clips = [region.negative_prompt for region in regions.items], own_clips or (clip,) * len(regions)
+    return _appended(clip, prompt, plain, texts, control, own_clips, negative=True)
 
 
-def _in_prompt(clip: Clip, prompt: str, regions: Regions, separate: bool, control: RegionControl) -> Encoded:
+def _in_prompt(
+    clip: Clip, prompt: str, regions: Regions, separate: bool, control: RegionControl, own_clips: Sequence[Clip]
+) -> Encoded:
     if any(region.conditioning is not None for region in regions.items):
         raise NotInPrompt("A region has a CONDITIONING, which has no place in a prompt: use mode concat.")
     tokens = clip.tokenize(prompt)
@@ -117,7 +125,10 @@ def _in_prompt(clip: Clip, prompt: str, regions: Regions, separate: bool, contro
         replaced: set[int] = set()
         # Long ones first, and what they have replaced stays: "a red dress" of "a woman in a red dress" is the woman's.
         for at in sorted(range(len(regions)), key=lambda i: -max((len(m.tokens) for m in spans.matches[i]), default=0)):
-            conditioning = _replace(clip, conditioning, regions.items[at].prompt, spans.matches[at], weights, replaced)
+            text, matches = regions.items[at].prompt, spans.matches[at]
+            conditioning = _replace(own_clips[at], conditioning, text, matches, weights, replaced)
+    elif any(own is not clip for own in own_clips):
+        spans.notes.append("LoRAs of regions act on the text encoder only where regions are encoded separately.")
     length = conditioning[0][0].shape[1]
     return Encoded(_marked(conditioning, regions, spans.tokens, length, control, free=spans.free), spans.notes)
 
@@ -211,11 +222,12 @@ def _replace(
 
 
 def _appended(
-    clip: Clip, prompt: str, regions: Regions, texts: Sequence[str], control: RegionControl, negative: bool = False
-) -> Encoded:
+    clip: Clip, prompt: str, regions: Regions, texts: Sequence[str], control: RegionControl,
+    own_clips: Sequence[Clip], negative: bool = False,
+) -> Encoded:  # fmt: skip
     """Append every region's own prompt to the prompt's tokens."""
     notes: list[str] = []
-    blocks = [_block(clip, region, text, notes) for region, text in zip(regions.items, texts)]
+    blocks = [_block(own, region, text, notes) for own, region, text in zip(own_clips, regions.items, texts)]
     result = []
     for i, (tensor, options) in enumerate(encode(clip, prompt)):
         parts, length = [tensor], tensor.shape[1]

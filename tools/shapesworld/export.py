@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..comfy.comfyui import sha256_of
-from . import t5_words, train_dual, train_experts, words
-from .shipped_weights import CHANGES, PARTS, PREFIXES, TRAINING_ONLY
+from . import t5_words, train_dual, train_experts, train_lora, words
+from .shipped_weights import CHANGES, LORAS, PARTS, PREFIXES, TRAINING_ONLY
 
 SHARD_BYTES = 14_000_000
 
@@ -35,6 +35,8 @@ def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
         return train_dual.change(work)
     if part in CHANGES["experts"]:
         return train_experts.lora(work, part)
+    if part in LORAS:
+        return train_lora.file_of(work, part)
     state = torch.load(work / f"{part}.pt", map_location="cpu", weights_only=True)["ema"]
     prefix = PREFIXES.get(part, "")
     return {k.removeprefix(prefix): v.half().contiguous() for k, v in state.items() if not k.startswith(TRAINING_ONLY)}
@@ -56,7 +58,7 @@ def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
             (folder / name).chmod(0o644)
             files[name] = sha256_of(folder / name)
         manifest["parts"][part] = files
-        if any(part in parts for parts in CHANGES.values()):  # fits the generator it was trained from, and no other
+        if part in LORAS or any(part in parts for parts in CHANGES.values()):  # fits the generator it was trained from, and no other
             manifest.setdefault("changes_of", {})[part] = manifest["parts"]["unet"]
     manifest["token_ids"], manifest["t5_ids"] = list(words.known_ids()), list(t5_words.known_ids())
     manifest["place_ids"] = list(words.place_ids())

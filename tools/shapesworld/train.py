@@ -24,12 +24,13 @@ from . import (
     train_dit,
     train_dual,
     train_experts,
+    train_lora,
     train_reader,
     train_style,
     train_unet,
     train_vae,
 )
-from .shipped_weights import CHANGES, DEMO, GENERATORS, PARTS
+from .shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PARTS
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
 STAGES = {  # in order; before them "data" paints the pictures
@@ -39,6 +40,7 @@ STAGES = {  # in order; before them "data" paints the pictures
 # On top of the shipped model, never part of "all".
 LATER = {
     "experts": train_experts.train, "dual": train_dual.train, "style": train_style.train, "dit": train_dit.train,
+    "loras": train_lora.train,
 }  # fmt: skip
 
 
@@ -88,7 +90,7 @@ def main() -> None:
             {**STAGES, **LATER}[name](run, pictures)
     if args.export:
         later = () if args.stage in LATER else PARTS
-        export.export(args.work, DEMO, {**CHANGES, **GENERATORS}.get(args.stage, later))
+        export.export(args.work, DEMO, {**CHANGES, **GENERATORS, "loras": tuple(LORAS)}.get(args.stage, later))
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 

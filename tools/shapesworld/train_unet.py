@@ -13,7 +13,7 @@ from tqdm import tqdm
 from . import train_clip, train_vae, words
 from .data import Dataset
 from .stages import Run, Trainer, averaged, initialize
-from .world import caption
+from .world import Scene, caption
 
 BATCH = 32
 EMPTY_CAPTIONS = 0.1
@@ -142,11 +142,15 @@ def clean(latents: np.ndarray, index: np.ndarray, device: torch.device) -> Tenso
 
 def fit(
     run: Run, data: Dataset, modules: nn.ModuleDict, levels: Callable[[int], Tensor], ema: float,
-    condition: Condition | None = None,
+    condition: Condition | None = None, told: Callable[[Scene], Scene | None] = lambda scene: scene,
 ) -> None:  # fmt: skip
     """Train modules["unet"], and what else of them needs gradients. levels: timesteps [n] for a batch of n. condition:
-    what the generator is given for captions and pictures of these numbers; CLIP A's tokens if there is none."""
+    what the generator is given for captions and pictures of these numbers; CLIP A's tokens if there is none. told: the
+    scene that a picture's caption tells of; None where it is not drawn."""
     latents, scale, shares = encoded_pictures(run, data)
+    scenes = [told(scene) for scene in data.scenes[: len(latents)]]
+    shares = shares * np.array([scene is not None for scene in scenes])
+    shares = shares / shares.sum()
     condition = condition or read_by(text_tower(run), run.device)
     trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=ema, weight_decay=0.01)
     forward = torch.compile(modules["unet"]) if run.compiled else modules["unet"]
@@ -155,7 +159,7 @@ def fit(
     average = None
     for step in trainer.steps():
         index = rng.choice(len(latents), size=BATCH, p=shares)
-        captions = ["" if rng.random() < EMPTY_CAPTIONS else caption(data.scenes[i], rng) for i in index]
+        captions = ["" if rng.random() < EMPTY_CAPTIONS else caption(scenes[i], rng) for i in index]
         x0 = clean(latents, index, run.device) * scale
         t = levels(BATCH).to(run.device)
         a = abar[t].view(-1, 1, 1, 1)

@@ -67,7 +67,7 @@ class Thing:
 class Scene:
     things: tuple[Thing, ...]
     background: str
-    style: str
+    style: str  # "": not told
 
     @property
     def background_label(self) -> int:

@@ -1,0 +1,78 @@
+"""LoRAs for the generator, each of one of the world's ways to draw, which captions do not tell here: low-rank changes of
+all its layers (arXiv 2106.09685), trained on pictures of that style alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from .data import Dataset
+from .shipped_weights import DEMO, LORAS, training_state
+from .stages import Run
+from .train_experts import base
+from .train_unet import fit, noise_levels, read_by, text_tower
+from .world import Scene
+
+RANK = 4
+RATE = 2.5  # of the generator's learning rate
+CHANGE = ".parametrizations.weight.0."
+
+
+class Plus(nn.Module):
+    """weight + up @ down; up begins with zeros, so that training begins with the generator as it is."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.randn(RANK, weight[0].numel()) / weight[0].numel() ** 0.5)
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], RANK))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view(weight.shape)
+
+
+def generator_with_change() -> nn.Module:
+    """The shipped generator, frozen, every layer with a change to train."""
+    from fovea.models.shapesworld import generator
+
+    model = generator.unet()
+    model.load_state_dict(base())
+    model.requires_grad_(False)
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith("time_embed"):
+            register_parametrization(layer, "weight", Plus(layer.weight), unsafe=True)
+    return model
+
+
+def _told(style: str, scene: Scene) -> Scene | None:
+    """A scene of this style without its name; None for those of other styles."""
+    return replace(scene, style="") if scene.style == style else None
+
+
+def train(run: Run, data: Dataset) -> None:
+    """All of them, one after the other."""
+    condition = read_by(text_tower(run, training_state(DEMO, "clip_a")), run.device)
+    for part, style in LORAS.items():
+        torch.manual_seed(run.seed + 9)
+        own = replace(run, name=part, minutes=run.minutes / len(LORAS), shipped=None, rate=RATE, started=time.monotonic())
+        modules = nn.ModuleDict({"unet": generator_with_change()})
+        fit(own, data, modules, noise_levels, 0.99, condition, partial(_told, style))
+
+
+def file_of(work: Path, part: str) -> dict[str, Tensor]:
+    """A trained LoRA under the names that ComfyUI's loader reads, fp16."""
+    state, out = torch.load(work / f"{part}.pt", map_location="cpu", weights_only=True)["ema"], {}
+    for key in [key for key in state if key.endswith(f"{CHANGE}up")]:
+        layer = key.removeprefix("unet.").removesuffix(f"{CHANGE}up")
+        original = state[f"unet.{layer}.parametrizations.weight.original"]
+        down = state[key.removesuffix("up") + "down"]
+        name = f"diffusion_model.{layer}"
+        out[f"{name}.lora_up.weight"] = state[key].half().contiguous()
+        out[f"{name}.lora_down.weight"] = down.view(RANK, *original.shape[1:]).half().contiguous()
+    return out
