@@ -7,27 +7,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import (
-    attention_map,
-    demo_model,
-    encoder_schedule,
-    experts,
-    noise_optimization,
-    region_painter,
-    region_sources,
-    region_start,
-    regions,
-    sag,
-    saliency,
-    scorers,
-    style,
-)
+from .nodes.registry import MODULES
 
 WEB_DIRECTORY = "./web"
-MODULES = (
-    demo_model, sag, attention_map, region_sources, region_painter, region_start, regions, saliency, scorers,
-    noise_optimization, experts, encoder_schedule, style,
-)  # fmt: skip
 
 
 class FoveaExtension(ComfyExtension):

@@ -101,8 +101,8 @@ class FoveaRegionLora(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "negative", default=True,
-                    tooltip="Whether the LoRAs act on the negative prompt's evaluation too, as ComfyUI's loader has it. "
-                    "Off, CFG multiplies what they do.",
+                    tooltip="Whether the LoRAs act on the negative prompt's evaluation too, as ComfyUI's loader has "
+                    "it. Off, CFG multiplies what they do.",
                 ),
                 io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
                                tooltip="Where in the schedule they begin to act."),

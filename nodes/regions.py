@@ -382,9 +382,12 @@ class FoveaRegionsToConditioning(io.ComfyNode):
         cls, clip: CLIP, regions: Regions, prompt: str, prompt_strength: float, latent: dict[str, Any] | None = None
     ) -> io.NodeOutput:
         _told(MASKS, regions.idle())
-        shape = None if latent is None else tuple(latent["samples"].shape)
+        shape, acting = None if latent is None else tuple(latent["samples"].shape), regions.acting
+        own_clips = [region_lora.clip_of(clip, region) for region in acting.items]
+        hooks = [region_lora.hooks_of(region) for region in acting.items]
         try:
-            return io.NodeOutput(prompt_encoding.masked(clip, prompt, regions.acting, prompt_strength, shape))
+            masked = prompt_encoding.masked(clip, prompt, acting, prompt_strength, shape, own_clips, hooks)
+            return io.NodeOutput(masked)
         except ValueError as why:
             raise ValueError(f"{MASKS}: {why}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import lora_files as files
 import tiny_models as tiny
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.attention_map import FoveaAttentionMap
 from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
 from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.region_lora import FoveaRegionLora
 from fovea.nodes.region_start import FoveaRegionStart
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
@@ -76,6 +78,12 @@ def regions(model: Any, world: World) -> Tensor:
     given = {"model": model, "clip": world.clip, "regions": halves(), "prompt": PROMPT}
     patched, positive, negative, *_ = outputs(FoveaDenseDiffusion, **given)
     return sample(patched, world, positive, negative)
+
+
+def region_lora(model: Any, world: World) -> Tensor:
+    left, right = halves().items
+    regions = Regions((files.region(left.mask, files.weights(model, 5)), right))
+    return sample(outputs(FoveaRegionLora, model=model, regions=regions)[0], world)
 
 
 def region_start(model: Any, world: World) -> Tensor:
@@ -151,7 +159,7 @@ def best_of_n(model: Any, world: World) -> Tensor:
 
 PATCHES: dict[str, Callable[[Any, World], Tensor]] = {
     each.__name__: each for each in (
-        sag, regions, region_start, arranged, hard_regions, paint, attention_map, experts, style,
+        sag, regions, region_lora, region_start, arranged, hard_regions, paint, attention_map, experts, style,
     )
 }
 # Through the sampled model.

@@ -217,8 +217,8 @@ def _no_match(lora: Lora, model: Any, left_out: Counter[str]) -> str:
     if left_out:
         kinds = ", ".join(f"{count} {why}" for why, count in left_out.items())
         return (
-            f"nothing in LoRA {lora.name} can act in a place (left out: {kinds}). Load it for the whole picture, or take "
-            "one of kind LoRA, LoHa or LoKr."
+            f"nothing in LoRA {lora.name} can act in a place (left out: {kinds}). Load it for the whole picture, or "
+            "take one of kind LoRA, LoHa or LoKr."
         )
     return (
         f"LoRA {lora.name} fits no layer of this model ({type(model).__name__}). Take one that was made for it: its "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import comfy.hooks
 import comfy.sd
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from .layer_change import LayerChange, OnDevice, is_convolution
 from .matching import NoMatch, match
 from .shares import shares_of_row
 
-__all__ = ["NoMatch", "RegionLora", "clip_of", "ensure", "install"]
+__all__ = ["NoMatch", "RegionLora", "clip_of", "ensure", "hooks_of", "install"]
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -158,7 +159,8 @@ def install(patcher: ModelPatcher, regions: Regions, **settings: Any) -> list[st
 
     In place of what these regions' LoRAs already do in it. settings: see RegionLora. Raises NoMatch.
     """
-    changes, notes = match(patcher.model, [(i, lora) for i, region in enumerate(regions.items) for lora in region.loras])
+    loras = [(i, lora) for i, region in enumerate(regions.items) for lora in region.loras]
+    changes, notes = match(patcher.model, loras)
     hooks.remove(patcher, _installed(patcher, regions))
     hooks.install(patcher, RegionLora(regions, changes, **settings))
     return notes
@@ -183,3 +185,9 @@ def clip_of(clip: CLIP, region: Region) -> CLIP:
             _, changed = comfy.sd.load_lora_for_models(None, clip, dict(lora.weights), 0.0, lora.clip)
             clip = changed if changed.patcher.patches_uuid != clip.patcher.patches_uuid else clip
     return clip
+
+
+def hooks_of(region: Region) -> Any:
+    """A region's LoRAs as ComfyUI's own hooks on a prompt (a HookGroup), which take an evaluation each; None: none."""
+    groups = [comfy.hooks.create_hook_lora(dict(lora.weights), lora.model, lora.clip) for lora in region.loras]
+    return comfy.hooks.HookGroup.combine_all_hooks(groups) if groups else None

@@ -100,10 +100,8 @@ def negative(
     """Encode a negative prompt; the regions' own negative prompts are appended. own_clips: as in `positive`."""
     if not any(region.negative_prompt.strip() for region in regions.items):
         return Encoded(encode(clip, prompt), [])
-    plain = Regions(
-        tuple(region if region.conditioning is None else replace(region, conditioning=None) for region in regions.items),
-        regions.overlap,
-    )
+    items = (r if r.conditioning is None else replace(r, conditioning=None) for r in regions.items)
+    plain = Regions(tuple(items), regions.overlap)
     texts, own_clips = [region.negative_prompt for region in regions.items], own_clips or (clip,) * len(regions)
     return _appended(clip, prompt, plain, texts, control, own_clips, negative=True)
 
@@ -285,17 +283,22 @@ def _marked(
 
 
 def masked(
-    clip: Clip, prompt: str, regions: Regions, prompt_strength: float, latent: tuple[int, ...] | None = None
-) -> Conditioning:
+    clip: Clip, prompt: str, regions: Regions, prompt_strength: float, latent: tuple[int, ...] | None = None,
+    own_clips: Sequence[Clip] = (), hooks: Sequence[Any] = (),
+) -> Conditioning:  # fmt: skip
     """The regions as ComfyUI's own masked prompts, and the prompt everywhere.
 
-    latent: shape of what is sampled. Raises ValueError where several masks per region cannot be fitted without it.
+    latent: shape of what is sampled. own_clips: as in `positive`. hooks: ComfyUI's, of each region, None for none.
+    Raises ValueError where several masks per region cannot be fitted without latent.
     """
     canvas = _fitted(regions.canvas(), latent)
     conditioning = []
     for i, region in enumerate(regions.items):
-        own = list(region.conditioning) if region.conditioning is not None else encode(clip, region.prompt)
+        encoder = own_clips[i] if own_clips else clip
+        own = list(region.conditioning) if region.conditioning is not None else encode(encoder, region.prompt)
         settings = {"mask": canvas[:, i], "set_area_to_bounds": False, "mask_strength": region.strength}
+        if hooks and hooks[i] is not None:
+            settings["hooks"] = hooks[i]
         if (region.start, region.end) != (0.0, 1.0):
             settings |= {"start_percent": region.start, "end_percent": region.end}
         conditioning += [[tensor, {**options, **settings}] for tensor, options in own]

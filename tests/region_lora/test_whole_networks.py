@@ -83,7 +83,7 @@ def both_ways(kind: str, network: nn.Module, changes: list[dict[str, Tensor]], m
             grid = spatial["now"]
             return y[..., None, None].expand(*y.shape, *grid), on(grid)[:, None, None]
         joint = torch.cat([covered[:, None].expand(-1, text), on((8, 12)).flatten(1)], dim=1)
-        if kind == "flux" and name.endswith("_mod.lin") or name.endswith("modulation.lin"):
+        if (kind == "flux" and name.endswith("_mod.lin")) or name.endswith("modulation.lin"):
             each = on((8, 12)).flatten(1) if "img_mod" in name else joint if "single" in name else joint[:, :text]
             return y.expand(-1, each.shape[1], -1), each[:, None, :, None]
         n = y.shape[1] if y.ndim == 3 else 0

@@ -60,7 +60,8 @@ def train(run: Run, data: Dataset) -> None:
     condition = read_by(text_tower(run, training_state(DEMO, "clip_a")), run.device)
     for part, style in LORAS.items():
         torch.manual_seed(run.seed + 9)
-        own = replace(run, name=part, minutes=run.minutes / len(LORAS), shipped=None, rate=RATE, started=time.monotonic())
+        minutes = run.minutes / len(LORAS)
+        own = replace(run, name=part, minutes=minutes, shipped=None, rate=RATE, started=time.monotonic())
         modules = nn.ModuleDict({"unet": generator_with_change()})
         fit(own, data, modules, noise_levels, 0.99, condition, partial(_told, style))
 

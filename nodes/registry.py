@@ -1,0 +1,27 @@
+"""All modules of nodes, in the order in which the editor is told of them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from . import (
+    attention_map,
+    demo_model,
+    encoder_schedule,
+    experts,
+    noise_optimization,
+    region_lora,
+    region_painter,
+    region_sources,
+    region_start,
+    regions,
+    sag,
+    saliency,
+    scorers,
+    style,
+)
+
+MODULES: tuple[ModuleType, ...] = (
+    demo_model, sag, attention_map, region_sources, region_painter, region_lora, region_start, regions, saliency,
+    scorers, noise_optimization, experts, encoder_schedule, style,
+)  # fmt: skip
