@@ -1,4 +1,4 @@
-"""Region LoRA on whole networks of every family: against ComfyUI's loader, and against every layer computed both ways."""
+"""Region LoRA on whole networks of every family: against ComfyUI's loader, and every layer computed both ways."""
 
 from __future__ import annotations
 

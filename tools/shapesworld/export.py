@@ -58,7 +58,7 @@ def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
             (folder / name).chmod(0o644)
             files[name] = sha256_of(folder / name)
         manifest["parts"][part] = files
-        if part in LORAS or any(part in parts for parts in CHANGES.values()):  # fits the generator it was trained from, and no other
+        if part in (*LORAS, *(each for of_stage in CHANGES.values() for each in of_stage)):  # fits this generator only
             manifest.setdefault("changes_of", {})[part] = manifest["parts"]["unet"]
     manifest["token_ids"], manifest["t5_ids"] = list(words.known_ids()), list(t5_words.known_ids())
     manifest["place_ids"] = list(words.place_ids())

@@ -90,10 +90,10 @@ class Trainer:
 
     def __init__(
         self, run: Run, modules: nn.ModuleDict, lr: float, ema: float = 0.999, weight_decay: float = 0.01,
-        optimizer: Any = None,
+        optimizer: Any = None, warm_up: int = 200,
     ) -> None:  # fmt: skip
-        """optimizer: of these modules, in place of AdamW."""
-        self.run, self.modules, self.lr, self.decay = run, modules, lr * run.rate, ema
+        """optimizer: of these modules, in place of AdamW. warm_up: steps."""
+        self.run, self.modules, self.lr, self.decay, self.warm_up = run, modules, lr * run.rate, ema, warm_up
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         self.optimizer = optimizer or torch.optim.AdamW(
             self.parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay
@@ -148,7 +148,7 @@ class Trainer:
         self.save()
 
     def backward(self, loss: torch.Tensor, floor: float = 0.05) -> None:
-        rate = min(1.0, (self.step + 1) / 200) * (
+        rate = min(1.0, (self.step + 1) / self.warm_up) * (
             floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.run.fraction())))
         )
         for group in self.optimizer.param_groups:

@@ -1,5 +1,5 @@
-"""LoRAs for the generator, each of one of the world's ways to draw, which captions do not tell here: low-rank changes of
-all its layers (arXiv 2106.09685), trained on pictures of that style alone.
+"""LoRAs for the generator, each of one of the world's ways to draw, which captions do not tell here: low-rank changes
+of all its layers (arXiv 2106.09685), trained on pictures of that style alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .train_unet import fit, noise_levels, read_by, text_tower
 from .world import Scene
 
 RANK = 4
+BATCH = 8
 RATE = 2.5  # of the generator's learning rate
 CHANGE = ".parametrizations.weight.0."
 
@@ -63,7 +64,7 @@ def train(run: Run, data: Dataset) -> None:
         minutes = run.minutes / len(LORAS)
         own = replace(run, name=part, minutes=minutes, shipped=None, rate=RATE, started=time.monotonic())
         modules = nn.ModuleDict({"unet": generator_with_change()})
-        fit(own, data, modules, noise_levels, 0.99, condition, partial(_told, style))
+        fit(own, data, modules, noise_levels, 0.99, condition, partial(_told, style), BATCH, warm_up=30)
 
 
 def file_of(work: Path, part: str) -> dict[str, Tensor]:

@@ -143,6 +143,7 @@ def clean(latents: np.ndarray, index: np.ndarray, device: torch.device) -> Tenso
 def fit(
     run: Run, data: Dataset, modules: nn.ModuleDict, levels: Callable[[int], Tensor], ema: float,
     condition: Condition | None = None, told: Callable[[Scene], Scene | None] = lambda scene: scene,
+    batch: int = BATCH, warm_up: int = 200,
 ) -> None:  # fmt: skip
     """Train modules["unet"], and what else of them needs gradients. levels: timesteps [n] for a batch of n. condition:
     what the generator is given for captions and pictures of these numbers; CLIP A's tokens if there is none. told: the
@@ -152,16 +153,16 @@ def fit(
     shares = shares * np.array([scene is not None for scene in scenes])
     shares = shares / shares.sum()
     condition = condition or read_by(text_tower(run), run.device)
-    trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=ema, weight_decay=0.01)
+    trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=ema, weight_decay=0.01, warm_up=warm_up)
     forward = torch.compile(modules["unet"]) if run.compiled else modules["unet"]
     abar = alphas_bar(run.device)
     rng = np.random.default_rng(run.seed + 41 + trainer.step)
     average = None
     for step in trainer.steps():
-        index = rng.choice(len(latents), size=BATCH, p=shares)
+        index = rng.choice(len(latents), size=batch, p=shares)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else caption(scenes[i], rng) for i in index]
         x0 = clean(latents, index, run.device) * scale
-        t = levels(BATCH).to(run.device)
+        t = levels(batch).to(run.device)
         a = abar[t].view(-1, 1, 1, 1)
         noise = torch.randn_like(x0)
         target = a.sqrt() * noise - (1 - a).sqrt() * x0
@@ -171,4 +172,4 @@ def fit(
         trainer.backward(loss)
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
         if step % 50 == 0:
-            run.log(step=step, samples=(step + 1) * BATCH, loss=round(average, 5))
+            run.log(step=step, samples=(step + 1) * batch, loss=round(average, 5))
