@@ -22,6 +22,7 @@ QUALITY = [
     Step("tools.studies.regions.quality", "--set start --out {out}/eval/regions", "--layouts 3"),
     Step("tools.studies.regions.overlap", "--out {out}/eval/regions", "--layouts 3"),
     Step("tools.studies.regions.plots", "--out {out}/eval/regions --images {images}"),
+    Step("tools.studies.region_lora.quality", "--out {out}/eval --images {images}", "--pictures 8"),
     Step("tools.studies.noise_optimization.quality", "--out {out}/eval/latents", "--prompts 2 --only DOODL"),
     Step("tools.studies.noise_optimization.lines", "--out {out}/eval/latents", "--prompts 2"),
     Step("tools.studies.noise_optimization.plots", "--out {out}/eval/latents --images {images}"),
@@ -31,6 +32,7 @@ QUALITY = [
 SPEED = [
     Step("tools.studies.sag.speed", "--out {out}/bench", "--models shapesworld"),
     Step("tools.studies.regions.speed", "--out {out}/bench", "--models shapesworld --runs-only"),
+    Step("tools.studies.region_lora.speed", "--out {out}/bench", "--models shapesworld"),
     Step("tools.studies.noise_optimization.speed", "--out {out}/bench", "--models shapesworld --most-steps 5"),
     Step("tools.studies.scaling.speed", "--out {out}/bench --images {images}", "--sizes 256 384 --repeats 1"),
 ]

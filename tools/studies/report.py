@@ -19,6 +19,7 @@ from .encoder_schedule import section as encoder_schedule
 from .experts import section as experts
 from .generator import section as generator
 from .noise_optimization import section as noise_optimization
+from .region_lora import section as region_lora
 from .regions import section as regions
 from .sag import section as sag
 from .scaling import section as scaling
@@ -28,7 +29,8 @@ from .tables import paragraphs, table
 MEASURED = {  # as the page's headings name them
     "generator": "ShapesWorld", "sag": "Self-Attention Guidance", "sag_bench": "its speed", "regions": "regions",
     "regions_start": "their start", "regions_overlap": "their overlaps", "regions_tuning": "their tuning",
-    "regions_bench": "their speed", "latents": "starting latents",
+    "regions_bench": "their speed", "region_lora": "their LoRAs", "region_lora_bench": "the speed of those",
+    "latents": "starting latents",
     "latents_lines": "their gradients", "latents_bench": "their speed", "scaling": "growth with the picture",
     "losses": "losses of experts", "experts": "pictures of experts", "encoders": "two encoders",
     "attended": "attention to them", "styles": "style from a picture", "prompt_swap": "prompt swapped on the way",
@@ -115,6 +117,8 @@ SECTIONS: list[tuple[tuple[str, ...], Callable[..., str]]] = [
     (("regions_start",), regions.start_section),
     (("regions_overlap",), regions.overlap_section),
     (("regions_bench",), regions.speed_section),
+    (("region_lora",), region_lora.quality_section),
+    (("region_lora_bench",), region_lora.speed_section),
     (("latents",), noise_optimization.quality_section),
     (("latents_lines",), noise_optimization.lines_section),
     (("latents_bench",), noise_optimization.speed_section),
@@ -136,6 +140,7 @@ def reports(results: Path) -> dict[str, dict[str, Path]]:
             "regions_start": quality / "regions" / "start.json",
             "regions_overlap": quality / "regions" / "overlap.json",
             "regions_tuning": quality / "regions" / "tune.json",
+            "region_lora": quality / "region_lora.json",
             "latents": quality / "latents" / "report.json",
             "latents_lines": quality / "latents" / "lines.json",
             "ediffi": quality / "ediffi" / "report.json",
@@ -143,6 +148,7 @@ def reports(results: Path) -> dict[str, dict[str, Path]]:
         "bench": {
             "sag_bench": speed / "sag.json",
             "regions_bench": speed / "regions.json",
+            "region_lora_bench": speed / "region_lora.json",
             "latents_bench": speed / "latents.json",
             "scaling": speed / "scaling.json",
         },
