@@ -40,7 +40,7 @@ def speed_section(bench: dict) -> str:
     return paragraphs(
         "## Speed and memory of regions' LoRAs",
         f"{measured_on(bench)}; variants take turns. Two LoRAs of rank 16 for all linear layers of the transformers, "
-        "each in a half; CFG 5. Ratios to plain; target: 1.15. Masked hooks: ComfyUI's own. Peaks count what is allocated in a run beside the "
-        "weights, the LoRAs' tensors among it.",
+        "each in a half; CFG 5. Ratios to plain; target: 1.15. Masked hooks: ComfyUI's own. Peaks count what is "
+        "allocated in a run beside the weights, the LoRAs' tensors among it.",
         table(head, rows),
     )
