@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes.registry import MODULES
+from .nodes import MODULES
 
 WEB_DIRECTORY = "./web"
 

@@ -25,7 +25,7 @@ from .conds import Conds, CondTable, Row, Window
 from .families.registry import Family, family_of
 from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
 from .layers import changed_layers
-from .run import Attention, AttentionCall, AttentionWrapper, LayerChanger, Run, Technique, TextTrimmer
+from .run import Attention, AttentionCall, AttentionWrapper, Run, Technique, TextTrimmer
 from .sites import CALL_STATE, Forward, Site
 from .tensor_layout import head_width
 
@@ -172,9 +172,9 @@ def _apply_model(
         network = original(executor.class_obj.diffusion_model)
         forward = Forward(network, x.shape[0], tuple(x.shape[2:]), inputs)
         hooked = _hooked(run, rows, forward, options)
-        changers = tuple(each for each in run.layer_changers if rows and each.changes(run, rows))
-        if hooked is not options or changers:
-            with uncompiled(), _changed_layers(changers, run, rows, forward):
+        changed = _changed_layers(run, rows, forward)
+        if hooked is not options or changed is not None:
+            with uncompiled(), changed or contextlib.nullcontext():
                 return executor(x, t, c_concat, c_crossattn, control, hooked, **kwargs)
     wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
     if is_compiled(executor.class_obj.diffusion_model, wrappers):
@@ -204,11 +204,15 @@ def _trimmed(
 
 
 def _changed_layers(
-    changers: tuple[LayerChanger, ...], run: Run, rows: tuple[Row, ...], forward: Forward
-) -> contextlib.AbstractContextManager:
-    """Changes of this call to what layers give; none for families that we do not know."""
-    family = family_of(forward.network) if changers else None
-    return contextlib.nullcontext() if family is None else changed_layers(changers, run, rows, family, forward)
+    run: Run, rows: tuple[Row, ...], forward: Forward
+) -> contextlib.AbstractContextManager[None] | None:
+    """What changes layers during this call; None where nothing does, and for families that are not known."""
+    family = family_of(forward.network) if rows and run.layer_changers else None
+    if family is None:
+        return None
+    found = (each.in_call(run, rows, forward) for each in run.layer_changers)
+    changes = [change for change in found if change is not None]
+    return changed_layers(changes, run, family, forward) if changes else None
 
 
 def _hooked(run: Run, rows: tuple[Row, ...], forward: Forward, options: dict[str, Any]) -> dict[str, Any]:

@@ -15,16 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .conds import Row
 from .families.registry import Family
-from .run import LayerCall, LayerChanger, Run
+from .run import Layer, LayerChange, Run
 from .sites import Forward
 
 
 @contextmanager
-def changed_layers(
-    changers: Sequence[LayerChanger], run: Run, rows: tuple[Row, ...], family: Family, forward: Forward
-) -> Iterator[None]:
+def changed_layers(changes: Sequence[LayerChange], run: Run, family: Family, forward: Forward) -> Iterator[None]:
     """While active, the network's layers give what these make of their values.
 
     Where gradients are taken the hooks stay until the network's next call or the end of the run: ComfyUI runs parts of
@@ -32,21 +29,15 @@ def changed_layers(
     """
     network: nn.Module = forward.network
     run.drop_layer_hooks(network)
-    with _kept(run, network) as hooks:
+    try:
+        hooks, modules = run.layer_hooks(network), dict(network.named_modules())
         for module in family.announcing(network):
             hooks.append(module.register_forward_pre_hook(partial(_announce, family, forward), with_kwargs=True))
-        for changer in changers:
-            for name in changer.layers:
-                change = partial(_change, changer, name, run, rows, family, forward)
-                hooks.append(network.get_submodule(name).register_forward_hook(change))
+        for change in changes:
+            for name in change.layers:
+                module = modules.get(name) or network.get_submodule(name)  # within a compiled block
+                hooks.append(module.register_forward_hook(partial(_change, change, name, family, forward)))
         yield
-
-
-@contextmanager
-def _kept(run: Run, network: nn.Module) -> Iterator[list]:
-    hooks = run.layer_hooks(network)
-    try:
-        yield hooks
     finally:
         if not torch.is_grad_enabled():
             run.drop_layer_hooks(network)
@@ -59,11 +50,11 @@ def _announce(
 
 
 def _change(
-    changer: LayerChanger, name: str, run: Run, rows: tuple[Row, ...], family: Family, forward: Forward,
-    module: nn.Module, args: tuple[Any, ...], output: Any,
+    change: LayerChange, name: str, family: Family, forward: Forward, module: nn.Module, args: tuple[Any, ...],
+    output: Any,
 ) -> Any:  # fmt: skip
     """A forward hook: what it returns takes the output's place; None leaves it."""
     if not args or not isinstance(output, Tensor):
         return None
     tokens = family.layer_tokens(forward, name, tuple(output.shape))
-    return changer.changed(LayerCall(name, module, tokens, rows, run, forward), args[0], output)
+    return change.changed(Layer(name, module, tokens), args[0], output)

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -83,35 +83,35 @@ class AttentionWrapper(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LayerCall:
-    """One call of a layer. name: of the module in the network. tokens: None where its values are about no tokens, or
-    about none that are known."""
+class Layer(NamedTuple):
+    """A module of the network. tokens: None where its values are about no tokens, or about none that are known."""
 
     name: str
     module: nn.Module
     tokens: LayerTokens | None
-    rows: tuple[Row, ...]
-    run: Run
-    forward: Forward
+
+
+class LayerChange(Protocol):
+    """What is done to the values of layers in one call of the network."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the modules."""
+        ...
+
+    def changed(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        """What the layer shall give in place of y, which it made of x. y may be overwritten where no gradient is
+        taken."""
+        ...
 
 
 @runtime_checkable
 class LayerChanger(Protocol):
-    """Something that changes what layers of the network give. Immutable; what it remembers goes into the run."""
+    """Something that changes what layers of the network give, in one step. Immutable; what it remembers goes into the
+    run."""
 
-    @property
-    def layers(self) -> Sequence[str]:
-        """Names of the network's modules whose values it changes."""
-        ...
-
-    def changes(self, run: Run, rows: tuple[Row, ...]) -> bool:
-        """Whether it has anything to do in this call of the network."""
-        ...
-
-    def changed(self, call: LayerCall, x: Tensor, y: Tensor) -> Tensor:
-        """What the layer shall give in place of y, which it made of x. y may be overwritten where no gradient is
-        taken."""
+    def in_call(self, run: Run, rows: tuple[Row, ...], forward: Forward) -> LayerChange | None:
+        """What it does in this call of the network; None: nothing."""
         ...
 
 

@@ -1,1 +1,28 @@
 """V3 node classes: schema, argument checks and one call into the library. Every module ends with its NODES list."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from . import (
+    attention_map,
+    demo_model,
+    encoder_schedule,
+    experts,
+    noise_optimization,
+    region_lora,
+    region_painter,
+    region_sources,
+    region_start,
+    regions,
+    sag,
+    saliency,
+    scorers,
+    style,
+)
+
+# In the order in which the editor is told of them.
+MODULES: tuple[ModuleType, ...] = (
+    demo_model, sag, attention_map, region_sources, region_painter, region_lora, region_start, regions, saliency,
+    scorers, noise_optimization, experts, encoder_schedule, style,
+)  # fmt: skip

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...attention import hooks
 from ...attention.conds import Row
-from ...attention.run import LayerCall, Run
-from ...attention.sites import LayerTokens
+from ...attention.run import Layer, Run
+from ...attention.sites import Forward, LayerTokens
 from ..regions.masks import Region, Regions
 from ..regions.prompt_regions import MARK
 from ..schedule import inside
@@ -61,11 +61,11 @@ class RegionLora:
 
 @dataclass(eq=False)
 class Memory:
-    """Of one run. canvases: by the regions that act. changes: of a layer on a device. shares: see Acting."""
+    """Of one run. canvases: by the regions that act. changes: of a layer, on a device. shares: see InCall."""
 
     canvases: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     changes: dict[tuple[Any, ...], OnDevice] = field(default_factory=dict)
-    shares: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    shares: dict[tuple[Any, ...], dict[tuple[Any, ...], Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,68 +76,72 @@ class Acting:
     canvas: Tensor = field(repr=False)
     memory: Memory = field(repr=False)
 
+    def in_call(self, run: Run, rows: tuple[Row, ...], forward: Forward) -> InCall | None:
+        """What is done to the rows that have LoRAs; None where none has."""
+        concerned = tuple(row for row in rows if self.technique.negative or not row.negative)
+        if not concerned:
+            return None
+        if any(row.key.window is not None for row in concerned):
+            self.memory.shares.clear()  # windows may lie elsewhere in the next step
+        key = (id(self.canvas), forward.latent_size, tuple(
+            (row.key, row.area, row.length, row.start, row.stop, row.marks.get(MARK)) for row in concerned
+        ))  # fmt: skip
+        return InCall(self, run, concerned, forward, self.memory.shares.setdefault(key, {}))
+
+
+@dataclass(frozen=True, eq=False)
+class InCall:
+    """A LayerChange. kept: shares by what a layer's values are about, made once for all layers and steps alike."""
+
+    acting: Acting
+    run: Run
+    rows: tuple[Row, ...]
+    forward: Forward
+    kept: dict[tuple[Any, ...], Tensor] = field(repr=False)
+
     @property
     def layers(self) -> Sequence[str]:
-        return tuple(self.technique.changes)
+        return tuple(self.acting.technique.changes)
 
-    def changes(self, run: Run, rows: tuple[Row, ...]) -> bool:
-        return any(self._concerned(row) for row in rows)
-
-    def changed(self, call: LayerCall, x: Tensor, y: Tensor) -> Tensor:
+    def changed(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         """y with every region's change in its place, see OnDevice.added; rows that have none are left alone."""
-        concerned = [row for row in call.rows if self._concerned(row)]
-        if y.shape[0] != call.forward.batch:  # frames in the batch, or two time embeddings for one picture
-            return self._added(call, x, y, self._average(call, concerned, y))
-        if call.tokens is not None and call.tokens.shared:
-            return self._added(call, x, y, self._shares(call, 0, y.shape[0], y))
-        start, stop = min(row.start for row in concerned), max(row.stop for row in concerned)
+        if y.shape[0] != self.forward.batch:  # frames in the batch, or two time embeddings for one picture
+            average = self._shares(None, 0, self.forward.batch, y).mean(dim=0, keepdim=True)
+            return self._added(layer, x, y, average)
+        if layer.tokens is not None and layer.tokens.shared:
+            return self._added(layer, x, y, self._shares(layer.tokens, 0, y.shape[0], y))
+        start, stop = min(row.start for row in self.rows), max(row.stop for row in self.rows)
         own = y[start:stop]
-        added = self._added(call, x[start:stop], own, self._shares(call, start, stop, y))
+        added = self._added(layer, x[start:stop], own, self._shares(layer.tokens, start, stop, y))
         in_place = added.data_ptr() == own.data_ptr()
         return y if in_place else torch.cat([y[:start], added, y[stop:]])
 
-    def _concerned(self, row: Row) -> bool:
-        return self.technique.negative or not row.negative
-
-    def _added(self, call: LayerCall, x: Tensor, y: Tensor, shares: Tensor) -> Tensor:
+    def _added(self, layer: Layer, x: Tensor, y: Tensor, shares: Tensor) -> Tensor:
         """shares: [batch, tokens or 1, regions]."""
-        key = (call.name, x.device, y.dtype)
-        if key not in self.memory.changes:
-            self.memory.changes[key] = self.technique.changes[call.name].on(y)
-        change = self.memory.changes[key]
-        if is_convolution(call.module):
-            return change.added(call.module, x, y, _as_maps(shares, y.shape[2:]))
-        if call.tokens is None or not call.tokens.shared:
+        key, changes = (layer.name, x.device, y.dtype), self.acting.memory.changes
+        if key not in changes:
+            changes[key] = self.acting.technique.changes[layer.name].on(y)
+        change, tokens = changes[key], layer.tokens
+        if is_convolution(layer.module):
+            return change.added(layer.module, x, y, _as_maps(shares, y.shape[2:]))
+        if tokens is None or not tokens.shared:
             spread = shares if y.ndim == 3 else shares.view(len(shares), *[1] * (y.ndim - 2), -1)
-            return change.added(call.module, x, y, spread)
+            return change.added(layer.module, x, y, spread)
         x, y = (t if t.ndim == 3 else t[:, None] for t in (x, y))
-        added = change.added(call.module, x, y, shares)
-        return _as_maps(added, call.tokens.grid) if call.tokens.maps else added
+        added = change.added(layer.module, x, y, shares)
+        return _as_maps(added, tokens.grid) if tokens.maps else added
 
-    def _shares(self, call: LayerCall, start: int, stop: int, y: Tensor) -> Tensor:
-        """[stop - start, tokens or 1, regions], made once for all layers with the same tokens and all steps."""
-        rows = tuple((r.key, r.area, r.length, r.start, r.stop, r.negative, r.marks.get(MARK)) for r in call.rows)
-        key = (id(self.canvas), call.tokens, rows, call.forward.latent_size, start, stop, y.device, y.dtype)
-        kept = self.memory.shares
-        if key not in kept:
-            if any(row.key.window is not None for row in call.rows):
-                kept.clear()  # windows may lie elsewhere in the next step
-            kept[key] = self._made_shares(call, call.tokens, start, stop).to(y)
-        return kept[key]
-
-    def _made_shares(self, call: LayerCall, tokens: LayerTokens | None, start: int, stop: int) -> Tensor:
-        technique, rows = self.technique, [row for row in call.rows if self._concerned(row)]
-        of_rows = [(row, shares_of_row(row, call.run, call.forward.latent_size, tokens, self.canvas,
-                                       technique.regions.items, technique.common)) for row in rows]  # fmt: skip
-        shares = torch.zeros(stop - start, *of_rows[0][1].shape[1:])
-        for row, own in of_rows:
-            shares[row.start - start : row.stop - start] = own
-        return shares
-
-    def _average(self, call: LayerCall, rows: Sequence[Row], y: Tensor) -> Tensor:
-        """[1, 1, regions]: what has no place takes, over all rows."""
-        every = self._made_shares(call, None, 0, call.forward.batch)
-        return every.mean(dim=0, keepdim=True).to(y)
+    def _shares(self, tokens: LayerTokens | None, start: int, stop: int, y: Tensor) -> Tensor:
+        """[stop - start, tokens or 1, regions]."""
+        key = (tokens, start, stop, y.device, y.dtype)
+        if key not in self.kept:
+            technique, about = self.acting.technique, (self.run, self.forward.latent_size, tokens, self.acting.canvas)
+            of_rows = [shares_of_row(row, *about, technique.regions.items, technique.common) for row in self.rows]
+            shares = torch.zeros(stop - start, *of_rows[0].shape[1:])
+            for row, own in zip(self.rows, of_rows):
+                shares[row.start - start : row.stop - start] = own
+            self.kept[key] = shares.to(y)
+        return self.kept[key]
 
 
 def _canvas(regions: Regions, now: Sequence[int]) -> Tensor:

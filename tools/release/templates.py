@@ -257,11 +257,12 @@ HALVES = """[
 
 def region_loras(board: Board, given: dict[str, tuple[int, int]], size: int, halves: dict[str, str]) -> tuple[int, int]:
     """Two halves with a LoRA each -> the model. halves: by their names, left and right: the LoRA."""
+    left, right = halves
     text = board.put("PrimitiveStringMultiline", 0, "Two halves in thousandths: top, left, bottom, right", "prompt",
-                     value=HALVES.replace("LEFT", list(halves)[0]).replace("RIGHT", list(halves)[1]))  # fmt: skip
+                     value=HALVES.replace("LEFT", left).replace("RIGHT", right))  # fmt: skip
     regions = (board.put("FoveaRegionsFromBoxes", 1, boxes=(text, 0), width=size, height=size), 0)
     for number, (name, lora) in enumerate(halves.items(), 1):
-        given_one = {"regions": regions, "region": str(number), "lora": lora}
+        given_one: dict[str, Any] = {"regions": regions, "region": str(number), "lora": lora}
         regions = (board.put("FoveaAddRegionLora", 1, f"LoRA of the {name}", **given_one), 0)
     return board.put("FoveaRegionLora", 2, color="ours", model=given["model"], regions=regions), 0
 

@@ -99,8 +99,8 @@ def prepared(demo: DemoSetup, way: Way, parts: tuple[str, str], captions: list[s
 def drawn(demo: DemoSetup, way: Way, start: int) -> tuple[Tensor, list, list[tuple[str, str]], float]:
     """A batch of pictures, their scenes, the styles of their halves, and seconds."""
     scenes = [sets.scene("report", FIRST + start + i, 4) for i in range(BATCH)]
-    parts = tuple(LORAS) if start // BATCH % 2 == 0 else tuple(LORAS)[::-1]
-    styles = [tuple(LORAS[part] for part in parts)] * BATCH
+    first, second = list(LORAS) if start // BATCH % 2 == 0 else reversed(LORAS)
+    parts, styles = (first, second), [(LORAS[first], LORAS[second])] * BATCH
     if way.paint:
         both = [[render(replace(scene, style=style))[0] for style in pair] for scene, pair in zip(scenes, styles)]
         half = both[0][0].shape[1] // 2
@@ -138,10 +138,11 @@ def batch(demo: DemoSetup, style_judge: nn.Module, way: Way, start: int) -> dict
 
 def row(way: Way, made: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     joined = {key: np.concatenate([part[key] for part in made]) for key in ("right", "there", "all_right", "share")}
-    both = joined["there"].all(axis=1)
+    both = np.asarray(joined["there"].all(axis=1))
+    right = np.asarray(joined["right"].all(axis=1), float)
     return {
         "name": way.name, "n": len(both), "judged": int(both.sum()),
-        "both": metrics.mean(joined["right"].all(axis=1)[both].astype(float)),
+        "both": metrics.mean(right[both]),
         "halves": round(float(joined["right"][joined["there"]].mean()), 4),
         "all_right": metrics.mean(joined["all_right"]), "share": metrics.mean(joined["share"]),
         "seconds": round(float(np.median([part["seconds"] for part in made])), 3),

@@ -30,7 +30,8 @@ GPU = tuple(Case(model, size, 1, 10, 5, torch.float16) for model, size in (("sd1
 
 def file_for(model: Any, seed: int) -> dict[str, Tensor]:
     """A random LoRA of a model."""
-    generator, file = torch.Generator().manual_seed(seed), {}
+    generator = torch.Generator().manual_seed(seed)
+    file: dict[str, Tensor] = {}
     for name, layer in model.model.diffusion_model.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and LAYERS.match(name):
             out, into, *kernel = layer.weight.shape
