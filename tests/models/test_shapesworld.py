@@ -82,7 +82,7 @@ def test_judge_counts_what_is_missing_and_what_is_too_much():
 @shipped
 def test_shipped_files_stay_small():
     sizes = [p.stat().st_size for p in demo_model.FOLDER.glob("*.safetensors")]
-    assert max(sizes) <= 15_000_000 and sum(sizes) <= 40_000_000
+    assert max(sizes) <= 15_000_000 and sum(sizes) <= 52_000_000
 
 
 @shipped

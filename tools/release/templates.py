@@ -276,14 +276,14 @@ def region_lora_demo(board: Board) -> None:
     given["negative"] = (board.put("CLIPTextEncode", 0, "Empty prompt", clip=given["clip"], text=""), 0)
     given["latent"] = (board.put("EmptyLatentImage", 0, width=256, height=256, batch_size=4), 0)
     given["seed"] = (board.put("PrimitiveInt", 0, "Seed for all", "shared", value=7), 0)
-    styles = {"left half": "ShapesWorld: glowing", "right half": "ShapesWorld: outlined"}
+    styles = {"left half": "ShapesWorld: shaded", "right half": "ShapesWorld: outlined"}
     model = region_loras(board, given, 256, styles)
     how: dict[str, Any] = {"steps": 20, "cfg": 4.0, "sampler": "euler", "scheduler": "normal"}
     show(board, 3, given, "Without LoRAs", **how)
     show(board, 3, given, "A LoRA per half", model=model, **how)
     board.note("""## A LoRA per region
 
-Two LoRAs that ship for the demo model: *glowing* acts in the left half, *outlined* in the right one. Nothing is
+Two LoRAs that ship for the demo model: *shaded* acts in the left half, *outlined* in the right one. Nothing is
 evaluated twice.
 
 **Try**

@@ -11,7 +11,7 @@ from ..comfy.host import ROOT
 DEMO = ROOT / "demo"
 PARTS = ("unet", "vae", "clip_a", "clip_b", "reader")
 CHANGES = {"experts": ("expert_high", "expert_low"), "dual": ("dual",)}  # of the generator that ships, by stage
-LORAS = {"lora_glowing": "glowing", "lora_outlined": "outlined"}  # of that generator, by the style of each
+LORAS = {"lora_outlined": "outlined", "lora_shaded": "shaded"}  # of that generator, by the style of each
 GENERATORS = {"dit": ("dit",)}  # beside it, by stage
 PREFIXES = {"unet": "unet.", "vae": "vae.", "dit": "network."}  # of names in training that shipped files do without
 TRAINING_ONLY = ("point_", "network.layout.")  # heads that only training needs
