@@ -25,7 +25,8 @@ class Site:
     grid: tokens as (height, width), for video (frames, height, width). extent: latent pixels that the grid spans, more
     than the latent has where the network pads it to whole patches (the padding lies at the far ends). start: place of
     the image's first token among the queries, and among the keys too unless they are text only ("cross").
-    text_tokens: keys that are text; in "joint" calls they come before the image's.
+    text_tokens: keys that are text; in "joint" calls they come before the image's. text_start: how many of them, the
+    first, are another encoder's and not the prompt's.
     """
 
     block: BlockId
@@ -34,6 +35,7 @@ class Site:
     extent: tuple[int, ...]
     start: int = 0
     text_tokens: int = 0
+    text_start: int = 0
 
     @property
     def image(self) -> slice:
@@ -43,14 +45,17 @@ class Site:
 
 @dataclass(frozen=True)
 class LayerTokens:
-    """What a layer's values are about, along their token axis: text, then the image in its grid, then others.
+    """What a layer's values are about, along their token axis: text, then the image in its grid, others around it.
 
-    text, behind: tokens before and after the image's (reference pictures, padding). grid, extent: see Site; () where no
-    token is the image's. maps: values are [batch, channels, *grid], else [batch, tokens, channels]. shared: the layer
-    gives one vector for all of these tokens, and what takes it would take one for each as well.
+    text, text_start: as in Site. before, behind: tokens between the text's and the image's, and after those (reference
+    pictures, padding). grid, extent: see Site; () where no token is the image's. maps: values are [batch, channels,
+    *grid], else [batch, tokens, channels]. shared: the layer gives one vector for all of these tokens, and what takes
+    it would take one for each as well.
     """
 
     text: int = 0
+    text_start: int = 0
+    before: int = 0
     grid: tuple[int, ...] = ()
     extent: tuple[int, ...] = ()
     behind: int = 0

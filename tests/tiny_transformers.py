@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import comfy.ldm.cosmos.predict2
 import comfy.ldm.flux.math
+import comfy.ldm.kandinsky5.model
+import comfy.ldm.krea2.model
 import comfy.ldm.lumina.model
+import comfy.ldm.modules.attention
 import comfy.ldm.modules.diffusionmodules.mmdit
 import comfy.ldm.qwen_image.model
 import comfy.ldm.wan.model
@@ -39,6 +43,17 @@ class Kind:
     calls: dict[str, int]
     video: bool = False
     pad: int = 1  # image tokens are padded to a multiple of this
+    channels: int = CHANNELS
+    patch: int = 2  # latent pixels along a side of a token
+    begin: int = TEXT  # tokens before the image's in its attention calls
+    one_frame: bool = False  # of latents that have a frame axis
+    flow: bool = True  # whether noise is mixed in as flow models have it
+    odd: bool = True  # whether ComfyUI takes sizes that are no whole number of tokens
+
+    @property
+    def second(self) -> str:
+        """The name of its second block."""
+        return list(self.calls)[1] if "single.1" in self.calls and "double.1" not in self.calls else "double.1"
 
 
 SD3 = Kind(
@@ -70,7 +85,7 @@ QWEN = Kind(
      "attention_head_dim": 32, "num_attention_heads": 2, "joint_attention_dim": tiny.CONTEXT,
      "axes_dims_rope": (8, 12, 12)},
     comfy.supported_models.QwenImage, comfy.model_base.QwenImage, comfy.ldm.qwen_image.model,
-    "optimized_attention_masked", {"double.0": 0, "double.1": 1, "double.2": 2}, video=True,
+    "optimized_attention_masked", {"double.0": 0, "double.1": 1, "double.2": 2}, video=True, one_frame=True,
 )  # fmt: skip
 _LUMINA = {
     "image_model": "lumina2", "patch_size": 2, "in_channels": CHANNELS, "dim": 64, "n_layers": 3, "n_refiner_layers": 1,
@@ -85,15 +100,81 @@ ZIMAGE = Kind(
     {**_LUMINA, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "z_image_modulation": True, "time_scale": 1000.0,
      "pad_tokens_multiple": 32},
     comfy.supported_models.ZImage, comfy.model_base.Lumina2, comfy.ldm.lumina.model, "optimized_attention_masked",
-    {"double.0": 2, "double.1": 3, "double.2": 4}, pad=32,
+    {"double.0": 2, "double.1": 3, "double.2": 4}, pad=32, begin=32,
 )  # fmt: skip
 WAN = Kind(
     {"image_model": "wan2.1", "model_type": "t2v", "in_dim": CHANNELS, "out_dim": CHANNELS, "dim": 64, "ffn_dim": 128,
      "text_dim": tiny.CONTEXT, "num_heads": 2, "num_layers": 3},
     comfy.supported_models.WAN21_T2V, comfy.model_base.WAN21, comfy.ldm.wan.model, "optimized_attention",
-    {"double.0": 0, "double.1": 2, "double.2": 4}, video=True,
+    {"double.0": 0, "double.1": 2, "double.2": 4}, video=True, begin=0,
 )  # fmt: skip
-KINDS = {"sd3": SD3, "flux": FLUX, "chroma": CHROMA, "qwen": QWEN, "lumina": LUMINA, "zimage": ZIMAGE, "wan": WAN}
+KREA2 = Kind(
+    {"image_model": "krea2", "features": 128, "tdim": 32, "txtdim": tiny.CONTEXT // 2, "heads": 4, "kvheads": 2,
+     "multiplier": 2, "layers": 3, "patch": 2, "channels": CHANNELS, "txtlayers": 2, "txtheads": 2, "txtkvheads": 2},
+    comfy.supported_models.Krea2, comfy.model_base.Krea2, comfy.ldm.krea2.model, "optimized_attention_masked",
+    {"single.0": 4, "single.1": 5, "single.2": 6}, video=True, one_frame=True,
+)  # fmt: skip
+RADIANCE = Kind(
+    {"image_model": "chroma_radiance", **_FLUX, "in_channels": 3, "out_channels": 3, "patch_size": 16, "in_dim": 64,
+     "out_dim": 64, "hidden_dim": 32, "n_layers": 1, "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 1,
+     "nerf_max_freqs": 8, "nerf_tile_size": 512, "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32,
+     "use_x0": False, "use_sequential_txt_ids": False},
+    comfy.supported_models.ChromaRadiance, comfy.model_base.ChromaRadiance, comfy.ldm.flux.math, "optimized_attention",
+    {"double.0": 0, "double.1": 1, "single.0": 2, "single.1": 3}, channels=3, patch=16,
+)  # fmt: skip
+_HUNYUAN = {
+    "image_model": "hunyuan_video", "in_channels": CHANNELS, "out_channels": CHANNELS, "vec_in_dim": 1280,
+    "context_in_dim": tiny.CONTEXT, "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2,
+    "depth_single_blocks": 2, "axes_dim": [8, 12, 12], "theta": 256, "patch_size": [1, 2, 2], "qkv_bias": True,
+    "guidance_embed": True, "byt5": False, "meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None,
+    "meanflow_sum": False,
+}  # fmt: skip
+HUNYUAN = Kind(
+    _HUNYUAN, comfy.supported_models.HunyuanVideo, comfy.model_base.HunyuanVideo, comfy.ldm.flux.math,
+    "optimized_attention", {"double.0": 0, "double.1": 1, "single.0": 2, "single.1": 3}, video=True, odd=False,
+)  # fmt: skip
+HUNYUAN_IMAGE = Kind(
+    {**_HUNYUAN, "vec_in_dim": None, "in_channels": 64, "out_channels": 64, "patch_size": [1, 1], "axes_dim": [16, 16],
+     "byt5": True, "guidance_embed": False},
+    comfy.supported_models.HunyuanImage21, comfy.model_base.HunyuanImage21, comfy.ldm.flux.math, "optimized_attention",
+    {"double.0": 0, "double.1": 1, "single.0": 2, "single.1": 3}, channels=64, patch=1,
+)  # fmt: skip
+KANDINSKY5 = Kind(
+    {"image_model": "kandinsky5", "model_dim": 64, "ff_dim": 128, "time_dim": 32, "in_text_dim": tiny.CONTEXT,
+     "in_text_dim2": 1280, "visual_embed_dim": 132, "num_text_blocks": 1, "num_visual_blocks": 3,
+     "axes_dims": (8, 12, 12)},
+    comfy.supported_models.Kandinsky5, comfy.model_base.Kandinsky5, comfy.ldm.kandinsky5.model,
+    "optimized_attention", {"double.0": 1, "double.1": 3, "double.2": 5}, video=True, begin=0, odd=False,
+)  # fmt: skip
+COSMOS = Kind(
+    {"image_model": "cosmos_predict2", "max_img_h": 64, "max_img_w": 64, "max_frames": 16, "in_channels": CHANNELS,
+     "out_channels": CHANNELS, "patch_spatial": 2, "patch_temporal": 1, "model_channels": 64, "num_blocks": 3,
+     "num_heads": 2, "crossattn_emb_channels": tiny.CONTEXT, "pos_emb_cls": "rope3d", "use_adaln_lora": True,
+     "adaln_lora_dim": 16},
+    comfy.supported_models.CosmosT2IPredict2, comfy.model_base.CosmosPredict2, comfy.ldm.cosmos.predict2,
+    "optimized_attention", {"double.0": 0, "double.1": 2, "double.2": 4}, video=True, begin=0, flow=False,
+)  # fmt: skip
+
+
+class Ltxv(comfy.model_base.LTXV):
+    """Prompts of these tests bring no mask, which its own text encoder always does."""
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        text = kwargs["cross_attn"]
+        return super().extra_conds(**{"attention_mask": torch.ones(text.shape[:2]).long(), **kwargs})
+
+
+LTXV = Kind(
+    {"image_model": "ltxv", "attention_head_dim": 24, "num_attention_heads": 2, "cross_attention_dim": 48,
+     "caption_channels": tiny.CONTEXT, "num_layers": 3, "in_channels": 128},
+    comfy.supported_models.LTXV, Ltxv, comfy.ldm.modules.attention, "optimized_attention",
+    {"double.0": 0, "double.1": 2, "double.2": 4}, video=True, begin=0, channels=128, patch=1,
+)  # fmt: skip
+KINDS = {
+    "sd3": SD3, "flux": FLUX, "chroma": CHROMA, "qwen": QWEN, "lumina": LUMINA, "zimage": ZIMAGE, "wan": WAN,
+    "krea2": KREA2, "radiance": RADIANCE, "hunyuan": HUNYUAN, "hunyuan_image": HUNYUAN_IMAGE,
+    "kandinsky5": KANDINSKY5, "cosmos": COSMOS, "ltxv": LTXV,
+}  # fmt: skip
 
 
 def build(name: str, seed: int = 0, **changes: Any) -> comfy.model_patcher.ModelPatcher:
@@ -106,15 +187,18 @@ def build(name: str, seed: int = 0, **changes: Any) -> comfy.model_patcher.Model
     for label, parameter in network.named_parameters():
         if parameter.ndim == 1 and ("norm" in label or ".ln_" in label):  # those of q and k make attention peaked
             parameter.data.mul_(1.6)
+        if parameter.ndim == 1 and "qknorm" in label:  # to which one is added when it is used
+            parameter.data.add_(0.8)
     if getattr(network, "pos_embed", None) is not None:
         network.pos_embed.copy_(torch.randn(network.pos_embed.shape, generator=torch.Generator().manual_seed(seed)))
     return comfy.model_patcher.ModelPatcher(model, tiny.CPU, tiny.CPU)
 
 
 def noise(name: str, height: int = 16, width: int = 24, frames: int = 1, batch: int = 1, seed: int = 0) -> Tensor:
-    """Latent noise; each sample has its own seed."""
-    middle = (frames,) if KINDS[name].video else ()
-    shape = (1, CHANNELS, *middle, height, width)
+    """Latent noise for as many tokens as patches of two would make; each sample has its own seed."""
+    kind = KINDS[name]
+    middle, side = (1 if kind.one_frame else frames,) if kind.video else (), lambda n: n if kind.patch < 2 else n * kind.patch // 2
+    shape = (1, kind.channels, *middle, side(height), side(width))
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(batch)])
 
 
@@ -157,5 +241,6 @@ def watching(model: comfy.model_patcher.ModelPatcher, name: str) -> Iterator[lis
 
 
 def tokens(name: str, size: tuple[int, ...]) -> tuple[int, ...]:
-    """Token grid of a latent size (axes after the channels): pairs of pixels, one frame each."""
-    return (*size[:-2], -(-size[-2] // 2), -(-size[-1] // 2))
+    """Token grid of a latent size (axes after the channels), one frame each."""
+    patch = KINDS[name].patch
+    return (*size[:-2], -(-size[-2] // patch), -(-size[-1] // patch))

@@ -5,7 +5,7 @@ A family that is not here is unsupported: `family_of` returns None and technique
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -13,8 +13,13 @@ from torch import Tensor, nn
 
 from ..compiled import original
 from ..sites import BlockId, Forward, LayerTokens, Site
-from .dit import TRANSFORMERS
+from .image import IMAGE
+from .transformer import Transformer
 from .unet import UNetFamily
+from .video import VIDEO
+
+TRANSFORMERS: Mapping[type, Transformer] = {**IMAGE, **VIDEO}
+RUNS = ("forward", "_forward", "forward_orig")  # methods by which a network runs its blocks
 
 
 class Family(Protocol):
@@ -69,4 +74,12 @@ def family_of(network: object) -> Family | None:
     if isinstance(network, UNetModel):
         family = UNetFamily()
         return family if family.has_blocks(network) else None
-    return TRANSFORMERS.get(type(network))
+    return next((TRANSFORMERS[kind] for kind in _runs_like(type(network)) if kind in TRANSFORMERS), None)
+
+
+def _runs_like(kind: type) -> Iterator[type]:
+    """A class and those that it inherits from, as far as it runs its blocks as they do."""
+    for each in kind.__mro__:
+        yield each
+        if any(method in vars(each) for method in RUNS):
+            return

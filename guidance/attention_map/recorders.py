@@ -51,10 +51,11 @@ class PhraseViewer(Viewer):
     tokens: tuple[int, ...] = ()
 
     def values(self, call: AttentionCall, row: Row) -> Tensor | None:
-        if max(self.tokens) >= call.site.text_tokens:
+        first = call.site.text_start
+        if first + max(self.tokens) >= call.site.text_tokens:
             return None
         q, k, bias = row_tensors(call, row)
-        return row_shares(q, k, torch.tensor(self.tokens, device=k.device), call.scale, bias)
+        return row_shares(q, k, first + torch.tensor(self.tokens, device=k.device), call.scale, bias)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,9 @@ def shares_of_row(
     placeless = common * covered
     parts = []
     if tokens.text:
-        parts.append(_of_words(row, tokens.text, regions, placeless))
+        parts.append(_of_words(row, tokens, regions, placeless))
+    if tokens.before:
+        parts.append(placeless.expand(-1, tokens.before, -1))
     if tokens.grid:
         frames = tokens.grid[0] if len(tokens.grid) == 3 else None
         shares = token_shares(canvas, tokens.grid[-2:], tokens.extent[-2:], part.size, part.origin)
@@ -52,13 +54,14 @@ def _seen(shares: Tensor, count: int, frames: int | None, part: Part) -> Tensor:
     return of_batch(shares, count, frames, part.seen, part.total)
 
 
-def _of_words(row: Row, count: int, regions: tuple[Region, ...], placeless: Tensor) -> Tensor:
+def _of_words(row: Row, tokens: LayerTokens, regions: tuple[Region, ...], placeless: Tensor) -> Tensor:
     """[pictures, words, regions]. Words of several regions are shared among them."""
+    count = tokens.text
     shares = placeless.expand(-1, count, -1)
     known = regions_of(row)
     if known is None or not known.items:
         return shares
-    members = known.keys(count, row.length)  # [words, regions of the prompt]
+    members = known.keys(count, row.length, tokens.text_start)  # [words, regions of the prompt]
     owned = torch.zeros(count, len(regions))
     for place, region in enumerate(known.items):
         if region in regions:

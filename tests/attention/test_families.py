@@ -16,7 +16,7 @@ from torch import Tensor
 from fovea.attention import block_names as naming
 from fovea.attention import hooks
 from fovea.attention.families import registry
-from fovea.attention.families.dit import Transformer
+from fovea.attention.families.transformer import Transformer
 from fovea.attention.recorders import SaliencyRecorder
 from fovea.attention.run import Run
 from fovea.attention.sites import Forward
@@ -62,17 +62,25 @@ def image_saliency(q: Tensor, k: Tensor, start: int, count: int) -> Tensor:
     return whole[:, start : start + count, start : start + count].mean(dim=0).sum(dim=0)
 
 
-SIZES = {name: [(16, 24), (15, 22)] for name in NAMES} | {
-    "qwen": [(1, 16, 24), (1, 15, 21)],
-    "wan": [(3, 12, 10), (2, 9, 13)],
-}
+def sizes_of(name: str) -> list[tuple[int, ...]]:
+    """Latent sizes to try: whole numbers of tokens, and where ComfyUI takes them others too."""
+    kind = dit.KINDS[name]
+    if kind.one_frame:
+        return [(1, 16, 24), (1, 15, 21)]
+    times = max(1, kind.patch // 2)
+    if kind.video:
+        return [(3, 12, 10), (2, 9, 13) if kind.odd else (2, 8, 14)]
+    return [(16 * times, 24 * times), (15 * times, 22 * times)]
+
+
+SIZES = {name: sizes_of(name) for name in NAMES}
 
 
 class TestSaliency:
     @pytest.mark.parametrize("name, size", [(name, size) for name in NAMES for size in SIZES[name]])
     def test_equals_the_full_map_of_the_images_tokens(self, models: Any, name: str, size: tuple[int, ...]) -> None:
         patched, recording = recorded(models[name])
-        start = torch.randn(2, dit.CHANNELS, *size, generator=torch.Generator().manual_seed(3))
+        start = torch.randn(2, dit.KINDS[name].channels, *size, generator=torch.Generator().manual_seed(3))
         with dit.watching(models[name], name) as calls:
             dit.sample(patched, start, steps=1)
         grid = dit.tokens(name, size)
@@ -84,8 +92,7 @@ class TestSaliency:
             q, k = calls[0]["qk"][dit.KINDS[name].calls[block]]
             padded = -(-count // dit.KINDS[name].pad) * dit.KINDS[name].pad
             begin = q.shape[2] - padded
-            text = dit.TEXT if name != "zimage" else 32
-            assert begin == (0 if block.count(".") == 2 or name == "wan" else text)
+            assert begin == (0 if block.count(".") == 2 else dit.KINDS[name].begin)
             for sample in range(2):
                 row = 2 * chunk + sample
                 expected = image_saliency(q[row], k[row], begin, count)
@@ -179,7 +186,8 @@ def expected_step(
         picture = found[branch][0].double()
         frames = picture.unsqueeze(1) if picture.ndim == 3 else picture
         degraded = torch.empty_like(frames)
-        covered, size = (2 * grid[-2], 2 * grid[-1]), frames.shape[-2:]
+        patch = dit.KINDS[name].patch
+        covered, size = (patch * grid[-2], patch * grid[-1]), frames.shape[-2:]
         radius = [min(math.ceil(3 * blur), n - 1) for n in size]
         for t, seen in enumerate(attended.reshape(-1, *grid[-2:])):
             above = (seen > 1).double().flatten()
@@ -193,25 +201,23 @@ def expected_step(
         def denoise(degraded: Tensor) -> Tensor:
             return x0(model, prompts[branch], degraded.float(), sigmas)
 
-        return reference.guide(x, mixed, found[branch], degraded, denoise, sigma, scale, flow=True)
-
-
-BEGIN = {"zimage": 32, "wan": 0}
+        return reference.guide(x, mixed, found[branch], degraded, denoise, sigma, scale, dit.KINDS[name].flow)
 
 
 class TestGuidance:
     @pytest.mark.parametrize("cfg", [1.0, 4.0])
     @pytest.mark.parametrize("name, size", [(name, size) for name in NAMES for size in SIZES[name]])
     def test_equals_the_formulas(self, models: Any, name: str, size: tuple[int, ...], cfg: float) -> None:
-        start = torch.randn(1, dit.CHANNELS, *size, generator=torch.Generator().manual_seed(5))
-        guided = steps.guided(models[name], blocks="double.1", scale=4.0)
+        start = torch.randn(1, dit.KINDS[name].channels, *size, generator=torch.Generator().manual_seed(5))
+        second = dit.KINDS[name].second
+        guided = steps.guided(models[name], blocks=second, scale=4.0)
         # Not from pure noise: a flow model's formula in noise space divides by 1 - sigma.
         x, ours, sigma = steps.one_step(
             guided, start, cfg, positive=dit.prompt(1), negative=dit.prompt(2), denoise=0.4, latent=0.5 * start.flip(-1)
         )
         assert sigma < 0.95
-        begin = BEGIN.get(name, dit.TEXT)
-        expected = expected_step(models[name], name, x, sigma, cfg, dit.KINDS[name].calls["double.1"], begin)
+        begin, call = dit.KINDS[name].begin, dit.KINDS[name].calls[second]
+        expected = expected_step(models[name], name, x, sigma, cfg, call, begin)
         assert steps.relative(ours.double(), expected) < 2e-4
         plain = steps.one_step(models[name], start, cfg, positive=dit.prompt(1), negative=dit.prompt(2), denoise=0.4,
                                latent=0.5 * start.flip(-1))[1]  # fmt: skip

@@ -136,19 +136,22 @@ class TestMaps:
     @pytest.mark.parametrize("name", list(dit.KINDS))
     def test_on_transformers(self, name: str) -> None:
         patcher = dit.build(name)
-        latent = {"samples": dit.noise(name, 15, 22, seed=3)}
-        wanted = Look(frozenset({BlockId("double", 1, 0)}), tokens=(2, 3), point=(0.99, 0.99))
+        kind = dit.KINDS[name]
+        latent = {"samples": dit.noise(name, 15 if kind.odd else 16, 22, seed=3)}
+        block = BlockId(kind.second.split(".")[0], 1, 0)
+        wanted = Look(frozenset({block}), tokens=(2, 3), point=(0.99, 0.99))
         with torch.inference_mode(), dit.watching(patcher, name) as calls:
             (level,) = look(patcher, dit.prompt(1), latent, [0.5], 0, wanted)
         assert len(calls) == 1
         grid = dit.tokens(name, tuple(latent["samples"].shape[2:]))
-        q, k = calls[0]["qk"][dit.KINDS[name].calls["double.1"]]
+        q, k = calls[0]["qk"][kind.calls[kind.second]]
         count, padded = math.prod(grid), -(-math.prod(grid) // dit.KINDS[name].pad) * dit.KINDS[name].pad
         begin = q.shape[2] - padded
         whole = reference.attention_map(q[0], k[0].repeat_interleave(q.shape[1] // k.shape[1], dim=0)).mean(dim=0)
         row = whole[begin + count - 1, begin : begin + count].reshape(grid[-2:])
-        picture = row.repeat_interleave(2, 0).repeat_interleave(2, 1)[:15, :22]
-        torch.testing.assert_close(level.maps["point"][0, 0].double().reshape(15, 22), picture, rtol=1e-4, atol=1e-7)
+        size = latent["samples"].shape[-2:]
+        picture = row.repeat_interleave(kind.patch, 0).repeat_interleave(kind.patch, 1)[: size[0], : size[1]]
+        torch.testing.assert_close(level.maps["point"][0, 0].double().reshape(size), picture, rtol=1e-4, atol=1e-7)
         assert level.maps["phrase"].shape == level.maps["saliency"].shape
         assert 0 < float(level.maps["phrase"].mean()) < 0.9
 

@@ -15,7 +15,7 @@ from comfy.sd1_clip import SD1Tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fovea.attention.families.dit import TRANSFORMERS
+from fovea.attention.families.registry import TRANSFORMERS
 from fovea.models.shapesworld import loader as demo_model
 from fovea.models.shapesworld import transformer
 from tools.shapesworld import export, judge, sets, stages, train_dit, train_unet, words, world

@@ -68,31 +68,33 @@ def both_ways(kind: str, network: nn.Module, changes: list[dict[str, Tensor]], m
     """
     text, covered = TEXT.get(kind, transformers.TEXT), masks.mean(dim=(1, 2))
     spatial: dict[str, tuple[int, ...]] = {}
-    grids = {math.prod(size): size for size in [(32 // n, 48 // n) for n in (1, 2, 4, 8)]} if kind in UNETS else {
-        96: (8, 12)}  # fmt: skip
+    places = (8, 12) if kind in UNETS else transformers.tokens(kind, tuple(transformers.noise(kind).shape[2:]))[-2:]
+    sizes = [(32 // n, 48 // n) for n in (1, 2, 4, 8)] if kind in UNETS else [places]
+    grids, own = {math.prod(size): size for size in sizes}, math.prod(places)
 
     def on(grid: tuple[int, ...]) -> Tensor:
         return nn.functional.adaptive_avg_pool2d(masks[None], grid)[0]  # [regions, h, w]
 
     def shares(name: str, y: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's output and [regions, ...] to mix it by; it has all tokens where it is one for all of them."""
-        if y.ndim >= 4 and "ref" not in name:
-            return y, on(tuple(y.shape[-2:]))[:, None, None] if y.ndim == 4 else on(tuple(y.shape[-2:]))[
-                :, None, None, None]  # fmt: skip
+        if y.ndim == 5 and y.shape[1:4] == (1, *places):  # Cosmos and Kandinsky have channels last
+            return y, on(places)[:, None, None, ..., None]
+        if y.ndim >= 4 and y.shape[-2:] in sizes:
+            return y, on(tuple(y.shape[-2:])).view(-1, *[1] * (y.ndim - 2), *y.shape[-2:])
         if "emb_layers" in name:
             grid = spatial["now"]
             return y[..., None, None].expand(*y.shape, *grid), on(grid)[:, None, None]
-        joint = torch.cat([covered[:, None].expand(-1, text), on((8, 12)).flatten(1)], dim=1)
+        joint = torch.cat([covered[:, None].expand(-1, text), on(places).flatten(1)], dim=1)
         if (kind == "flux" and name.endswith("_mod.lin")) or name.endswith("modulation.lin"):
-            each = on((8, 12)).flatten(1) if "img_mod" in name else joint if "single" in name else joint[:, :text]
+            each = on(places).flatten(1) if "img_mod" in name else joint if "single" in name else joint[:, :text]
             return y.expand(-1, each.shape[1], -1), each[:, None, :, None]
-        n = y.shape[1] if y.ndim == 3 else 0
+        n = y.shape[1] if y.ndim == 3 and y.shape[0] == 2 else 0
         if n in grids:
             return y, on(grids[n]).flatten(1)[:, None, :, None]
-        if n == 96 + text:
+        if n == own + text:
             return y, joint[:, None, :, None]
-        if kind == "zimage" and n == 96 + 32:
-            padded = torch.cat([covered[:, None].expand(-1, 32), on((8, 12)).flatten(1)], dim=1)
+        if kind == "zimage" and n == own + 32:
+            padded = torch.cat([covered[:, None].expand(-1, 32), on(places).flatten(1)], dim=1)
             return y, padded[:, None, :, None]
         return y, covered.view(-1, *[1] * y.ndim)
 
@@ -122,7 +124,7 @@ def both_ways(kind: str, network: nn.Module, changes: list[dict[str, Tensor]], m
             hook.remove()
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "flux", "chroma", "zimage", "lumina", "sd3", "qwen", "wan"])
+@pytest.mark.parametrize("kind", [*UNETS, *TRANSFORMERS])
 def test_two_halves_equal_every_layer_both_ways(kind: str) -> None:
     model = build(kind)
     changes = [files.weights(model, seed) for seed in (1, 2)]

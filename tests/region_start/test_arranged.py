@@ -151,7 +151,7 @@ class TestRuns:
     @pytest.mark.parametrize("name", list(dit.KINDS))
     def test_of_transformers(self, name: str) -> None:
         model, seen = dit.build(name), {}
-        noise = dit.noise(name, 32, 48, frames=2 if name == "wan" else 1)
+        noise = dit.noise(name, 32, 48, frames=2)
         prompt = marked(dit.prompt(1), two_regions(boxes(32, 48)), ((1, 2), (5, 6)), control())
         dit.sample(looking(model, seen), noise, positive=prompt)
         assert torch.equal(seen["noise"].flatten(1).sort().values, noise.flatten(1).sort().values)

@@ -207,7 +207,7 @@ class TestAgainstTheLossWrittenOut:
 @pytest.mark.parametrize("name", list(dit.KINDS))
 def test_transformers_have_a_loss_that_falls(name: str) -> None:
     """The share of the attention to text that lies in the region grows, in the blocks that are read."""
-    model, noise = dit.build(name), dit.noise(name, 32, 48, frames=2 if name == "wan" else 1)
+    model, noise = dit.build(name), dit.noise(name, 32, 48, frames=2)
     regions = two_regions(boxes(32, 48))
     prompt = marked(dit.prompt(1), regions, ((1, 2), (5, 6)), OFF)
     losses: list[Tensor] = []

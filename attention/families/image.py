@@ -1,0 +1,154 @@
+"""Transformers that draw pictures: SD3 and 3.5, Flux, Chroma, Qwen-Image, Lumina 2 and Z-Image, Krea 2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from comfy.ldm.chroma.model import Chroma
+from comfy.ldm.chroma_radiance.model import ChromaRadiance as ChromaRadianceNetwork
+from comfy.ldm.flux.model import Flux
+from comfy.ldm.krea2.model import SingleStreamDiT
+from comfy.ldm.lumina.model import NextDiT, NextDiTPixelSpace
+from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from torch import nn
+
+from ..sites import Forward
+from .transformer import Transformer, naming_blocks
+
+
+class StableDiffusion3(Transformer):
+    """SD3 and SD3.5. Some blocks of SD3.5 medium attend twice: jointly with the text, then among image tokens only."""
+
+    name = "SD3"
+    sections = {"double": "joint_blocks"}
+    layers = (
+        (r"joint_blocks\.\d+\.\w+\.adaLN_modulation|final_layer\.adaLN", ""),
+        (r"joint_blocks\.\d+\.context_block|context_embedder|context_processor", "text"),
+        (r"joint_blocks\.\d+\.x_block|final_layer", "image"), (r"x_embedder", "map"),
+    )  # fmt: skip
+
+    def self_attentions(self, block: Any) -> int:
+        return 2 if block.x_block.x_block_self_attn else 1
+
+    def call(self, forward: Forward, section: str, number: int) -> int:
+        # ComfyUI checkpoints replaced blocks: one that is computed again for gradients begins to count anew.
+        attentions = self.self_attentions(forward.network.joint_blocks[number])
+        return super().call(forward, section, number) % attentions
+
+    def prepare(self, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return naming_blocks(len(network.joint_blocks), options)
+
+    def kind(self, network: Any, call: int) -> str | None:
+        return ("joint", "self")[call] if call < 2 else None
+
+
+class FluxFamily(Transformer):
+    """Flux, Flux 2, Kontext (whose reference pictures follow the image's tokens) and Chroma."""
+
+    name = "Flux"
+    sections = {"double": "double_blocks", "single": "single_blocks"}
+    layers: tuple[tuple[str, str], ...] = (
+        (r"double_blocks\.\d+\.img_mod", "one for image"), (r"double_blocks\.\d+\.txt_mod", "one for text"),
+        (r"single_blocks\.\d+\.modulation", "one for joint"), (r"double_blocks\.\d+\.img_|img_in", "image"),
+        (r"double_blocks\.\d+\.txt_|txt_in", "text"), (r"single_blocks", "joint"), (r"final_layer\.linear", "image"),
+    )  # fmt: skip
+
+    def around(
+        self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]
+    ) -> tuple[int, int, int]:
+        """As the running block has got them."""
+        known, own, before = forward.around, math.prod(grid), self.before(forward)
+        text = known["txt"][1] if "txt" in known else -1
+        if about == "text":
+            return text, 0, 0
+        if about == "image":
+            return 0, before, (tokens or known["img"][1]) - own - before
+        return text, before, (tokens or known["both"][1]) - own - before - text
+
+    def announcing(self, network: Any) -> Iterable[nn.Module]:
+        return [*network.double_blocks, *network.single_blocks]
+
+    def announce(self, forward: Forward, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if "img" in kwargs:
+            forward.around |= {"img": tuple(kwargs["img"].shape), "txt": tuple(kwargs["txt"].shape)}
+        else:
+            forward.around["both"] = tuple(args[0].shape)
+
+
+class QwenImage(Transformer):
+    """Qwen-Image and its editing models, whose latents have a frame axis."""
+
+    name = "Qwen-Image"
+    sections = {"double": "transformer_blocks"}
+    layers = (
+        (r"transformer_blocks\.\d+\.(img|txt)_mod", ""),
+        (r"transformer_blocks\.\d+\.(attn\.(add_|to_add_)|txt_)|txt_in", "text"),
+        (r"transformer_blocks|img_in|proj_out", "image"),
+    )  # fmt: skip
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return (1, network.patch_size, network.patch_size)
+
+
+class Lumina(Transformer):
+    """Lumina 2 and Z-Image, which pads the image's tokens to a multiple of 32."""
+
+    name = "Lumina"
+    sections = {"double": "layers"}
+    layers = (
+        (r".*adaLN_modulation", ""), (r"noise_refiner|x_embedder", "image"), (r"context_refiner|cap_embedder", "text"),
+        (r"layers|final_layer", "joint"),
+    )  # fmt: skip
+
+    def around(
+        self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]
+    ) -> tuple[int, int, int]:
+        own, padding = math.prod(grid), self.behind(forward, {}, grid)
+        return (0, 0, tokens - own) if about == "image" else (tokens - own - padding, 0, padding)
+
+    def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
+        multiple = forward.network.pad_tokens_multiple
+        return -math.prod(grid) % multiple if multiple else 0
+
+
+class ChromaRadiance(FluxFamily):
+    """Chroma on pixels: patches of 16."""
+
+    name = "Chroma Radiance"
+    layers = ((r"img_in_patch", "map"), *FluxFamily.layers)
+
+
+class Krea2(Transformer):
+    """Krea 2, one stream of blocks; reference pictures follow the image's tokens. Its latents have a frame axis."""
+
+    name = "Krea 2"
+    sections = {"single": "blocks"}
+    layers = ((r"blocks|last\.linear", "joint"), (r"first$", "image"), (r"txtmlp|txtfusion\.refiner", "text"))
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return (1, network.patch, network.patch)
+
+    def grid(self, forward: Forward) -> tuple[int, ...]:
+        size = forward.latent_size
+        return tuple(-(-n // by) for n, by in zip((*(1,) * (3 - len(size)), *size), self.patch(forward.network)))
+
+    def around(
+        self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]
+    ) -> tuple[int, int, int]:
+        text = forward.inputs["c_crossattn"].shape[1] if about == "joint" else 0
+        return text, 0, tokens - math.prod(grid) - text
+
+
+IMAGE: Mapping[type, Transformer] = {
+    OpenAISignatureMMDITWrapper: StableDiffusion3(),
+    Flux: FluxFamily(),
+    Chroma: FluxFamily(),
+    ChromaRadianceNetwork: ChromaRadiance(),
+    QwenImageTransformer2DModel: QwenImage(),
+    NextDiT: Lumina(),
+    NextDiTPixelSpace: Lumina(),
+    SingleStreamDiT: Krea2(),
+}

@@ -1,0 +1,166 @@
+"""What diffusion transformers have in common.
+
+They put the image's tokens in row order behind those of text, or apart from them, and then what only some models have:
+padding, tokens of reference pictures. Most name the running block in transformer_options; for others we do.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..sites import BlockId, Forward, LayerTokens, Site
+
+
+class Transformer:
+    """What the families have in common. Subclasses tell where blocks are and what surrounds the image's tokens."""
+
+    name = ""
+    sections: Mapping[str, str] = {"double": "blocks"}  # as ComfyUI calls them -> attribute that holds the blocks
+    # What layers are about, by how their names begin: "image", "text", "joint" (text, then image), "map" (a convolution
+    # that makes tokens), "prompt" (text before that of other encoders joins it); "one for ..." where a vector is
+    # taken for all tokens and could be one for each.
+    layers: tuple[tuple[str, str], ...] = ()
+    unnamed: str | None = None  # section of blocks that tell their number only
+
+    def blocks(self, network: Any) -> tuple[BlockId, ...]:
+        """Every block, and for those with more than one attention over the image a layer for each."""
+        return tuple(
+            BlockId(section, number, layer)
+            for section, attribute in self.sections.items()
+            for number, block in enumerate(getattr(network, attribute))
+            for layer in range(self.self_attentions(block))
+        )
+
+    def module(self, network: Any, block: BlockId) -> nn.Module:
+        return getattr(network, self.sections[block.section])[block.number]
+
+    def self_attentions(self, block: Any) -> int:
+        """How many attention calls of a block compare image tokens with each other."""
+        return 1
+
+    def call(self, forward: Forward, section: str, number: int) -> int:
+        """Which of a block's attention calls this one is."""
+        return forward.count((section, number))
+
+    def default_blocks(self, network: Any) -> frozenset[BlockId]:
+        """The middle one of the first section, where a transformer knows what is where and not yet how it looks."""
+        section, attribute = next(iter(self.sections.items()))
+        return frozenset({BlockId(section, len(getattr(network, attribute)) // 2, 0)})
+
+    def prepare(self, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(options)
+
+    def site(
+        self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
+        """The call's block and its image tokens; None outside of the blocks and where the numbers do not add up."""
+        section, number = options.get("block_type", self.unnamed), options.get("block_index")
+        if section is None or section not in self.sections or number is None:
+            return None
+        call = self.call(forward, section, number)
+        axis = 2 if heads_first else 1
+        queries, keys = q.shape[axis], k.shape[axis]
+        kind = self.kind(forward.network, call)
+        if kind is None or q.shape[0] != forward.batch or (kind != "cross" and queries != keys):
+            return None
+        patch, grid = self.patch(forward.network), self.grid(forward)
+        start = self.start(forward, options, queries, grid)
+        text = {"joint": start - self.before(forward), "cross": keys, "self": 0}[kind]
+        if start < 0 or text < 0 or queries < start + math.prod(grid):
+            return None
+        if kind == "joint" and text != options.get("img_slice", (text,))[0]:
+            return None
+        block = BlockId(section, number, call if kind == "self" else 0)
+        extent = tuple(tokens * size for tokens, size in zip(grid, patch))
+        return Site(block, kind, grid, extent, start, text, self.text_start(forward) if text else 0)
+
+    def kind(self, network: Any, call: int) -> str | None:
+        """Kind of a block's attention call, counted from 0; None for calls that are not about image or text tokens."""
+        return "joint" if call == 0 else None
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        """Size of a token in latent pixels."""
+        return (network.patch_size, network.patch_size)
+
+    def grid(self, forward: Forward) -> tuple[int, ...]:
+        """The image's tokens: the latent is padded to whole patches."""
+        return tuple(-(-n // size) for n, size in zip(forward.latent_size, self.patch(forward.network)))
+
+    def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
+        """Place of the image's first token among all of them."""
+        return tokens - self.behind(forward, options, grid) - math.prod(grid)
+
+    def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
+        """Tokens after the image's own."""
+        return sum(options.get("reference_image_num_tokens", ()))
+
+    def before(self, forward: Forward) -> int:
+        """Tokens between those of text and the image's own."""
+        return 0
+
+    def text_start(self, forward: Forward) -> int:
+        """Tokens of other encoders before those of the prompt."""
+        return 0
+
+    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
+        """By the layer's name, never by length; None where the numbers do not add up."""
+        about = next((about for begin, about in self.layers if re.match(begin, name)), "")
+        if not about or (about != "map" and len(shape) != 3):
+            return None
+        if about in ("text", "prompt"):
+            return LayerTokens(shape[1], self.text_start(forward) if about == "text" else 0)
+        patch, grid = self.patch(forward.network), self.grid(forward)
+        extent = tuple(tokens * size for tokens, size in zip(grid, patch))
+        if about == "map":
+            return LayerTokens(grid=grid, extent=extent, maps=True) if shape[2:] == grid else None
+        shared = about.startswith("one for ")
+        text, before, behind = self.around(forward, about.removeprefix("one for "), 0 if shared else shape[1], grid)
+        if min(text, before, behind) < 0 or (shared and shape[1] != 1):
+            return None
+        text_start = self.text_start(forward) if text else 0
+        if about == "one for text":
+            return LayerTokens(text, text_start, shared=True)
+        return LayerTokens(text, text_start, before, grid, extent, behind, shared=shared)
+
+    def around(
+        self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]
+    ) -> tuple[int, int, int]:
+        """Tokens of text, others between them and the image's own, and others behind those. tokens: how many a layer
+        has in all, 0 where it gives one vector for all."""
+        return 0, 0, tokens - math.prod(grid)
+
+    def announcing(self, network: Any) -> Iterable[nn.Module]:
+        return ()
+
+    def announce(self, forward: Forward, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Nothing is announced."""
+
+
+@dataclass(frozen=True)
+class NamedBlock:
+    """A block that does not name itself, or another node's replacement of it, that does as other transformers' blocks.
+    """
+
+    number: int
+    function: Callable[..., dict[str, Any]] | None
+
+    def __call__(self, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        # A copy: ComfyUI checkpoints replaced blocks, and on the way back each has to find its own name again.
+        options = {**args["transformer_options"], "block_type": "double", "block_index": self.number}
+        args = {**args, "transformer_options": options}
+        return extra["original_block"](args) if self.function is None else self.function(args, extra)
+
+
+def naming_blocks(count: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a call's options in which so many double blocks are replaced by ones that name themselves."""
+    replaced = options.get("patches_replace", {})
+    blocks = replaced.get("dit", {})
+    keys = [("double_block", number) for number in range(count)]
+    named = {key: NamedBlock(key[1], blocks.get(key)) for key in keys}
+    return {**options, "patches_replace": {**replaced, "dit": {**blocks, **named}}}

@@ -1,0 +1,165 @@
+"""Transformers that draw videos, and pictures as videos of one frame: Wan, HunyuanVideo, Kandinsky 5, Cosmos, LTX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from comfy.ldm.cosmos.predict2 import MiniTrainDIT
+from comfy.ldm.hunyuan_video.model import HunyuanVideo as HunyuanVideoNetwork
+from comfy.ldm.kandinsky5.model import Kandinsky5 as Kandinsky5Network
+from comfy.ldm.lightricks.model import LTXVModel
+from comfy.ldm.wan.model import CameraWanModel, HumoWanModel, SCAILWanModel, VaceWanModel, WanModel, WanModel_S2V
+from comfy.ldm.wan.model_animate import AnimateWanModel
+from torch import Tensor
+
+from ..sites import Forward
+from .image import FluxFamily
+from .transformer import Transformer, naming_blocks
+
+
+class Wan(Transformer):
+    """Wan 2.x video and the models that run the same blocks beside a side network (VACE, camera control)."""
+
+    name = "Wan"
+    sections = {"double": "blocks"}
+    layers = (
+        (r"(vace_)?blocks\.\d+\.cross_attn\.[kv]$|text_embedding", "text"),
+        (r"(vace_)?blocks\.\d+\.cross_attn\.[kv]_img", ""), (r"(vace_)?patch_embedding", "map"),
+        (r"(vace_)?blocks|head\.head", "image"),
+    )  # fmt: skip
+
+    def kind(self, network: Any, call: int) -> str | None:
+        # The first cross-attention of image-to-video models looks at picture features, the second at text.
+        text = 1 if network.model_type == "t2v" else 2
+        return {0: "self", text: "cross"}.get(call)
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return tuple(network.patch_size)
+
+    def grid(self, forward: Forward) -> tuple[int, ...]:
+        frames, *rest = super().grid(forward)
+        more = forward.inputs.get("time_dim_concat")
+        return (frames if more is None else frames + -(-more.shape[2] // self.patch(forward.network)[0]), *rest)
+
+    def around(
+        self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]
+    ) -> tuple[int, int, int]:
+        before = self.start(forward, {}, tokens, grid)
+        return 0, before, tokens - math.prod(grid) - before
+
+    def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
+        patch = self.patch(forward.network)
+        contexts = forward.inputs.get("context_latents") or ()
+        return sum(math.prod(-(-n // size) for n, size in zip(c.shape[2:], patch)) for c in contexts)
+
+
+class WanWithReferencesBehind(Wan):
+    """HuMo and S2V, which put reference pictures (and S2V the frames before) behind the video's tokens."""
+
+    def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
+        return 0
+
+
+class Scail(Wan):
+    """SCAIL, whose reference pictures come before the video's tokens, and whose pose comes behind them."""
+
+    def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
+        return _tokens_of(forward.inputs.get("reference_latent"), self.patch(forward.network))
+
+
+class HunyuanVideo(FluxFamily):
+    """HunyuanVideo and HunyuanImage 2.1: the blocks of Flux. A reference picture comes before the image's tokens."""
+
+    name = "HunyuanVideo"
+    layers = ((r"img_in", "map"), (r"txt_in", "prompt"), *FluxFamily.layers)
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return tuple(network.patch_size)
+
+    def before(self, forward: Forward) -> int:
+        return _tokens_of(forward.inputs.get("ref_latent"), self.patch(forward.network))
+
+    def text_start(self, forward: Forward) -> int:
+        """What the picture shows and, in HunyuanVideo 1.5, what is written in it comes before the prompt."""
+        seen, written = forward.inputs.get("clip_fea"), forward.inputs.get("txt_byt5")
+        first = forward.network.cond_type_embedding is not None and written is not None
+        return (seen.shape[1] if seen is not None else 0) + (written.shape[1] if first and written is not None else 0)
+
+
+class SelfAndCross(Transformer):
+    """Blocks that attend first among the video's tokens, then to the text."""
+
+    def kind(self, network: Any, call: int) -> str | None:
+        return {0: "self", 1: "cross"}.get(call)
+
+
+class Kandinsky5(SelfAndCross):
+    """Kandinsky 5, video and image."""
+
+    name = "Kandinsky 5"
+    sections = {"double": "visual_transformer_blocks"}
+    layers = (
+        (r"visual_transformer_blocks\.\d+\.visual_modulation", ""),
+        (r"visual_transformer_blocks\.\d+\.cross_attention\.to_(key|value)", "text"),
+        (r"text_transformer_blocks|text_embeddings", "text"), (r"visual_transformer_blocks", "image"),
+    )  # fmt: skip
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return tuple(network.patch_size)
+
+    def grid(self, forward: Forward) -> tuple[int, ...]:
+        patch = self.patch(forward.network)[-len(forward.latent_size) :]
+        return tuple(-(-n // by) for n, by in zip(forward.latent_size, patch))
+
+
+class CosmosPredict2(SelfAndCross):
+    """Cosmos Predict2 and Anima, whose blocks tell their number only."""
+
+    name = "Cosmos Predict2"
+    unnamed = "double"
+    layers = (
+        (r"blocks\.\d+\.(adaln|mlp)", ""), (r"blocks\.\d+\.cross_attn\.[kv]_proj", "text"),
+        (r"blocks\.\d+\.(self|cross)_attn", "image"),
+    )  # fmt: skip
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return (network.patch_temporal, network.patch_spatial, network.patch_spatial)
+
+
+class Ltxv(SelfAndCross):
+    """LTX-Video, a token to a latent pixel; its blocks do not name themselves."""
+
+    name = "LTX-Video"
+    sections = {"double": "transformer_blocks"}
+    layers = (
+        (r"transformer_blocks\.\d+\.attn2\.to_[kv]|caption_projection", "text"),
+        (r"transformer_blocks\.\d+\.(attn|ff)|patchify_proj|proj_out", "image"),
+    )  # fmt: skip
+
+    def prepare(self, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return naming_blocks(len(network.transformer_blocks), options)
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return (1, 1, 1)
+
+
+def _tokens_of(latent: Tensor | None, patch: tuple[int, ...]) -> int:
+    """How many tokens a latent [batch, channels, ...] becomes; 0 for none."""
+    return 0 if latent is None else math.prod(-(-n // by) for n, by in zip(latent.shape[-len(patch) :], patch))
+
+
+VIDEO: Mapping[type, Transformer] = {
+    WanModel: Wan(),
+    VaceWanModel: Wan(),
+    CameraWanModel: Wan(),
+    AnimateWanModel: Wan(),
+    HumoWanModel: WanWithReferencesBehind(),
+    WanModel_S2V: WanWithReferencesBehind(),
+    SCAILWanModel: Scail(),
+    HunyuanVideoNetwork: HunyuanVideo(),
+    Kandinsky5Network: Kandinsky5(),
+    MiniTrainDIT: CosmosPredict2(),
+    LTXVModel: Ltxv(),
+}
