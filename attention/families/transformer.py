@@ -111,12 +111,14 @@ class Transformer:
     def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
         """By the layer's name, never by length; None where the numbers do not add up."""
         about = next((about for begin, about in self.layers if re.match(begin, name)), "")
+        patch, grid = self.patch(forward.network), self.grid(forward)
+        extent = tuple(tokens * size for tokens, size in zip(grid, patch))
+        if about == "image" and shape[1:-1] == grid:  # an axis for each
+            return LayerTokens(grid=grid, extent=extent)
         if not about or (about != "map" and len(shape) != 3):
             return None
         if about in ("text", "prompt"):
             return LayerTokens(shape[1], self.text_start(forward) if about == "text" else 0)
-        patch, grid = self.patch(forward.network), self.grid(forward)
-        extent = tuple(tokens * size for tokens, size in zip(grid, patch))
         if about == "map":
             return LayerTokens(grid=grid, extent=extent, maps=True) if shape[2:] == grid else None
         shared = about.startswith("one for ")

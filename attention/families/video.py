@@ -103,7 +103,8 @@ class Kandinsky5(SelfAndCross):
     layers = (
         (r"visual_transformer_blocks\.\d+\.visual_modulation", ""),
         (r"visual_transformer_blocks\.\d+\.cross_attention\.to_(key|value)", "text"),
-        (r"text_transformer_blocks|text_embeddings", "text"), (r"visual_transformer_blocks", "image"),
+        (r"text_transformer_blocks|text_embeddings", "text"),
+        (r"visual_transformer_blocks|visual_embeddings|out_layer\.out_layer", "image"),
     )  # fmt: skip
 
     def patch(self, network: Any) -> tuple[int, ...]:
@@ -120,8 +121,8 @@ class CosmosPredict2(SelfAndCross):
     name = "Cosmos Predict2"
     unnamed = "double"
     layers = (
-        (r"blocks\.\d+\.(adaln|mlp)", ""), (r"blocks\.\d+\.cross_attn\.[kv]_proj", "text"),
-        (r"blocks\.\d+\.(self|cross)_attn", "image"),
+        (r"blocks\.\d+\.cross_attn\.[kv]_proj", "text"),
+        (r"blocks\.\d+\.(self_attn|cross_attn|mlp)|x_embedder|final_layer\.linear", "image"),
     )  # fmt: skip
 
     def patch(self, network: Any) -> tuple[int, ...]:

@@ -124,6 +124,9 @@ class InCall:
         change, tokens = changes[key], layer.tokens
         if is_convolution(layer.module):
             return change.added(layer.module, x, y, _as_maps(shares, y.shape[2:]))
+        if tokens is not None and tokens.grid and y.ndim > 3 and not tokens.maps:  # an axis for each of the grid's
+            flat = change.added(layer.module, x.flatten(1, -2), y.flatten(1, -2), shares)
+            return flat.view(y.shape)
         if tokens is None or not tokens.shared:
             spread = shares if y.ndim == 3 else shares.view(len(shares), *[1] * (y.ndim - 2), -1)
             return change.added(layer.module, x, y, spread)

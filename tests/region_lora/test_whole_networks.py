@@ -85,7 +85,7 @@ def both_ways(kind: str, network: nn.Module, changes: list[dict[str, Tensor]], m
             grid = spatial["now"]
             return y[..., None, None].expand(*y.shape, *grid), on(grid)[:, None, None]
         joint = torch.cat([covered[:, None].expand(-1, text), on(places).flatten(1)], dim=1)
-        if (kind == "flux" and name.endswith("_mod.lin")) or name.endswith("modulation.lin"):
+        if name.endswith(("_mod.lin", "modulation.lin")) and "_blocks" in name:
             each = on(places).flatten(1) if "img_mod" in name else joint if "single" in name else joint[:, :text]
             return y.expand(-1, each.shape[1], -1), each[:, None, :, None]
         n = y.shape[1] if y.ndim == 3 and y.shape[0] == 2 else 0
