@@ -10,6 +10,7 @@ from . import (
     encoder_schedule,
     experts,
     noise_optimization,
+    region_layouts,
     region_lora,
     region_painter,
     region_sources,
@@ -23,6 +24,6 @@ from . import (
 
 # In the order in which the editor is told of them.
 MODULES: tuple[ModuleType, ...] = (
-    demo_model, sag, attention_map, region_sources, region_painter, region_lora, region_start, regions, saliency,
-    scorers, noise_optimization, experts, encoder_schedule, style,
+    demo_model, sag, attention_map, region_sources, region_painter, region_layouts, region_lora, region_start, regions,
+    saliency, scorers, noise_optimization, experts, encoder_schedule, style,
 )  # fmt: skip

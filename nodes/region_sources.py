@@ -8,12 +8,14 @@ import torch
 from comfy_api.latest import io
 
 from ..guidance.region_start.colors import parse as parse_color
-from ..guidance.regions import sources
-from ..guidance.regions.masks import MAX_REGIONS, OVERLAPS, Lora, Regions, vanishing
+from ..guidance.regions import box_formats, sources
+from ..guidance.regions.masks import MAX_REGIONS, OVERLAPS, Lora, Region, Regions, vanishing
 from ..models import lora_files
 from .ui import heat_maps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 RegionsType = io.Custom("FOVEA_REGIONS")
@@ -48,6 +50,22 @@ def read_loras(node: str, name: str, model: float, clip: float) -> tuple[Lora, .
         return (Lora(name, lora_files.read(name), model, clip),)
     except ValueError as why:
         raise ValueError(f"{node}: lora: {why}") from None
+
+
+def boxed(
+    boxes: Sequence[sources.Box], width: int, height: int, strength: float, prompts: str = "",
+    masks: Tensor | None = None,
+) -> list[Region]:  # fmt: skip
+    """A region per box of a width x height picture. prompts, masks: in place of theirs, by box."""
+    scale = min(1.0, sources.MAX_SIDE / max(width, height))  # masks are fitted to the picture anyway
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    lines = [line.strip() for line in prompts.splitlines()]
+    made = []
+    for i, box in enumerate(boxes):
+        mask = sources.box_mask(box, *size) if masks is None else masks[i]
+        prompt = lines[i] if i < len(lines) and lines[i] else box.prompt
+        made.append(sources.region(mask, prompt, strength, color=box.color))
+    return made
 
 
 class FoveaRegion(io.ComfyNode):
@@ -206,7 +224,8 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
             inputs=[
                 io.MultiType.Input(
                     "boxes", [io.Array, io.BoundingBox, io.String],
-                    tooltip="Elements (with descriptions), bboxes in pixels, or JSON text of either.",
+                    tooltip="Elements (with descriptions), bboxes in pixels as RT-DETR and SAM3 find them, or JSON "
+                    "text of either, of Florence-2, or a layout prompt.",
                 ),
                 io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture that the "
                              "boxes are drawn on, in pixels."),
@@ -219,27 +238,35 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
                     "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
                 ),
                 RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+                io.Mask.Input(
+                    "masks", optional=True,
+                    tooltip="One mask per box, in their order, in place of the rectangles: the individual_masks of "
+                    "SAM3 Detect. Without boxes, each mask is a region.",
+                ),
             ],
             outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, boxes: Any, width: int, height: int, prompts: str, strength: float, regions: Regions | None = None
-    ) -> io.NodeOutput:
+        cls, boxes: Any, width: int, height: int, prompts: str, strength: float, regions: Regions | None = None,
+        masks: Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        name = "Regions from Boxes"
         try:
-            parsed = sources.parse_boxes(boxes, width, height)
+            parsed = box_formats.parse_boxes(boxes, width, height)
         except ValueError as why:
-            raise ValueError(f"Regions from Boxes: boxes: {why}") from None
-        check_number(regions, len(parsed), "Regions from Boxes")
-        scale = min(1.0, sources.MAX_SIDE / max(width, height))  # masks are fitted to the picture anyway
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        lines = prompts.splitlines()
-        added = []
-        for i, box in enumerate(parsed):
-            prompt = lines[i].strip() if i < len(lines) and lines[i].strip() else box.prompt
-            added.append(sources.region(sources.box_mask(box, *size), prompt, strength))
-        return io.NodeOutput(extended(regions, added, None, "Regions from Boxes"))
+            raise ValueError(f"{name}: boxes: {why}") from None
+        if masks is not None:
+            masks = masks.reshape(-1, *masks.shape[-2:])
+            parsed = parsed or [sources.WHOLE] * len(masks)
+            if len(masks) != len(parsed):
+                raise ValueError(
+                    f"{name}: masks: there are {len(masks)} of them and {len(parsed)} boxes. SAM3 Detect gives one per "
+                    "box with individual_masks on, and one image."
+                )
+        check_number(regions, len(parsed), name)
+        return io.NodeOutput(extended(regions, boxed(parsed, width, height, strength, prompts, masks), None, name))
 
 
 class FoveaCropRegions(io.ComfyNode):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -65,50 +64,17 @@ def color_masks(picture: Tensor, colors: Sequence[Color], tolerance: float) -> T
 
 
 class Box(NamedTuple):
-    """Edges as fractions of the picture, and what is in it."""
+    """Edges as fractions of the picture, what is in it, and its color, 0..1 each, where one is given."""
 
     left: float
     top: float
     right: float
     bottom: float
     prompt: str
+    color: tuple[float, float, float] | None = None
 
 
-def parse_boxes(data: Any, width: int, height: int) -> list[Box]:
-    """Boxes as ComfyUI's nodes give them, in drawing order.
-
-    Elements {"bbox": [ymin, xmin, ymax, xmax] in thousandths, "desc": ...}; boxes {"x", "y", "width", "height"} in
-    pixels of a width x height picture, maybe with {"metadata": {"desc": ...}} or a "label"; lists of lists of them
-    (frames: the first counts), or JSON text of any. Raises ValueError that tells what was found instead.
-    """
-    if isinstance(data, str):
-        try:
-            data = json.loads(data) if data.strip() else []
-        except ValueError as why:
-            raise ValueError(f"The boxes are no valid JSON: {why}.") from None
-    if isinstance(data, Mapping):
-        data = [data]
-    if isinstance(data, Sequence) and data and isinstance(data[0], Sequence) and not isinstance(data[0], str):
-        data = data[0]
-    if not isinstance(data, Sequence):
-        raise ValueError(f"Boxes are expected as a list, got {type(data).__name__}.")
-    return [_box(entry, width, height) for entry in data]
-
-
-def _box(entry: Any, width: int, height: int) -> Box:
-    try:
-        if "bbox" in entry:
-            top, left, bottom, right = (float(n) / 1000 for n in entry["bbox"])
-            prompt = entry.get("desc") or entry.get("text") or ""
-        else:
-            left, top = float(entry["x"]) / width, float(entry["y"]) / height
-            right, bottom = left + float(entry["width"]) / width, top + float(entry["height"]) / height
-            prompt = (entry.get("metadata") or {}).get("desc") or entry.get("label") or ""
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise ValueError(
-            f"A box needs x, y, width and height, or a bbox of four thousandths; this is none: {entry!r}."
-        ) from None
-    return Box(min(left, right), min(top, bottom), max(left, right), max(top, bottom), str(prompt).strip())
+WHOLE = Box(0.0, 0.0, 1.0, 1.0, "")
 
 
 def box_mask(box: Box, width: int, height: int) -> Tensor:

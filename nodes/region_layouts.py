@@ -1,0 +1,135 @@
+"""Nodes between regions and layouts in words: places as text, and the prompts that models read boxes from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+from comfy_api.latest import io
+
+from ..guidance.regions import layout_prompt
+from ..guidance.regions.layout_text import parse_layout
+from ..guidance.regions.masks import Regions
+from .region_sources import ALIASES, REGIONS_OUT, RegionsType, boxed, check_number, extended
+
+logger = logging.getLogger(__name__)
+FROM_TEXT, TO_PROMPT = "Regions from Text", "Regions to Layout Prompt"
+FORMATS = ("FLUX 3", "MOSS-Image", "Ideogram 4", "elements")
+NUMBER = re.compile(r"\d{1,4}")
+
+
+class FoveaRegionsFromText(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaRegionsFromText",
+            display_name=FROM_TEXT,
+            category="Fovea/regions",
+            description=(
+                "Regions from places in words, a line for each, such as: left third: a lamp. Or from a layout that a "
+                "language model wrote, as lines or JSON."
+            ),
+            search_aliases=[*ALIASES, "layout", "columns", "rows", "grid", "Omost", "LLM"],
+            inputs=[
+                io.String.Input(
+                    "text", multiline=True, default="left half: a red star\nright half: a blue circle",
+                    tooltip="A line per region: place: prompt. Places: left, right third, top left quarter, bottom "
+                    "30%, center, middle third column, row 2 of 3, 0.1,0.2,0.5,0.9 (left, top, right, bottom), "
+                    "background. columns: a | b | c, rows 1,2: a | b and grid 2x3 share the picture. Or JSON.",
+                ),
+                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture in pixels. "
+                             "Matters to JSON whose boxes are in pixels."),
+                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
+                ),
+                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+            ],
+            outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, text: str, width: int, height: int, strength: float, regions: Regions | None = None
+    ) -> io.NodeOutput:
+        try:
+            boxes = parse_layout(text, width, height)
+        except ValueError as why:
+            raise ValueError(f"{FROM_TEXT}: text: {why}") from None
+        check_number(regions, len(boxes), FROM_TEXT)
+        return io.NodeOutput(extended(regions, boxed(boxes, width, height, strength), None, FROM_TEXT))
+
+
+class FoveaRegionsToLayoutPrompt(io.ComfyNode):
+    """Inputs are only ever appended."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FoveaRegionsToLayoutPrompt",
+            display_name=TO_PROMPT,
+            category="Fovea/regions",
+            description=(
+                "The same regions as a prompt for models that read boxes themselves: FLUX 3, MOSS-Image, Ideogram 4. "
+                "Such a model needs no other region node."
+            ),
+            search_aliases=[*ALIASES, "layout", "bounding box", "FLUX 3 Klein", "MOSS-Image", "Ideogram", "elements"],
+            inputs=[
+                RegionsType.Input("regions", tooltip="The places and their prompts. Each becomes the box around it; "
+                                  "words in double quotes are written there. Without a prompt: left out."),
+                io.String.Input(
+                    "prompt", multiline=True, default="", dynamic_prompts=True,
+                    tooltip="What the whole picture shows. For FLUX 3, with the regions' prompts in it, or <obj_N> to "
+                    "cite region N. Empty: made of the regions' prompts.",
+                ),
+                io.Combo.Input(
+                    "format", options=list(FORMATS), default=FORMATS[0],
+                    tooltip="What the prompt is for. FLUX 3: as documented by Black Forest Labs. MOSS-Image: as "
+                    "described by ComfyUI and by a port of the model. Ideogram 4: as documented. elements: JSON of "
+                    "Create Bounding Boxes.",
+                ),
+                io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="Width of the picture to make "
+                             "in pixels. For MOSS-Image, which counts in them."),
+                io.Int.Input("height", default=1024, min=16, max=16384, step=8, tooltip="Height of that picture."),
+                io.String.Input(
+                    "background", multiline=True, default="", dynamic_prompts=True,
+                    tooltip="What is behind everything. For Ideogram 4, which wants it said.",
+                ),
+                io.String.Input(
+                    "characters", default="",
+                    tooltip="Numbers of the regions that are characters rather than objects, such as: 1, 3. For "
+                    "MOSS-Image.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompt", tooltip="For the model's text encode node, as it is."),
+                io.Array.Output(display_name="elements", tooltip="The boxes as Create Bounding Boxes gives them, for "
+                                "ComfyUI's own layout nodes and Regions from Boxes."),
+                io.String.Output(display_name="report", tooltip="Regions that are left out, in words. Empty: none."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, regions: Regions, prompt: str, format: str, width: int, height: int, background: str, characters: str
+    ) -> io.NodeOutput:
+        placed, notes = layout_prompt.place(regions)
+        for note in notes:
+            logger.warning("%s: %s", TO_PROMPT, note)
+        numbers = frozenset(int(number) for number in NUMBER.findall(characters))
+        if unknown := sorted(number for number in numbers if not 1 <= number <= len(regions)):
+            raise ValueError(f"{TO_PROMPT}: characters: there is no region {unknown[0]}, they count to {len(regions)}.")
+        elements = layout_prompt.elements(placed)
+        text = {
+            "FLUX 3": lambda: layout_prompt.flux3(prompt, placed),
+            "MOSS-Image": lambda: layout_prompt.moss_image(prompt, placed, width, height, numbers),
+            "Ideogram 4": lambda: layout_prompt.ideogram4(prompt, placed, background),
+            "elements": lambda: json.dumps(elements, ensure_ascii=False),
+        }[format]()
+        return io.NodeOutput(text, elements, "\n".join(notes))
+
+
+NODES = [FoveaRegionsFromText, FoveaRegionsToLayoutPrompt]
