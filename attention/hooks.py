@@ -167,10 +167,11 @@ def _apply_model(
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     if run.table is not None:
         rows = run.table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
-        rows, c_crossattn, kwargs = _trimmed(run, rows, x.shape[0], c_crossattn, kwargs)
-        inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
         network = original(executor.class_obj.diffusion_model)
-        forward = Forward(network, x.shape[0], tuple(x.shape[2:]), inputs)
+        forward = Forward(network, x.shape[0], tuple(x.shape[2:]), {**kwargs, "c_crossattn": c_crossattn})
+        if not _padded_in_front(forward):
+            rows, c_crossattn, kwargs = _trimmed(run, rows, x.shape[0], c_crossattn, kwargs)
+        forward.inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
         hooked = _hooked(run, rows, forward, options)
         changed = _changed_layers(run, rows, forward)
         if hooked is not options or changed is not None:
@@ -180,6 +181,12 @@ def _apply_model(
     if is_compiled(executor.class_obj.diffusion_model, wrappers):
         options = {key: value for key, value in options.items() if key not in OWN_KEYS}
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def _padded_in_front(forward: Forward) -> bool:
+    """Whether a prompt's end is the end of the text, so that what is cut off would not be what was appended."""
+    family = family_of(forward.network)
+    return family is not None and family.text_place(forward).at_end
 
 
 def _trimmed(

@@ -19,14 +19,32 @@ class BlockId(NamedTuple):
 
 
 @dataclass(frozen=True)
+class TextPlace:
+    """Where a prompt's tokens are among all text tokens of a call.
+
+    start: tokens of another encoder come first, so many. repeats: a prompt is repeated to the length of a longer one of
+    the batch, as ComfyUI does for some families; else what follows it is padding. at_end: padding comes before it.
+    """
+
+    start: int = 0
+    repeats: bool = False
+    at_end: bool = False
+
+    def of(self, count: int, length: int) -> tuple[int, int]:
+        """(first token, tokens that belong to it) of a prompt of so many tokens among `count`; with those that other
+        nodes have put behind it."""
+        start = max(0, count - length) if self.at_end and length else self.start
+        return start, length if self.repeats else count - start
+
+
+@dataclass(frozen=True)
 class Site:
     """Where an attention call happens: block, "self" / "cross" / "joint", and where the image's tokens are in it.
 
     grid: tokens as (height, width), for video (frames, height, width). extent: latent pixels that the grid spans, more
     than the latent has where the network pads it to whole patches (the padding lies at the far ends). start: place of
     the image's first token among the queries, and among the keys too unless they are text only ("cross").
-    text_tokens: keys that are text; in "joint" calls they come before the image's. text_start: how many of them, the
-    first, are another encoder's and not the prompt's.
+    text_tokens: keys that are text; in "joint" calls they come before the image's. text: where the prompt is in them.
     """
 
     block: BlockId
@@ -35,7 +53,7 @@ class Site:
     extent: tuple[int, ...]
     start: int = 0
     text_tokens: int = 0
-    text_start: int = 0
+    text: TextPlace = TextPlace()
 
     @property
     def image(self) -> slice:
@@ -47,14 +65,14 @@ class Site:
 class LayerTokens:
     """What a layer's values are about, along their token axis: text, then the image in its grid, others around it.
 
-    text, text_start: as in Site. before, behind: tokens between the text's and the image's, and after those (reference
+    text_tokens, text: as in Site. before, behind: tokens between the text's and the image's, and after those (reference
     pictures, padding). grid, extent: see Site; () where no token is the image's. maps: values are [batch, channels,
     *grid], else [batch, tokens, channels]. shared: the layer gives one vector for all of these tokens, and what takes
     it would take one for each as well.
     """
 
-    text: int = 0
-    text_start: int = 0
+    text_tokens: int = 0
+    text: TextPlace = TextPlace()
     before: int = 0
     grid: tuple[int, ...] = ()
     extent: tuple[int, ...] = ()

@@ -197,8 +197,9 @@ def build(name: str, seed: int = 0, **changes: Any) -> comfy.model_patcher.Model
 def noise(name: str, height: int = 16, width: int = 24, frames: int = 1, batch: int = 1, seed: int = 0) -> Tensor:
     """Latent noise for as many tokens as patches of two would make; each sample has its own seed."""
     kind = KINDS[name]
-    middle, side = (1 if kind.one_frame else frames,) if kind.video else (), lambda n: n if kind.patch < 2 else n * kind.patch // 2
-    shape = (1, kind.channels, *middle, side(height), side(width))
+    middle = () if not kind.video else (1 if kind.one_frame else frames,)
+    times = max(1, kind.patch // 2)
+    shape = (1, kind.channels, *middle, height * times, width * times)
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(batch)])
 
 

@@ -15,7 +15,7 @@ from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from torch import nn
 
-from ..sites import Forward
+from ..sites import Forward, TextPlace
 from .transformer import Transformer, naming_blocks
 
 
@@ -44,6 +44,9 @@ class StableDiffusion3(Transformer):
     def kind(self, network: Any, call: int) -> str | None:
         return ("joint", "self")[call] if call < 2 else None
 
+    def text_place(self, forward: Forward) -> TextPlace:
+        return TextPlace(repeats=True)
+
 
 class FluxFamily(Transformer):
     """Flux, Flux 2, Kontext (whose reference pictures follow the image's tokens) and Chroma."""
@@ -65,8 +68,14 @@ class FluxFamily(Transformer):
         if about == "text":
             return text, 0, 0
         if about == "image":
+            before = 0 if tokens == own else before  # the last layer has the image's own
             return 0, before, (tokens or known["img"][1]) - own - before
         return text, before, (tokens or known["both"][1]) - own - before - text
+
+    def text_place(self, forward: Forward) -> TextPlace:
+        """Flux 2's short prompts are padded in front."""
+        padded = getattr(forward.network.params, "global_modulation", False)
+        return TextPlace(repeats=not padded, at_end=padded)
 
     def announcing(self, network: Any) -> Iterable[nn.Module]:
         return [*network.double_blocks, *network.single_blocks]

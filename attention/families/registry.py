@@ -12,7 +12,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
 from ..compiled import original
-from ..sites import BlockId, Forward, LayerTokens, Site
+from ..sites import BlockId, Forward, LayerTokens, Site, TextPlace
 from .image import IMAGE
 from .transformer import Transformer
 from .unet import UNetFamily
@@ -55,6 +55,10 @@ class Family(Protocol):
     def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
         """What the output of the module `name`, of this shape, is about; None where it has no token axis or one that
         is not known."""
+        ...
+
+    def text_place(self, forward: Forward) -> TextPlace:
+        """Where a prompt is among the text tokens of its blocks."""
         ...
 
     def announcing(self, network: nn.Module) -> Iterable[nn.Module]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..sites import BlockId, Forward, LayerTokens, Site
+from ..sites import BlockId, Forward, LayerTokens, Site, TextPlace
 
 
 class Transformer:
@@ -69,7 +69,8 @@ class Transformer:
         kind = self.kind(forward.network, call)
         if kind is None or q.shape[0] != forward.batch or (kind != "cross" and queries != keys):
             return None
-        patch, grid = self.patch(forward.network), self.grid(forward)
+        grid = self.grid(forward)
+        patch = self.patch(forward.network)[-len(grid) :]
         start = self.start(forward, options, queries, grid)
         text = {"joint": start - self.before(forward), "cross": keys, "self": 0}[kind]
         if start < 0 or text < 0 or queries < start + math.prod(grid):
@@ -78,7 +79,7 @@ class Transformer:
             return None
         block = BlockId(section, number, call if kind == "self" else 0)
         extent = tuple(tokens * size for tokens, size in zip(grid, patch))
-        return Site(block, kind, grid, extent, start, text, self.text_start(forward) if text else 0)
+        return Site(block, kind, grid, extent, start, text, self.text_place(forward))
 
     def kind(self, network: Any, call: int) -> str | None:
         """Kind of a block's attention call, counted from 0; None for calls that are not about image or text tokens."""
@@ -90,7 +91,8 @@ class Transformer:
 
     def grid(self, forward: Forward) -> tuple[int, ...]:
         """The image's tokens: the latent is padded to whole patches."""
-        return tuple(-(-n // size) for n, size in zip(forward.latent_size, self.patch(forward.network)))
+        size = forward.latent_size
+        return tuple(-(-n // by) for n, by in zip(size, self.patch(forward.network)[-len(size) :]))
 
     def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
         """Place of the image's first token among all of them."""
@@ -104,31 +106,30 @@ class Transformer:
         """Tokens between those of text and the image's own."""
         return 0
 
-    def text_start(self, forward: Forward) -> int:
-        """Tokens of other encoders before those of the prompt."""
-        return 0
+    def text_place(self, forward: Forward) -> TextPlace:
+        """Where a prompt is among the text tokens of its blocks."""
+        return TextPlace()
 
     def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
         """By the layer's name, never by length; None where the numbers do not add up."""
         about = next((about for begin, about in self.layers if re.match(begin, name)), "")
-        patch, grid = self.patch(forward.network), self.grid(forward)
-        extent = tuple(tokens * size for tokens, size in zip(grid, patch))
+        grid = self.grid(forward)
+        extent = tuple(tokens * size for tokens, size in zip(grid, self.patch(forward.network)[-len(grid) :]))
         if about == "image" and shape[1:-1] == grid:  # an axis for each
             return LayerTokens(grid=grid, extent=extent)
         if not about or (about != "map" and len(shape) != 3):
             return None
         if about in ("text", "prompt"):
-            return LayerTokens(shape[1], self.text_start(forward) if about == "text" else 0)
+            return LayerTokens(shape[1], self.text_place(forward) if about == "text" else TextPlace())
         if about == "map":
             return LayerTokens(grid=grid, extent=extent, maps=True) if shape[2:] == grid else None
         shared = about.startswith("one for ")
         text, before, behind = self.around(forward, about.removeprefix("one for "), 0 if shared else shape[1], grid)
         if min(text, before, behind) < 0 or (shared and shape[1] != 1):
             return None
-        text_start = self.text_start(forward) if text else 0
         if about == "one for text":
-            return LayerTokens(text, text_start, shared=True)
-        return LayerTokens(text, text_start, before, grid, extent, behind, shared=shared)
+            return LayerTokens(text, self.text_place(forward), shared=True)
+        return LayerTokens(text, self.text_place(forward), before, grid, extent, behind, shared=shared)
 
     def around(
         self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]

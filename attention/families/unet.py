@@ -12,9 +12,10 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 
 from ..compiled import original
-from ..sites import CALL_STATE, BlockId, Forward, LayerTokens, Site
+from ..sites import CALL_STATE, BlockId, Forward, LayerTokens, Site, TextPlace
 
 Patched = tuple[Tensor, Tensor, Tensor]
+REPEATED = TextPlace(repeats=True)
 
 
 def _announce(kind: str, extra_options: dict[str, Any]) -> None:
@@ -95,7 +96,7 @@ class UNetFamily:
         text_tokens = k.shape[axis] if kind == "cross" else 0
         layer = BlockId(block[0], block[1], options.get("block_index", 0))
         # Strided convolutions see past the far edge, so the tokens cover the latent evenly.
-        return Site(layer, kind, (height, width), forward.latent_size, text_tokens=text_tokens)
+        return Site(layer, kind, (height, width), forward.latent_size, 0, text_tokens, REPEATED)
 
     def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
         """Convolutions tell their grid; layers of transformers and of the time embedding are in a block that has
@@ -106,12 +107,15 @@ class UNetFamily:
         if len(shape) == 4:
             return LayerTokens(grid=shape[-2:], extent=forward.latent_size, maps=True)
         if len(shape) == 3 and re.search(r"\.attn2\.to_[kv]$", name):
-            return LayerTokens(text=shape[1])
+            return LayerTokens(shape[1], REPEATED)
         if len(shape) == 3 and grid and shape[1] == math.prod(grid):
             return LayerTokens(grid=grid, extent=forward.latent_size)
         if len(shape) == 2 and grid and ".emb_layers." in name:
             return LayerTokens(grid=grid, extent=forward.latent_size, maps=True, shared=True)
         return None
+
+    def text_place(self, forward: Forward) -> TextPlace:
+        return REPEATED
 
     def announcing(self, network: nn.Module) -> Iterable[nn.Module]:
         return [part for part in network.modules() if isinstance(part, (host_attention.SpatialTransformer, ResBlock))]

@@ -6,15 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from comfy.ldm.anima.model import Anima
 from comfy.ldm.cosmos.predict2 import MiniTrainDIT
 from comfy.ldm.hunyuan_video.model import HunyuanVideo as HunyuanVideoNetwork
 from comfy.ldm.kandinsky5.model import Kandinsky5 as Kandinsky5Network
 from comfy.ldm.lightricks.model import LTXVModel
 from comfy.ldm.wan.model import CameraWanModel, HumoWanModel, SCAILWanModel, VaceWanModel, WanModel, WanModel_S2V
 from comfy.ldm.wan.model_animate import AnimateWanModel
+from comfy.ldm.wan.model_wandancer import WanDancerModel
 from torch import Tensor
 
-from ..sites import Forward
+from ..sites import Forward, Site, TextPlace
 from .image import FluxFamily
 from .transformer import Transformer, naming_blocks
 
@@ -26,7 +28,7 @@ class Wan(Transformer):
     sections = {"double": "blocks"}
     layers = (
         (r"(vace_)?blocks\.\d+\.cross_attn\.[kv]$|text_embedding", "text"),
-        (r"(vace_)?blocks\.\d+\.cross_attn\.[kv]_img", ""), (r"(vace_)?patch_embedding", "map"),
+        (r"(vace_)?blocks\.\d+\.(cross_attn\.[kv]_img|audio)", ""), (r"(vace_)?patch_embedding", "map"),
         (r"(vace_)?blocks|head\.head", "image"),
     )  # fmt: skip
 
@@ -81,11 +83,11 @@ class HunyuanVideo(FluxFamily):
     def before(self, forward: Forward) -> int:
         return _tokens_of(forward.inputs.get("ref_latent"), self.patch(forward.network))
 
-    def text_start(self, forward: Forward) -> int:
-        """What the picture shows and, in HunyuanVideo 1.5, what is written in it comes before the prompt."""
+    def text_place(self, forward: Forward) -> TextPlace:
+        """What a picture shows and, in HunyuanVideo 1.5, what is written in it come before the prompt."""
         seen, written = forward.inputs.get("clip_fea"), forward.inputs.get("txt_byt5")
-        first = forward.network.cond_type_embedding is not None and written is not None
-        return (seen.shape[1] if seen is not None else 0) + (written.shape[1] if first and written is not None else 0)
+        first = [seen, written if forward.network.cond_type_embedding is not None else None]
+        return TextPlace(start=sum(each.shape[1] for each in first if each is not None))
 
 
 class SelfAndCross(Transformer):
@@ -109,10 +111,6 @@ class Kandinsky5(SelfAndCross):
 
     def patch(self, network: Any) -> tuple[int, ...]:
         return tuple(network.patch_size)
-
-    def grid(self, forward: Forward) -> tuple[int, ...]:
-        patch = self.patch(forward.network)[-len(forward.latent_size) :]
-        return tuple(-(-n // by) for n, by in zip(forward.latent_size, patch))
 
 
 class CosmosPredict2(SelfAndCross):
@@ -145,6 +143,23 @@ class Ltxv(SelfAndCross):
     def patch(self, network: Any) -> tuple[int, ...]:
         return (1, 1, 1)
 
+    def grid(self, forward: Forward) -> tuple[int, ...]:
+        """Without the guiding frames, which are appended to the latent itself."""
+        frames, height, width = forward.latent_size
+        guides = forward.inputs.get("keyframe_idxs")
+        return (frames if guides is None else frames - guides.shape[2] // (height * width), height, width)
+
+    def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
+        return 0
+
+    def site(
+        self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
+        """Guiding frames with a strength of their own are attended from in calls apart, which are not told apart."""
+        if forward.inputs.get("guide_attention_entries"):
+            return None
+        return super().site(forward, options, q, k, heads_first)
+
 
 def _tokens_of(latent: Tensor | None, patch: tuple[int, ...]) -> int:
     """How many tokens a latent [batch, channels, ...] becomes; 0 for none."""
@@ -156,11 +171,13 @@ VIDEO: Mapping[type, Transformer] = {
     VaceWanModel: Wan(),
     CameraWanModel: Wan(),
     AnimateWanModel: Wan(),
+    WanDancerModel: Wan(),
     HumoWanModel: WanWithReferencesBehind(),
     WanModel_S2V: WanWithReferencesBehind(),
     SCAILWanModel: Scail(),
     HunyuanVideoNetwork: HunyuanVideo(),
     Kandinsky5Network: Kandinsky5(),
     MiniTrainDIT: CosmosPredict2(),
+    Anima: CosmosPredict2(),
     LTXVModel: Ltxv(),
 }

@@ -51,7 +51,7 @@ class PhraseViewer(Viewer):
     tokens: tuple[int, ...] = ()
 
     def values(self, call: AttentionCall, row: Row) -> Tensor | None:
-        first = call.site.text_start
+        first, _ = call.site.text.of(call.site.text_tokens, row.length)
         if first + max(self.tokens) >= call.site.text_tokens:
             return None
         q, k, bias = row_tensors(call, row)

@@ -27,7 +27,7 @@ def shares_of_row(
     covered = _seen(_covered(canvas, latent_size, part), count, None, part)  # [pictures, 1, regions]
     placeless = common * covered
     parts = []
-    if tokens.text:
+    if tokens.text_tokens:
         parts.append(_of_words(row, tokens, regions, placeless))
     if tokens.before:
         parts.append(placeless.expand(-1, tokens.before, -1))
@@ -56,12 +56,12 @@ def _seen(shares: Tensor, count: int, frames: int | None, part: Part) -> Tensor:
 
 def _of_words(row: Row, tokens: LayerTokens, regions: tuple[Region, ...], placeless: Tensor) -> Tensor:
     """[pictures, words, regions]. Words of several regions are shared among them."""
-    count = tokens.text
+    count = tokens.text_tokens
     shares = placeless.expand(-1, count, -1)
     known = regions_of(row)
     if known is None or not known.items:
         return shares
-    members = known.keys(count, row.length, tokens.text_start)  # [words, regions of the prompt]
+    members = known.keys(count, tokens.text, row.length)  # [words, regions of the prompt]
     owned = torch.zeros(count, len(regions))
     for place, region in enumerate(known.items):
         if region in regions:

@@ -141,7 +141,8 @@ def attention_to_regions(call: AttentionCall, row: Row, regions: PromptRegions) 
     heads are computed again on the way back.
     """
     q, k, bias = row_tensors(call, row)
-    text = slice(call.site.text_start, call.site.text_tokens)
+    first, _ = call.site.text.of(call.site.text_tokens, row.length)
+    text = slice(first, call.site.text_tokens)
     k, bias = k[:, :, text], None if bias is None else bias[..., text]
     scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
     places = [[place for place in own if place < k.shape[2]] for own in regions.tokens]

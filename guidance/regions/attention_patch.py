@@ -145,7 +145,7 @@ class RegionAttention:
             text = image = 0.0
         words, places = self._factors(call, row, regions) if text or image else (None, None)
         words, places = words if text else None, places if image else None
-        own_text = call.site.text_tokens - call.site.text_start
+        own_text = call.site.text_tokens - call.site.text.of(call.site.text_tokens, row.length)[0]
         hides = kind != "self" and (words is None or bool(regions.unseen)) and regions.appended < own_text
         if words is None and places is None and not hides:
             return None
@@ -155,7 +155,7 @@ class RegionAttention:
         """Of words and of places, made once per prompt and grid; nothing where it is not known which part of the
         picture the network sees."""
         site, window = call.site, row.key.window
-        key = (regions, site.kind, site.grid, site.extent, site.text_tokens, site.text_start, call.latent_size,
+        key = (regions, site.kind, site.grid, site.extent, site.text_tokens, site.text, call.latent_size,
                row.area, window, row.length, row.stop - row.start, call.q.device)  # fmt: skip
         memory = self.facts if window is None else self.step
         if key not in memory:
@@ -186,10 +186,10 @@ class RegionAttention:
     def _visible_keys(self, call: AttentionCall, each: SteeredRow) -> Tensor:
         """Which keys of a row are not appended ones."""
         text, keys = call.site.text_tokens, call.k.shape[2 if call.heads_first else 1]
-        key = (each.regions, "visible", keys, text, call.site.text_start, each.row.length, call.k.device)
+        key = (each.regions, "visible", keys, text, call.site.text, each.row.length, call.k.device)
         if key not in self.facts:
             hidden = torch.zeros(keys, dtype=torch.bool)
-            hidden[:text] = each.regions.hidden(text, each.row.length, start=call.site.text_start) > 0
+            hidden[:text] = each.regions.hidden(text, call.site.text, each.row.length) > 0
             self.facts[key] = (~hidden).nonzero()[:, 0].to(call.k.device)
         return self.facts[key]
 
@@ -253,11 +253,11 @@ def _factors(
         places = Factors(weights, seen(with_background(shares) if bias.background else shares), weights.sum(dim=-1))
     if site.kind != "self":
         weights = weigh(bias.background or bias.outside_weight > 0)
-        whose = regions.keys(site.text_tokens, row.length, site.text_start)
+        whose = regions.keys(site.text_tokens, site.text, row.length)
         keys = score_bias.word_factors(whose, bias.outside_weight)[None]
         # Without a weight outside, the background's column lifts nothing.
         columns = weights.shape[-1] if bias.outside_weight else len(regions.tokens)
-        free = score_bias.free_keys(regions.free_tokens(site.text_tokens, row.length, site.text_start).to(device))
+        free = score_bias.free_keys(regions.free_tokens(site.text_tokens, site.text, row.length).to(device))
         keeps = bias.free_weight > 0 and free.others < site.text_tokens
         # Where regions leave room, free places bear what is asked for beside them: the fuller, the more has to be kept.
         full = covered.sum(dim=-1)[:, None, None].expand(-1, shares.shape[1], 1)
@@ -301,7 +301,7 @@ def _write(
             continue
         part = None if mask is None else mask[..., keys]
         if factors is each.text and each.regions.unseen:  # keys that nobody sees do not count
-            unseen = each.regions.hidden(site.text_tokens, each.row.length, True, site.text_start).to(q.device) > 0
+            unseen = each.regions.hidden(site.text_tokens, site.text, each.row.length, steered=True).to(q.device) > 0
             part = (torch.zeros(1, 1, 1, len(unseen), device=q.device) if part is None else part).masked_fill(
                 unseen, float("-inf")
             )
@@ -324,6 +324,6 @@ def _write(
             scores.key_factor[where, keys, column] = factors.free.chosen
             column += 1
     if each.hides:  # all queries leave the appended tokens alone
-        hidden = each.regions.hidden(site.text_tokens, each.row.length, each.text is not None, site.text_start)
+        hidden = each.regions.hidden(site.text_tokens, site.text, each.row.length, each.text is not None)
         scores.query_factor[where, :, :, column] = HIDDEN
         scores.key_factor[where, : site.text_tokens, column] = hidden.to(scores.key_factor)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...attention.conds import Row
+from ...attention.sites import TextPlace
 from ..schedule import inside
 from .control import RegionControl
 from .masks import Region
@@ -66,29 +67,29 @@ class PromptRegions:
         """Those that act at a noise level."""
         return self.only(self.acting(sampling, sigma))
 
-    def keys(self, count: int, own: int = 0, start: int = 0) -> Tensor:
-        """T: whose every text token is, [count, regions]. ComfyUI repeats a prompt to the length of a longer one.
+    def keys(self, count: int, place: TextPlace, length: int) -> Tensor:
+        """T: whose every text token is, [count, regions].
 
-        own: tokens of the prompt now, with what other nodes have put behind it. start: tokens of others before it.
+        place: where the prompt is in them. length: its tokens now, with what other nodes have put behind it.
         """
         members = torch.zeros(self.length, len(self.tokens))
         for region, places in enumerate(self.tokens):
             members[list(places), region] = 1
-        return _repeat_or_pad(members, count, own, start)
+        return _placed(members, count, place, length)
 
-    def free_tokens(self, count: int, own: int = 0, start: int = 0) -> Tensor:
-        """Which text tokens are of no region: [count]; own, start: as in `keys`."""
+    def free_tokens(self, count: int, place: TextPlace, length: int) -> Tensor:
+        """Which text tokens are of no region: [count]; place, length: as in `keys`."""
         free = torch.zeros(self.length, 1)
         free[list(self.free)] = 1
-        return _repeat_or_pad(free, count, own, start)[:, 0]
+        return _placed(free, count, place, length)[:, 0]
 
-    def hidden(self, count: int, own: int = 0, steered: bool = False, start: int = 0) -> Tensor:
-        """Which text tokens nobody shall see: [count]; own, start: as in `keys`. steered: whether those of acting
+    def hidden(self, count: int, place: TextPlace, length: int, steered: bool = False) -> Tensor:
+        """Which text tokens nobody shall see: [count]; place, length: as in `keys`. steered: whether those of acting
         regions are to be seen."""
         hidden = torch.arange(self.length) >= self.appended
         if steered:
             hidden = torch.isin(torch.arange(self.length), torch.tensor(self.unseen, dtype=torch.long))
-        return _repeat_or_pad(hidden.float()[:, None], count, own, start)[:, 0]
+        return _placed(hidden.float()[:, None], count, place, length)[:, 0]
 
 
 def regions_of(row: Row) -> PromptRegions | None:
@@ -100,13 +101,13 @@ def regions_of(row: Row) -> PromptRegions | None:
     return mark if mark is not None and row.original and mark.negative == row.negative else None
 
 
-def _repeat_or_pad(tokens: Tensor, count: int, own: int, start: int) -> Tensor:
-    """[length, c] as [count, c]: followed by zeros up to its own length, repeated if count is a multiple of that, else
-    followed by zeros; after `start` zeros."""
-    if start:
-        rest = _repeat_or_pad(tokens, max(0, count - start), own, 0)
-        return torch.cat([tokens.new_zeros(min(start, count), tokens.shape[1]), rest])
+def _placed(tokens: Tensor, count: int, place: TextPlace, length: int) -> Tensor:
+    """What is known of a prompt's tokens [n, c] for all text tokens of a call: [count, c], 0 for those of others."""
+    start, own = place.of(count, length)
     tokens = torch.cat([tokens, tokens.new_zeros(max(0, own - len(tokens)), tokens.shape[1])])
-    if count % len(tokens) == 0:
-        return tokens.repeat(count // len(tokens), 1)
-    return torch.cat([tokens, tokens.new_zeros(max(0, count - len(tokens)), tokens.shape[1])])[:count]
+    rest = max(0, count - start)
+    if rest % len(tokens) == 0:
+        tokens = tokens.repeat(rest // len(tokens), 1)
+    else:
+        tokens = torch.cat([tokens, tokens.new_zeros(max(0, rest - len(tokens)), tokens.shape[1])])[:rest]
+    return torch.cat([tokens.new_zeros(count - rest, tokens.shape[1]), tokens])
