@@ -292,7 +292,8 @@ def _steered(
             f"{node}: the attention of the model ({type(model.model).__name__}) cannot be steered yet. Regions to "
             "Conditioning makes ComfyUI's own masks of the same regions."
         )
-    own_clips = [region_lora.clip_of(clip, region) for region in acting.items]
+    own_clips = [model_patch.adapted(region_lora.clip_of(clip, region), model) for region in acting.items]
+    clip = model_patch.adapted(clip, model)
     try:
         positive = prompt_encoding.positive(clip, whole, acting, mode, separate, control, own_clips)
         negative = prompt_encoding.negative(clip, negative_prompt, acting, control, own_clips)

@@ -47,6 +47,7 @@ class Kind:
     patch: int = 2  # latent pixels along a side of a token
     begin: int = TEXT  # tokens before the image's in its attention calls
     one_frame: bool = False  # of latents that have a frame axis
+    gradients: bool = True  # whether ComfyUI's network has them
     flow: bool = True  # whether noise is mixed in as flow models have it
     odd: bool = True  # whether ComfyUI takes sizes that are no whole number of tokens
 
@@ -153,6 +154,7 @@ COSMOS = Kind(
      "adaln_lora_dim": 16},
     comfy.supported_models.CosmosT2IPredict2, comfy.model_base.CosmosPredict2, comfy.ldm.cosmos.predict2,
     "optimized_attention", {"double.0": 0, "double.1": 2, "double.2": 4}, video=True, begin=0, flow=False,
+    gradients=False,
 )  # fmt: skip
 
 

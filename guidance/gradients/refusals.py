@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from comfy.ldm.cosmos.predict2 import MiniTrainDIT
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
 
+FUSED = (MiniTrainDIT,)  # networks that run norms and rotations in one kernel without a way back, also in training
 STEP_CACHES = ("easycache", "lazycache")  # wrappers that skip evaluations by what they saw in steps before
 
 
@@ -41,6 +43,10 @@ def refuse_packed_weights(*modules: nn.Module) -> None:
 def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]] = ()) -> None:
     """Raise NoGradient for a model of whose prediction no gradient can be taken."""
     refuse_packed_weights(patcher.model)
+    if isinstance(patcher.model.diffusion_model, FUSED):
+        raise NoGradient(
+            f"ComfyUI runs a part of {type(patcher.model).__name__}'s attention in one kernel that has no gradient."
+        )
     if any(cond.get("hooks") is not None for cond in conds):
         raise NoGradient(
             "A prompt has hooks that change the model's weights while it is sampled. Load their LoRA for the whole run."

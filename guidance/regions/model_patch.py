@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+from comfy.ldm.anima.model import Anima
+from torch import Tensor
 
 from ...attention import hooks
 from ...attention.run import AttentionWrapper, Run
 from ..schedule import left_of_schedule
+from ..token_spans import Tokens
 from .attention_patch import RegionAttention
+from .prompt_encoding import Clip
 from .prompt_regions import MARK, PromptRegions
 
 if TYPE_CHECKING:
@@ -38,6 +44,41 @@ class RegionSteering:
 
 
 STEERING = RegionSteering()
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedClip:
+    """A text encoder whose features the model itself turns into those of other tokens (Anima's: of T5's), before it
+    draws. Done at once, every token that comes out can be a region's."""
+
+    clip: Clip
+    patcher: ModelPatcher
+
+    def tokenize(self, text: str, return_word_ids: bool = False) -> Tokens:
+        return self.clip.tokenize(text, return_word_ids=return_word_ids)
+
+    def encode_from_tokens_scheduled(self, tokens: Any) -> list:
+        encoded = self.clip.encode_from_tokens_scheduled(tokens)
+        comfy.model_management.load_models_gpu([self.patcher])
+        return [self._adapted(features, options) for features, options in encoded]
+
+    def _adapted(self, features: Tensor, options: dict[str, Any]) -> list:
+        """As ComfyUI does it before it samples (Anima.extra_conds)."""
+        ids, model = options.get("t5xxl_ids"), self.patcher.model
+        if ids is None:
+            return [features, options]
+        there = {"device": self.patcher.load_device, "dtype": model.get_dtype_inference()}
+        weights = options["t5xxl_weights"][None, :, None].to(**there)
+        adapted = model.diffusion_model.preprocess_text_embeds(
+            features.to(**there), ids[None].to(there["device"]), t5xxl_weights=weights
+        )
+        rest = {key: value for key, value in options.items() if key not in ("t5xxl_ids", "t5xxl_weights")}
+        return [adapted.to(features), rest]
+
+
+def adapted(clip: Clip, patcher: ModelPatcher) -> Clip:
+    """What encodes prompts for a model, word by word as its blocks see them."""
+    return AdaptedClip(clip, patcher) if isinstance(patcher.model.diffusion_model, Anima) else clip
 
 
 def install(patcher: ModelPatcher) -> None:

@@ -260,7 +260,9 @@ def _block(clip: Clip, region: Region, text: str, notes: list[str]) -> list[Tens
     if all(name in CLIP_ENCODERS for name in clip.tokenize(text)):  # batched with others by blocks of 77 tokens
         return encoded
     words = word_tokens(clip, clip.tokenize(text, return_word_ids=True), encoded[0].shape[1])
-    return encoded if words is None else [tensor[:, list(words)] for tensor in encoded]  # without the padding
+    if words is not None:
+        return [tensor[:, list(words)] for tensor in encoded]  # without the padding
+    return [tensor[:, tensor.abs().amax(dim=(0, 2)) > 0] for tensor in encoded]  # what is padded with is nothing
 
 
 def _longer(mask: Tensor, length: int) -> Tensor:

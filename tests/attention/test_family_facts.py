@@ -1,4 +1,4 @@
-"""Facts about families that whole runs do not show: where a prompt's words stand, subclasses, which networks are known."""
+"""Facts about families that whole runs do not show: where a prompt's words stand, subclasses, what is known."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fovea.attention.families import registry
 from fovea.attention.run import AttentionCall, Run
 from fovea.attention.sites import TextPlace
 from fovea.guidance.regions.control import RegionControl
-from fovea.guidance.regions.prompt_regions import MARK, PromptRegions
+from fovea.guidance.regions.prompt_regions import PromptRegions
 from fovea.guidance.regions.score_bias import RegionBias
 
 
@@ -85,7 +85,8 @@ class TestFamilies:
     def test_hunyuan_video_1_5_puts_other_encoders_first(self) -> None:
         kind = {"vec_in_dim": None, "in_channels": 65, "out_channels": 32, "patch_size": [1, 1, 1], "byt5": True,
                 "guidance_embed": False, "use_cond_type_embedding": True, "vision_in_dim": 24}  # fmt: skip
-        settings = comfy.supported_models.HunyuanVideo15({**dit.KINDS["hunyuan"].config, **kind, "dtype": torch.float32})
+        config = {**dit.KINDS["hunyuan"].config, **kind, "dtype": torch.float32}
+        settings = comfy.supported_models.HunyuanVideo15(config)
         network = comfy.model_base.HunyuanVideo15(settings, device=tiny.CPU)
         tiny.initialize(network.diffusion_model, 0, 1.0)
         model = comfy.model_patcher.ModelPatcher(network, tiny.CPU, tiny.CPU)
@@ -114,8 +115,10 @@ class TestFamilies:
         found = sites_of(model, torch.randn(1, 16, 16, 24), dit.prompt(1))
         assert {(site.grid, site.extent) for site, _ in found} == {((8, 12), (16, 24))}
 
-    @pytest.mark.parametrize("variant", [{"default_ref_method": "index_timestep_zero"}, {
-        "use_additional_t_cond": True, "default_ref_method": "negative_index"}], ids=["edit 2511", "layered"])  # fmt: skip
+    @pytest.mark.parametrize("variant", [
+        {"default_ref_method": "index_timestep_zero"},
+        {"use_additional_t_cond": True, "default_ref_method": "negative_index"},
+    ], ids=["edit 2511", "layered"])  # fmt: skip
     def test_variants_of_qwen_image(self, variant: dict[str, Any]) -> None:
         """Layers are an axis of the grid; reference pictures follow."""
         model, picture = dit.build("qwen", **variant), torch.randn(1, dit.CHANNELS, 1, 12, 14)
@@ -131,7 +134,7 @@ class TestFamilies:
     def test_classes_of_wan(
         self, name: str, config: dict[str, Any], prompt: dict[str, Any], start: int, queries: int
     ) -> None:
-        """References behind the video (S2V, with the frames before; HuMo), or before it with the pose behind (SCAIL)."""
+        """References behind the video (S2V, with frames before it; HuMo), or before it, and the pose behind (SCAIL)."""
         kind, picture = name.split("_")[1].lower(), torch.randn(1, 16, 1, 16, 24)
         settings = getattr(comfy.supported_models, name)({**dit.KINDS["wan"].config, "model_type": kind, **config,
                                                           "dtype": torch.float32})  # fmt: skip
@@ -179,7 +182,8 @@ NOT_READ = {
     "sound": ("ace.ace_step15.AceStepConditionGenerationModel", "ace.model.ACEStepTransformer2DModel",
               "audio.dit.AudioDiffusionTransformer"),
     "3D, or no pictures of things": (
-        "hunyuan3d.model.Hunyuan3Dv2", "hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain", "triposplat.model.LatentSeqMMFlowModel",
+        "hunyuan3d.model.Hunyuan3Dv2", "hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain",
+        "triposplat.model.LatentSeqMMFlowModel",
         "depth_anything_3.model.DepthAnything3Net", "rt_detr.rtdetr_v4.RTv4", "sam3.detector.SAM3Model"),
     "its attention reaches no override": (
         "pixart.pixartms.PixArtMS", "hydit.models.HunYuanDiT", "ernie.model.ErnieImageModel"),
@@ -192,7 +196,8 @@ NOT_READ = {
     "it draws frame after frame from what it keeps of those before": ("wan.ar_model.CausalWanModel",),
     "not yet": (
         "aura.mmdit.MMDiT", "cascade.stage_b.StageB", "cascade.stage_c.StageC",
-        "genmo.joint_model.asymm_models_joint.AsymmDiTJoint", "boogu.model.BooguTransformer2DModel", "cogvideo.model.CogVideoXTransformer3DModel",
+        "genmo.joint_model.asymm_models_joint.AsymmDiTJoint",
+        "boogu.model.BooguTransformer2DModel", "cogvideo.model.CogVideoXTransformer3DModel",
         "cosmos.model.GeneralDIT", "ideogram4.model.Ideogram4Transformer2DModel",
         "mage_flow.model.MageFlowTransformer2DModel", "omnigen.omnigen2.OmniGen2Transformer2DModel",
         "pixeldit.model.PixDiT_T2I", "pixeldit.pid.PidNet", "seedvr.model.NaDiT"),

@@ -204,7 +204,15 @@ class TestAgainstTheLossWrittenOut:
         assert torch.equal(got, tiny.sample(model, NOISE)) and len(calls) == 3
 
 
-@pytest.mark.parametrize("name", list(dit.KINDS))
+@pytest.mark.parametrize("name", [name for name, kind in dit.KINDS.items() if not kind.gradients])
+def test_kernels_without_a_gradient_are_refused(name: str) -> None:
+    """Twin: without the refusal PyTorch says that there is no formula."""
+    prompt = marked(dit.prompt(1), two_regions(boxes(32, 48)), ((1, 2), (5, 6)), OFF)
+    with pytest.raises(NoGradient, match=r"in one kernel that has no gradient\..*Set layout_iterations to 0"):
+        dit.sample(looking(dit.build(name)), dit.noise(name, 32, 48), positive=prompt)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in dit.KINDS.items() if kind.gradients])
 def test_transformers_have_a_loss_that_falls(name: str) -> None:
     """The share of the attention to text that lies in the region grows, in the blocks that are read."""
     model, noise = dit.build(name), dit.noise(name, 32, 48, frames=2)

@@ -118,7 +118,8 @@ class ScoreReader:
                 site = call.site
                 shares = token_shares(regions.canvas, site.grid[-2:], site.extent[-2:], call.latent_size[-2:])[0]
                 places = shares.amax(dim=1) > 0.5
-                keys = shares > 0.5 if site.kind == "self" else regions.keys(site.text_tokens, site.text, row.length) > 0
+                words = regions.keys(site.text_tokens, site.text, row.length)
+                keys = shares > 0.5 if site.kind == "self" else words > 0
                 matched = keys.T[shares[places].argmax(dim=1)]
                 scores = (scores - scores.mean(dim=-1, keepdim=True))[:, :, places]
                 self.found[site.kind, call.run.sigma].append(describe(scores, matched))
