@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..attention.families.registry import family_of
+from ..attention.families.registry import MODELS, UNETS, family_of
 from ..guidance.region_lora import model_patch
 from ..guidance.regions.masks import Region, Regions
 from ..models import lora_files
@@ -90,8 +90,7 @@ class FoveaRegionLora(io.ComfyNode):
             ),
             search_aliases=LORA_ALIASES,
             inputs=[
-                io.Model.Input("model", tooltip="UNets (SD1.x, SD2.x, SDXL, ShapesWorld), SD3, Flux, Chroma, "
-                               "Qwen-Image, Lumina 2, Z-Image and Wan."),
+                io.Model.Input("model", tooltip=f"{UNETS}; {MODELS}."),
                 RegionsType.Input("regions", tooltip="Regions with LoRAs: Region has an input for one, Add LoRA to "
                                   "Region adds any number."),
                 io.Float.Input(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from comfy_api.latest import io
 
 from ..attention.block_names import parse_blocks
-from ..attention.families.registry import family_of
+from ..attention.families.registry import MODELS, UNETS, family_of
 from ..attention.sites import BlockId
 from ..guidance import starting_noise
 from ..guidance.gradients.autograd import fully_loaded, outside_inference_mode
@@ -71,8 +71,7 @@ def _outputs() -> list[io.Output]:
 def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
     """Inputs before and after those of one method."""
     first = [
-        io.Model.Input("model", tooltip="What to steer. SD1.x, SD2.x, SDXL and ShapesWorld in every mode; SD3, Flux, "
-                       "Chroma, Qwen-Image, Lumina 2, Z-Image and Wan in mode concat."),
+        io.Model.Input("model", tooltip=f"What to steer. {UNETS} in every mode; {MODELS} in mode concat."),
         io.Clip.Input("clip", tooltip="Encodes the prompt and the regions' prompts."),
         RegionsType.Input("regions", tooltip="The places and their prompts."),
         io.String.Input(

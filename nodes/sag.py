@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..attention.block_names import parse_blocks
-from ..attention.families.registry import family_of
+from ..attention.families.registry import MODELS, UNETS, family_of
 from ..guidance.sag.formulas import MASK_MODES
 from ..guidance.sag.model_patch import CORE_KERNEL_SIZE, GUIDED_PROMPTS, NODE, SelfAttentionGuidance
 
@@ -94,8 +94,8 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
 
 def _sag_inputs() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="What to guide: SD1.x, SD2.x, SDXL, SD3, Flux, Chroma, "
-            "Qwen-Image, Lumina 2, Z-Image, Wan video, ShapesWorld. In mask_mode global: any model of pictures."),
+        io.Model.Input("model", tooltip=f"What to guide: {UNETS}; {MODELS}. In mask_mode global: any model of "
+                       "pictures."),
         io.Float.Input(
             "scale", default=0.75, min=-2.0, max=10.0, step=0.01,
             tooltip="How strongly to push away from the blurred estimate. 0 is off and free; 0.5 to 1.0 suits Stable "

@@ -22,7 +22,7 @@ from .transformer import Transformer, naming_blocks
 class StableDiffusion3(Transformer):
     """SD3 and SD3.5. Some blocks of SD3.5 medium attend twice: jointly with the text, then among image tokens only."""
 
-    name = "SD3"
+    name, models = "SD3", "SD3 and SD3.5"
     sections = {"double": "joint_blocks"}
     layers = (
         (r"joint_blocks\.\d+\.\w+\.adaLN_modulation|final_layer\.adaLN", ""),
@@ -51,7 +51,7 @@ class StableDiffusion3(Transformer):
 class FluxFamily(Transformer):
     """Flux, Flux 2, Kontext (whose reference pictures follow the image's tokens) and Chroma."""
 
-    name = "Flux"
+    name, models = "Flux", "Flux 1 and 2, Kontext, Chroma"
     sections = {"double": "double_blocks", "single": "single_blocks"}
     layers: tuple[tuple[str, str], ...] = (
         (r"double_blocks\.\d+\.img_mod", "one for image"), (r"double_blocks\.\d+\.txt_mod", "one for text"),
@@ -90,7 +90,7 @@ class FluxFamily(Transformer):
 class QwenImage(Transformer):
     """Qwen-Image and its editing models, whose latents have a frame axis."""
 
-    name = "Qwen-Image"
+    name = models = "Qwen-Image"
     sections = {"double": "transformer_blocks"}
     layers = (
         (r"transformer_blocks\.\d+\.(img|txt)_mod", ""),
@@ -105,7 +105,7 @@ class QwenImage(Transformer):
 class Lumina(Transformer):
     """Lumina 2 and Z-Image, which pads the image's tokens to a multiple of 32."""
 
-    name = "Lumina"
+    name, models = "Lumina", "Lumina 2, Z-Image"
     sections = {"double": "layers"}
     layers = (
         (r".*adaLN_modulation", ""), (r"noise_refiner|x_embedder", "image"), (r"context_refiner|cap_embedder", "text"),
@@ -126,14 +126,14 @@ class Lumina(Transformer):
 class ChromaRadiance(FluxFamily):
     """Chroma on pixels: patches of 16."""
 
-    name = "Chroma Radiance"
+    name = models = "Chroma Radiance"
     layers = ((r"img_in_patch", "map"), *FluxFamily.layers)
 
 
 class Krea2(Transformer):
     """Krea 2, one stream of blocks; reference pictures follow the image's tokens. Its latents have a frame axis."""
 
-    name = "Krea 2"
+    name = models = "Krea 2"
     sections = {"single": "blocks"}
     layers = ((r"blocks|last\.linear", "joint"), (r"first$", "image"), (r"txtmlp|txtfusion\.refiner", "text"))
 

@@ -72,6 +72,10 @@ class Family(Protocol):
         ...
 
 
+UNETS = "SD1.x, SD2.x, SDXL and ShapesWorld"
+MODELS = "; ".join(dict.fromkeys(family.models for family in TRANSFORMERS.values()))  # transformers, for tooltips
+
+
 def family_of(network: object) -> Family | None:
     """The adapter for a diffusion network (`model.diffusion_model`, compiled or not), None if we have none for it."""
     network = original(network)

@@ -21,6 +21,7 @@ class Transformer:
     """What the families have in common. Subclasses tell where blocks are and what surrounds the image's tokens."""
 
     name = ""
+    models = ""  # as people know them
     sections: Mapping[str, str] = {"double": "blocks"}  # as ComfyUI calls them -> attribute that holds the blocks
     # What layers are about, by how their names begin: "image", "text", "joint" (text, then image), "map" (a convolution
     # that makes tokens), "prompt" (text before that of other encoders joins it); "one for ..." where a vector is

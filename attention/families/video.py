@@ -24,7 +24,7 @@ from .transformer import Transformer, naming_blocks
 class Wan(Transformer):
     """Wan 2.x video and the models that run the same blocks beside a side network (VACE, camera control)."""
 
-    name = "Wan"
+    name, models = "Wan", "Wan 2.x with VACE, Animate, S2V, HuMo, SCAIL"
     sections = {"double": "blocks"}
     layers = (
         (r"(vace_)?blocks\.\d+\.cross_attn\.[kv]$|text_embedding", "text"),
@@ -74,7 +74,7 @@ class Scail(Wan):
 class HunyuanVideo(FluxFamily):
     """HunyuanVideo and HunyuanImage 2.1: the blocks of Flux. A reference picture comes before the image's tokens."""
 
-    name = "HunyuanVideo"
+    name, models = "HunyuanVideo", "HunyuanVideo, HunyuanImage 2.1"
     layers = ((r"img_in", "map"), (r"txt_in", "prompt"), *FluxFamily.layers)
 
     def patch(self, network: Any) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ class SelfAndCross(Transformer):
 class Kandinsky5(SelfAndCross):
     """Kandinsky 5, video and image."""
 
-    name = "Kandinsky 5"
+    name = models = "Kandinsky 5"
     sections = {"double": "visual_transformer_blocks"}
     layers = (
         (r"visual_transformer_blocks\.\d+\.visual_modulation", ""),
@@ -116,7 +116,7 @@ class Kandinsky5(SelfAndCross):
 class CosmosPredict2(SelfAndCross):
     """Cosmos Predict2 and Anima, whose blocks tell their number only."""
 
-    name = "Cosmos Predict2"
+    name, models = "Cosmos Predict2", "Cosmos Predict2, Anima"
     unnamed = "double"
     layers = (
         (r"blocks\.\d+\.cross_attn\.[kv]_proj", "text"),
@@ -130,7 +130,7 @@ class CosmosPredict2(SelfAndCross):
 class Ltxv(SelfAndCross):
     """LTX-Video, a token to a latent pixel; its blocks do not name themselves."""
 
-    name = "LTX-Video"
+    name, models = "LTX-Video", "LTX-Video without sound"
     sections = {"double": "transformer_blocks"}
     layers = (
         (r"transformer_blocks\.\d+\.attn2\.to_[kv]|caption_projection", "text"),

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -233,3 +234,10 @@ def test_every_network_of_comfyui_is_read_or_it_is_said_why_not() -> None:
     there = networks()
     assert len(there) > 40, "twin: they are found"
     assert not there - read - set(told), "new networks"
+
+
+def test_the_page_of_models_lists_the_families() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    table = page.split("## Not yet")[0]
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
+    assert rows == [registry.UNETS, *registry.MODELS.split("; ")]
