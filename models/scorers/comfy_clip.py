@@ -114,7 +114,8 @@ def clip_pair(vision: Any, clip: Any) -> ClipPairScorer:
             "CLIP goes with clip_vision_g, SD2's with clip_vision_h."
         )
     model, config = vision.model, vision.config
-    if not _trained(model.visual_projection.weight):
+    projection = getattr(model.visual_projection, "weight", None)  # newer ComfyUI puts nothing where a file has none
+    if projection is None or not _trained(projection):
         raise NoPair(
             'This CLIP_VISION file has no projection (ComfyUI said "missing clip vision" when it loaded it), so its '
             "vectors mean nothing. Take a whole CLIP vision file, such as clip_vision_g."

@@ -313,6 +313,49 @@ Two people, each from a LoRA of their own, on {file}: left and right half. Nothi
 """)
 
 
+def layout_prompt(board: Board) -> None:
+    places = "left third: a lighthouse on a cliff\nright half: a sailing ship\ntop third: storm clouds"
+    regions = board.put("FoveaRegionsFromText", 0, color="ours", text=places)
+    preview = board.put("FoveaRegionPreview", 1, regions=(regions, 0), width=1024, height=1024)
+    board.put("PreviewImage", 1, "Where", images=(preview, 0))
+    written = board.put("FoveaRegionsToLayoutPrompt", 1, color="ours", regions=(regions, 0))
+    board.put("PreviewAny", 2, "For the text encoder", source=(written, 0))
+    board.note("""## Layouts that models read themselves
+
+Newer models (FLUX 3, MOSS-Image, Ideogram 4) read boxes in the prompt. Regions of any source are written in their
+words; connect the text to the model's text encoder. Here the regions come from places in words.
+
+**Try**
+- another **format**;
+- **Region Painter** or boxes of a detector in the place of *Regions from Text*;
+- *columns 3*, *grid 2x2* or *0.1,0.2,0.5,0.9* as places.
+""")
+
+
+def two_people(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) -> None:
+    """One kind of thing twice, told apart by where it is."""
+    whole = "a woman with red hair and a man with a grey beard, portrait photograph, cafe"
+    given = start(board, file, size, None)
+    places = "left half: a woman with red hair\nright half: a man with a grey beard"
+    regions = board.put("FoveaRegionsFromText", 1, text=places)
+    steer = board.put("FoveaDenseDiffusion", 2, color="ours", model=given["model"], clip=given["clip"],
+                      regions=(regions, 0), prompt=whole)  # fmt: skip
+    plain = board.put("CLIPTextEncode", 2, "The prompt without regions", clip=given["clip"], text=whole)
+    negative = (steer, 2)
+    show(board, 3, {**given, "positive": (plain, 0), "negative": negative}, "Without regions", cfg=cfg, **how)
+    show(board, 3, {**given, "model": (steer, 0), "positive": (steer, 1), "negative": negative}, "Each in a half",
+         cfg=cfg, **how)  # fmt: skip
+    board.note(f"""## Two people, two looks
+
+Each half of the picture has its own words, so that hair and beard stay with whom they belong to, on {file}.
+
+**Try**
+- **Add LoRA to Region** behind *Regions from Text*: a LoRA for each person;
+- **end_percent** 0.7 if looks still mix, **method** *hard*;
+- other places: *left third*, *0.1,0.1,0.5,0.9*.
+""")
+
+
 TEMPLATES: dict[str, Callable[[Board], None]] = {
     "sag_sd15": lambda board: sag(board, SD15, 512, 0.75),
     "sag_sdxl": lambda board: sag(board, SDXL, 1024, 0.5),
@@ -332,6 +375,10 @@ TEMPLATES: dict[str, Callable[[Board], None]] = {
     "style_redux": style_redux,
     "region_lora_demo": region_lora_demo,
     "region_lora_sdxl": lambda board: region_lora(board, SDXL, 1024),
+    "layout_prompt": layout_prompt,
+    "two_people_sdxl": lambda board: two_people(board, SDXL, 1024),
+    "two_people_flux": lambda board: two_people(board, "flux1-schnell-fp8.safetensors", 1024, 1.0, steps=4,
+                                                sampler="euler", scheduler="simple"),
 }  # fmt: skip
 
 

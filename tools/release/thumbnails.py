@@ -3,6 +3,7 @@ side, and the graph in the editor for those that need a download."""
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -79,10 +80,14 @@ LOOK = """() => {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="of templates, without .json; none: all")
+    wanted = parser.parse_args().names
     with temporary("thumbnails") as server:
         client = Client(server.address)
         object_info = client.json("/object_info")
-        every = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+        paths = [path for path in sorted(FOLDER.glob("*.json")) if not wanted or path.stem in wanted]
+        every = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
         needy = {path: workflow for path, workflow in every.items() if ui.needs_files(workflow)}
         if needy:
             photograph(client, needy)

@@ -8,7 +8,7 @@ from .world import Scene, caption, sample_scene
 
 SEEDS = {
     "train": 1_000_000_000, "held_out": 2_000_000_000, "tune": 3_000_000_000, "report": 4_000_000_000,
-    "overlap": 5_000_000_000,
+    "overlap": 5_000_000_000, "twins": 6_000_000_000,
 }  # fmt: skip
 
 

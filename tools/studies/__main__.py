@@ -21,6 +21,7 @@ QUALITY = [
     Step("tools.studies.regions.quality", "--set report --out {out}/eval/regions", "--layouts 3"),
     Step("tools.studies.regions.quality", "--set start --out {out}/eval/regions", "--layouts 3"),
     Step("tools.studies.regions.overlap", "--out {out}/eval/regions", "--layouts 3"),
+    Step("tools.studies.regions.identities", "--out {out}/eval/regions", "--layouts 3"),
     Step("tools.studies.regions.plots", "--out {out}/eval/regions --images {images}"),
     Step("tools.studies.region_lora.quality", "--out {out}/eval --images {images}", "--pictures 8"),
     Step("tools.studies.noise_optimization.quality", "--out {out}/eval/latents", "--prompts 2 --only DOODL"),

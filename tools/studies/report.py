@@ -28,7 +28,8 @@ from .tables import paragraphs, table
 
 MEASURED = {  # as the page's headings name them
     "generator": "ShapesWorld", "sag": "Self-Attention Guidance", "sag_bench": "its speed", "regions": "regions",
-    "regions_start": "their start", "regions_overlap": "their overlaps", "regions_tuning": "their tuning",
+    "regions_start": "their start", "regions_overlap": "their overlaps",
+    "regions_identities": "two of one kind", "regions_tuning": "their tuning",
     "regions_bench": "their speed", "region_lora": "their LoRAs", "region_lora_bench": "the speed of those",
     "latents": "starting latents",
     "latents_lines": "their gradients", "latents_bench": "their speed", "scaling": "growth with the picture",
@@ -116,6 +117,7 @@ SECTIONS: list[tuple[tuple[str, ...], Callable[..., str]]] = [
     (("regions", "regions_tuning"), regions.quality_section),
     (("regions_start",), regions.start_section),
     (("regions_overlap",), regions.overlap_section),
+    (("regions_identities",), regions.identities_section),
     (("regions_bench",), regions.speed_section),
     (("region_lora",), region_lora.quality_section),
     (("region_lora_bench",), region_lora.speed_section),
@@ -139,6 +141,7 @@ def reports(results: Path) -> dict[str, dict[str, Path]]:
             "regions": quality / "regions" / "report.json",
             "regions_start": quality / "regions" / "start.json",
             "regions_overlap": quality / "regions" / "overlap.json",
+            "regions_identities": quality / "regions" / "identities.json",
             "regions_tuning": quality / "regions" / "tune.json",
             "region_lora": quality / "region_lora.json",
             "latents": quality / "latents" / "report.json",

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...shapesworld import judge, sets
-from ...shapesworld.world import N_OBJECT_CLASSES, SIZE, Scene, Thing, caption
+from ...shapesworld.world import COLOUR_NAMES, N_OBJECT_CLASSES, SHAPES, SIZE, Scene, Thing, caption
 from .. import clip_scores
 
 CEILING = 0.574  # of iou: what true pictures have, on 48 tuning layouts; masks are not the shapes
 OVERLAPPED = (0.2, 0.4, 0.6)  # of a box
 FORMS = ("box", "blob", "thin")
+TWIN_PIXELS = 60  # of 64 x 128: so much of a color is not a stray edge
 MIN_SHARE = 0.15  # of a region: an object of the right color and shape that covers so much is there
 
 
@@ -48,6 +49,36 @@ def layout(name: str, index: int) -> Layout:
 def scene(name: str, index: int) -> Scene:
     """The scene that layout `index` is made of."""
     return sets.scene(name, 100_000 + index, 2 + index % 3)
+
+
+def twins(index: int) -> Layout:
+    """Layout `index` of those with two objects of one shape in two colors, side by side, each in a box of its half."""
+    rng = sets.rng_for("twins", index)
+    scene = sets.scene("twins", index, 2)
+    first, second = scene.things
+    colors = [name for name in COLOUR_NAMES if name != first.color]
+    second = replace(second, shape=first.shape, color=str(rng.choice(colors)))
+    radius = float(rng.uniform(40, 50))
+    places = [(float(rng.uniform(*across)), float(rng.uniform(90, 166))) for across in ((60, 68), (188, 196))]
+    things = tuple(replace(t, x=x, y=y, radius=radius) for t, (x, y) in zip((first, second), places))
+    row, column = np.mgrid[:SIZE, :SIZE] + 0.5
+    masks = np.stack([(np.abs(column - t.x) < radius) & (np.abs(row - t.y) < radius) for t in things])
+    return Layout(replace(scene, things=things), "twins", masks)
+
+
+@torch.no_grad()
+def apart(reader: nn.Module, picture: Tensor, wanted: Layout) -> dict[str, float]:
+    """Of a picture of twins: whether each has its color in its half; whether a color is where the other's should be."""
+    x = F.interpolate(picture[None].movedim(-1, 1).float(), size=(128, 128), mode="area")
+    classes = reader(x)[0].argmax(1).cpu().numpy()[0]
+    seen: list[set[str]] = []
+    for half in (classes[:, :64], classes[:, 64:]):
+        counts = Counter(half[half < N_OBJECT_CLASSES].tolist())
+        seen.append({COLOUR_NAMES[c // len(SHAPES)] for c, n in counts.items() if n >= TWIN_PIXELS})
+    colors = [thing.color for thing in wanted.scene.things]
+    own = [color in found for color, found in zip(colors, seen)]
+    other = [color in found for color, found in zip(reversed(colors), seen)]
+    return {"both": float(all(own)), "leak": float(any(other)), "apart": float(all(own) and not any(other))}
 
 
 def overlapping(index: int) -> Layout:

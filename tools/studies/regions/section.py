@@ -111,6 +111,22 @@ def overlap_section(report: dict) -> str:
     )  # fmt: skip
 
 
+def identities_section(report: dict) -> str:
+    """Two of one kind, told apart by color."""
+    return paragraphs(
+        "### Two of one kind",
+        f"`python -m tools.studies.regions.identities`: {report['layouts']} prompts of two objects of one shape in two "
+        "colors, side by side, each in a region of its half. Apart: each color in its half and not in the other's.",
+        table(
+            ("method", "apart %", "both there %", "a color in the other's half %"),
+            [
+                (name, interval(r["apart"], 100), interval(r["both"], 100), interval(r["leak"], 100))
+                for name, r in report["table"].items()
+            ],
+        ),
+    )  # fmt: skip
+
+
 def speed_section(bench: dict) -> str:
     """Steered attention beside plain attention and beside the operator with its matrices, per call and per run."""
     calls = [
