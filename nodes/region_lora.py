@@ -94,6 +94,11 @@ class FoveaRegionLora(io.ComfyNode):
                 RegionsType.Input("regions", tooltip="Regions with LoRAs: Region has an input for one, Add LoRA to "
                                   "Region adds any number."),
                 io.Float.Input(
+                    "apart", default=1.0, min=0.0, max=4.0, step=0.05,
+                    tooltip="How much places of a region look at their own region only, so that a style or a face is "
+                    "not copied next door. 0: not at all, which is faster.",
+                ),
+                io.Float.Input(
                     "common", default=1.0, min=0.0, max=1.0, step=0.05,
                     tooltip="How much of the LoRAs is taken by what has no place: words of no region, the time "
                     "embedding. They take each region's in proportion to its area. 0: none of it.",
@@ -117,8 +122,8 @@ class FoveaRegionLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, regions: Regions, common: float, negative: bool, start_percent: float,
-        end_percent: float,
+        cls, model: ModelPatcher, regions: Regions, apart: float, common: float, negative: bool,
+        start_percent: float, end_percent: float,
     ) -> io.NodeOutput:  # fmt: skip
         acting = regions.acting
         if start_percent >= end_percent or not any(region.loras for region in acting.items):
@@ -131,7 +136,7 @@ class FoveaRegionLora(io.ComfyNode):
         patched = model.clone()
         try:
             notes = model_patch.install(
-                patched, acting, common=common, negative=negative, start=start_percent, end=end_percent
+                patched, acting, apart=apart, common=common, negative=negative, start=start_percent, end=end_percent
             )
         except model_patch.NoMatch as why:
             raise ValueError(f"{NAME}: {why}") from None

@@ -18,6 +18,7 @@ from ...attention.sites import Forward, LayerTokens
 from ..regions.masks import Region, Regions
 from ..regions.prompt_regions import MARK
 from ..schedule import inside
+from .apart import Apart
 from .layer_change import LayerChange, OnDevice, is_convolution
 from .matching import NoMatch, match
 from .shares import shares_of_row
@@ -33,19 +34,21 @@ if TYPE_CHECKING:
 class RegionLora:
     """LoRAs of regions, each in its place.
 
-    changes: by the module's name in the network. common: how much of them what has no place takes, see shares.py.
+    changes: by the module's name in the network. apart: how much places of a region look at their own region only, see
+    apart.py. common: how much of them what has no place takes, see shares.py.
     negative: whether the negative prompt's evaluation has them too. start, end: window in percent of the schedule as
     fractions.
     """
 
     regions: Regions
     changes: Mapping[str, LayerChange] = field(repr=False)
+    apart: float = 1.0
     common: float = 1.0
     negative: bool = True
     start: float = 0.0
     end: float = 1.0
 
-    def begin(self, run: Run) -> Sequence[Acting]:
+    def begin(self, run: Run) -> Sequence[Acting | Apart]:
         """The regions that act at this noise level; none outside of the window."""
         sampling, items = run.model.model_sampling, self.regions.items
         if not inside(sampling, run.sigma, self.start, self.end):
@@ -56,16 +59,23 @@ class RegionLora:
         memory = run.state(self, Memory)
         if now not in memory.canvases:
             memory.canvases[now] = _canvas(self.regions, now)
-        return (Acting(self, memory.canvases[now], memory),)
+        canvas = memory.canvases[now]
+        acting = Acting(self, canvas, memory)
+        alone = len(now) == 1 and bool((canvas[:, now[0]] == 1).all())  # over the whole picture: nothing to keep apart
+        if not self.apart or alone:
+            return (acting,)
+        return acting, Apart(memory.attention, {}, canvas=canvas, strength=self.apart, negative=self.negative)
 
 
 @dataclass(eq=False)
 class Memory:
-    """Of one run. canvases: by the regions that act. changes: of a layer, on a device. shares: see InCall."""
+    """Of one run. canvases: by the regions that act. changes: of a layer, on a device. shares: see InCall.
+    attention: see RegionAttention.facts."""
 
     canvases: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     changes: dict[tuple[Any, ...], OnDevice] = field(default_factory=dict)
     shares: dict[tuple[Any, ...], dict[tuple[Any, ...], Tensor]] = field(default_factory=dict)
+    attention: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,7 +82,7 @@ class RegionAttention:
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         for row in rows:
-            regions = self._regions(run, row)
+            regions = self.regions_for(run, row)
             if regions is not None and (self._steers(run, regions) or regions.appended < row.length):
                 return True
         return False
@@ -92,7 +92,7 @@ class RegionAttention:
         kept: set[int] = set()
         others: set[int] = set()
         for row in rows:
-            regions = self._regions(run, row)
+            regions = self.regions_for(run, row)
             if regions is None or regions.appended == regions.length:
                 others.add(row.length)
             elif self._steers(run, regions) or row.length != regions.length:
@@ -116,7 +116,7 @@ class RegionAttention:
             return self._whole(call, steered, attention)
         return self._split(call, steered, attention)
 
-    def _regions(self, run: Run, row: Row) -> PromptRegions | None:
+    def regions_for(self, run: Run, row: Row) -> PromptRegions | None:
         """Those of a row that act in this step, the same object whenever these act."""
         regions = regions_of(row)
         if regions is None or not regions.windows:
@@ -136,7 +136,7 @@ class RegionAttention:
 
     def _steered(self, call: AttentionCall, row: Row) -> SteeredRow | None:
         """What is done to a row of a call, None if nothing is."""
-        regions, kind = self._regions(call.run, row), call.site.kind
+        regions, kind = self.regions_for(call.run, row), call.site.kind
         if regions is None:
             return None
         strengths, blocks = self._strengths(call.run, regions.control), regions.control.blocks

@@ -29,7 +29,7 @@ from fovea.nodes.sag import FoveaSelfAttentionGuidance
 
 def patched(model: Any, regions: Regions, **settings: Any) -> Any:
     clone = model.clone()
-    model_patch.install(clone, regions, **settings)
+    model_patch.install(clone, regions, **{"apart": 0.0, **settings})
     return clone
 
 
@@ -148,6 +148,37 @@ class TestParts:
         assert far(tiny.sample(patched(model, both), tiny.noise(32, 32)), wanted) < 1e-5
         top = tiny.sample(patched(model, Regions(both.items)), tiny.noise(32, 32))
         assert far(top, tiny.sample(loaded(model, two), tiny.noise(32, 32))) < 1e-5, "the last one lies on top"
+
+
+class TestApart:
+    """Places look at their own region."""
+
+    def test_nothing_crosses_where_it_is_strong(self) -> None:
+        """A change of the right half's values alone does not reach the left half's attention; without it, it does."""
+        model = tiny.unet("sd15")
+        file = files.weights(model, 1, lambda name: name == f"{tiny.MIDDLE}.attn1.to_v")
+        left, start = files.halves({}, {}).items[0].mask, tiny.noise()
+        regions = Regions((Region(left), files.region(1 - left, file)))
+        outputs = {}
+        for apart in (0.0, 4.0):
+            for strength in (0.0, 1.0):
+                items = (regions.items[0], replace(regions.items[1], loras=(Lora("x", file, strength, 0.0),)))
+                clone, seen = patched(model, Regions(items), apart=apart), []
+                layer = model.model.diffusion_model.get_submodule(f"{tiny.MIDDLE}.attn1.to_out.0")
+                handle = layer.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].clone()))
+                tiny.sample(clone, start, steps=1, cfg=1.0)
+                handle.remove()
+                outputs[apart, strength] = seen[0].unflatten(1, (8, 8))
+        for apart, reaches in ((0.0, True), (4.0, False)):
+            change = (outputs[apart, 1.0] - outputs[apart, 0.0]).abs().amax(dim=(0, 1, 3))
+            assert change[4:].min() > 1e-3, "twin: the right half changes"
+            assert bool(change[:4].max() > 1e-4) == reaches
+
+    def test_one_region_over_everything_costs_nothing(self) -> None:
+        model = tiny.unet("sd15")
+        alone = files.everywhere(files.weights(model, 1))
+        both = (tiny.sample(patched(model, alone, apart=apart), tiny.noise(16, 16), steps=1) for apart in (0.0, 1.0))
+        assert torch.equal(*both)
 
 
 class TestWithOthers:

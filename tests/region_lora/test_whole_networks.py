@@ -33,7 +33,7 @@ def sample(kind: str, model: Any, **settings: Any) -> Tensor:
 
 def patched(model: Any, regions: Any, **settings: Any) -> Any:
     clone = model.clone()
-    assert model_patch.install(clone, regions, **settings) == []
+    assert model_patch.install(clone, regions, **{"apart": 0.0, **settings}) == []
     return clone
 
 

@@ -1,0 +1,46 @@
+"""Places of regions look at their own region rather than at others, so that what one LoRA draws is not copied next door.
+
+In one evaluation every place sees every other through self-attention, and a style or a face is what it takes from there
+first. So where regions have LoRAs, scores among places are moved as Dense Diffusion moves them, in every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...attention.conds import Row
+from ...attention.run import Run
+from ..regions.attention_patch import RegionAttention
+from ..regions.control import RegionControl
+from ..regions.prompt_regions import PromptRegions
+from ..regions.score_bias import SELF_RANGE, RegionBias
+
+# Strength 1 in standard deviations of a place's scores; found on ShapesWorld, see docs/results.md.
+FULL = 20 / 3 * SELF_RANGE
+BIAS = RegionBias("row std", temperature=0.0, area_weight=0.0, background=False, outside_weight=1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Apart(RegionAttention):
+    """canvas: [n, regions, height, width], see Regions.canvas. strength: 0 to 1 and above. negative: whether the
+    negative prompt's rows too."""
+
+    canvas: Tensor = field(default_factory=lambda: torch.zeros(1, 0, 1, 1), repr=False)
+    strength: float = 1.0
+    negative: bool = True
+
+    kinds: frozenset[str] = frozenset({"self", "joint"})
+
+    def regions_for(self, run: Run, row: Row) -> PromptRegions | None:
+        """The regions as those of a prompt without words of its own."""
+        if row.negative and not self.negative:
+            return None
+        key = ("apart", id(self.canvas), row.length)
+        if key not in self.facts:
+            count, words = self.canvas.shape[1], max(1, row.length)
+            control = RegionControl(BIAS, 0.0, self.strength * FULL, law="constant")
+            self.facts[key] = PromptRegions(control, self.canvas, (1.0,) * count, ((),) * count, words, words)
+        return self.facts[key]
