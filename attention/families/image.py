@@ -103,24 +103,61 @@ class QwenImage(Transformer):
 
 
 class Lumina(Transformer):
-    """Lumina 2 and Z-Image, which pads the image's tokens to a multiple of 32."""
+    """Lumina 2 and Z-Image, which pads every piece of its sequence to a multiple of 32.
+
+    With reference pictures: [their texts | the prompt | texts left over] [what SigLIP sees of each, and of the image]
+    [the pictures | the image | its padding].
+    """
 
     name, models = "Lumina", "Lumina 2, Z-Image"
     sections = {"double": "layers"}
     layers = (
-        (r".*adaLN_modulation", ""), (r"noise_refiner|x_embedder", "image"), (r"context_refiner|cap_embedder", "text"),
-        (r"layers|final_layer", "joint"),
+        (r".*adaLN_modulation", ""), (r"noise_refiner", "image"), (r"x_embedder", "embedded image"),
+        (r"context_refiner", "text"), (r"cap_embedder", "prompt"), (r"layers|final_layer", "joint"),
     )  # fmt: skip
+
+    def text_place(self, forward: Forward) -> TextPlace:
+        texts, pictures = forward.inputs.get("ref_contexts") or (), forward.inputs.get("ref_latents") or ()
+        lengths = [each.shape[1] for each in texts[: len(pictures)]]
+        nothing = self._padded(forward, 1)  # of a picture without a text
+        missing = len(pictures) - len(lengths)
+        return TextPlace(start=sum(self._padded(forward, n) for n in lengths) + missing * nothing)
+
+    def before(self, forward: Forward) -> int:
+        """What SigLIP sees, then the reference pictures."""
+        pictures = forward.inputs.get("ref_latents") or ()
+        if not pictures:
+            return 0
+        seen = forward.inputs.get("siglip_feats") or ()
+        counts = [math.prod(each.shape[1:3]) if each is not None else 1 for each in (*seen, None)]
+        counts += [1] * (len(pictures) + 1 - len(counts))
+        siglip = sum(self._padded(forward, n) for n in counts) if forward.network.siglip_embedder is not None else 0
+        return siglip + self._pictures(forward)
+
+    def _pictures(self, forward: Forward) -> int:
+        """Tokens of reference pictures."""
+        size, pictures = forward.network.patch_size, forward.inputs.get("ref_latents") or ()
+        return sum(self._padded(forward, (p.shape[-2] // size) * (p.shape[-1] // size)) for p in pictures)
+
+    def _padded(self, forward: Forward, tokens: int) -> int:
+        multiple = forward.network.pad_tokens_multiple or 1
+        return -(-tokens // multiple) * multiple
 
     def around(
         self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]
     ) -> tuple[int, int, int]:
         own, padding = math.prod(grid), self.behind(forward, {}, grid)
-        return (0, 0, tokens - own) if about == "image" else (tokens - own - padding, 0, padding)
+        if about == "embedded image":
+            return 0, 0, 0 if tokens == own and not self._pictures(forward) else -1
+        if about == "image":
+            before = self._pictures(forward)
+            return 0, before, tokens - own - before
+        before = self.before(forward)
+        return tokens - own - padding - before, before, padding
 
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
-        multiple = forward.network.pad_tokens_multiple
-        return -math.prod(grid) % multiple if multiple else 0
+        own = math.prod(grid)
+        return self._padded(forward, own) - own
 
 
 class ChromaRadiance(FluxFamily):

@@ -11,7 +11,15 @@ from comfy.ldm.cosmos.predict2 import MiniTrainDIT
 from comfy.ldm.hunyuan_video.model import HunyuanVideo as HunyuanVideoNetwork
 from comfy.ldm.kandinsky5.model import Kandinsky5 as Kandinsky5Network
 from comfy.ldm.lightricks.model import LTXVModel
-from comfy.ldm.wan.model import CameraWanModel, HumoWanModel, SCAILWanModel, VaceWanModel, WanModel, WanModel_S2V
+from comfy.ldm.wan.model import (
+    CameraWanModel,
+    HumoWanModel,
+    SCAIL2WanModel,
+    SCAILWanModel,
+    VaceWanModel,
+    WanModel,
+    WanModel_S2V,
+)
 from comfy.ldm.wan.model_animate import AnimateWanModel
 from comfy.ldm.wan.model_wandancer import WanDancerModel
 from torch import Tensor
@@ -155,8 +163,10 @@ class Ltxv(SelfAndCross):
     def site(
         self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
     ) -> Site | None:
-        """Guiding frames with a strength of their own are attended from in calls apart, which are not told apart."""
-        if forward.inputs.get("guide_attention_entries"):
+        """Guiding frames with a strength or mask of their own are attended from in calls apart, which are not told
+        apart."""
+        guides = forward.inputs.get("guide_attention_entries") or ()
+        if any(each.get("strength", 1) != 1 or each.get("pixel_mask") is not None for each in guides):
             return None
         return super().site(forward, options, q, k, heads_first)
 
@@ -175,6 +185,7 @@ VIDEO: Mapping[type, Transformer] = {
     HumoWanModel: WanWithReferencesBehind(),
     WanModel_S2V: WanWithReferencesBehind(),
     SCAILWanModel: Scail(),
+    SCAIL2WanModel: Scail(),
     HunyuanVideoNetwork: HunyuanVideo(),
     Kandinsky5Network: Kandinsky5(),
     MiniTrainDIT: CosmosPredict2(),

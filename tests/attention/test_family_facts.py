@@ -107,6 +107,22 @@ class TestFamilies:
         found = sites_of(dit.build("ltxv"), start, dit.prompt(1, **places), noise_mask=mask)
         assert {site.grid for site, _ in found} == {(3, 8, 12)} and {site.start for site, _ in found} == {0}
 
+    @pytest.mark.parametrize("guides", [[], [{"strength": 1.0, "pixel_mask": None}]])
+    def test_guides_as_ltx_adds_them_do_not_turn_it_off(self, guides: list[dict[str, Any]]) -> None:
+        start, mask = torch.randn(1, 128, 4, 8, 12), torch.ones(1, 1, 4, 8, 12)
+        more = {"keyframe_idxs": torch.zeros(1, 3, 96, 2)}
+        more |= {"guide_attention_entries": [{**each, "pre_filter_count": 96, "latent_shape": [1, 8, 12]} for each in
+                                             guides]} if guides else {}  # fmt: skip
+        assert sites_of(dit.build("ltxv"), start, dit.prompt(1, **more), noise_mask=mask)
+
+    def test_z_image_with_reference_pictures(self) -> None:
+        """[text of the first | pads for the second | the prompt] [the pictures] [image], each piece padded to 32."""
+        model, picture = dit.build("zimage"), torch.randn(1, 16, 12, 14)
+        texts = {"reference_latents_text_embeds": [torch.randn(1, 40, 32)]}
+        prompt = dit.prompt(1, reference_latents=[picture, picture], **texts)
+        found = sites_of(model, torch.randn(1, 16, 16, 24), prompt)
+        assert {(site.start, site.text_tokens, site.text.start) for site, _ in found} == {(64 + 32 + 32 + 128, 128, 96)}
+
     def test_kandinsky_5_image(self) -> None:
         config = {**dit.KINDS["kandinsky5"].config, "visual_embed_dim": 64}
         settings = comfy.supported_models.Kandinsky5Image({**config, "dtype": torch.float32})
@@ -228,7 +244,7 @@ def _class(path: str) -> type:
 def test_every_network_of_comfyui_is_read_or_it_is_said_why_not() -> None:
     """A family that a newer ComfyUI brings is found here."""
     read = {f"{kind.__module__}.{kind.__qualname__}".removeprefix("comfy.ldm.") for kind in registry.TRANSFORMERS}
-    read |= {"modules.diffusionmodules.openaimodel.UNetModel", "wan.model.SCAIL2WanModel"}
+    read |= {"modules.diffusionmodules.openaimodel.UNetModel"}
     told = [name for names in NOT_READ.values() for name in names]
     assert len(told) == len(set(told)) and not read & set(told)
     there = networks()

@@ -52,7 +52,7 @@ WAYS = (
     Way("both merged, strength 0.5", merged=0.5),
     Way("ComfyUI's masked hooks", hooks=True),
     Way("Region LoRA", node=()),
-    Way("Region LoRA, common 0", node=(("common", 0.0),)),
+    Way("Region LoRA, apart 0", node=(("apart", 0.0),)),
     Way("Region LoRA, not in the negative prompt", node=(("negative", False),)),
     Way("painted pictures", paint=True),
 )
