@@ -1,4 +1,4 @@
-"""Places of regions look at their own region rather than at others, so that what one LoRA draws is not copied next door.
+"""Places of regions look at their own region rather than at others, so that no LoRA is copied next door.
 
 In one evaluation every place sees every other through self-attention, and a style or a face is what it takes from there
 first. So where regions have LoRAs, scores among places are moved as Dense Diffusion moves them, in every step.

@@ -1,6 +1,7 @@
-"""Two of one kind, told apart by color: `python -m tools.studies.regions.identities`, output/eval/regions/identities.json.
+"""Two of one kind, told apart by color: `python -m tools.studies.regions.identities`.
 
-Two objects of one shape side by side, each with a region and a color of its own. Resumable.
+Two objects of one shape side by side, each with a region and a color of its own. Resumable; writes
+output/eval/regions/identities.json.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .quality import FOLDER, Layouts, weights
 COUNT, FIRST_SEED = 48, 8_000_000
 WAYS = {
     "none": START["none"], "ComfyUI's masked prompts": METHODS["ConditioningSetMask"],
-    "dense diffusion": START["dense diffusion"], "painted start, dense diffusion": START["painted start, dense diffusion"],
+    **{name: START[name] for name in ("dense diffusion", "painted start, dense diffusion")},
 }  # fmt: skip
 
 
