@@ -18,19 +18,21 @@ from torch import Tensor
 
 from ..guidance.crops import RESIZE
 from ..guidance.noise_optimization import update_rules
+from ..guidance.noise_optimization.candidate_legs import FIRST_CUT
 from ..guidance.noise_optimization.clip_guidance import ClipGuidance
 from ..guidance.noise_optimization.config import (
     GRADIENT_PATHS,
     MODES,
+    SEARCHES,
     CandidateSearch,
     OptimizationConfig,
     OptimizationResult,
     evaluations,
     gradient_steps,
 )
-from ..guidance.noise_optimization.halving import FIRST_CUT
 from ..guidance.noise_optimization.losses import SALIENT_VIEWS, SalientLoss
 from ..guidance.noise_optimization.noise_sampler import SamplingInputs, best_of_n, optimize_noise
+from ..guidance.noise_optimization.particles import STRENGTH
 from ..guidance.noise_optimization.search import Best, Limits
 from ..guidance.spectral_residual import spectral_residual
 from ..models.scorers.scorer import Scorer
@@ -155,6 +157,9 @@ class FoveaOptimizeLatent(io.ComfyNode):
                 io.Combo.Input("view_resize", options=list(RESIZE), default=RESIZE[0], optional=True, advanced=True,
                                tooltip="How squares are brought to the scorer's size. average pooling is DOODL's."),
                 *_search_inputs(),
+                io.Float.Input("candidate_share", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
+                               advanced=True, tooltip="With a limit of seconds: what part of them is for candidates. "
+                               "The rest is for iterations while they pay, then for further candidates."),
             ],
             outputs=_result_outputs(),
         )  # fmt: skip
@@ -167,7 +172,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
         patience: int, seconds: float, saliency_model: Callable[[Tensor], Tensor] | None = None,
         mask: Tensor | None = None, candidates: int = 8, gradient_path: str = "past_model", backprop_steps: int = 1,
         view_resize: str = RESIZE[0], rounds: int = 2, prune_percent: float = FIRST_CUT, batch_size: int = 1,
-        preview_vae: VAE | None = None,
+        preview_vae: VAE | None = None, candidate_share: float = 0.5,
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   preview_vae=preview_vae)  # fmt: skip
@@ -178,7 +183,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
             type(chosen)(rate=chosen.rate * learning_rate), Limits(iterations, seconds, patience),
             mask if mask is not None else (saliency_model or spectral_residual), saliency_interval, mode,
             candidates=candidates, backprop_steps=gradient_steps(gradient_path, backprop_steps),
-            search=CandidateSearch(rounds, prune_percent, batch_size),
+            search=CandidateSearch(rounds, prune_percent, batch_size, share=candidate_share),
         )  # fmt: skip
         progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps, config.search))
         with _advice(inputs, with_gradients=True):
@@ -209,6 +214,11 @@ class FoveaBestOfN(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
                                optional=True, tooltip="As for a sampler. One that remembers earlier steps begins anew "
                                "with the candidates that are left, which takes more time."),
+                io.Combo.Input("method", options=list(SEARCHES), default="halving", optional=True, advanced=True,
+                               tooltip="halving: the worse half is dropped, rounds times. particles: none is; those "
+                               "whose pictures improve multiply. Needs a sampler that draws noise (euler_ancestral)."),
+                io.Float.Input("particle_strength", default=STRENGTH, min=0.0, max=100.0, step=0.1, optional=True,
+                               advanced=True, tooltip="How much a better score counts, for particles. 0: all alike."),
             ],
             outputs=_result_outputs(),
         )  # fmt: skip
@@ -218,11 +228,11 @@ class FoveaBestOfN(io.ComfyNode):
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
         prompt: str, seed: int, steps: int, scheduler: str, cfg: float, candidates: int, seconds: float,
         rounds: int = 2, prune_percent: float = FIRST_CUT, batch_size: int = 1, preview_vae: VAE | None = None,
-        sampler_name: str = "euler",
+        sampler_name: str = "euler", method: str = "halving", particle_strength: float = STRENGTH,
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   sampler_name, preview_vae)  # fmt: skip
-        search = CandidateSearch(rounds, prune_percent, batch_size, sampler_name)
+        search = CandidateSearch(rounds, prune_percent, batch_size, sampler_name, method, particle_strength)
         config = OptimizationConfig(scorer, prompt, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
                                     candidates=candidates, search=search)  # fmt: skip
         progress = _Progress(search.steps(candidates, steps))

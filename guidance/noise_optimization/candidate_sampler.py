@@ -16,10 +16,10 @@ import torch
 from comfy.k_diffusion import sampling
 from torch import Tensor
 
+from .candidate_legs import Candidates
 from .candidates import sampling_seed
 from .decoding import Decoder
 from .guided_model import GuidedModel
-from .halving import Candidates
 from .memoryless import BROWNIAN_GPU, DRAWN_NOISE, GENERATOR
 from .search import Evaluation
 from .trial import Trial

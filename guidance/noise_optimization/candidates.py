@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CANDIDATES, UPDATES, CUTOUTS, SAMPLING = range(4)  # what random numbers are for: each has streams of its own
+# What random numbers are for: each has streams of its own.
+CANDIDATES, UPDATES, CUTOUTS, SAMPLING, RESAMPLING = range(5)
 
 
 def generators(seed: int, count: int, purpose: int) -> list[torch.Generator]:

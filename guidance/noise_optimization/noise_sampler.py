@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -33,14 +32,17 @@ from ..gradients.refusals import (
 )
 from ..starting_noise import EXCHANGES, starts_of
 from ..wrapper_keys import EXPERTS
+from .candidate_legs import LegSearch, cuts
 from .candidate_sampler import CandidateSampler, CandidateWork, fitting_batch
-from .candidates import CUTOUTS, UPDATES, candidate_noises, generators, sampling_seed
+from .candidates import CUTOUTS, RESAMPLING, UPDATES, candidate_noises, generators, sampling_seed
 from .config import OptimizationConfig, OptimizationResult
 from .decoding import Decoder
 from .guided_model import GuidedModel, OnModelCall, ignore_model_call
-from .halving import Halving, cuts
-from .memoryless import samples_together, what_remembers
-from .search import Best, best_of, search
+from .halving import Halving
+from .memoryless import DRAWN_NOISE, samples_together, what_remembers
+from .particles import Particles
+from .refine import Phase, Refinement, add
+from .search import Best, Limits, best_of, search
 from .trial import Trial
 
 PICTURE, VIDEO = 4, 5  # axes of their latents
@@ -93,6 +95,9 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         self.vae_patcher, self.target = vae_patcher, target
         self.on_evaluation, self.on_model_call = on_evaluation, on_model_call
         self.best: Best | None = None
+        self.earlier: Best | None = None
+        self.drawn = 0
+        self.phases: list[Phase] = []
         self.result: OptimizationResult | None = None
 
     def sample(
@@ -113,9 +118,10 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         try:
             best = self.search(trial, first)
         except comfy.model_management.InterruptProcessingException:
-            if self.best is None or not torch.isfinite(self.best.losses).all():
+            finished = [each for each in (self.earlier, self.best) if each and torch.isfinite(each.losses).all()]
+            if not finished:
                 raise
-            best = self.best
+            best = finished[0] if finished[0] is finished[-1] else add(*finished)
             best.stopped = "canceled: the best of what was finished"
         best.start = model.settled(best.start)
         if latent_image is not None and latent_image.ndim == VIDEO:
@@ -124,39 +130,61 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         started = process_out(model.start_of(best.start))
         numbers = [0] * len(first) if best.numbers is None else best.numbers.tolist()
         seeds = [sampling_seed(self.inputs.seed, number) for number in numbers]
-        self.result = OptimizationResult(best, started, trial.empty_saliency, seeds)
+        self.result = OptimizationResult(best, started, trial.empty_saliency, seeds, self.phases)
         return best.sampled
 
     def search(self, trial: Trial, noise: Tensor) -> Best:
         """Candidates first, then the best of them moved down its loss. Without gradients, candidates are all."""
-        config, limits, began = self.config, self.config.limits, time.monotonic()
-        best = None
-        if config.candidates > 1 or self.gradients == Gradients.NONE:
-            best = self.try_candidates(trial, noise, limits.seconds)
-            left = limits.seconds - (time.monotonic() - began)
-            if self.gradients == Gradients.NONE or (limits.seconds and left <= 0):
-                return best
-            limits = replace(limits, seconds=left) if limits.seconds else limits
-        start = noise if best is None else best.start.clone()
-        random = generators(self.inputs.seed, len(noise), UPDATES)
-        return search(start, trial.evaluate, config.rule, limits, random, self.seen, best)
-
-    def try_candidates(self, trial: Trial, noise: Tensor, seconds: float) -> Best:
-        """The best of the candidates; seconds: 0 is any."""
-        config, wanted, model = self.config, self.config.search, trial.model
+        config = self.config
         noises = candidate_noises(noise, self.inputs.seed, config.candidates)
+
+        def draw(seconds: float, before: Best | None) -> Best:
+            self.earlier = before
+            first = 0 if before is None else self.drawn
+            if first >= config.candidates:
+                return before if before is not None else best_of([], trial.evaluate)
+            found = self.try_candidates(trial, noises, seconds, first)
+            self.drawn = first + len(found.iterations)
+            return found if before is None else add(before, found)
+
+        def iterate(limits: Limits, best: Best | None) -> Best:
+            start = noise if best is None else best.start.clone()
+            random = generators(self.inputs.seed, len(noise), UPDATES)
+            return search(start, trial.evaluate, config.rule, limits, random, self.seen, best)
+
+        alone = self.gradients == Gradients.NONE
+        refinement = Refinement(
+            draw if alone or config.candidates > 1 else None, None if alone else iterate, config.limits,
+            config.search.share, phases=self.phases,
+        )  # fmt: skip
+        return refinement.run()
+
+    def try_candidates(self, trial: Trial, noises: Iterator[Tensor], seconds: float, first: int) -> Best:
+        """The best of the candidates from number `first` on; seconds: 0 is any."""
+        config, wanted, model = self.config, self.config.search, trial.model
         if config.mode == "invertible":  # whose samples are EDICT's
             return best_of(noises, trial.evaluate, seconds, self.seen)
         why = next(filter(None, (what_remembers(wanted.sampler, each) for each in self.options_of_models())), "")
         batch = wanted.batch if samples_together(wanted.sampler) else 1
-        wrap, vae = model.inner.inner_model, self.inputs.preview_vae
+        wrap, vae, noise = model.inner.inner_model, self.inputs.preview_vae, model.noise
         fitting = fitting_batch(wrap.inner_model, noise.shape, batch, noise.device)
         preview = trial.decode if vae is None else Decoder(vae, vae.patcher.model, trial.decode.process_out)
         sampler = CandidateSampler(wanted.sampler, model, self.inputs.seed, self.on_model_call)
         at = cuts(model.schedule.steps, wanted.rounds, wanted.first_cut)
-        work = CandidateWork(sampler, trial, preview)
-        halving = Halving(work, config.candidates, at, fitting, seconds, not why, self.seen)
-        best = halving.run((z, model.begun(model.settled(z))) for z in noises)
+        given = (CandidateWork(sampler, trial, preview), config.candidates - first, at, fitting, seconds)
+        search: LegSearch
+        if wanted.method == "particles":
+            if why or wanted.sampler not in DRAWN_NOISE:
+                raise ValueError(
+                    f"Particles need noise that the sampler draws on the way, and nothing that remembers earlier steps "
+                    f"({why or f'{wanted.sampler} draws none'}): take a sampler such as euler_ancestral, dpmpp_sde or "
+                    "lcm, or method halving."
+                )
+            random = generators(self.inputs.seed, len(noise), RESAMPLING)
+            search = Particles(*given, watch=self.seen, first_number=first, strength=wanted.strength, generators=random)
+        else:
+            search = Halving(*given, not why, self.seen, first_number=first)
+        best = search.run((z, model.begun(model.settled(z))) for z in noises)
         if why and len(at) > 1 and config.candidates > 1:
             best.notes.append(f"those left were sampled again from their noise: {why}")
         if fitting < batch:
@@ -184,6 +212,11 @@ def optimize_noise(
     Everything is put back at the end, also after an error or a cancel. Raises NoGradient where gradients would be wrong
     or impossible.
     """
+    if not config.scorer.differentiable:
+        result = best_of_n(inputs, config, on_evaluation, on_model_call)
+        if config.limits.iterations:
+            result.best.notes.append(f"{config.scorer.name} gives no gradient: candidates only, nothing was changed")
+        return result
     if config.limits.iterations and any(start.turn == EXCHANGES for start in starts_of(inputs.model.model_options)):
         raise NoGradient(
             "The model exchanges blocks of the starting noise, through which no gradient is taken: set arranged_noises "

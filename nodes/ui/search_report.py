@@ -12,6 +12,7 @@ def lines(result: OptimizationResult) -> list[str]:
         *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"
           for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
         f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),
+        *map(str, result.phases),
         *best.notes,
         *([f"{best.dropped} candidates gave NaN or infinity and were dropped"] if best.dropped else []),
         *(f"picture {i + 1}: nothing salient in {count} trials, where the whole picture counted alone"

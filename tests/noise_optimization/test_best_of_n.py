@@ -350,6 +350,47 @@ class TestFaults:
         assert str(model.model_options) == options
 
 
+class TestParticles:
+    def test_at_strength_zero_each_is_a_samplers_own(self, model: Any, world: techniques.World) -> None:
+        """Plain best of n, whose winner a sampler draws again. Twin: copies are not, and it is said."""
+        given = {"sampler_name": "euler_ancestral", "steps": 6, "rounds": 3}
+        still = search(model, world, method="particles", particle_strength=0.0, **given)
+        drawn = again(model, world, still[5], "euler_ancestral", steps=6)
+        assert apart(drawn, still[1]["samples"]) < 1e-5 and "no particles were drawn anew" in still[4]
+        plain = search(model, world, **{**given, "rounds": 0})
+        assert apart(still[1]["samples"], plain[1]["samples"]) < 1e-5
+        moved = search(model, world, method="particles", particle_strength=20.0, batch_size=3, **given)
+        assert "drawn anew at step" in moved[4] and torch.isfinite(moved[1]["samples"]).all()
+        assert apart(again(model, world, moved[5], "euler_ancestral", steps=6), moved[1]["samples"]) > 1e-2
+
+    @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
+    def test_samplers_that_cannot_are_refused(self, model: Any, world: techniques.World, sampler: str) -> None:
+        with pytest.raises(ValueError, match="such as euler_ancestral"):
+            search(model, world, method="particles", sampler_name=sampler)
+
+
+class TestRefinement:
+    def test_time_is_shared_and_told(self, model: Any, world: techniques.World) -> None:
+        """No candidate is left unfinished, and what is found is a sampler's picture of its noise."""
+        found = search(model, world, FoveaOptimizeLatent, candidates=500, iterations=500, seconds=12.0, patience=1)
+        told = found[4].splitlines()
+        assert any(line.startswith("candidates: ") for line in told)
+        assert any(line.startswith("iterations: ") for line in told), found[4]
+        assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-4
+
+    def test_a_scorer_without_gradients_is_searched_only(self, model: Any, world: techniques.World) -> None:
+        class Blind(type(world.scorer)):  # type: ignore[misc]
+            differentiable = False
+
+            def losses(self, squares: Tensor, target: Any) -> Tensor:
+                return super().losses(squares.detach(), target).detach()
+
+        scorer = Blind(**{name: getattr(world.scorer, name) for name in world.scorer.__dataclass_fields__})
+        found = search(model, world, FoveaOptimizeLatent, scorer=scorer, iterations=3, candidates=4)
+        assert "gives no gradient: candidates only" in found[4] and "4 trials" in found[4]
+        assert torch.equal(found[1]["samples"], search(model, world, candidates=4)[1]["samples"])
+
+
 def test_it_finds_better_than_the_first(model: Any, world: techniques.World) -> None:
     """And the more, the better, in the mean over seeds."""
     losses = {n: sum(float(search(model, world, candidates=n, seed=seed, rounds=2)[4].split()[5]) for seed in range(4))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fovea.guidance.noise_optimization.halving import Candidates, Halving, Leg, cuts, plan_legs, steps_taken
+from fovea.guidance.noise_optimization.candidate_legs import Candidates, Leg, cuts, steps_taken
+from fovea.guidance.noise_optimization.halving import Halving, plan_legs
 from fovea.guidance.noise_optimization.search import Best, Evaluation
 
 PLACES = 2

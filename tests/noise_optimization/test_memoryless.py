@@ -15,9 +15,9 @@ from comfy_extras.nodes_apg import APG
 from torch import Tensor
 
 from fovea.guidance.noise_optimization import memoryless
+from fovea.guidance.noise_optimization.candidate_legs import Candidates
 from fovea.guidance.noise_optimization.candidate_sampler import CandidateSampler
 from fovea.guidance.noise_optimization.guided_model import GuidedModel
-from fovea.guidance.noise_optimization.halving import Candidates
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
