@@ -18,10 +18,13 @@ from torch import Tensor
 
 from ..guidance.crops import RESIZE
 from ..guidance.noise_optimization import update_rules
+from ..guidance.noise_optimization.candidate_legs import FIRST_CUT
 from ..guidance.noise_optimization.clip_guidance import ClipGuidance
 from ..guidance.noise_optimization.config import (
     GRADIENT_PATHS,
     MODES,
+    SEARCHES,
+    CandidateSearch,
     OptimizationConfig,
     OptimizationResult,
     evaluations,
@@ -29,12 +32,13 @@ from ..guidance.noise_optimization.config import (
 )
 from ..guidance.noise_optimization.losses import SALIENT_VIEWS, SalientLoss
 from ..guidance.noise_optimization.noise_sampler import SamplingInputs, best_of_n, optimize_noise
+from ..guidance.noise_optimization.particles import STRENGTH
 from ..guidance.noise_optimization.search import Best, Limits
 from ..guidance.spectral_residual import spectral_residual
 from ..models.scorers.scorer import Scorer
 from .saliency import SaliencyType
-from .scorers import ALIASES, ScorerType, truncated_tokens
-from .ui import charts
+from .scorers import ALIASES, ScorerType, prompt_lines
+from .ui import charts, search_report
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -44,8 +48,11 @@ OPTIMIZE, BEST_OF_N = "Optimize Latent (Fovea)", "Best of N (Fovea)"
 CLIP_GUIDANCE = "CLIP Guidance (Fovea)"
 
 
-def _sampling_inputs() -> list[io.Input]:
-    """What a sampler needs, and what to look for."""
+EULER = " The sampler is Euler, which is DDIM without noise."
+
+
+def _sampling_inputs(sampler: str = "") -> list[io.Input]:
+    """What a sampler needs, and what to look for. sampler: what is said of it."""
     return [
         io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
         io.Vae.Input("vae", tooltip="Decodes what is scored. A tiny autoencoder saves time and memory."),
@@ -59,8 +66,25 @@ def _sampling_inputs() -> list[io.Input]:
         io.Int.Input("steps", default=20, min=1, max=1000,
                      tooltip="Steps of every trial. Fewer are faster: time is steps times trials."),
         io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="normal",
-                       tooltip="Noise levels of the steps. The sampler is Euler, which is DDIM without noise."),
+                       tooltip=f"Noise levels of the steps.{sampler}"),
         io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As for a sampler."),
+    ]  # fmt: skip
+
+
+def _search_inputs() -> list[io.Input]:
+    """How candidates are tried."""
+    return [
+        io.Int.Input("rounds", default=2, min=0, max=20, optional=True,
+                     tooltip="How often the worse half of the candidates is dropped before their end. 0: all are "
+                     "sampled to their end."),
+        io.Float.Input("prune_percent", default=FIRST_CUT, min=0.05, max=0.95, step=0.05, optional=True, advanced=True,
+                       tooltip="After what part of the steps candidates are scored and dropped for the first time; "
+                       "0.3 to 0.4 tells enough as a rule."),
+        io.Int.Input("batch_size", default=1, min=1, max=256, optional=True,
+                     tooltip="How many candidates are sampled at once: faster on a GPU. Halved where memory does not "
+                     "suffice."),
+        io.Vae.Input("preview_vae", optional=True,
+                     tooltip="Decodes candidates that are not finished; a tiny autoencoder saves time. Without: vae."),
     ]  # fmt: skip
 
 
@@ -94,7 +118,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
             ),
             search_aliases=ALIASES,
             inputs=[
-                *_sampling_inputs(),
+                *_sampling_inputs(EULER),
                 io.Int.Input("iterations", default=20, min=0, max=1000,
                              tooltip="How often the noise is changed; 50 in the papers. 0: only the candidates."),
                 io.Float.Input("learning_rate", default=1.0, min=0.0, max=1000.0, step=0.1,
@@ -132,6 +156,10 @@ class FoveaOptimizeLatent(io.ComfyNode):
                              tooltip="For gradient_path last_steps: through how many steps the gradient goes."),
                 io.Combo.Input("view_resize", options=list(RESIZE), default=RESIZE[0], optional=True, advanced=True,
                                tooltip="How squares are brought to the scorer's size. average pooling is DOODL's."),
+                *_search_inputs(),
+                io.Float.Input("candidate_share", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
+                               advanced=True, tooltip="With a limit of seconds: what part of them is for candidates. "
+                               "The rest is for iterations while they pay, then for further candidates."),
             ],
             outputs=_result_outputs(),
         )  # fmt: skip
@@ -143,9 +171,11 @@ class FoveaOptimizeLatent(io.ComfyNode):
         update_rule: str, salient_weight: float, salient_views: str, saliency_interval: int, cutouts: int, mode: str,
         patience: int, seconds: float, saliency_model: Callable[[Tensor], Tensor] | None = None,
         mask: Tensor | None = None, candidates: int = 8, gradient_path: str = "past_model", backprop_steps: int = 1,
-        view_resize: str = RESIZE[0],
+        view_resize: str = RESIZE[0], rounds: int = 2, prune_percent: float = FIRST_CUT, batch_size: int = 1,
+        preview_vae: VAE | None = None, candidate_share: float = 0.5,
     ) -> io.NodeOutput:  # fmt: skip
-        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg)
+        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
+                                  preview_vae=preview_vae)  # fmt: skip
         chosen = update_rules.RULES[update_rule]()
         iterations = iterations if learning_rate > 0 else 0
         config = OptimizationConfig(
@@ -153,8 +183,9 @@ class FoveaOptimizeLatent(io.ComfyNode):
             type(chosen)(rate=chosen.rate * learning_rate), Limits(iterations, seconds, patience),
             mask if mask is not None else (saliency_model or spectral_residual), saliency_interval, mode,
             candidates=candidates, backprop_steps=gradient_steps(gradient_path, backprop_steps),
+            search=CandidateSearch(rounds, prune_percent, batch_size, share=candidate_share),
         )  # fmt: skip
-        progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps))
+        progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps, config.search))
         with _advice(inputs, with_gradients=True):
             result = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
         return _result(result, inputs, latent_image, scorer, prompt, "iteration")
@@ -170,15 +201,24 @@ class FoveaBestOfN(io.ComfyNode):
             display_name=BEST_OF_N,
             category="Fovea/latent",
             description=(
-                "Samples several starting noises and keeps the picture that fits the prompt best. What Optimize Latent "
-                "should be compared with, at equal time."
+                "Tries several starting noises and keeps the picture that fits the prompt best. What looks worse "
+                "after a part of the steps is dropped, so that more noises can be tried in the same time."
             ),
-            search_aliases=[*ALIASES, "best of n", "seed search", "rejection sampling"],
+            search_aliases=[*ALIASES, "best of n", "seed search", "rejection sampling", "successive halving"],
             inputs=[
                 *_sampling_inputs(),
                 io.Int.Input("candidates", default=8, min=1, max=10000, tooltip="How many noises are tried."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
-                               tooltip="Stop after so much time. 0: never."),
+                               tooltip="Draw only as many candidates as so much time allows. 0: all."),
+                *_search_inputs(),
+                io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
+                               optional=True, tooltip="As for a sampler. One that remembers earlier steps begins anew "
+                               "with the candidates that are left, which takes more time."),
+                io.Combo.Input("method", options=list(SEARCHES), default="halving", optional=True, advanced=True,
+                               tooltip="halving: the worse half is dropped, rounds times. particles: none is; those "
+                               "whose pictures improve multiply. Needs a sampler that draws noise (euler_ancestral)."),
+                io.Float.Input("particle_strength", default=STRENGTH, min=0.0, max=100.0, step=0.1, optional=True,
+                               advanced=True, tooltip="How much a better score counts, for particles. 0: all alike."),
             ],
             outputs=_result_outputs(),
         )  # fmt: skip
@@ -187,11 +227,15 @@ class FoveaBestOfN(io.ComfyNode):
     def execute(
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
         prompt: str, seed: int, steps: int, scheduler: str, cfg: float, candidates: int, seconds: float,
+        rounds: int = 2, prune_percent: float = FIRST_CUT, batch_size: int = 1, preview_vae: VAE | None = None,
+        sampler_name: str = "euler", method: str = "halving", particle_strength: float = STRENGTH,
     ) -> io.NodeOutput:  # fmt: skip
-        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg)
+        inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
+                                  sampler_name, preview_vae)  # fmt: skip
+        search = CandidateSearch(rounds, prune_percent, batch_size, sampler_name, method, particle_strength)
         config = OptimizationConfig(scorer, prompt, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
-                                    candidates=candidates)  # fmt: skip
-        progress = _Progress(steps * candidates)
+                                    candidates=candidates, search=search)  # fmt: skip
+        progress = _Progress(search.steps(candidates, steps))
         with _advice(inputs, with_gradients=False):
             result = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
         return _result(result, inputs, latent_image, scorer, prompt, "candidate")
@@ -239,12 +283,13 @@ class FoveaCLIPGuidance(io.ComfyNode):
 
 def _sampling_values(
     model: ModelPatcher, vae: VAE, positive: list, negative: list, latent: dict, seed: int, steps: int, scheduler: str,
-    cfg: float,
+    cfg: float, sampler: str = "euler", preview_vae: VAE | None = None,
 ) -> SamplingInputs:  # fmt: skip
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
-    return SamplingInputs(model, vae, positive, negative, cfg, noise, samples, sigmas, seed, latent.get("noise_mask"))
+    sigmas = comfy.samplers.KSampler(model, steps, torch.device("cpu"), sampler, scheduler).sigmas
+    return SamplingInputs(model, vae, positive, negative, cfg, noise, samples, sigmas, seed, latent.get("noise_mask"),
+                          preview_vae)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -270,8 +315,8 @@ class _Progress:
     def __init__(self, total: int) -> None:
         self.bar, self.done, self.total = comfy.utils.ProgressBar(total), 0, total
 
-    def on_model_call(self) -> None:
-        self.done = min(self.done + 1, self.total)
+    def on_model_call(self, count: int) -> None:
+        self.done = min(self.done + count, self.total)
         self.bar.update_absolute(self.done, self.total)
 
     def on_evaluation(self, _iteration: int, best: Best) -> None:
@@ -302,23 +347,13 @@ def _result(
     best = result.best
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
-    told = [
-        *([] if prompt.strip() else ["prompt is empty: the pictures were compared with nothing. Say what they show."]),
-        *truncated_tokens(scorer, prompt),
-        *(f"picture {i + 1}: {first:.4f} at first, {last:.4f} at best"
-          for i, (first, last) in enumerate(zip(best.iterations[0], best.losses.tolist()))),
-        f"{len(best.iterations)} trials" + (f"; stopped: {best.stopped}" if best.stopped else ""),
-        *(f"picture {i + 1}: nothing salient in {count} trials, where the whole picture counted alone"
-          for i, count in enumerate(result.empty_saliency) if count),
-        *([f"{best.rejected} steps led to NaN and were taken back"] if best.rejected else []),
-    ]  # fmt: skip
     return io.NodeOutput(
         {**{k: v for k, v in kept.items() if k != "noise_mask"}, "samples": result.started.cpu().float()},
         {**kept, "samples": best.sampled.cpu().float()},
         best.pictures.movedim(1, -1).cpu().float(),
         curve[None],
-        "\n".join(told),
-        FixedNoise(best.start.cpu().float(), inputs.seed),
+        "\n".join([*prompt_lines(scorer, prompt), *search_report.lines(result)]),
+        FixedNoise(best.start.cpu().float(), result.seeds[0]),
     )
 
 

@@ -33,6 +33,12 @@ def truncated_tokens(scorer: Scorer, text: str) -> list[str]:
     return [f"The scorer does not read the last {count} tokens of the text."] if count else []
 
 
+def prompt_lines(scorer: Scorer, prompt: str) -> list[str]:
+    """What to say of a prompt that pictures are compared with."""
+    empty = "prompt is empty: the pictures were compared with nothing. Say what they show."
+    return [*([] if prompt.strip() else [empty]), *truncated_tokens(scorer, prompt)]
+
+
 class FoveaLoadScorer(io.ComfyNode):
     """Inputs are only ever appended."""
 

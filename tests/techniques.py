@@ -154,7 +154,11 @@ def optimize_past(model: Any, world: World) -> Tensor:
 
 
 def best_of_n(model: Any, world: World) -> Tensor:
-    return _search(FoveaBestOfN, model, world, candidates=2)
+    return _search(FoveaBestOfN, model, world, candidates=2, rounds=0)
+
+
+def halving(model: Any, world: World) -> Tensor:
+    return _search(FoveaBestOfN, model, world, candidates=4, rounds=1, batch_size=2)
 
 
 PATCHES: dict[str, Callable[[Any, World], Tensor]] = {
@@ -165,7 +169,7 @@ PATCHES: dict[str, Callable[[Any, World], Tensor]] = {
 # Through the sampled model.
 WITH_GRADIENTS = {each.__name__: each for each in (clip_guidance, optimize_through, layout_loss)}
 WITH_PICTURES = ("clip_guidance", "optimize_through", "optimize_past")  # which decode and score them
-TECHNIQUES = {**PATCHES, **WITH_GRADIENTS, **{each.__name__: each for each in (optimize_past, best_of_n)}}
+TECHNIQUES = {**PATCHES, **WITH_GRADIENTS, **{each.__name__: each for each in (optimize_past, best_of_n, halving)}}
 
 
 def run(name: str, model: Any, world: World) -> Tensor:

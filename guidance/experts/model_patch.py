@@ -21,7 +21,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from ..noise_levels import LEVEL_TOLERANCE, convert_latent, half_log_snr
-from ..wrapper_keys import EXPERTS
+from ..wrapper_keys import EXPERTS, REMEMBERS_STEPS
 from . import plan
 from .expert_guider import NODE, Expert, ExpertGuider, Started, is_flow, load_beside, name_of
 from .plan import BadExperts
@@ -111,6 +111,9 @@ class ExpertSwitch:
         clone.set_attachments(KEY, tuple(expert.model for expert in self.experts))  # for whoever asks what is sampled
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._run)
         clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _begin)
+        if self.decide_by == "monotonic":
+            options = clone.model_options.setdefault("transformer_options", {})
+            options[REMEMBERS_STEPS] = "the Expert Switch (decide_by monotonic) remembers who acted"
         # In front of what the main model has already (style, caches), which is to act where the main model does.
         others = clone.wrappers.get(WrappersMP.PREDICT_NOISE, {})
         clone.wrappers[WrappersMP.PREDICT_NOISE] = {KEY: [_predict], **others}

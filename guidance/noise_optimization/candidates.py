@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CANDIDATES, UPDATES, CUTOUTS = range(3)  # what random numbers are for: each has streams of its own
+# What random numbers are for: each has streams of its own.
+CANDIDATES, UPDATES, CUTOUTS, SAMPLING, RESAMPLING = range(5)
 
 
 def generators(seed: int, count: int, purpose: int) -> list[torch.Generator]:
@@ -26,3 +27,11 @@ def candidate_noises(noise: Tensor, seed: int, count: int) -> Iterator[Tensor]:
     yield noise
     for _ in range(count - 1):
         yield torch.cat([torch.randn(noise[:1].shape, generator=each) for each in fresh]).to(noise)
+
+
+def sampling_seed(seed: int, number: int) -> int:
+    """The seed of a candidate for samplers that draw noise: the first has the run's own, the others each another."""
+    if number == 0:
+        return seed
+    high, low = np.random.SeedSequence((seed, number, SAMPLING)).generate_state(2)
+    return int(high) << 31 | int(low) >> 1

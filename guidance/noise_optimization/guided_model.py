@@ -22,10 +22,10 @@ from ..gradients.refusals import (
 from ..starting_noise import StartOfRun, acting_starts, begun
 from .reversible_ode import Schedule
 
-OnModelCall = Callable[[], None]
+OnModelCall = Callable[[int], None]  # told how many candidates were evaluated
 
 
-def ignore_model_call() -> None:
+def ignore_model_call(_count: int) -> None:
     """For callers that need no progress."""
 
 
@@ -60,7 +60,7 @@ class GuidedModel:
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         """The guided prediction x0 of a noisy latent."""
-        self.on_model_call()
+        self.on_model_call(1)
         comfy.model_management.throw_exception_if_processing_interrupted()
         level = torch.full((x.shape[0],), sigma, device=x.device, dtype=torch.float32)
         with self.saved_tensor_guard():
@@ -68,7 +68,11 @@ class GuidedModel:
 
     def start_of(self, z: Tensor) -> Tensor:
         """The first latent that unit noise gives, with what the model's nodes do to the noise."""
-        return self._scaled(begun(self.settled(z), self.run, self.starts))
+        return self.scaled(self.begun(self.settled(z)), self.latent)
+
+    def begun(self, noise: Tensor) -> Tensor:
+        """Noise as the model's nodes want it; the same tensor where there are none."""
+        return begun(noise, self.run, self.starts)
 
     def slope(self, z: Tensor) -> Tensor:
         """How much the first latent moves with unit noise like z, element by element: it does so linearly.
@@ -76,10 +80,11 @@ class GuidedModel:
         What nodes do to the noise counts as a shift that goes along.
         """
         one, zero = torch.ones_like(z), torch.zeros_like(z)
-        return self._scaled(self.settled(one)) - self._scaled(self.settled(zero))
+        return self.scaled(self.settled(one), self.latent) - self.scaled(self.settled(zero), self.latent)
 
-    def _scaled(self, noise: Tensor) -> Tensor:
-        return self.sampling.noise_scaling(self.sigmas[0], noise, self.latent, self.starts_at_full_noise)
+    def scaled(self, noise: Tensor, latent: Tensor | None) -> Tensor:
+        """The first latent: noise at the first level, on what is drawn on."""
+        return self.sampling.noise_scaling(self.sigmas[0], noise, latent, self.starts_at_full_noise)
 
     def settled(self, z: Tensor) -> Tensor:
         """Unit noise that differs from the run's own only where the mask of an inpainting lets it."""

@@ -19,11 +19,14 @@ SALIENT_VIEWS = ("crops", "cutouts")
 class Scorer(Protocol):
     """What is needed of a scorer (models/scorers/scorer.py has the classes). size: the side of the squares that it
     looks at, in pixels. patcher: its network. overwrites: whether that changes what autograd keeps.
-    letterbox: whether it looks at a whole picture in a black square, not at squares of it."""
+    letterbox: whether it looks at a whole picture in a black square, not at squares of it. differentiable: whether its
+    losses have gradients."""
 
+    name: str
     size: int
     patcher: Any
     overwrites: ClassVar[bool]
+    differentiable: ClassVar[bool]
     letterbox: bool
 
     def target(self, prompt: str) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -32,13 +31,21 @@ from ..gradients.refusals import (
     refuse_what_loses_gradient,
 )
 from ..starting_noise import EXCHANGES, starts_of
-from .candidates import CUTOUTS, UPDATES, candidate_noises, generators
+from ..wrapper_keys import EXPERTS
+from .candidate_legs import LegSearch, cuts
+from .candidate_sampler import CandidateSampler, CandidateWork, fitting_batch
+from .candidates import CUTOUTS, RESAMPLING, UPDATES, candidate_noises, generators, sampling_seed
 from .config import OptimizationConfig, OptimizationResult
 from .decoding import Decoder
 from .guided_model import GuidedModel, OnModelCall, ignore_model_call
-from .search import Best, best_of, search
+from .halving import Halving
+from .memoryless import DRAWN_NOISE, samples_together, what_remembers
+from .particles import Particles
+from .refine import Phase, Refinement, add
+from .search import Best, Limits, best_of, search
 from .trial import Trial
 
+PICTURE, VIDEO = 4, 5  # axes of their latents
 OnEvaluation = Callable[[int, Best], None]
 
 
@@ -52,7 +59,8 @@ class Gradients(IntEnum):
 
 @dataclass(frozen=True)
 class SamplingInputs:
-    """Everything a sampler of ComfyUI is given. noise: unit noise [n, ...]."""
+    """Everything a sampler of ComfyUI is given. noise: unit noise [n, ...]. preview_vae: decodes what is
+    not finished; None is the vae."""
 
     model: Any
     vae: Any
@@ -64,6 +72,7 @@ class SamplingInputs:
     sigmas: Tensor
     seed: int
     noise_mask: Tensor | None = None
+    preview_vae: Any = None
 
 
 def ignore_evaluation(_iteration: int, _best: Best) -> None:
@@ -85,6 +94,10 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         self.config, self.inputs, self.gradients = config, inputs, gradients
         self.vae_patcher, self.target = vae_patcher, target
         self.on_evaluation, self.on_model_call = on_evaluation, on_model_call
+        self.best: Best | None = None
+        self.earlier: Best | None = None
+        self.drawn = 0
+        self.phases: list[Phase] = []
         self.result: OptimizationResult | None = None
 
     def sample(
@@ -102,27 +115,91 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         first = normal_copy(self.inputs.noise).to(noise.device, torch.float32)
         cutouts = generators(self.inputs.seed, len(first), CUTOUTS)
         trial = Trial(self.config, model, decode, self.target, cutouts)
-        best = self.search(trial, first)
+        try:
+            best = self.search(trial, first)
+        except comfy.model_management.InterruptProcessingException:
+            finished = [each for each in (self.earlier, self.best) if each and torch.isfinite(each.losses).all()]
+            if not finished:
+                raise
+            best = finished[0] if finished[0] is finished[-1] else add(*finished)
+            best.stopped = "canceled: the best of what was finished"
         best.start = model.settled(best.start)
+        if latent_image is not None and latent_image.ndim == VIDEO:
+            best.pictures = decode.whole(best.sampled)
         best.sampled = model.finished(best.sampled)
         started = process_out(model.start_of(best.start))
-        self.result = OptimizationResult(best, started, trial.empty_saliency)
+        numbers = [0] * len(first) if best.numbers is None else best.numbers.tolist()
+        seeds = [sampling_seed(self.inputs.seed, number) for number in numbers]
+        self.result = OptimizationResult(best, started, trial.empty_saliency, seeds, self.phases)
         return best.sampled
 
     def search(self, trial: Trial, noise: Tensor) -> Best:
         """Candidates first, then the best of them moved down its loss. Without gradients, candidates are all."""
-        config, limits, began = self.config, self.config.limits, time.monotonic()
-        best = None
-        if config.candidates > 1 or self.gradients == Gradients.NONE:
-            tried = candidate_noises(noise, self.inputs.seed, config.candidates)
-            best = best_of(tried, trial.evaluate, limits.seconds, self.on_evaluation)
-            left = limits.seconds - (time.monotonic() - began)
-            if self.gradients == Gradients.NONE or (limits.seconds and left <= 0):
-                return best
-            limits = replace(limits, seconds=left) if limits.seconds else limits
-        start = noise if best is None else best.start.clone()
-        random = generators(self.inputs.seed, len(noise), UPDATES)
-        return search(start, trial.evaluate, config.rule, limits, random, self.on_evaluation, best)
+        config = self.config
+        noises = candidate_noises(noise, self.inputs.seed, config.candidates)
+
+        def draw(seconds: float, before: Best | None) -> Best:
+            self.earlier = before
+            first = 0 if before is None else self.drawn
+            if first >= config.candidates:
+                return before if before is not None else best_of([], trial.evaluate)
+            found = self.try_candidates(trial, noises, seconds, first)
+            self.drawn = first + len(found.iterations)
+            return found if before is None else add(before, found)
+
+        def iterate(limits: Limits, best: Best | None) -> Best:
+            start = noise if best is None else best.start.clone()
+            random = generators(self.inputs.seed, len(noise), UPDATES)
+            return search(start, trial.evaluate, config.rule, limits, random, self.seen, best)
+
+        alone = self.gradients == Gradients.NONE
+        refinement = Refinement(
+            draw if alone or config.candidates > 1 else None, None if alone else iterate, config.limits,
+            config.search.share, phases=self.phases,
+        )  # fmt: skip
+        return refinement.run()
+
+    def try_candidates(self, trial: Trial, noises: Iterator[Tensor], seconds: float, first: int) -> Best:
+        """The best of the candidates from number `first` on; seconds: 0 is any."""
+        config, wanted, model = self.config, self.config.search, trial.model
+        if config.mode == "invertible":  # whose samples are EDICT's
+            return best_of(noises, trial.evaluate, seconds, self.seen)
+        why = next(filter(None, (what_remembers(wanted.sampler, each) for each in self.options_of_models())), "")
+        batch = wanted.batch if samples_together(wanted.sampler) else 1
+        wrap, vae, noise = model.inner.inner_model, self.inputs.preview_vae, model.noise
+        fitting = fitting_batch(wrap.inner_model, noise.shape, batch, noise.device)
+        preview = trial.decode if vae is None else Decoder(vae, vae.patcher.model, trial.decode.process_out)
+        sampler = CandidateSampler(wanted.sampler, model, self.inputs.seed, self.on_model_call)
+        at = cuts(model.schedule.steps, wanted.rounds, wanted.first_cut)
+        given = (CandidateWork(sampler, trial, preview), config.candidates - first, at, fitting, seconds)
+        search: LegSearch
+        if wanted.method == "particles":
+            if why or wanted.sampler not in DRAWN_NOISE:
+                raise ValueError(
+                    f"Particles need noise that the sampler draws on the way, and nothing that remembers earlier steps "
+                    f"({why or f'{wanted.sampler} draws none'}): take a sampler such as euler_ancestral, dpmpp_sde or "
+                    "lcm, or method halving."
+                )
+            random = generators(self.inputs.seed, len(noise), RESAMPLING)
+            search = Particles(*given, watch=self.seen, first_number=first, strength=wanted.strength, generators=random)
+        else:
+            search = Halving(*given, not why, self.seen, first_number=first)
+        best = search.run((z, model.begun(model.settled(z))) for z in noises)
+        if why and len(at) > 1 and config.candidates > 1:
+            best.notes.append(f"those left were sampled again from their noise: {why}")
+        if fitting < batch:
+            best.notes.append(f"memory sufficed for {fitting} at once, not for {batch}")
+        return best
+
+    def options_of_models(self) -> list[dict[str, Any]]:
+        """Of the sampled model, and of its experts."""
+        patcher = self.inputs.model
+        return [each.model_options for each in (patcher, *(patcher.get_attachment(EXPERTS) or ()))]
+
+    def seen(self, number: int, best: Best) -> None:
+        """Keep what was found, for the case of a cancel, and tell of it."""
+        self.best = best
+        self.on_evaluation(number, best)
 
 
 def optimize_noise(
@@ -135,6 +212,11 @@ def optimize_noise(
     Everything is put back at the end, also after an error or a cancel. Raises NoGradient where gradients would be wrong
     or impossible.
     """
+    if not config.scorer.differentiable:
+        result = best_of_n(inputs, config, on_evaluation, on_model_call)
+        if config.limits.iterations:
+            result.best.notes.append(f"{config.scorer.name} gives no gradient: candidates only, nothing was changed")
+        return result
     if config.limits.iterations and any(start.turn == EXCHANGES for start in starts_of(inputs.model.model_options)):
         raise NoGradient(
             "The model exchanges blocks of the starting noise, through which no gradient is taken: set arranged_noises "
@@ -170,10 +252,12 @@ def _run(
 ) -> OptimizationResult:  # fmt: skip
     """One run of ComfyUI with the optimizer as its sampler, as like a plain one as the wanted gradients allow."""
     refuse_step_caches(inputs.model)
-    if inputs.latent.ndim != 4:
+    if inputs.latent.is_nested or inputs.latent.ndim not in (PICTURE, VIDEO):
+        raise ValueError("These latents hold no pictures (sound, video with sound, 3D): there is nothing to score.")
+    if inputs.latent.ndim == VIDEO and gradients != Gradients.NONE:
         raise NoGradient(
-            "Latents with a frame axis (of videos, and of Qwen-Image) cannot be optimized: use a model whose latents "
-            "have none, such as SD1.5, SDXL, SD3 or Flux."
+            "No gradient is taken through latents with a frame axis (of videos, and of Qwen-Image): use Best of N, "
+            "which needs none, or a model whose latents have none, such as SD1.5, SDXL, SD3 or Flux."
         )
     through_model = gradients == Gradients.RUN
     with outside_inference_mode() if through_model else contextlib.nullcontext():
@@ -185,6 +269,7 @@ def _run(
             patcher = fully_loaded(inputs.model)
             with_backward(patcher)
         more = [vae_patcher, *patchers_of(config.scorer, config.saliency)]
+        more += [] if inputs.preview_vae is None else [inputs.preview_vae.patcher]
         (tensor, options), *others = normal_copy(inputs.positive)
         positive = [[tensor, with_additional_models(options, more)], *others]
         negative = normal_copy(inputs.negative)

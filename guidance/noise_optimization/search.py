@@ -28,7 +28,11 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class Best:
-    """The best of what was tried, each latent by itself, and the losses of all iterations [iterations][n]."""
+    """The best of what was tried, each latent by itself, and the losses of all iterations [iterations][n].
+
+    numbers [n]: which candidate each is, where there were several. dropped: how many were not finite. notes: for
+    people.
+    """
 
     losses: Tensor
     start: Tensor
@@ -37,6 +41,9 @@ class Best:
     iterations: list[list[float]] = field(default_factory=list)
     rejected: int = 0
     stopped: str = ""
+    numbers: Tensor | None = None
+    dropped: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def consider(self, start: Tensor, evaluated: Evaluation) -> Tensor:
         """Take over what is better; returns for which latents."""
@@ -79,7 +86,7 @@ def search(
         last = iteration == limits.iterations
         evaluated = evaluate(z, not last)
         if best is None:
-            best = _nothing(start, evaluated)
+            best = nothing_yet(start, evaluated)
         again = iteration == 0 and bool(best.iterations)  # what was found before is evaluated once more
         idle = 0 if best.consider(z, evaluated).any() or again else idle + 1
         best.iterations.append(evaluated.losses.tolist())
@@ -106,7 +113,7 @@ def search(
         z, motion = rule.update(z, evaluated.gradient, motion, update_rules.unit_noise(z, generators), rate)
     assert best is not None
     if not torch.isfinite(best.losses).any():
-        raise ValueError(_why_nothing(best))
+        raise ValueError(why_nothing(best))
     return best
 
 
@@ -127,16 +134,16 @@ def best_of(
             break
         evaluated = evaluate(z, False)
         if best is None:
-            best = _nothing(z, evaluated)
+            best = nothing_yet(z, evaluated)
         best.consider(z, evaluated)
         best.iterations.append(evaluated.losses.tolist())
         watch(number, best)
     if best is None or not torch.isfinite(best.losses).any():
-        raise ValueError(_why_nothing(best))
+        raise ValueError(why_nothing(best))
     return best
 
 
-def _why_nothing(best: Best | None) -> str:
+def why_nothing(best: Best | None) -> str:
     """What to do where no loss is finite: from the first trial, whose latents and pictures are kept."""
     said = "No starting latent gave a finite loss"
     if best is None:
@@ -151,7 +158,8 @@ def _why_nothing(best: Best | None) -> str:
     return f"{said}: the scorer's are NaN or infinity."
 
 
-def _nothing(z: Tensor, evaluated: Evaluation) -> Best:
+def nothing_yet(z: Tensor, evaluated: Evaluation) -> Best:
+    """What is kept before anything was found: places for it."""
     lost = torch.full_like(evaluated.losses, float("inf"))
     return Best(lost, z.clone(), evaluated.sampled.clone(), evaluated.pictures.clone())
 

@@ -66,6 +66,18 @@ class Trial:
         self.gradients_taken += gradient_wanted
         return Evaluation(losses, gradient, ends[0], pictures)
 
+    def judge(self, latents: Tensor, decode: Decoder) -> tuple[Tensor, Tensor]:
+        """Losses [n] of clean latents [n, ...], without gradient, and a picture [n, 3, height, width] of each: of a
+        video the middle one, and the mean of what is scored."""
+        with torch.no_grad():
+            frames = decode.frames(latents)
+            losses = [self._loss(frames[:, at]) for at in range(frames.shape[1])]
+            return torch.stack(losses).mean(dim=0).to(latents.device), frames[:, frames.shape[1] // 2]
+
+    def _loss(self, pictures: Tensor) -> Tensor:
+        saliency = self._look(pictures, again=True)
+        return self.config.loss(self.config.scorer, self.target, pictures, saliency, self.generators)
+
     def _scored(self, ends: list[Tensor], gradient_wanted: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Mean losses over the ends, the first end's pictures, and the gradient at every end."""
         total, shown, gradients = None, None, []
@@ -91,7 +103,8 @@ class Trial:
         given = self.config.saliency
         if given is None or self.config.loss.weight == 0:
             return None
-        if self.saliency is None or (callable(given) and again):
+        other_size = self.saliency is not None and self.saliency.shape[-2:] != pictures.shape[-2:]
+        if self.saliency is None or other_size or (callable(given) and again):
             maps = getattr(given, "maps", given)  # a model that the run has loaded
             saliency = maps(pictures) if callable(maps) else maps
             size = pictures.shape[-2:]

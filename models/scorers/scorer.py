@@ -13,13 +13,15 @@ from torch import Tensor
 class Scorer(ABC):
     """name: for people. size: the side in pixels of the squares that it looks at. unit: what its scores are called.
     patcher: its network, which the caller loads. overwrites: whether the network changes tensors in place that autograd
-    keeps. letterbox: whether it looks at a whole picture in a black square, not at squares of it."""
+    keeps. letterbox: whether it looks at a whole picture in a black square, not at squares of it. differentiable:
+    whether its losses have gradients; without, pictures can be searched with it but not changed."""
 
     name: str
     size: int
     unit: str
     patcher: Any
     overwrites: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
     letterbox: bool = False
 
     @abstractmethod

@@ -376,15 +376,16 @@ def test_charts_draw_anything() -> None:
         assert drawn.shape == (charts.HEIGHT, charts.WIDTH, 3)
 
 
+@pytest.mark.parametrize("rounds", [0, 1])
 @pytest.mark.parametrize("decide", ["sigma", "monotonic"])
-def test_every_trial_of_a_search_starts_with_the_first_model(given: dict[str, Any], decide: str) -> None:
+def test_every_trial_of_a_search_starts_with_the_first_model(given: dict[str, Any], decide: str, rounds: int) -> None:
     low = demo_model.load_model()
     experts = FoveaExpert.execute(low, "timestep", 0.66, -1.0).result[0]
     model = FoveaExpertSwitch.execute(given["model"], experts, 0.0, "auto", decide).result[0]
     settings = {**given, "model": model, "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}}
     with torch.inference_mode(), tiny.watching(low, at="") as calls:
-        _, samples, *_, noise = FoveaBestOfN.execute(**settings, candidates=3, seconds=0.0).result
-    assert calls and len(calls) % 3 == 0 and len(calls) < 3 * STEPS
+        _, samples, *_, noise = FoveaBestOfN.execute(**settings, candidates=3, seconds=0.0, rounds=rounds).result
+    assert calls and len(calls) % (3 if rounds == 0 else 2) == 0 and len(calls) < 3 * STEPS
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(given["positive"], given["negative"])
     guider.set_cfg(CFG)

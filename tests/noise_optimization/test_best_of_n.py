@@ -1,0 +1,398 @@
+"""Best of N in real runs of ComfyUI: what it finds is what a sampler draws of its noise, whatever is in the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import pytest
+import techniques
+import tiny_models as tiny
+import tiny_transformers as dit
+import torch
+from comfy_extras.nodes_apg import APG
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from torch import Tensor
+
+from fovea.guidance.noise_optimization import candidate_sampler, noise_sampler
+from fovea.guidance.noise_optimization.decoding import Decoder
+from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
+from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaOptimizeLatent
+from fovea.nodes.region_start import FoveaRegionStart
+from fovea.nodes.regions import FoveaDenseDiffusion
+from fovea.nodes.sag import FoveaSelfAttentionGuidance
+
+STEPS, CFG, SEED = 4, 4.0, 5
+
+
+@pytest.fixture(scope="module")
+def world() -> techniques.World:
+    return techniques.shapesworld()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    with torch.inference_mode():
+        return demo_model.load_model()
+
+
+def search(model: Any, world: techniques.World, node: Any = FoveaBestOfN, **changes: Any) -> tuple:
+    given = {"vae": world.vae, "positive": world.positive, "negative": world.negative, "scorer": world.scorer,
+             "prompt": techniques.PROMPT, "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}, "steps": STEPS,
+             "cfg": CFG, "seed": SEED, "candidates": 6, "rounds": 1}  # fmt: skip
+    with torch.inference_mode():
+        return techniques.outputs(node, model=model, **{**given, **changes})
+
+
+def again(model: Any, world: techniques.World, noise: Any, sampler: str = "euler", **changes: Any) -> Tensor:
+    """A sampler's picture of a NOISE, as SamplerCustomAdvanced draws it."""
+    given = {"positive": world.positive, "negative": world.negative, "cfg": CFG, "steps": STEPS,
+             "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}, **changes}  # fmt: skip
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(given["positive"], given["negative"])
+    guider.set_cfg(given["cfg"])
+    sigmas = comfy.samplers.KSampler(model, given["steps"], tiny.CPU, sampler, "normal").sigmas
+    with torch.inference_mode():
+        return SamplerCustomAdvanced.execute(
+            noise, guider, comfy.samplers.sampler_object(sampler), sigmas, given["latent_image"]
+        ).result[0]["samples"]  # fmt: skip
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def number_of(found: tuple) -> int:
+    """How many trials a report tells of."""
+    (line,) = [line for line in found[4].splitlines() if "trials" in line and "picture" not in line]
+    return int(line.split()[0])
+
+
+class TestIdentity:
+    """The winner equals a sampler's picture of its NOISE, to 1e-5 at the same batch size."""
+
+    @pytest.mark.parametrize(
+        "sampler", ["euler", "heun", "ddim", "dpmpp_2m", "uni_pc", "euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde_gpu"]
+    )  # fmt: skip
+    def test_every_kind_of_sampler(self, model: Any, world: techniques.World, sampler: str) -> None:
+        found = search(model, world, sampler_name=sampler, rounds=2)
+        assert apart(again(model, world, found[5], sampler), found[1]["samples"]) < 1e-5
+        assert number_of(found) == 6
+        remembers = sampler in ("dpmpp_2m", "uni_pc", "dpmpp_2m_sde_gpu")
+        assert (f"sampled again from their noise: {sampler}" in found[4]) == remembers
+
+    @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m"])
+    def test_larger_batches_round_differently_and_no_more(
+        self, model: Any, world: techniques.World, sampler: str
+    ) -> None:
+        single, batch = (search(model, world, sampler_name=sampler, batch_size=size) for size in (1, 4))
+        assert torch.equal(single[5].noise, batch[5].noise), "the same candidate wins"
+        assert apart(again(model, world, batch[5], sampler), batch[1]["samples"]) < 1e-3
+
+    def test_the_pictures_of_a_batch(self, model: Any, world: techniques.World) -> None:
+        """Each keeps its own best; the noise of an SDE sampler is that of its own seed, which the report names."""
+        latent = {"samples": torch.zeros(3, 4, 32, 32)}
+        found = search(model, world, latent_image=latent)
+        assert apart(again(model, world, found[5], latent_image=latent), found[1]["samples"]) < 1e-5
+        found = search(model, world, latent_image=latent, sampler_name="euler_ancestral", seed=8)
+        (line,) = [line for line in found[4].splitlines() if line.startswith("noise that samplers draw")]
+        seeds = [int(word) for word in line.replace(",", "").split() if word.isdigit()]
+        assert len(seeds) == 3 and len(set(seeds)) > 1
+        for place, seed in enumerate(seeds):
+            noise = copy.copy(found[5])
+            noise.seed = seed
+            drawn = again(model, world, noise, "euler_ancestral", latent_image=latent)
+            assert apart(drawn[place], found[1]["samples"][place]) < 1e-5
+
+    @pytest.mark.parametrize("soft", [False, True])
+    @pytest.mark.parametrize("sampler", ["euler", "ddim"])
+    def test_inpainting(self, model: Any, world: techniques.World, sampler: str, soft: bool) -> None:
+        picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+        mask = torch.zeros(1, 1, 256, 256)
+        mask[..., :128] = 1
+        mask[..., 128:192] = 0.5 * soft
+        latent = {"samples": picture, "noise_mask": mask}
+        found = search(model, world, latent_image=latent, sampler_name=sampler, batch_size=2 - soft)
+        drawn = again(model, world, found[5], sampler, latent_image=latent)
+        assert apart(drawn, found[1]["samples"]) < (1e-5 if soft else 1e-3)
+        assert torch.allclose(found[1]["samples"][..., 24:], picture[..., 24:], atol=1e-5)
+
+    def test_cfg_one(self, model: Any, world: techniques.World) -> None:
+        found = search(model, world, cfg=1.0)
+        assert apart(again(model, world, found[5], cfg=1.0), found[1]["samples"]) < 1e-5
+
+
+def with_sag(model: Any, world: techniques.World, every: int = 1) -> tuple:
+    (patched,) = techniques.outputs(FoveaSelfAttentionGuidance, model=model, every_n_steps=every)
+    return patched, world.positive, world.negative
+
+
+def with_regions(model: Any, world: techniques.World) -> tuple:
+    given = {"model": model, "clip": world.clip, "regions": techniques.halves(), "prompt": techniques.PROMPT}
+    return techniques.outputs(FoveaDenseDiffusion, **given, arranged_noises=2, layout_iterations=1)[:3]
+
+
+def with_start(model: Any, world: techniques.World) -> tuple:
+    given = {"regions": techniques.halves(), "background": techniques.PROMPT, "vae": world.vae}
+    return techniques.outputs(FoveaRegionStart, model=model, **given)[0], world.positive, world.negative
+
+
+def with_experts(model: Any, world: techniques.World, decide: str = "sigma") -> tuple:
+    (second,) = techniques.outputs(FoveaSelfAttentionGuidance, model=demo_model.load_model())
+    (chain,) = techniques.outputs(FoveaExpert, model=second, boundary_unit="percent", boundary=0.5)
+    patched, *_ = techniques.outputs(FoveaExpertSwitch, model=model, experts=chain, decide_by=decide)
+    return patched, world.positive, world.negative
+
+
+def with_momentum(model: Any, world: techniques.World) -> tuple:
+    return APG.execute(model, 1.0, 5.0, 0.6).result[0], world.positive, world.negative
+
+
+MODELS: dict[str, Callable[[Any, techniques.World], tuple]] = {
+    "SAG": with_sag, "regions": with_regions, "a start": with_start, "experts": with_experts,
+    "SAG every second step": lambda model, world: with_sag(model, world, 2),
+    "experts, monotonic": lambda model, world: with_experts(model, world, "monotonic"),
+    "APG with momentum": with_momentum,
+}  # fmt: skip
+
+
+class TestModels:
+    @pytest.mark.parametrize("batch", [1, 2])
+    @pytest.mark.parametrize("name", list(MODELS))
+    def test_what_other_nodes_do_stays(self, model: Any, world: techniques.World, name: str, batch: int) -> None:
+        """In every batch, also where a node remembers earlier steps, which then begin anew."""
+        with torch.inference_mode():
+            patched, positive, negative = MODELS[name](model, world)
+        conds = {"positive": positive, "negative": negative}
+        found = search(patched, world, rounds=2, batch_size=batch, **conds)
+        drawn = again(patched, world, found[5], **conds)
+        assert apart(drawn, found[1]["samples"]) < (1e-5 if batch == 1 else 2e-3)
+        assert apart(again(model, world, found[5]), found[1]["samples"]) > 1e-2, "twin: the nodes did something"
+        remembers = name in ("SAG every second step", "experts, monotonic", "APG with momentum")
+        assert ("sampled again" in found[4]) == remembers
+
+
+class Frames:
+    """A decoder of videos with ComfyUI's names: the latent's first three channels, every value a square of pixels.
+    decoded: the shapes that it was given."""
+
+    latent_dim, vae_dtype, device = 3, torch.float32, tiny.CPU
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoded: list[tuple[int, ...]] = []
+
+        def decode(self, latents: Tensor) -> Tensor:
+            self.decoded.append(tuple(latents.shape))
+            return latents[:, :3].repeat_interleave(8, -1).repeat_interleave(8, -2)
+
+    def __init__(self) -> None:
+        self.patcher = comfy.model_patcher.ModelPatcher(self.Network(), tiny.CPU, tiny.CPU)
+
+    @staticmethod
+    def process_output(pictures: Tensor) -> Tensor:
+        return pictures.sigmoid()
+
+
+class TestLatentsWithAFrameAxis:
+    @pytest.mark.parametrize("kind, frames", [("wan", 5), ("wan", 1), ("qwen", 1)])
+    def test_are_searched(self, world: techniques.World, kind: str, frames: int) -> None:
+        """The winner is a sampler's; of all candidates it has the best mean loss of its first, middle and last frame;
+        all of its frames are returned."""
+        model, start = dit.build(kind), dit.noise(kind, 8, 8, frames=frames)
+        vae, conds = Frames(), {"positive": dit.prompt(1), "negative": dit.prompt(2)}
+        given = {"vae": vae, "latent_image": {"samples": start * 0}, **conds}
+        found = search(model, world, candidates=4, **given)
+        drawn = again(model, world, found[5], latent_image=given["latent_image"], **conds)
+        assert found[1]["samples"].shape == start.shape and apart(drawn, found[1]["samples"]) < 1e-5
+        assert found[2].shape == (frames, 64, 64, 3)
+        whole = search(model, world, candidates=4, rounds=0, **given)
+        losses = []
+        for number in range(4):
+            noises = [*noise_sampler.candidate_noises(comfy.sample.prepare_noise(start * 0, SEED), SEED, 4)]
+            noise = copy.copy(found[5])
+            noise.noise = noises[number]
+            sampled = model.model.process_latent_in(
+                again(model, world, noise, latent_image=given["latent_image"], **conds)
+            )
+            pictures = vae.patcher.model.decode(model.model.process_latent_out(sampled)).sigmoid()[0].movedim(1, 0)
+            seen = pictures[sorted({0, frames // 2, frames - 1})]
+            small = torch.nn.functional.interpolate(seen, size=(128, 128), mode="bilinear", antialias=True)
+            target = world.scorer.target(techniques.PROMPT)
+            losses.append(float(world.scorer.losses(small, target).mean()))
+        assert float(whole[4].split()[5]) == pytest.approx(min(losses), abs=1e-4), whole[4]
+
+    def test_a_decoder_of_pictures_previews_frame_by_frame(self) -> None:
+        vae, latent = Frames(), dit.noise("wan", 8, 8, frames=5, batch=2)
+        vae.latent_dim = 2
+        frames = Decoder(vae, vae.patcher.model, lambda x: x).frames(latent)
+        assert frames.shape == (2, 3, 3, 64, 64) and all(len(shape) == 4 for shape in vae.patcher.model.decoded)
+        vae.latent_dim = 3
+        torch.testing.assert_close(Decoder(vae, vae.patcher.model, lambda x: x).frames(latent), frames)
+        torch.testing.assert_close(frames[:, 1, :, ::8, ::8], latent[:, :3, 2].sigmoid())
+
+    def test_gradients_of_them_are_refused_with_a_cure(self, world: techniques.World) -> None:
+        model, start = dit.build("qwen"), dit.noise("qwen", 8, 8)
+        given = {"vae": Frames(), "positive": dit.prompt(1), "negative": dit.prompt(2)}
+        with pytest.raises(RuntimeError, match=r"frame axis.*Best of N"):
+            search(model, world, FoveaOptimizeLatent, latent_image={"samples": start * 0}, **given)
+
+    def test_latents_without_pictures_are_refused(self, model: Any, world: techniques.World) -> None:
+        with pytest.raises(ValueError, match="no pictures"):
+            search(model, world, latent_image={"samples": torch.zeros(1, 4, 32)})
+
+
+class TestFaults:
+    def test_a_preview_decoder_is_used_until_the_end(self, model: Any, world: techniques.World) -> None:
+        """Only what is finished is decoded with the vae."""
+        counted: dict[str, list[int]] = {"vae": [], "preview": []}
+        vaes = {name: demo_model.load_vae() for name in counted}
+        for name, vae in vaes.items():
+            decode = vae.first_stage_model.decode
+            vae.first_stage_model.decode = lambda z, name=name, decode=decode: counted[name].append(1) or decode(z)
+        found = search(model, world, vae=vaes["vae"], preview_vae=vaes["preview"], candidates=8, rounds=2)
+        assert len(counted["preview"]) == 8 + 4 and len(counted["vae"]) == 2
+        assert torch.equal(found[1]["samples"], search(model, world, candidates=8, rounds=2)[1]["samples"])
+
+    def test_nan_of_one_candidate(
+        self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is dropped and counted, and the others are what they are without it."""
+        plain = search(model, world)
+        real = candidate_sampler.CandidateSampler.advance
+
+        def broken(self: Any, candidates: Any, start: int, end: int) -> tuple[Tensor, Tensor]:
+            x, clean = real(self, candidates, start, end)
+            for values in (x, clean):
+                values[candidates.numbers[:, 0] == 1] = float("nan")
+            return x, clean
+
+        monkeypatch.setattr(candidate_sampler.CandidateSampler, "advance", broken)
+        found = search(model, world)
+        assert "1 candidates gave NaN or infinity and were dropped" in found[4] and "dropped" not in plain[4]
+        assert torch.isfinite(found[1]["samples"]).all() and torch.isfinite(found[2]).all()
+
+    def test_memory_for_two(self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch) -> None:
+        predict, sizes = comfy.samplers.CFGGuider.predict_noise, []
+
+        def small(self: Any, x: Tensor, *rest: Any, **more: Any) -> Tensor:
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            sizes.append(len(x))
+            return predict(self, x, *rest, **more)
+
+        wanted = search(model, world, candidates=8)
+        monkeypatch.setattr(comfy.samplers.CFGGuider, "predict_noise", small)
+        found = search(model, world, candidates=8, batch_size=8)
+        assert "memory sufficed for 2 at once, not for 8" in found[4] and set(sizes) == {2}
+        assert torch.equal(found[5].noise, wanted[5].noise)
+
+    def test_what_comfyui_says_does_not_fit_is_not_tried(
+        self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        needed = model.model.memory_required([3, 4, 32, 32])
+        free = 1.5 * needed
+        monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda _device=None, both=False: (
+            (free, free) if both else free))  # fmt: skip
+        found = search(model, world, candidates=4, batch_size=8)
+        assert "memory sufficed for 2 at once, not for 8" in found[4]
+
+    @pytest.mark.parametrize("seconds", [1e-6, 0.001])
+    def test_less_time_than_one_picture_takes(self, model: Any, world: techniques.World, seconds: float) -> None:
+        found = search(model, world, candidates=50, seconds=seconds, batch_size=4)
+        assert "time is up after 1 candidates" in found[4] and number_of(found) == 1
+        assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-5
+
+    @pytest.mark.parametrize("moment", [0, 3, 7, 10])
+    def test_a_cancel(
+        self, model: Any, world: techniques.World, moment: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Six candidates take a step each, the better three three more: after nine steps one is finished."""
+        steps = [0]
+        real = candidate_sampler.CandidateSampler.__post_init__
+
+        def counting(self: Any) -> None:
+            real(self)
+            told = self.on_steps
+
+            def on_steps(count: int) -> None:
+                steps[0] += count
+                told(count)
+                if steps[0] == moment + 1:
+                    comfy.model_management.interrupt_current_processing()
+
+            self.on_steps = on_steps
+
+        monkeypatch.setattr(candidate_sampler.CandidateSampler, "__post_init__", counting)
+        try:
+            if moment < 8:
+                with pytest.raises(comfy.model_management.InterruptProcessingException):
+                    search(model, world)
+                return
+            found = search(model, world)
+        finally:
+            comfy.model_management.interrupt_current_processing(False)
+        assert "canceled: the best of what was finished" in found[4]
+        assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-5, "nothing half-made"
+
+    def test_nothing_of_the_model_is_changed(self, model: Any, world: techniques.World) -> None:
+        before = {key: value.clone() for key, value in model.model.state_dict().items()}
+        options = str(model.model_options)
+        search(model, world, rounds=2, batch_size=3, sampler_name="dpmpp_2m")
+        assert all(torch.equal(value, before[key]) for key, value in model.model.state_dict().items())
+        assert str(model.model_options) == options
+
+
+class TestParticles:
+    def test_at_strength_zero_each_is_a_samplers_own(self, model: Any, world: techniques.World) -> None:
+        """Plain best of n, whose winner a sampler draws again. Twin: copies are not, and it is said."""
+        given = {"sampler_name": "euler_ancestral", "steps": 6, "rounds": 3}
+        still = search(model, world, method="particles", particle_strength=0.0, **given)
+        drawn = again(model, world, still[5], "euler_ancestral", steps=6)
+        assert apart(drawn, still[1]["samples"]) < 1e-5 and "no particles were drawn anew" in still[4]
+        plain = search(model, world, **{**given, "rounds": 0})
+        assert apart(still[1]["samples"], plain[1]["samples"]) < 1e-5
+        moved = search(model, world, method="particles", particle_strength=20.0, batch_size=3, **given)
+        assert "drawn anew at step" in moved[4] and torch.isfinite(moved[1]["samples"]).all()
+        assert apart(again(model, world, moved[5], "euler_ancestral", steps=6), moved[1]["samples"]) > 1e-2
+
+    @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
+    def test_samplers_that_cannot_are_refused(self, model: Any, world: techniques.World, sampler: str) -> None:
+        with pytest.raises(ValueError, match="such as euler_ancestral"):
+            search(model, world, method="particles", sampler_name=sampler)
+
+
+class TestRefinement:
+    def test_time_is_shared_and_told(self, model: Any, world: techniques.World) -> None:
+        """No candidate is left unfinished, and what is found is a sampler's picture of its noise."""
+        found = search(model, world, FoveaOptimizeLatent, candidates=500, iterations=500, seconds=12.0, patience=1)
+        told = found[4].splitlines()
+        assert any(line.startswith("candidates: ") for line in told)
+        assert any(line.startswith("iterations: ") for line in told), found[4]
+        assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-4
+
+    def test_a_scorer_without_gradients_is_searched_only(self, model: Any, world: techniques.World) -> None:
+        class Blind(type(world.scorer)):  # type: ignore[misc]
+            differentiable = False
+
+            def losses(self, squares: Tensor, target: Any) -> Tensor:
+                return super().losses(squares.detach(), target).detach()
+
+        scorer = Blind(**{name: getattr(world.scorer, name) for name in world.scorer.__dataclass_fields__})
+        found = search(model, world, FoveaOptimizeLatent, scorer=scorer, iterations=3, candidates=4)
+        assert "gives no gradient: candidates only" in found[4] and "4 trials" in found[4]
+        assert torch.equal(found[1]["samples"], search(model, world, candidates=4)[1]["samples"])
+
+
+def test_it_finds_better_than_the_first(model: Any, world: techniques.World) -> None:
+    """And the more, the better, in the mean over seeds."""
+    losses = {n: sum(float(search(model, world, candidates=n, seed=seed, rounds=2)[4].split()[5]) for seed in range(4))
+              for n in (1, 8)}  # fmt: skip
+    assert losses[8] < losses[1] - 0.02
