@@ -181,7 +181,8 @@ BAD = {
 def test_bad_drawings_are_refused_by_field(name: str) -> None:
     began = time.monotonic()
     field = {"no JSON": "JSON", "an array": "object", "deep": "JSON", "size": "map", "many": "regions",
-             "row": "regions", "id": "id", "twice": "id", "huge": "width", "masks": "regions"}.get(name, name.split()[0])  # fmt: skip
+             "row": "regions", "id": "id", "twice": "id", "huge": "width",
+             "masks in all": "regions"}.get(name, name.split()[0])  # fmt: skip
     with pytest.raises(BadDrawing, match=field) as why:
         painter_format.parse(BAD[name])
     assert len(str(why.value)) < 300 and time.monotonic() - began < 2
@@ -226,7 +227,9 @@ FIELDS = VALUES | st.lists(VALUES | st.fixed_dictionaries({}, optional={
 
 @given(
     st.lists(
-        st.dictionaries(st.sampled_from(["id", "hidden", "start", "end", "loras", "shapes", "mask"]), FIELDS, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["id", "hidden", "start", "end", "loras", "shapes", "mask"]), FIELDS, max_size=4
+        ),
         max_size=4,
     ),
     VALUES | st.just(2),
@@ -351,7 +354,8 @@ def test_the_schema_agrees_with_the_reader() -> None:
     properties, row = schema["properties"], schema["properties"]["regions"]["items"]["properties"]
     assert set(properties) == set(NEW)
     assert set(row) == {field.name for field in dataclasses.fields(painter_format.Row)}
-    assert row["shapes"]["maxItems"] == painter_format.MAX_SHAPES and row["loras"]["maxItems"] == painter_format.MAX_LORAS
+    assert row["shapes"]["maxItems"] == painter_format.MAX_SHAPES
+    assert row["loras"]["maxItems"] == painter_format.MAX_LORAS
     assert row["shapes"]["items"]["properties"]["box"]["items"]["maximum"] == painter_format.MAX_EDGE
     lora = row["loras"]["items"]["properties"]
     assert lora["name"]["maxLength"] == painter_format.MAX_LORA_LENGTH

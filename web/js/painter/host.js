@@ -25,6 +25,19 @@ export function backgroundsFor(node) {
   return found;
 }
 
+let loras = null; // a promise
+
+/** The LoRAs that the node Region offers, without its "none". */
+export function loraNames() {
+  loras ??= api.fetchApi("/object_info/FoveaRegion").then((reply) => reply.json()).then(namesIn, () => []);
+  return loras;
+}
+
+function namesIn({ FoveaRegion }) {
+  const [type, options] = FoveaRegion?.input?.optional?.lora ?? [];
+  return (Array.isArray(type) ? type : options?.options ?? []).slice(1);
+}
+
 /** The graph's undo. */
 const graphUndo = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
 
