@@ -15,7 +15,8 @@ function resultsOf(node) {
 /** The last pictures that nodes have shown: our own input first, then results. */
 export function backgroundsFor(node) {
   const found = [], shown = resultsOf(node)?.fovea_background?.[0];
-  const source = node.getInputNode?.(node.inputs?.findIndex((input) => input.name === "image")) ?? null;
+  const at = node.graph ? (node.inputs ?? []).findIndex((input) => input.name === "image") : -1; // not placed yet
+  const source = at < 0 ? null : node.getInputNode?.(at) ?? null;
   const url = source?.imgs?.[0]?.src ?? (shown ? addressOf(shown) : null);
   if (url) found.push({ key: "input", label: source ? t("Input: {}", source.title) : t("Input"), url });
   for (const other of node.graph?.nodes ?? []) {
