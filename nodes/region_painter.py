@@ -10,7 +10,8 @@ from comfy_api.latest import io, ui
 from ..guidance.regions import painter_format, sources
 from ..guidance.regions.masks import Regions
 from ..guidance.regions.painter_format import Drawing
-from .region_sources import ALIASES, REGIONS_OUT, RegionsType, extended
+from ..models import lora_files
+from .region_sources import ALIASES, REGIONS_OUT, RegionsType, extended, read_loras
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +30,8 @@ class FoveaRegionPainter(io.ComfyNode):
             display_name=NAME,
             category="Fovea/regions",
             description=(
-                "Paint with words: choose a region's color, paint its place, queue. The drawing is kept in "
-                "the workflow itself. Connect regions and prompt to Dense Diffusion or Paint with Words."
+                "Paint with words: paint a place, say what should be there, run. Regions may overlap. The drawing is "
+                "kept in the workflow itself. Connect regions and prompt to Dense Diffusion or Paint with Words."
             ),
             search_aliases=[*ALIASES, "paint", "draw", "mask editor", "canvas", "color mask", "eDiff-I"],
             inputs=[
@@ -51,7 +52,7 @@ class FoveaRegionPainter(io.ComfyNode):
             ],
             outputs=[
                 RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT),
-                io.Mask.Output(display_name="masks", tooltip="One mask per row, in order."),
+                io.Mask.Output(display_name="masks", tooltip="One mask per row, in order, each whole: also where another is in front of it."),
                 io.Image.Output(display_name="preview", tooltip="The regions in their colors."),
                 io.String.Output(display_name="prompt", tooltip="The prompt; without one, those of the rows."),
                 io.Int.Output(display_name="width", tooltip="For the empty latent."),
@@ -63,9 +64,14 @@ class FoveaRegionPainter(io.ComfyNode):
     def validate_inputs(cls, painting: str = "") -> bool | str:
         """Before anything runs."""
         try:
-            painter_format.parse(painting or "")
+            drawn = painter_format.parse(painting or "")
         except painter_format.BadDrawing as why:
             return f"{NAME}: painting: {why}"
+        known = lora_files.names() if any(row.loras for row in drawn.shown) else []
+        for row in drawn.shown:
+            for name, _ in row.loras:
+                if name not in known:
+                    return f"{NAME}: painting: the LoRA {name!r} of {row.prompt or f'region {row.id}'!r} is not here."
         return True
 
     @classmethod
@@ -78,18 +84,22 @@ class FoveaRegionPainter(io.ComfyNode):
             places = painter_format.masks(drawn, width, height) if masks is None else _given(masks, drawn)
         except painter_format.BadDrawing as why:
             raise ValueError(f"{NAME}: painting: {why}") from None
+        kept = [(place, row) for place, row in zip(places, drawn.shown) if place.any()]
         added = [
-            sources.region(place, row.prompt, row.strength, painted_in=sources.rgb(row.color))
-            for place, row in zip(places, drawn.shown)
-            if place.any()
-        ]
+            sources.region(
+                place, row.prompt, row.strength, row.negative_prompt, painted_in=sources.rgb(row.color),
+                color=sources.rgb(row.color) if row.is_color_of_object else None, start=row.start, end=row.end,
+                loras=tuple(lora for name, strength in row.loras for lora in read_loras(NAME, name, strength, strength)),
+            )
+            for place, row in kept
+        ]  # fmt: skip
         drawn_regions = extended(regions, added, None, NAME)
-        colors = torch.tensor([sources.rgb(row.color) for row in drawn.shown]).reshape(-1, 3)
-        preview = sources.colored(places.movedim(0, -1), colors)[None]
+        empty = torch.zeros(1, height, width)
+        preview = sources.painted([place for place, _ in kept] or empty, [sources.rgb(row.color) for _, row in kept])
         shown = {} if image is None else {"fovea_background": ui.PreviewImage(image[:1], cls=cls).as_dict()["images"]}
-        batch = places if len(places) else torch.zeros(1, height, width)
+        batch = places if len(places) else empty
         return io.NodeOutput(
-            drawn_regions, batch, preview, painter_format.prompt_of(drawn), width, height, ui=shown or None
+            drawn_regions, batch, preview[None], painter_format.prompt_of(drawn), width, height, ui=shown or None
         )
 
 

@@ -121,11 +121,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     """The real server with the pack as users install it, one for the whole session."""
+    from tools.comfy import frontend
     from tools.comfy.server import running
     from tools.release import archive
 
-    base = tmp_path_factory.mktemp("comfyui")
-    with running(base, base / "server.log", pack=archive.copy_to(tmp_path_factory.mktemp("pack") / "fovea")) as server:
+    base, pack = tmp_path_factory.mktemp("comfyui"), archive.copy_to(tmp_path_factory.mktemp("pack") / "fovea")
+    with running(base, base / "server.log", extra=frontend.arguments(), pack=pack) as server:
         yield server
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE = "window.app.graph.nodes.find(node => node.type === 'FoveaRegionPainter')"
@@ -33,12 +30,22 @@ class Painter:
     def value(self, node: str = NODE) -> dict:
         return json.loads(self.text(node) or "{}")
 
-    def map(self, node: str = NODE) -> np.ndarray:
+    def masks(self, node: str = NODE) -> dict[int, np.ndarray]:
+        """Each region's whole place by its id, as the server reads it; the frontmost last."""
+        from fovea.guidance.regions import painter_format
+
+        drawn = painter_format.parse(self.text(node))
         value = self.value(node)
-        if not value.get("map"):
-            return np.zeros((SIDE, SIDE), np.uint8)
-        data = base64.b64decode(value["map"].split(",")[1])
-        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))[..., 0]
+        places = painter_format.masks(drawn, value.get("width", SIDE), value.get("height", SIDE))
+        return {row.id: place.numpy() for row, place in zip(drawn.shown, places)}
+
+    def map(self, node: str = NODE) -> np.ndarray:
+        """The id of the region that is to be seen in every pixel, 0 for none."""
+        value = self.value(node)
+        seen = np.zeros((value.get("height", SIDE), value.get("width", SIDE)), np.uint8)
+        for row, place in self.masks(node).items():
+            seen[place >= 0.5] = row
+        return seen
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         box = self.page.locator(".fovea-paper").first.bounding_box()
@@ -57,8 +64,12 @@ class Painter:
     def button(self, name: str) -> None:
         self.page.get_by_role("button", name=name).first.click()
 
-    def prompts(self) -> Any:
-        return self.page.locator(".fovea-prompt")
+    def row(self, number: int) -> Any:
+        """The line of a region by the number on it."""
+        return self.page.locator(f".fovea-row[data-number='{number}']").first
+
+    def prompt(self, number: int) -> Any:
+        return self.row(number).locator(".fovea-prompt")
 
     def settled(self, wanted: np.ndarray) -> None:
         """Wait until the widget holds this map."""
@@ -119,11 +130,11 @@ def search_for(page: Any, text: str, position: tuple[float, float]) -> None:
 def paint_two(painter: Painter) -> None:
     """A star at the left, a circle at the right, typed and painted."""
     painter.button("Add a region")
-    painter.prompts().nth(0).fill("a plain red star")
+    painter.prompt(1).fill("a plain red star")
     painter.tool("ellipse")
     painter.drag((0.06, 0.25), (0.46, 0.7))
     painter.button("Add a region")
-    painter.prompts().nth(1).fill("a plain blue circle")
+    painter.prompt(2).fill("a plain blue circle")
     painter.tool("rectangle")
     painter.drag((0.56, 0.3), (0.94, 0.7))
-    painter.button("Compose")
+    painter.button("Write prompt")

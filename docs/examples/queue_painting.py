@@ -2,8 +2,8 @@
 
     python queue_painting.py graph.json star.png="a plain red star" heart.png="a striped green heart"
 
-Each PNG is white where its prompt shall be. graph.json is a graph in API format ("Export (API)" in the editor) with a
-FoveaRegionPainter in it, such as demo/painter.json. Needs Pillow and nothing else.
+Each PNG is white where its prompt should be; they may overlap. graph.json is a graph in API format ("Export (API)" in
+the editor) with a FoveaRegionPainter in it, such as demo/painter.json. Needs Pillow and nothing else.
 """
 
 import argparse
@@ -17,20 +17,20 @@ from PIL import Image
 
 
 def painting(places: list[tuple[str, str]], prompt: str = "") -> dict:
-    """FoveaRegionPainter's inputs. places: (file, prompt), later ones lie on top; the first picture's size counts.
+    """FoveaRegionPainter's inputs. places: (file, prompt), later ones lie in front; the first picture's size counts.
     prompt: of the whole picture."""
     masks = [Image.open(file).convert("L") for file, _ in places]
-    index = Image.new("L", masks[0].size, 0)
-    for number, mask in enumerate(masks, 1):
-        index.paste(number, mask=mask.resize(index.size).point(lambda value: 255 if value >= 128 else 0))
+    width, height = masks[0].size
+    regions = [{"prompt": own, "mask": url(mask.resize((width, height)))} for mask, (_, own) in zip(masks, places)]
+    text = json.dumps({"version": 2, "width": width, "height": height, "prompt": prompt, "regions": regions})
+    return {"width": width, "height": height, "painting": text}
+
+
+def url(mask: Image.Image) -> str:
+    """A mask as the text of a PNG."""
     data = io.BytesIO()
-    index.save(data, format="PNG", optimize=True)
-    text = json.dumps({
-        "version": 1, "width": index.width, "height": index.height, "prompt": prompt,
-        "regions": [{"id": number, "prompt": own} for number, (_, own) in enumerate(places, 1)],
-        "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode(),
-    })  # fmt: skip
-    return {"width": index.width, "height": index.height, "painting": text}
+    mask.save(data, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def queue(graph: dict, server: str) -> str:

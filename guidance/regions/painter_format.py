@@ -1,37 +1,38 @@
-"""The region painter's drawing: rows with colors and prompts, the whole prompt, and a small PNG of who owns a pixel.
+"""The region painter's drawing: rows with colors and prompts, the whole prompt, and each row's place: shapes, and a
+small PNG of what is painted.
 
 Its text travels in workflows and comes from anybody, so everything is checked, and nothing is decoded before its size
-is known. The format is docs/painting.schema.json.
+is known. The format is docs/painting.schema.json. Version 1 had one PNG for all rows, of who owns a pixel.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import json
 import re
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from . import painter_png
 from .masks import MAX_REGIONS
+from .painter_png import BadPng
 from .prompt_encoding import compose
 from .sources import PALETTE
 
-VERSION = 1
+VERSION, FIRST_VERSION = 2, 1
 MAX_TEXT_LENGTH, MAX_PROMPT_LENGTH, MAX_WHOLE_LENGTH = 8_000_000, 1000, 20_000  # letters
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
 MAX_VALUES = 2**28  # of all masks together
-_PREFIX = "data:image/png;base64,"
-_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+MAX_SHAPES, MAX_LORAS = 64, 8  # of a row
+MAX_LORA_LENGTH, MAX_LORA_STRENGTH = 300, 20
+MAX_EDGE = 4  # how far a shape may lie beyond the picture, in pictures
+KINDS = ("rectangle", "ellipse")
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 class BadDrawing(ValueError):
@@ -39,19 +40,37 @@ class BadDrawing(ValueError):
 
 
 @dataclass(frozen=True)
+class Shape:
+    """A rectangle, or the ellipse in it: left, top, width and height as fractions of the picture."""
+
+    kind: str
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
-    """A prompt and its color. id: the map's value where this row is painted."""
+    """A region. id: in an old drawing the map's value where this row is painted. is_color_of_object: what is here has
+    the row's color. loras: names of files and their strengths. mask: [height, width], 0..255, what is painted; None
+    for nothing."""
 
     id: int
     color: str
     prompt: str
     strength: float
     hidden: bool
+    negative_prompt: str = ""
+    start: float = 0.0
+    end: float = 1.0
+    is_color_of_object: bool = False
+    loras: tuple[tuple[str, float], ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """index: [height, width], the id of the row that owns a pixel, 0 for nobody; None without a map."""
+    """Rows from back to front. index: [height, width] of an old drawing, the id of the row that owns a pixel, 0 for
+    nobody."""
 
     rows: tuple[Row, ...] = ()
     prompt: str = ""
@@ -60,6 +79,9 @@ class Drawing:
     @property
     def shown(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if not row.hidden)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def parse(text: str) -> Drawing:
@@ -74,25 +96,33 @@ def parse(text: str) -> Drawing:
         raise BadDrawing(f"the text is no JSON ({why}).") from None
     if not isinstance(data, Mapping):
         raise BadDrawing(f"the text should be a JSON object, not {_kind(data)}.")
-    if data.get("version", VERSION) != VERSION:
-        raise BadDrawing(f"version: {VERSION} is known, not {str(data['version'])[:20]}. Update Fovea.")
-    rows = _rows(data.get("regions", []))
-    prompt = _text(data.get("prompt", ""), "prompt", MAX_WHOLE_LENGTH)
-    drawn = data.get("map", "")
-    if not isinstance(drawn, str):
-        raise BadDrawing(f"map: should be a PNG as a data URL, not {_kind(drawn)}.")
-    if not drawn:
-        return Drawing(rows, prompt)
-    width, height = (_side(data.get(name), name) for name in ("width", "height"))
-    return Drawing(rows, prompt, _index(drawn, width, height))
+    version = data.get("version", FIRST_VERSION if "map" in data else VERSION)
+    if isinstance(version, bool) or version not in (FIRST_VERSION, VERSION):
+        raise BadDrawing(f"version: {VERSION} is the newest known, not {str(version)[:20]}. Update Fovea.")
+    prompt = _text(data, "prompt", "", MAX_WHOLE_LENGTH)
+    if version == FIRST_VERSION:
+        return Drawing(_rows(data.get("regions", []), None), prompt, _index(data))
+    if data.get("map", "") != "":
+        raise BadDrawing(f"map: belongs to version {FIRST_VERSION}; in version {VERSION} each region has its own mask.")
+    return Drawing(_rows(data.get("regions", []), data), prompt)
 
 
-def _rows(data: Any) -> tuple[Row, ...]:
-    if not isinstance(data, Sequence) or isinstance(data, str):
-        raise BadDrawing(f"regions: should be a list, not {_kind(data)}.")
-    if len(data) > MAX_REGIONS:
-        raise BadDrawing(f"regions: {len(data)} are too many, {MAX_REGIONS} at most.")
-    rows = tuple(_row(entry, i) for i, entry in enumerate(data))
+def _rows(entries: Any, drawing: Mapping[str, Any] | None) -> tuple[Row, ...]:
+    """drawing: where the size of masks is; None: there are none."""
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        raise BadDrawing(f"regions: should be a list, not {_kind(entries)}.")
+    if len(entries) > MAX_REGIONS:
+        raise BadDrawing(f"regions: {len(entries)} are too many, {MAX_REGIONS} at most.")
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise BadDrawing(f"regions[{i}]: should be an object, not {_kind(entry)}.")
+    size = None
+    painted = 0 if drawing is None else sum(1 for entry in entries if entry.get("mask", "") != "")
+    if drawing is not None and painted:
+        size = (_side(drawing, "width"), _side(drawing, "height"))
+        if painted * size[0] * size[1] > MAX_VALUES:
+            raise BadDrawing(f"regions: {painted} masks of {size[0]} x {size[1]} pixels are too many.")
+    rows = tuple(_row(entry, i, size) for i, entry in enumerate(entries))
     ids = [row.id for row in rows]
     twice = next((row_id for row_id in ids if ids.count(row_id) > 1), None)
     if twice is not None:
@@ -100,27 +130,53 @@ def _rows(data: Any) -> tuple[Row, ...]:
     return rows
 
 
-def _row(entry: Any, i: int) -> Row:
+def _row(entry: Mapping[str, Any], i: int, size: tuple[int, int] | None) -> Row:
     name = f"regions[{i}]"
-    if not isinstance(entry, Mapping):
-        raise BadDrawing(f"{name}: should be an object, not {_kind(entry)}.")
     row_id = entry.get("id", i + 1)
     if isinstance(row_id, bool) or not isinstance(row_id, int) or not 1 <= row_id <= 255:
         raise BadDrawing(f"{name}.id: should be a whole number from 1 to 255, not {str(row_id)[:20]!r}.")
     color = entry.get("color", PALETTE[i % len(PALETTE)])
-    if not isinstance(color, str) or not _COLOUR.fullmatch(color):
+    if not isinstance(color, str) or not _COLOR.fullmatch(color):
         raise BadDrawing(f"{name}.color: should look like #e6194b, not {str(color)[:20]!r}.")
-    strength = entry.get("strength", 1.0)
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 10:  # nor NaN
-        raise BadDrawing(f"{name}.strength: should be a number from 0 to 10, not {str(strength)[:20]!r}.")
-    hidden = entry.get("hidden", False)
-    if not isinstance(hidden, bool):
-        raise BadDrawing(f"{name}.hidden: should be true or false, not {str(hidden)[:20]!r}.")
-    prompt = _text(entry.get("prompt", ""), f"{name}.prompt", MAX_PROMPT_LENGTH)
-    return Row(row_id, color.lower(), prompt.strip(), float(strength), hidden)
+    return Row(
+        id=row_id,
+        color=color.lower(),
+        prompt=_text(entry, "prompt", name, MAX_PROMPT_LENGTH).strip(),
+        strength=_number(entry, "strength", name, 1.0, 0, 10),
+        hidden=_flag(entry, "hidden", name),
+        negative_prompt=_text(entry, "negative_prompt", name, MAX_PROMPT_LENGTH).strip(),
+        start=_number(entry, "start", name, 0.0, 0, 1),
+        end=_number(entry, "end", name, 1.0, 0, 1),
+        is_color_of_object=_flag(entry, "is_color_of_object", name),
+        loras=_list(entry, "loras", name, MAX_LORAS, _lora),
+        shapes=_list(entry, "shapes", name, MAX_SHAPES, _shape),
+        mask=None if size is None else _mask(entry.get("mask", ""), f"{name}.mask", size),
+    )
 
 
-def _text(value: Any, name: str, longest: int) -> str:
+def _lora(entry: Mapping[str, Any], name: str) -> tuple[str, float]:
+    if not (lora := _text(entry, "name", name, MAX_LORA_LENGTH)):
+        raise BadDrawing(f"{name}.name: should be that of a file.")
+    return lora, _number(entry, "strength", name, 1.0, -MAX_LORA_STRENGTH, MAX_LORA_STRENGTH)
+
+
+def _shape(entry: Mapping[str, Any], name: str) -> Shape:
+    kind, box = entry.get("kind"), entry.get("box")
+    if kind not in KINDS:
+        raise BadDrawing(f"{name}.kind: should be {' or '.join(KINDS)}, not {str(kind)[:20]!r}.")
+    if not isinstance(box, Sequence) or isinstance(box, str) or len(box) != 4:
+        raise BadDrawing(f"{name}.box: should be a list of left, top, width and height.")
+    numbers = dict(enumerate(box))
+    lowest = (-MAX_EDGE, -MAX_EDGE, 0, 0)
+    x, y, width, height = (_number(numbers, at, f"{name}.box", 0.0, lowest[at], MAX_EDGE) for at in range(4))
+    return Shape(kind, (x, y, width, height))
+
+
+# --- the kinds of fields ----------------------------------------------------------------------------------------------
+
+
+def _text(entry: Mapping[str, Any], field: str, name: str, longest: int) -> str:
+    value, name = entry.get(field, ""), f"{name}.{field}" if name else field
     if not isinstance(value, str):
         raise BadDrawing(f"{name}: should be a text, not {_kind(value)}.")
     if len(value) > longest:
@@ -128,33 +184,60 @@ def _text(value: Any, name: str, longest: int) -> str:
     return value
 
 
-def _side(value: Any, name: str) -> int:
+def _number(entry: Mapping[Any, Any], field: Any, name: str, usual: float, low: float, high: float) -> float:
+    value = entry.get(field, usual)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # nor NaN
+        raise BadDrawing(f"{name}.{field}: should be a number from {low:g} to {high:g}, not {str(value)[:20]!r}.")
+    return float(value)
+
+
+def _flag(entry: Mapping[str, Any], field: str, name: str) -> bool:
+    value = entry.get(field, False)
+    if not isinstance(value, bool):
+        raise BadDrawing(f"{name}.{field}: should be true or false, not {str(value)[:20]!r}.")
+    return value
+
+
+def _list(
+    entry: Mapping[str, Any], field: str, name: str, longest: int, read: Callable[[Mapping[str, Any], str], Any]
+) -> tuple[Any, ...]:
+    values, name = entry.get(field, []), f"{name}.{field}"
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise BadDrawing(f"{name}: should be a list, not {_kind(values)}.")
+    if len(values) > longest:
+        raise BadDrawing(f"{name}: {len(values)} are too many, {longest} at most.")
+    for i, value in enumerate(values):
+        if not isinstance(value, Mapping):
+            raise BadDrawing(f"{name}[{i}]: should be an object, not {_kind(value)}.")
+    return tuple(read(value, f"{name}[{i}]") for i, value in enumerate(values))
+
+
+def _side(data: Mapping[str, Any], name: str) -> int:
+    value = data.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not MIN_SIDE <= value <= MAX_SIDE:
         raise BadDrawing(f"{name}: should be a whole number from {MIN_SIDE} to {MAX_SIDE}, not {str(value)[:20]!r}.")
     return value
 
 
-def _index(url: str, width: int, height: int) -> Tensor:
-    """The map [height, width] of ids. The PNG's header tells its size before anything of it is decoded."""
-    if not url.startswith(_PREFIX):
-        raise BadDrawing(f"map: should begin with {_PREFIX}.")
+def _png(url: Any, name: str, size: tuple[int, int], read: Callable[[str, tuple[int, int]], np.ndarray]) -> Tensor:
+    if not isinstance(url, str):
+        raise BadDrawing(f"{name}: should be a PNG as a data URL, not {_kind(url)}.")
     try:
-        data = base64.b64decode(url[len(_PREFIX) :], validate=True)
-    except (binascii.Error, ValueError):
-        raise BadDrawing("map: its base64 is damaged.") from None
-    if len(data) < 26 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
-        raise BadDrawing("map: holds no PNG.")
-    if data[24] != 8 or data[25] == 3:  # bits, and the kind that has a palette
-        raise BadDrawing("map: should be a PNG of 8-bit gray or colors, without a palette.")
-    size = struct.unpack(">II", data[16:24])
-    if size != (width, height):
-        raise BadDrawing(f"map: is {size[0]} x {size[1]} pixels, width and height say {width} x {height}.")
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            values = np.array(picture.convert("RGBA"))  # gray values are ids; of colors red is; clear is nobody's
-    except Exception as why:  # whatever a damaged file makes the decoder say
-        raise BadDrawing(f"map: the PNG is damaged ({type(why).__name__}).") from None
-    return torch.from_numpy(np.where(values[..., 3] < 128, 0, values[..., 0]).astype(np.uint8))
+        return torch.from_numpy(read(url, size))
+    except BadPng as why:
+        raise BadDrawing(f"{name}: {why}") from None
+
+
+def _mask(url: Any, name: str, size: tuple[int, int]) -> Tensor | None:
+    return None if url == "" else _png(url, name, size, painter_png.gray)
+
+
+def _index(data: Mapping[str, Any]) -> Tensor | None:
+    """The map of an old drawing."""
+    if data.get("map", "") == "":
+        return None
+    size = (_side(data, "width"), _side(data, "height")) if isinstance(data["map"], str) else (0, 0)
+    return _png(data["map"], "map", size, painter_png.ids)
 
 
 def _kind(value: Any) -> str:
@@ -163,19 +246,51 @@ def _kind(value: Any) -> str:
     )
 
 
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
 def masks(drawing: Drawing, width: int, height: int) -> Tensor:
-    """A mask per shown row, [rows, height, width], 0 or 1; the map is stretched where sizes differ. Raises BadDrawing
-    where they would not fit into memory."""
-    if len(drawing.shown) * width * height > MAX_VALUES:
-        count = f"{len(drawing.shown)} of {width} x {height} pixels"
-        raise BadDrawing(f"regions: {count} are too many: use a smaller size.")
-    if drawing.index is None:
-        return torch.zeros(len(drawing.shown), height, width)
-    index = drawing.index[None, None].float()
-    if index.shape[-2:] != (height, width):
-        index = F.interpolate(index, size=(height, width), mode="nearest-exact")
-    ids = torch.tensor([row.id for row in drawing.shown], dtype=torch.float32)
-    return (index[0] == ids[:, None, None]).float()
+    """A mask per shown row, [rows, height, width], 0..1; what is painted is stretched where sizes differ. In front of
+    others or behind: a mask tells nothing of it. Raises BadDrawing where they would not fit into memory."""
+    rows = drawing.shown
+    if len(rows) * width * height > MAX_VALUES:
+        raise BadDrawing(f"regions: {len(rows)} of {width} x {height} pixels are too many: use a smaller size.")
+    if drawing.index is not None:
+        index = _stretched(drawing.index, width, height)
+        ids = torch.tensor([row.id for row in rows], dtype=torch.float32)
+        return (index == ids[:, None, None]).float()
+    made = torch.zeros(len(rows), height, width)
+    for place, row in zip(made, rows):
+        if row.mask is not None:
+            place.copy_(_stretched(row.mask, width, height) / 255)
+        for shape in row.shapes:
+            place[_inside(shape, width, height)] = 1
+    return made
+
+
+def _stretched(values: Tensor, width: int, height: int) -> Tensor:
+    values = values[None, None].float()
+    if values.shape[-2:] == (height, width):
+        return values[0, 0]
+    return F.interpolate(values, size=(height, width), mode="nearest-exact")[0, 0]
+
+
+def _inside(shape: Shape, width: int, height: int) -> Tensor:
+    """Whose pixels a shape has [height, width], as web/js/painter/places.js has them: a rectangle up to the nearest
+    edges of pixels, an ellipse the pixels with their middle inside."""
+    x, y, w, h = shape.box
+    left, top, right, bottom = x * width, y * height, (x + w) * width, (y + h) * height
+    if shape.kind == "rectangle":
+        columns, rows = torch.arange(width), torch.arange(height)
+        across = (columns >= np.floor(left + 0.5)) & (columns < np.floor(right + 0.5))
+        down = (rows >= np.floor(top + 0.5)) & (rows < np.floor(bottom + 0.5))
+        return down[:, None] & across
+    rx, ry = (right - left) / 2, (bottom - top) / 2
+    if rx < 0.5 or ry < 0.5:
+        return torch.zeros(height, width, dtype=torch.bool)
+    dx = (torch.arange(width, dtype=torch.float64) + 0.5 - (left + right) / 2) / rx
+    dy = (torch.arange(height, dtype=torch.float64) + 0.5 - (top + bottom) / 2) / ry
+    return dx**2 + dy[:, None] ** 2 <= 1
 
 
 def prompt_of(drawing: Drawing) -> str:

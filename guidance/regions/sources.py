@@ -14,6 +14,7 @@ from .masks import Region, Regions, token_shares
 
 # Told apart by eye and by color-blind eyes; regions beyond take them again.
 PALETTE = ("#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000")
+NOBODYS = 0.85  # the gray of places that no region has
 MAX_SIDE = 1024  # pixels of a mask: whatever the picture, no token grid is finer
 _LINE = re.compile(r"^\s*#?([0-9a-fA-F]{6})\s*[:=]\s*(.*?)\s*$")
 
@@ -106,7 +107,15 @@ def colored(shares: Tensor, colors: Tensor | None = None) -> Tensor:
     """Shares [..., regions] as colors [..., 3]; gray where nobody is. colors: [regions, 3], else the palette's."""
     if colors is None:
         colors = torch.tensor([rgb(PALETTE[i % len(PALETTE)]) for i in range(shares.shape[-1])]).reshape(-1, 3)
-    return shares @ colors + (1 - shares.sum(dim=-1, keepdim=True)).clamp(0, 1) * 0.85
+    return shares @ colors + (1 - shares.sum(dim=-1, keepdim=True)).clamp(0, 1) * NOBODYS
+
+
+def painted(places: Sequence[Tensor] | Tensor, colors: Sequence[tuple[float, float, float]]) -> Tensor:
+    """Masks [height, width] in colors 0..1, each over those before: [height, width, 3]; gray where nothing is."""
+    picture = torch.full((*places[0].shape, 3), NOBODYS)
+    for place, color in zip(places, colors):
+        picture = torch.lerp(picture, torch.tensor(color), place[..., None])
+    return picture
 
 
 def _reduced(mask: Tensor) -> Tensor:

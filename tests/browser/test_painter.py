@@ -38,7 +38,7 @@ def test_found_by_search_painted_kept_and_undone(page, client, settings, rendere
     painter.drag((0.2, 0.3), (0.4, 0.5))
     first = painter.map()
     assert (first == 1).sum() > 1000 and first[int(0.4 * 512), int(0.3 * 512)] == 1, "where the pointer was"
-    painter.prompts().nth(0).fill("a red star")
+    painter.prompt(1).fill("a red star")
     painter.button("Add a region")
     painter.drag((0.7, 0.3), (0.8, 0.6))
     second = painter.map()
@@ -57,7 +57,7 @@ def test_found_by_search_painted_kept_and_undone(page, client, settings, rendere
     page.reload()
     page.locator(".fovea-stage").first.wait_for()
     page.wait_for_timeout(500)
-    assert painter.text() == text and painter.prompts().nth(0).input_value() == "a red star"
+    assert painter.text() == text and painter.prompt(1).input_value() == "a red star"
     assert not page.ours()
 
 
@@ -121,15 +121,20 @@ def test_what_is_painted_appears(page, client, settings, renderer: str, demo_mod
 
 @both_renderers
 def test_size_and_tab(page, client, settings, renderer: str) -> None:
-    """Another size stretches the drawing and back gives the same; another tab and back loses nothing."""
+    """Another size stretches what is painted, shapes stay sharp, and back gives the same; another tab and back loses
+    nothing."""
     painter = loaded(page, client, settings, renderer)
     paint_two(painter)
-    before = painter.map()
+    painter.tool("brush")
+    painter.drag((0.3, 0.85), (0.7, 0.9))  # beside the second region's rectangle
+    before, masks = painter.map(), painter.masks()
     change = (f"value => {{ const w = {NODE}.widgets.find(w => w.name === 'width'); "
               "w.value = value; w.callback?.(value); }")  # fmt: skip
     page.evaluate(change, 512)
     wide = painter.map()
-    assert wide.shape == (SIDE, 512) and np.array_equal(wide[:, ::2], before)
+    assert wide.shape == (SIDE, 512)
+    assert np.array_equal(painter.masks()[2][:, ::2], masks[2]) and masks[2][int(0.9 * SIDE), SIDE // 2] == 1
+    assert (wide[:, ::2] == before).mean() > 0.99, "the ellipse has finer steps"
     page.evaluate(change, 16)
     assert painter.map().shape == (SIDE, 16)
     page.evaluate(change, SIDE)
@@ -149,7 +154,7 @@ def test_nothing_typed_becomes_markup(page, client, settings) -> None:
                        "regions": [{"id": 1, "color": "\"><b>", "prompt": prompt, "strength": 1e9}]})  # fmt: skip
     page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", text)
     page.wait_for_function("document.querySelector('.fovea-prompt')?.value.includes('onerror')")
-    assert painter.prompts().nth(0).input_value() == prompt
+    assert painter.prompt(1).input_value() == prompt
     assert page.evaluate("window.hurt === undefined && !document.querySelector('.fovea-panel img[src=x]')")
     for broken in ("{", "[]", '{"map": "data:image/png;base64,AAAA", "width": 99999}'):
         page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", broken)

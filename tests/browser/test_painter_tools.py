@@ -17,35 +17,45 @@ from PIL import Image
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 MODULES = """(await (await fetch('/extensions')).json()).find(path => path.endsWith('region_painter.js'))
     .replace('region_painter.js', 'painter/')"""
-# Eight regions of wandering strokes, by the page's own brush: the length of the text.
-SCRIBBLED = f"""async ([side, strokes, radius]) => {{
+# Eight regions of wandering strokes, by the page's own brush: the text, and whether it is read back as it was.
+SCRIBBLED = f"""async ([side, strokes, radius, hardness]) => {{
     const folder = {MODULES};
     const shapes = await import(folder + 'shapes.js'), drawing = await import(folder + 'drawing.js');
+    const places = await import(folder + 'places.js');
     let seed = 7;
     const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647;
     const drawn = drawing.blank(side, side);
     for (let id = 1; id <= 8; id++) {{
-        drawn.rows.push({{...drawing.freshRow(drawn.rows), prompt: 'a striped purple triangle'}});
+        const map = new Uint8Array(side * side);
         for (let stroke = 0; stroke < strokes; stroke++) {{
             let at = {{x: random() * side, y: random() * side}}, angle = random() * 7;
             for (let step = 0; step < 20; step++) {{
                 angle += random() - 0.5;
                 const next = {{x: at.x + side / 40 * Math.cos(angle), y: at.y + side / 40 * Math.sin(angle)}};
-                shapes.stroke(drawn, at, next, radius, id);
+                shapes.stroke({{width: side, height: side, map}}, at, next, radius, 255, hardness);
                 at = next;
             }}
         }}
+        const row = {{...drawing.freshRow(drawn.rows), prompt: 'a striped purple triangle'}};
+        drawn.rows.push({{...row, ...places.placed(drawn, map, [])}});
     }}
     drawn.prompt = drawing.composed(drawn.rows);
     await drawing.pack(drawn);
     const text = drawing.toText(drawn), read = await drawing.fromText(text, side, side);
-    return {{text, same: drawn.map.every((id, at) => id === read.map[at])}};
+    const same = drawn.rows.every((row, n) => row.mask.every((value, at) => value === read.rows[n].mask[at]));
+    return {{text, same, masks: drawn.rows.map(row => row.mask.reduce((sum, value) => sum + value, 0))}};
 }}"""
 
-# The ids that the page reads from a drawing's text.
+# The ids that the page reads from a drawing's text: whose row is to be seen in every pixel.
 READ = f"""async ([text, width, height]) => {{
+    const drawing = await import({MODULES} + 'drawing.js'), places = await import({MODULES} + 'places.js');
+    return [...places.owners(await drawing.fromText(text, width, height))];
+}}"""
+
+# Each row's place as the page has it.
+AREAS = f"""async ([text, width, height]) => {{
     const drawing = await import({MODULES} + 'drawing.js');
-    return [...(await drawing.fromText(text, width, height)).map];
+    return (await drawing.fromText(text, width, height)).rows.map(row => [...(row.area ?? [])]);
 }}"""
 
 # What the page finds of every case of tests/phrase_cases.json.
@@ -87,15 +97,17 @@ def share(painter, row: int = 1) -> float:
 
 
 def test_scribbles_stay_small(page, client, settings) -> None:
-    """Eight regions of four strokes each at 512 pixels: at most 20 KB, read back as they were, here and in Python."""
+    """Eight regions of strokes that overlap, at 512 pixels: read back as they were, here and in Python."""
     from fovea.guidance.regions import painter_format
 
     opened(page, client, settings, "classic")
-    for strokes, radius, most in ((2, 32, 20_000), (4, 16, 20_000), (8, 6, 32_000)):
-        given = page.evaluate(SCRIBBLED, [512, strokes, radius])
-        print(f"{strokes} strokes of radius {radius} in each of 8 regions: {len(given['text'])} bytes")
+    kinds = ((2, 32, 1, 20_000), (4, 16, 1, 20_000), (8, 6, 1, 32_000), (2, 32, 0.5, 48_000))
+    for strokes, radius, hardness, most in kinds:
+        given = page.evaluate(SCRIBBLED, [512, strokes, radius, hardness])
+        print(f"{strokes} strokes of radius {radius}, hardness {hardness}, in 8 regions: {len(given['text'])} bytes")
         assert given["same"] and len(given["text"]) <= most
-        assert len(painter_format.masks(painter_format.parse(given["text"]), 512, 512)) == 8
+        read = painter_format.masks(painter_format.parse(given["text"]), 512, 512)
+        assert [round(255 * mask.sum().item()) for mask in read.double()] == given["masks"]
 
 
 def test_clear_pixels_of_a_map_are_nobodys(page, client, settings) -> None:
@@ -114,6 +126,22 @@ def test_clear_pixels_of_a_map_are_nobodys(page, client, settings) -> None:
     read = np.array(page.evaluate(READ, [text, 16, 16])).reshape(16, 16)
     assert np.array_equal(read, painter_format.parse(text).index.numpy())
     assert sorted(set(read[:, 0])) == [0, 2] and (read == 0).sum() == 8 * 16
+
+
+def test_shapes_are_the_same_here_and_there(page, client, settings) -> None:
+    """Pixel by pixel, on any grid; also beyond the picture's edges."""
+    from fovea.guidance.regions import painter_format
+
+    opened(page, client, settings, "classic")
+    random = np.random.default_rng(0)
+    boxes = [[*random.uniform(-0.2, 0.9, 2).round(5), *random.uniform(0, 0.8, 2).round(5)] for _ in range(40)]
+    boxes += [[0, 0, 1, 1], [1 / 3, 0.5, 1 / 3, 0.5], [0.25, 0.25, 0.0001, 0.5], [-1, -1, 3, 3]]
+    regions = [{"shapes": [{"kind": kind, "box": box}]} for box in boxes for kind in painter_format.KINDS][:64]
+    for width, height in ((64, 48), (37, 101)):
+        text = json.dumps({"version": 2, "width": width, "height": height, "regions": regions})
+        wanted = painter_format.masks(painter_format.parse(text), width, height)
+        for area, mask, region in zip(page.evaluate(AREAS, [text, width, height]), wanted, regions, strict=True):
+            assert np.array_equal(np.array(area).reshape(height, width), 255 * mask.numpy()), region
 
 
 def test_regions_are_found_in_the_prompt(page, client, settings) -> None:
@@ -138,8 +166,8 @@ def test_wildcards_are_resolved_when_queued(painter) -> None:
     texts = {"{a|b} c": ["a c", "b c"], "{a|{b|c}}": ["a", "c"], r"\{a|b\}": ["{a|b}"] * 2, "{a": ["{a"] * 2,
              r"{a\|b|c}": ["a|b", "c"], "{|x}": ["", "x"], r"\(a\) {b}": [r"\(a\) b"] * 2}  # fmt: skip
     assert page.evaluate(RESOLVED, list(texts)) == list(texts.values())
-    painter.prompts().nth(0).fill(prompt)
-    painter.button("Compose")
+    painter.prompt(1).fill(prompt)
+    painter.button("Write prompt")
     chosen = set()
     for _ in range(40):
         queued = page.evaluate("() => window.app.graphToPrompt()")
@@ -253,7 +281,7 @@ def test_keys_zoom_and_the_space_bar_pans(painter) -> None:
 
 
 def test_typing_is_undone_field_by_field(painter) -> None:
-    page, prompt = painter.page, painter.prompts().nth(0)
+    page, prompt = painter.page, painter.prompt(1)
     prompt.fill("a red")
     prompt.press("Enter")
     prompt.press_sequentially(" star")
@@ -271,8 +299,8 @@ def test_rows_are_called_by_their_place(painter) -> None:
     """Also after the one before has gone."""
     painter.button("Add a region")
     for at, prompt in enumerate(("sun", "moon")):
-        painter.prompts().nth(at).fill(prompt)
-        painter.prompts().nth(at).press("Enter")
+        painter.prompt(at + 1).fill(prompt)
+        painter.prompt(at + 1).press("Enter")
     for left in (["moon"], []):
         painter.button("Delete region 1")
         assert [row["prompt"] for row in painter.value().get("regions", [])] == left
@@ -346,7 +374,7 @@ def test_an_open_polygon_is_forgotten_by_other_changes(painter) -> None:
     painter.tool("polygon")
     page.mouse.click(*painter.at(0.2, 0.2))
     painter.button("Add a region")
-    assert page.locator(".fovea-row").nth(1).get_attribute("data-chosen") == "true"
+    assert painter.row(2).get_attribute("data-chosen") == "true"
     painter.tool("rectangle")
     painter.drag((0.5, 0.5), (0.9, 0.9))
     assert len(painter.value()["regions"]) == 2 and share(painter) == 0 and share(painter, 2) > 0.1
@@ -375,7 +403,7 @@ def test_pictures_come_in_and_go_out(painter, tmp_path: Path) -> None:
     page.locator(".fovea-panel input[type=file]").first.set_input_files(
         {"name": "no.png", "mimeType": "image/png", "buffer": b"no picture"}
     )
-    page.get_by_text("That file is no picture.").wait_for()
+    page.get_by_text("no.png is not an image.").wait_for()
     assert np.array_equal(painter.map(), wanted)
 
 
@@ -384,7 +412,7 @@ def test_speaks_the_editors_language(page, client, settings) -> None:
     chinese = dict(re.findall(r'^  "(.+?)": "(.+?)",$', texts, re.M))
     painter = loaded(page, client, settings, "vue", language="zh")
     painter.button(chinese["Add a region"])
-    assert painter.prompts().nth(0).get_attribute("aria-label") == chinese["Prompt of region {}"].replace("{}", "1")
+    assert painter.prompt(1).get_attribute("aria-label") == chinese["Prompt of region {}"].replace("{}", "1")
     assert page.locator("[data-tool=brush]").get_attribute("title") == chinese["Brush (B)"]
     page.screenshot(path=ROOT / "output" / "browser" / "painter_zh.png")
     assert not page.ours()
@@ -396,8 +424,8 @@ def test_results_lie_behind_inside_a_subgraph(page, client, settings) -> None:
     painter.button("Add a region")
     painter.tool("ellipse")
     painter.drag((0.2, 0.2), (0.8, 0.8))
-    painter.prompts().nth(0).fill("a red star")
-    painter.button("Compose")
+    painter.prompt(1).fill("a red star")
+    painter.button("Write prompt")
     page.evaluate("() => { window.app.graph.convertToSubgraph(new Set(window.app.graph.nodes)); }")
     page.evaluate("() => window.app.canvas.setGraph([...window.app.graph.subgraphs.values()][0])")
     page.locator(".fovea-stage").first.wait_for()
@@ -412,8 +440,8 @@ def test_the_picture_follows_the_brush(page, client, settings) -> None:
     """Run (On Change): every stroke is followed by its picture, none is queued behind another, the last one wins."""
     painter = loaded(page, client, settings, "classic")
     painter.button("Add a region")
-    painter.prompts().nth(0).fill("a plain red star")
-    painter.button("Compose")
+    painter.prompt(1).fill("a plain red star")
+    painter.button("Write prompt")
     page.wait_for_timeout(1000)
     page.get_by_role("button", name="Run", exact=True).first.click()  # loads the model
     done = len(client.json("/history"))

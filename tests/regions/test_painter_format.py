@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import importlib.util
 import io
 import json
@@ -23,6 +24,7 @@ from PIL import Image
 
 from fovea.guidance.regions import painter_format
 from fovea.guidance.regions.painter_format import BadDrawing
+from fovea.models import lora_files
 from fovea.nodes.region_painter import FoveaRegionPainter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +41,7 @@ def url(values: np.ndarray, mode: str = "L") -> str:
 
 INDEX = np.zeros((48, 64), np.uint8)
 INDEX[:24, :32], INDEX[24:, 32:], INDEX[:8, 60:] = 1, 7, 200
-GOOD: dict[str, Any] = {
+GOOD: dict[str, Any] = {  # as version 1 wrote it
     "version": 1, "width": 64, "height": 48, "prompt": "", "map": url(INDEX),
     "regions": [{"id": 1, "color": "#ff0000", "prompt": " a red star "}, {"id": 7, "prompt": "a heart", "strength": 2},
                 {"id": 3, "prompt": "never painted"}, {"id": 200, "prompt": "left out", "hidden": True}],
@@ -120,8 +122,28 @@ def changed(**changes: Any) -> str:
     return json.dumps({**GOOD, **changes})
 
 
+RAMP = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1))
+STAR: dict[str, Any] = {
+    "id": 4, "color": "#FF0000", "prompt": " a red star ", "strength": 0.5, "negative_prompt": "a face ", "start": 0.1,
+    "end": 0.6, "is_color_of_object": True, "mask": url(((INDEX == 1) * 255).astype(np.uint8)),
+}  # fmt: skip
+NEW: dict[str, Any] = {
+    "version": 2, "width": 64, "height": 48, "prompt": "",
+    "regions": [STAR, {"color": "#0000ff", "prompt": "a box", "shapes": [
+        {"kind": "rectangle", "box": [0.25, 0.25, 0.5, 0.5]}, {"kind": "ellipse", "box": [0.5, 0.5, 0.5, 0.5]}]}],
+}  # fmt: skip
+
+
+def row(**changes: Any) -> str:
+    return json.dumps({**NEW, "regions": [{**STAR, **changes}]})
+
+
+def shape(**changes: Any) -> str:
+    return row(shapes=[{"kind": "rectangle", "box": [0, 0, 1, 1], **changes}])
+
+
 BAD = {
-    "no JSON": "{", "an array": "[]", "deep": "[" * 200_000, "version": changed(version=2),
+    "no JSON": "{", "an array": "[]", "deep": "[" * 200_000, "version": changed(version=3),
     "width": changed(width=10**9), "width text": changed(width="64"), "height": changed(height=-1),
     "height missing": json.dumps({k: v for k, v in GOOD.items() if k != "height"}), "size": changed(width=65),
     "prompt": changed(prompt=["x"]), "prompt length": changed(prompt="x" * 30_000),
@@ -139,6 +161,19 @@ BAD = {
     "map cut": changed(map=GOOD["map"][: len(GOOD["map"]) // 2 // 4 * 4]),
     "map header": changed(map=bomb(30_000, 30_000), width=64, height=48), "huge": changed(
         map=bomb(30_000, 30_000), width=30_000, height=30_000),
+    "map in a new one": json.dumps({**NEW, "map": GOOD["map"]}), "mask": row(mask=5), "mask prefix": row(mask="x"),
+    "mask cut": row(mask=STAR["mask"][: len(STAR["mask"]) // 2 // 4 * 4]), "mask size": row(mask=url(INDEX[:40])),
+    "mask deep": row(mask=url(INDEX.astype(np.uint16))), "mask header": row(mask=bomb(30_000, 30_000)),
+    "width of a new one": json.dumps({**NEW, "width": 5}), "masks in all": json.dumps({
+        **NEW, "width": 4096, "height": 4096, "regions": [{"mask": bomb(4096, 4096)}] * 17}),
+    "negative_prompt": row(negative_prompt=1), "start": row(start=2), "end": row(end=float("nan")),
+    "is_color_of_object": row(is_color_of_object=0), "loras": row(loras={"name": "x"}), "loras many": row(
+        loras=[{"name": "x"}] * 9), "loras entry": row(loras=["x"]), "name": row(loras=[{}]), "name long": row(
+        loras=[{"name": "x" * 400}]), "strength of a LoRA": row(loras=[{"name": "x", "strength": 21}]),
+    "shapes": row(shapes="x"), "shapes many": row(shapes=[{}] * 65), "shapes entry": row(shapes=[1]),
+    "kind": shape(kind="star"), "kind list": shape(kind=["rectangle"]), "box": shape(box=[1, 2, 3]), "box text": shape(
+        box="0011"), "box entry": shape(box=[0, 0, "1", 1]), "box negative": shape(box=[0, 0, -1, 1]),
+    "box far": shape(box=[0, 1e9, 1, 1]), "box NaN": shape(box=[float("nan"), 0, 1, 1]),
 }  # fmt: skip
 
 
@@ -146,7 +181,8 @@ BAD = {
 def test_bad_drawings_are_refused_by_field(name: str) -> None:
     began = time.monotonic()
     field = {"no JSON": "JSON", "an array": "object", "deep": "JSON", "size": "map", "many": "regions",
-             "row": "regions", "id": "id", "twice": "id", "huge": "width"}.get(name, name.split()[0])  # fmt: skip
+             "row": "regions", "id": "id", "twice": "id", "huge": "width",
+             "masks in all": "regions"}.get(name, name.split()[0])  # fmt: skip
     with pytest.raises(BadDrawing, match=field) as why:
         painter_format.parse(BAD[name])
     assert len(str(why.value)) < 300 and time.monotonic() - began < 2
@@ -172,10 +208,108 @@ def test_a_text_bomb_beside_the_pixels() -> None:
         max_size=5), max_leaves=20,
 ))  # fmt: skip
 def test_any_json_is_read_or_refused(data: Any) -> None:
+    reads_or_refuses(data)
+
+
+def reads_or_refuses(data: Any) -> None:
     try:
-        assert isinstance(painter_format.parse(json.dumps(data)), painter_format.Drawing)
+        drawn = painter_format.parse(json.dumps(data))
+        assert painter_format.masks(drawn, 16, 16).shape == (len(drawn.shown), 16, 16)
     except BadDrawing as why:
         assert str(why)
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+FIELDS = VALUES | st.lists(VALUES | st.fixed_dictionaries({}, optional={
+    "kind": VALUES | st.just("ellipse"), "box": VALUES | st.lists(VALUES, min_size=3, max_size=5), "name": VALUES,
+    "strength": VALUES}), max_size=3)  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["id", "hidden", "start", "end", "loras", "shapes", "mask"]), FIELDS, max_size=4
+        ),
+        max_size=4,
+    ),
+    VALUES | st.just(2),
+    VALUES | st.just(64),
+)  # fmt: skip
+def test_any_row_is_read_or_refused(rows: Any, version: Any, width: Any) -> None:
+    reads_or_refuses({"version": version, "width": width, "height": 48, "regions": rows})
+
+
+class TestRegionsWithTheirOwnMasks:
+    def test_what_a_row_says_of_its_region(self) -> None:
+        star, box = run(painting=json.dumps(NEW))[0].items
+        assert (star.prompt, star.negative_prompt, star.strength) == ("a red star", "a face", 0.5)
+        assert (star.start, star.end, star.color) == (0.1, 0.6, (1, 0, 0)) == (0.1, 0.6, star.painted_in)
+        assert (box.prompt, box.color, box.painted_in, box.start, box.end) == ("a box", None, (0, 0, 1), 0, 1)
+        assert torch.equal(star.mask[0], torch.from_numpy(INDEX == 1).float())
+
+    def test_the_later_row_is_in_front_and_takes_nothing(self) -> None:
+        """Hiding or deleting it leaves no bite."""
+        regions, masks, preview, *_ = run(painting=json.dumps(NEW))
+        star, box = masks.bool()
+        assert (star & box).any() and torch.equal(star, torch.from_numpy(INDEX == 1))
+        both = preview[0][star & box]
+        assert torch.equal(both, torch.tensor([[0.0, 0, 1]]).expand_as(both))
+        owned = regions.canvas()[0]
+        assert torch.equal(owned[1].bool(), box) and torch.equal(owned[0].bool(), star & ~box)
+        behind = run(painting=json.dumps({**NEW, "regions": NEW["regions"][::-1]}))[0].canvas()[0]
+        assert torch.equal(behind[1].bool(), star) and torch.equal(behind[0].bool(), box & ~star)
+        for rows in ([STAR], [STAR, {**NEW["regions"][1], "hidden": True}]):
+            (left,) = run(painting=json.dumps({**NEW, "regions": rows}))[0].items
+            assert torch.equal(left.mask[0].bool(), star)
+
+    def test_gray_is_in_part_and_clear_is_not(self) -> None:
+        (region,) = run(painting=row(mask=url(RAMP)))[0].items
+        assert torch.equal(region.mask[0], torch.from_numpy(RAMP).float() / 255)
+        clear = np.dstack([np.full_like(RAMP, 255)] * 3 + [RAMP])
+        (region,) = run(painting=row(mask=url(clear, "RGBA")))[0].items
+        assert torch.equal(region.mask[0], torch.from_numpy(RAMP).float() / 255)
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+    def test_kinds_of_masks(self, mode: str) -> None:
+        values = ((INDEX == 7) * 255).astype(np.uint8)
+        found = painter_format.parse(row(mask=url(values, mode))).rows[0].mask
+        assert np.array_equal(found.numpy(), values)
+
+    def test_shapes_are_as_sharp_as_the_picture(self) -> None:
+        """At any size, while what is painted is stretched; both together are the place."""
+        for side in (48, 480):
+            _, (star, box), *_ = run(painting=json.dumps(NEW), width=side, height=side)
+            assert box[side // 4 : side * 3 // 4, side // 4 : side * 3 // 4].all() and box[-1, -1] == 0
+            assert box.mean() == pytest.approx(1 / 4 + 3.1416 / 16 * 3 / 4, abs=0.01)
+            assert star[: side // 2, : side // 2].all() and star.sum() == side * side / 4
+        both = painter_format.parse(row(shapes=[{"kind": "rectangle", "box": [0.5, 0, 0.5, 1]}]))
+        (place,) = painter_format.masks(both, 64, 48)
+        assert place[:24].all() and place[24:, :32].sum() == 0
+
+    def test_loras(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        name = "a style.safetensors"
+        weights = {"up": torch.ones(1)}
+        monkeypatch.setattr(lora_files, "names", lambda: [name])
+        monkeypatch.setattr(lora_files, "read", {name: weights}.__getitem__)
+        with_one = row(loras=[{"name": name, "strength": 0.5}, {"name": name, "strength": 0}])
+        assert FoveaRegionPainter.validate_inputs(with_one) is True
+        (region,) = run(painting=with_one)[0].items
+        assert [(lora.name, lora.model, lora.clip) for lora in region.loras] == [(name, 0.5, 0.5)]
+        told = FoveaRegionPainter.validate_inputs(row(loras=[{"name": "gone.safetensors"}]))
+        assert "gone.safetensors" in told and "a red star" in told
+        assert FoveaRegionPainter.validate_inputs(row(loras=[{"name": "gone"}], hidden=True)) is True
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="gone.safetensors"):
+            run(painting=row(loras=[{"name": "gone.safetensors"}]))
+
+    def test_an_old_drawing_is_the_same_as_a_new_one_with_masks(self) -> None:
+        rows = [{**entry, "mask": url(((INDEX == entry["id"]) * 255).astype(np.uint8))} for entry in GOOD["regions"]]
+        new = {key: value for key, value in GOOD.items() if key != "map"}
+        for size in ({}, {"width": 128, "height": 24}):
+            old = run(painting=json.dumps(GOOD), **size)
+            again = run(painting=json.dumps({**new, "version": 2, "regions": rows}), **size)
+            assert torch.equal(old[1], again[1]) and torch.equal(old[2], again[2]) and old[3:] == again[3:]
+            assert [(r.prompt, r.strength) for r in old[0].items] == [(r.prompt, r.strength) for r in again[0].items]
 
 
 def test_markup_in_a_prompt_stays_text() -> None:
@@ -218,7 +352,14 @@ def test_the_schema_agrees_with_the_reader() -> None:
     """Its bounds are the reader's."""
     schema = json.loads((ROOT / "docs" / "painting.schema.json").read_text())
     properties, row = schema["properties"], schema["properties"]["regions"]["items"]["properties"]
-    assert set(properties) == set(GOOD) and set(row) == {"id", "color", "prompt", "strength", "hidden"}
+    assert set(properties) == set(NEW)
+    assert set(row) == {field.name for field in dataclasses.fields(painter_format.Row)}
+    assert row["shapes"]["maxItems"] == painter_format.MAX_SHAPES
+    assert row["loras"]["maxItems"] == painter_format.MAX_LORAS
+    assert row["shapes"]["items"]["properties"]["box"]["items"]["maximum"] == painter_format.MAX_EDGE
+    lora = row["loras"]["items"]["properties"]
+    assert lora["name"]["maxLength"] == painter_format.MAX_LORA_LENGTH
+    assert lora["strength"]["maximum"] == painter_format.MAX_LORA_STRENGTH
     assert properties["width"]["maximum"] == properties["height"]["maximum"] == painter_format.MAX_SIDE
     assert (
         properties["width"]["minimum"] == painter_format.MIN_SIDE

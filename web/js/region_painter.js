@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { backgroundsFor, captureStep, keepFromGraph } from "./painter/host.js";
+import { backgroundsFor, captureStep, keepFromGraph, loraNames } from "./painter/host.js";
 import { Panel } from "./painter/panel.js";
 import { Store } from "./painter/store.js";
 import { useLanguage } from "./painter/texts.js";
@@ -10,7 +10,8 @@ import { resolvedText } from "./painter/wildcards.js";
 import { listBackgrounds, resumeWorkspace, workspaceOf } from "./painter/workspace.js";
 
 const WIDGET = "FOVEA_PAINTER"; // no name of ComfyUI's own, which would take its place in Nodes 2.0
-const MIN_WIDTH = 400, MIN_HEIGHT = 440;
+const MIN_WIDTH = 720; // of a new node: the regions are beside the painting
+const NEW_HEIGHT = 480; // of a new node's panel
 const OTHER_WIDGETS = 220; // their height
 const SETTLED_AFTER = 300; // ms without another change: strokes in quick succession are one step of the graph's undo
 const SOON = 2000; // ms
@@ -49,18 +50,19 @@ function painter(node, name) {
   const store = new Store({
     width, height,
     backgrounds: () => backgroundsFor(node),
+    loraNames,
     onChange(settled) {
       widget?.callback?.(store.text);
       clearTimeout(waiting);
       if (settled) waiting = setTimeout(captureStep, SETTLED_AFTER);
     },
   });
-  const panel = new Panel(store, keepFromGraph);
+  const panel = new Panel(store, keepFromGraph, () => widget && requestAnimationFrame(() => grow(node)));
   stores.add(new WeakRef(store));
   widget = node.addDOMWidget(name, WIDGET, panel.root, {
     getValue: () => store.text,
     setValue: (text) => store.setText(text, ...sizeOf(node)).then(() => resume(node, store)),
-    getMinHeight: () => MIN_HEIGHT,
+    getMinHeight: () => panel.minHeight,
     hideOnZoom: false,
     socketless: true,
   });
@@ -76,7 +78,15 @@ function painter(node, name) {
     panel.dispose();
     return removed?.apply(this, given);
   };
-  return { widget, minWidth: MIN_WIDTH, minHeight: MIN_HEIGHT + OTHER_WIDGETS };
+  return { widget, minWidth: MIN_WIDTH, minHeight: NEW_HEIGHT + OTHER_WIDGETS };
+}
+
+/** A node that is too low for its panel becomes as high as it must. */
+function grow(node) {
+  const [width, height] = node.size, least = node.computeSize()[1];
+  if (!node.graph || height >= least) return;
+  node.setSize([width, least]);
+  node.setDirtyCanvas(true, true);
 }
 
 /** Stretch the drawing when somebody changes the node's width or height. */

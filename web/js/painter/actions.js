@@ -1,23 +1,27 @@
 /** What can be done with regions. */
 
-import { composed, freshRow } from "./drawing.js";
+import { composed, freshRow, hex, MAX_SHAPES } from "./drawing.js";
 import * as edits from "./edits.js";
-import { fromPicture } from "./pictures.js";
+import { movedPlace, owners, placed } from "./places.js";
 import * as shapes from "./shapes.js";
 import { t } from "./texts.js";
+
+const FILLED = 256; // no row's id
 
 export function addRow(store) {
   store.cancel(); // it would forget the choice of a row that is not there yet
   const row = freshRow(store.drawing.rows);
-  if (!row) return store.say(t("64 regions are the most."), true);
-  store.chosen = row.id;
+  if (!row) return store.say(t("At most 64 regions."), true);
+  Object.assign(store, { chosen: row.id, shape: null });
   store.change(edits.rowAdded(store.drawing, row));
+  store.notify("write here");
 }
 
 export function changeRow(store, id, next) {
   store.change(edits.rowChanged(store.drawing, id, next));
 }
 
+/** by: places to the front. */
 export function moveRow(store, id, by) {
   const next = edits.rowMoved(store.drawing, id, by);
   if (next) store.change(next);
@@ -40,9 +44,71 @@ export function clearRegion(store) {
 
 /** Move the chosen region by pixels. */
 export function moveRegion(store, dx, dy) {
-  const { map } = store.drawing;
-  store.paintOnce((drawing) => shapes.move(drawing, map, store.chosen, dx, dy));
+  const { row, drawing } = store;
+  store.change(edits.rowChanged(drawing, row.id, movedPlace(drawing, row, dx, dy)));
 }
+
+/** Give the chosen row all of the picture that looks like the place around a point. */
+export function fillAt(store, point) {
+  const owned = { ...store.drawing, map: owners(store.drawing) };
+  const rect = shapes.fill(owned, point, FILLED);
+  if (!rect) return;
+  store.paint(({ map }) => {
+    for (let at = 0; at < map.length; at++) if (owned.map[at] === FILLED) map[at] = 255;
+    return rect;
+  });
+}
+
+/** The chosen region's thing has this color, [red, green, blue]; null: there is no picture to take it from. */
+export function pickColor(store, color) {
+  if (!store.row) return store.say(t("Choose a region first."), true);
+  if (!color) return store.say(t("Show a picture behind the painting first, then click it."), true);
+  changeRow(store, store.chosen, { color: hex(color), is_color_of_object: true });
+  store.say("");
+}
+
+// --- shapes ---------------------------------------------------------------------------------------------------------
+
+/** Give the chosen row one more shape, which gets handles. */
+export function addShape(store, shape) {
+  const { row, drawing } = store;
+  if (row.shapes.length >= MAX_SHAPES) return store.say(t("At most 64 shapes in a region."), true);
+  store.shape = row.shapes.length;
+  store.place(placed(drawing, row.mask, [...row.shapes, shape]));
+}
+
+/** Put the shape that has handles somewhere else. */
+export function reshape(store, shape) {
+  const { row, drawing } = store;
+  store.place(placed(drawing, row.mask, row.shapes.map((old, at) => (at === store.shape ? shape : old))));
+}
+
+/** The same as a step of its own. */
+export function reshapeOnce(store, shape) {
+  store.begin();
+  reshape(store, shape);
+  store.settle();
+}
+
+/** Shapes for regions that have no place yet, and for as many new ones as it takes. boxes: in fractions. */
+export function arrange(store, boxes) {
+  store.cancel();
+  const rows = [...store.drawing.rows];
+  for (const box of boxes) {
+    let at = rows.findIndex((row) => !row.area);
+    if (at < 0) {
+      const row = freshRow(rows);
+      if (!row) return store.say(t("At most 64 regions."), true);
+      at = rows.push(row) - 1;
+    }
+    rows[at] = { ...rows[at], ...placed(store.drawing, null, [{ kind: "rectangle", box }]) };
+    store.chosen = rows[at].id;
+  }
+  store.shape = 0;
+  store.change({ rows });
+}
+
+// --- polygons -------------------------------------------------------------------------------------------------------
 
 export function addCorner(store, point) {
   store.set({ corners: [...store.corners, point] }, "gesture");
@@ -53,26 +119,15 @@ export function closePolygon(store) {
   const { corners } = store;
   if (store.tool !== "polygon" || corners.length < 3) return;
   store.set({ corners: [] }, "gesture");
-  if (store.chosen === null) addRow(store);
-  store.paintOnce((drawing) => shapes.polygon(drawing, corners, store.chosen));
+  if (!store.row) store.choose(null);
+  store.begin({ row: store.row ? null : freshRow(store.drawing.rows) });
+  store.paint((grid) => shapes.polygon(grid, corners, 255));
+  store.settle();
 }
+
+// --- prompt ---------------------------------------------------------------------------------------------------------
 
 /** Write the prompt of the whole picture from the regions'. */
 export function compose(store) {
   store.change({ prompt: composed(store.drawing.rows) });
-}
-
-/** Take rows and map from a file with a picture of flat colors. */
-export async function importPicture(store, file) {
-  try {
-    const picture = await createImageBitmap(file);
-    store.cancel();
-    const next = fromPicture(store.drawing, picture);
-    store.keepChoice(next.rows);
-    store.change(next);
-    const found = next.rows.length > 0;
-    store.say(found ? "" : t("No flat colors were found in that picture."), !found);
-  } catch {
-    store.say(t("That file is no picture."), true);
-  }
 }

@@ -1,19 +1,27 @@
-/** A drawing: rows with colors and prompts, the prompt of the whole picture, and an index map. To and from the JSON
- *  text that workflows keep. Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
+/** A drawing: rows with colors, prompts and places, and the prompt of the whole picture. To and from the JSON text that
+ *  workflows keep. Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
+import { NOWHERE, placed } from "./places.js";
 import { pixelsOf } from "./pixels.js";
 import { grayPng } from "./png.js";
 import { t } from "./texts.js";
 
-export const VERSION = 1;
-export const MAX_ROWS = 64;
-export const MAX_PROMPT_LENGTH = 1000, MAX_WHOLE_LENGTH = 20_000; // as guidance/regions/painter_format.py has them
+export const VERSION = 2, FIRST_VERSION = 1; // the first had one map of who owns a pixel
+// As guidance/regions/painter_format.py has them:
+export const MAX_ROWS = 64, MAX_SHAPES = 64, MAX_LORAS = 8;
+export const MAX_PROMPT_LENGTH = 1000, MAX_WHOLE_LENGTH = 20_000, MAX_LORA_LENGTH = 300;
+const MAX_VALUES = 2 ** 28; // of all masks together
 // The pack's palette (guidance/regions/sources.py); rows beyond take its colors again, a little darker.
 const PALETTE = [
   "#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000",
 ]; // prettier-ignore
+/** What a row says of its region beside color, prompt and place, where nobody has said anything else. */
+export const USUAL = Object.freeze({
+  negative_prompt: "", strength: 1, start: 0, end: 1, is_color_of_object: false, loras: Object.freeze([]),
+  hidden: false,
+}); // prettier-ignore
 
-export const blank = (width, height) => ({ width, height, prompt: "", rows: [], map: new Uint8Array(width * height) });
+export const blank = (width, height) => ({ width, height, prompt: "", rows: [] });
 
 export function rgb(color) {
   const value = parseInt(color.slice(1), 16);
@@ -39,7 +47,7 @@ export function freshRow(rows) {
   let id = 1;
   while (ids.has(id)) id++;
   if (rows.length >= MAX_ROWS) return null;
-  return { id, color: freshColor(rows), prompt: "", strength: 1, hidden: false };
+  return { id, color: freshColor(rows), prompt: "", ...USUAL, ...NOWHERE };
 }
 
 /** The rows' prompts as one of the whole picture. */
@@ -49,14 +57,20 @@ export function composed(rows) {
   return (prompts.length ? `${prompts.join(", ")} and ${last}` : last ?? "").slice(0, MAX_WHOLE_LENGTH);
 }
 
-const packedMaps = new WeakMap(); // a map is never changed after it was packed
+// --- to text --------------------------------------------------------------------------------------------------------
 
-/** The index map as a PNG's data URL, gray values are ids: a promise. Nothing painted is an empty text. */
+const packedMasks = new WeakMap(); // a mask is never changed after it was packed
+
+const masksOf = ({ rows }) => rows.map((row) => row.mask).filter(Boolean);
+
+export const isPacked = (drawing) => masksOf(drawing).every((mask) => packedMasks.has(mask));
+
+/** Masks as PNGs' data URLs: a promise. Nothing painted is an empty text. */
 export async function pack(drawing) {
-  const { map } = drawing;
-  if (packedMaps.has(map)) return;
-  const url = map.some((id) => id) ? await dataUrl(await grayPng(drawing)) : "";
-  packedMaps.set(map, url);
+  for (const map of masksOf(drawing)) {
+    if (packedMasks.has(map)) continue;
+    packedMasks.set(map, map.some((value) => value) ? await dataUrl(await grayPng({ ...drawing, map })) : "");
+  }
 }
 
 function dataUrl(blob) {
@@ -68,18 +82,33 @@ function dataUrl(blob) {
   });
 }
 
-export const isPacked = (drawing) => packedMaps.has(drawing.map);
-
-/** The text of a drawing whose map is packed. */
+/** The text of a drawing whose masks are packed. */
 export function toText(drawing) {
-  const { width, height, prompt, rows, map } = drawing;
+  const { width, height, prompt, rows } = drawing;
   if (!rows.length && !prompt) return "";
-  return JSON.stringify({ version: VERSION, width, height, prompt, regions: rows, map: packedMaps.get(map) });
+  return JSON.stringify({ version: VERSION, width, height, prompt, regions: rows.map(entryOf) });
 }
+
+/** A row as the text has it: what is as usual is left out. */
+function entryOf(row) {
+  const { id, color, prompt, shapes } = row, entry = { id, color, prompt };
+  for (const [name, usual] of Object.entries(USUAL)) {
+    if (JSON.stringify(row[name]) !== JSON.stringify(usual)) entry[name] = row[name];
+  }
+  if (shapes.length) entry.shapes = shapes;
+  const mask = row.mask && packedMasks.get(row.mask);
+  return mask ? { ...entry, mask } : entry;
+}
+
+// --- from text ------------------------------------------------------------------------------------------------------
 
 const limited = (value, low, high) => Math.min(Math.max(value, low), high);
 
 const numberOr = (otherwise, value, low, high) => (Number.isFinite(value) ? limited(value, low, high) : otherwise);
+
+const textOf = (value, longest) => (typeof value === "string" ? value.slice(0, longest) : "");
+
+const listOf = (value, longest) => (Array.isArray(value) ? value.slice(0, longest) : []);
 
 /** A drawing from its text. Whatever is wrong in it is put right; what cannot be read is an Error. */
 export async function fromText(text, width, height) {
@@ -87,41 +116,84 @@ export async function fromText(text, width, height) {
   const given = JSON.parse(text);
   const isObject = typeof given === "object" && given !== null && !Array.isArray(given);
   if (!isObject) throw new Error("A drawing is a JSON object.");
-  const isKnown = (given.version ?? VERSION) === VERSION;
-  if (!isKnown) throw new Error(t("Version {} is not known here: update Fovea.", given.version));
+  const version = given.version ?? ("map" in given ? FIRST_VERSION : VERSION);
+  const isKnown = version === FIRST_VERSION || version === VERSION;
+  if (!isKnown) throw new Error(t("Version {} is not known here: update Fovea.", version));
   const sides = [[width, given.width], [height, given.height]];
-  const drawing = blank(...sides.map(([usual, side]) => numberOr(usual, Math.round(side), 16, 4096)));
-  drawing.prompt = typeof given.prompt === "string" ? given.prompt.slice(0, MAX_WHOLE_LENGTH) : "";
-  drawing.rows = rowsFrom(given.regions);
-  if (typeof given.map === "string" && given.map) drawing.map = await mapFrom(given.map, drawing);
+  const size = sides.map(([usual, side]) => numberOr(usual, Math.round(side), 16, 4096));
+  const drawing = blank(...size);
+  drawing.prompt = textOf(given.prompt, MAX_WHOLE_LENGTH);
+  const entries = entriesOf(given.regions);
+  const masks = version === VERSION ? await readMasks(entries, drawing) : await readMap(given.map, entries, drawing);
+  for (const { id, entry } of entries) drawing.rows.push(rowFrom(id, entry, drawing, masks.get(id) ?? null));
   return drawing;
 }
 
-/** Rows from what should be a list of them; of several with one id the first. */
-function rowsFrom(regions) {
-  const rows = [], given = Array.isArray(regions) ? regions.slice(0, MAX_ROWS) : [];
-  for (const [at, row] of given.entries()) {
-    const id = Number.isInteger(row?.id) && row.id > 0 && row.id < 256 ? row.id : at + 1;
-    if (rows.some((other) => other.id === id)) continue;
-    rows.push({
-      id,
-      color: /^#[0-9a-f]{6}$/i.test(row?.color) ? row.color.toLowerCase() : freshColor(rows),
-      prompt: typeof row?.prompt === "string" ? row.prompt.slice(0, MAX_PROMPT_LENGTH) : "",
-      strength: numberOr(1, row?.strength, 0, 10),
-      hidden: row?.hidden === true,
-    });
+/** What should be a list of rows, with their ids; of several with one id the first. */
+function entriesOf(regions) {
+  const found = [];
+  for (const [at, entry] of listOf(regions, MAX_ROWS).entries()) {
+    const id = Number.isInteger(entry?.id) && entry.id > 0 && entry.id < 256 ? entry.id : at + 1;
+    if (!found.some((other) => other.id === id)) found.push({ id, entry });
   }
-  return rows;
+  return found;
 }
 
-/** The map from a PNG's data URL; ids that no row has are nobody's. */
-async function mapFrom(url, { width, height, rows }) {
-  const known = new Set(rows.map((row) => row.id));
-  return (await unpacked(url, width, height)).map((id) => (known.has(id) ? id : 0));
+function rowFrom(id, entry, drawing, mask) {
+  const color = /^#[0-9a-f]{6}$/i.test(entry?.color) ? entry.color.toLowerCase() : freshColor(drawing.rows);
+  return {
+    id, color,
+    prompt: textOf(entry?.prompt, MAX_PROMPT_LENGTH),
+    negative_prompt: textOf(entry?.negative_prompt, MAX_PROMPT_LENGTH),
+    strength: numberOr(1, entry?.strength, 0, 10),
+    start: numberOr(0, entry?.start, 0, 1),
+    end: numberOr(1, entry?.end, 0, 1),
+    is_color_of_object: entry?.is_color_of_object === true,
+    loras: listOf(entry?.loras, MAX_LORAS).map(loraFrom).filter((lora) => lora.name),
+    hidden: entry?.hidden === true,
+    ...placed(drawing, mask, listOf(entry?.shapes, MAX_SHAPES).map(shapeFrom).filter(Boolean)),
+  };
 }
 
-/** Ids from a PNG's data URL, without the browser changing colors. A pixel that is less than half opaque is nobody's,
- *  as on the server. Of one between half and fully opaque the canvas may round the id; maps from here have none. */
+function loraFrom(lora) {
+  return { name: textOf(lora?.name, MAX_LORA_LENGTH), strength: numberOr(1, lora?.strength, -20, 20) };
+}
+
+function shapeFrom(shape) {
+  const box = listOf(shape?.box, 4), isKnown = shape?.kind === "rectangle" || shape?.kind === "ellipse";
+  if (!isKnown || box.length !== 4 || !box.every(Number.isFinite)) return null;
+  return { kind: shape.kind, box: box.map((value, at) => limited(value, at < 2 ? -4 : 0, 4)) };
+}
+
+/** Masks by the ids of rows. */
+async function readMasks(entries, { width, height }) {
+  const masks = new Map(), painted = entries.filter(({ entry }) => typeof entry?.mask === "string" && entry.mask);
+  if (painted.length * width * height > MAX_VALUES) throw new Error(t("The masks are too large."));
+  for (const { id, entry } of painted) {
+    const pixels = await unpacked(entry.mask, width, height);
+    const valueAt = (_, at) => Math.round((pixels[4 * at] * pixels[4 * at + 3]) / 255);
+    masks.set(id, Uint8Array.from({ length: width * height }, valueAt));
+  }
+  return masks;
+}
+
+/** Masks by the ids of rows, from the map of an old drawing: the value of a pixel is the id of the row that owns it.
+ *  One that is less than half opaque is nobody's, as on the server. Of one between half and fully opaque the canvas may
+ *  round the id; maps from here have none. */
+async function readMap(url, entries, { width, height }) {
+  const masks = new Map(entries.map(({ id }) => [id, null]));
+  if (typeof url !== "string" || !url) return masks;
+  const pixels = await unpacked(url, width, height);
+  for (let at = 0; at < width * height; at++) {
+    const id = pixels[4 * at + 3] < 128 ? 0 : pixels[4 * at];
+    if (!masks.has(id)) continue;
+    if (!masks.get(id)) masks.set(id, new Uint8Array(width * height));
+    masks.get(id)[at] = 255;
+  }
+  return masks;
+}
+
+/** Pixels from a PNG's data URL, without the browser changing colors. */
 async function unpacked(url, width, height) {
   const match = /^data:image\/png;base64,([A-Za-z0-9+/=]*)$/.exec(url);
   if (!match) throw new Error(t("The map is no PNG data URL."));
@@ -133,6 +205,5 @@ async function unpacked(url, width, height) {
   }
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), options);
-  const pixels = pixelsOf(bitmap, width, height);
-  return Uint8Array.from({ length: width * height }, (_, at) => (pixels[4 * at + 3] < 128 ? 0 : pixels[4 * at]));
+  return pixelsOf(bitmap, width, height);
 }

@@ -1,15 +1,18 @@
-/** Changes of a drawing's rows and map. Plain functions: each returns the fields that are new and leaves the drawing as
- *  it is. */
+/** Changes of a drawing's rows. Plain functions: each returns the fields that are new and leaves the drawing as it is.
+ */
 
-import * as shapes from "./shapes.js";
+import { NOWHERE, resizedPlace } from "./places.js";
 
+export const rowOf = ({ rows }, id) => rows.find((row) => row.id === id);
+
+/** In front of the others. */
 export const rowAdded = ({ rows }, row) => ({ rows: [...rows, row] });
 
 export const rowChanged = ({ rows }, id, next) => ({
   rows: rows.map((row) => (row.id === id ? { ...row, ...next } : row)),
 });
 
-/** A row up or down by places; null where it cannot go. */
+/** A row by places to the front; null where it cannot go. */
 export function rowMoved({ rows }, id, by) {
   const from = rows.findIndex((row) => row.id === id), to = from + by;
   if (to < 0 || to >= rows.length) return null;
@@ -19,19 +22,31 @@ export function rowMoved({ rows }, id, by) {
 }
 
 /** Nothing is painted for a row any more. */
-export function cleared(drawing, id) {
-  const map = drawing.map.slice();
-  shapes.replace({ ...drawing, map }, id);
-  return { map };
+export const cleared = (drawing, id) => rowChanged(drawing, id, NOWHERE);
+
+export const rowRemoved = ({ rows }, id) => ({ rows: rows.filter((row) => row.id !== id) });
+
+/** The drawing in another size. */
+export function resized(drawing, size) {
+  return { ...drawing, ...size, rows: drawing.rows.map((row) => ({ ...row, ...resizedPlace(drawing, row, size) })) };
 }
 
-export function rowRemoved(drawing, id) {
-  return { rows: drawing.rows.filter((row) => row.id !== id), ...cleared(drawing, id) };
+/** Whether every row is where it was. */
+export function isInPlace(before, after) {
+  const isSame = (row, at) => after.rows[at].mask === row.mask && after.rows[at].shapes === row.shapes;
+  return before.rows.length === after.rows.length && before.rows.every(isSame);
 }
 
-/** The same drawing with a map of its own, to paint on. */
-export const copied = (drawing) => ({ ...drawing, map: drawing.map.slice() });
-
+/** Whether a gesture has changed nothing: its copies hold the same. */
 export function isSame(before, after) {
-  return before.rows === after.rows && before.map.every((id, at) => id === after.map[at]);
+  if (before.rows.length !== after.rows.length) return false;
+  return before.rows.every((row, at) => {
+    const next = after.rows[at];
+    return row === next || (row.id === next.id && row.shapes === next.shapes && isAlike(row.mask, next.mask));
+  });
+}
+
+function isAlike(before, after) {
+  if (before === after) return true;
+  return after !== null && after.every((value, at) => value === (before?.[at] ?? 0));
 }

@@ -15,8 +15,7 @@ export class History {
   /** Keep what was before a change. */
   keep(state) {
     this.past.push(state);
-    const most = Math.max(4, Math.min(MAX_STATES, MAX_BYTES / (state.map?.length || 1)));
-    while (this.past.length > most) this.past.shift();
+    while (this.past.length > MAX_STATES || (this.past.length > 4 && bytes(this.past) > MAX_BYTES)) this.past.shift();
     this.future = [];
   }
 
@@ -32,4 +31,10 @@ export class History {
     this.past.push(present);
     return this.future.pop();
   }
+}
+
+/** What states hold; rows that did not change share their masks. */
+function bytes(states) {
+  const masks = new Set(states.flatMap(({ rows }) => rows.flatMap((row) => [row.mask, row.area])));
+  return [...masks].reduce((sum, mask) => sum + (mask?.length ?? 0), 0);
 }

@@ -15,7 +15,8 @@ function resultsOf(node) {
 /** The last pictures that nodes have shown: our own input first, then results. */
 export function backgroundsFor(node) {
   const found = [], shown = resultsOf(node)?.fovea_background?.[0];
-  const source = node.getInputNode?.(node.inputs?.findIndex((input) => input.name === "image")) ?? null;
+  const at = node.graph ? (node.inputs ?? []).findIndex((input) => input.name === "image") : -1; // not placed yet
+  const source = at < 0 ? null : node.getInputNode?.(at) ?? null;
   const url = source?.imgs?.[0]?.src ?? (shown ? addressOf(shown) : null);
   if (url) found.push({ key: "input", label: source ? t("Input: {}", source.title) : t("Input"), url });
   for (const other of node.graph?.nodes ?? []) {
@@ -23,6 +24,19 @@ export function backgroundsFor(node) {
     if (image) found.push({ key: `node ${other.id}`, label: t("Result: {}", other.title), url: addressOf(image) });
   }
   return found;
+}
+
+let loras = null; // a promise
+
+/** The LoRAs that the node Region offers, without its "none". */
+export function loraNames() {
+  loras ??= api.fetchApi("/object_info/FoveaRegion").then((reply) => reply.json()).then(namesIn, () => []);
+  return loras;
+}
+
+function namesIn({ FoveaRegion }) {
+  const [type, options] = FoveaRegion?.input?.optional?.lora ?? [];
+  return (Array.isArray(type) ? type : options?.options ?? []).slice(1);
 }
 
 /** The graph's undo. */

@@ -2,7 +2,7 @@
 
 import { chooseRowAt, clearRegion, closePolygon, moveRegion } from "./actions.js";
 import { TOOLS } from "./tools.js";
-import { holdSpace, seeAll, setFull, setRadius, useTool, zoomBy } from "./workspace.js";
+import { holdSpace, seeAll, setFull, setHardness, setRadius, useTool, zoomBy } from "./workspace.js";
 
 const TEXT_FIELDS = "input:not([type=range]):not([type=color]), textarea, select";
 const ARROWS = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] };
@@ -33,8 +33,10 @@ function undoOf(store, event) {
 /** What a key does now, or null. */
 function actionOf(store, event) {
   const key = event.key.toLowerCase(), isDrawing = store.before !== null || store.corners.length > 0;
-  if (key === "[") return () => setRadius(store, store.radius / 1.25);
-  if (key === "]") return () => setRadius(store, store.radius * 1.25 + 1);
+  if (key === "{") return () => setHardness(store, store.brush.hardness - 25);
+  if (key === "}") return () => setHardness(store, store.brush.hardness + 25);
+  if (key === "[") return () => setRadius(store, store.brush.radius / 1.25);
+  if (key === "]") return () => setRadius(store, store.brush.radius * 1.25 + 1);
   if (/^[1-9]$/.test(key) && store.drawing.rows[key - 1]) return () => chooseRowAt(store, key - 1);
   if (key === "delete" || key === "backspace") return () => clearRegion(store); // and never the node
   if (key === " " && event.target.matches(".fovea-stage")) return () => holdSpace(store, true);
@@ -51,7 +53,7 @@ function actionOf(store, event) {
 
 /** Arrows belong to a slider that has the focus. */
 function movesRegion(store, event) {
-  return store.tool === "move" && store.chosen !== null && !event.target.matches("input[type=range]");
+  return store.tool === "move" && store.row?.area && !event.target.matches("input[type=range]");
 }
 
 function moveBy(store, [x, y], pixels) {

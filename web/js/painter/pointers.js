@@ -1,12 +1,18 @@
 /** Mouse, pen and fingers on the stage. */
 
-import { addCorner, closePolygon } from "./actions.js";
+import { addCorner, addShape, closePolygon, fillAt, pickColor, reshape } from "./actions.js";
 import { freshRow } from "./drawing.js";
+import * as handles from "./handles.js";
 import * as outline from "./outline.js";
+import { contains, cornersOf, frontFirst, isThin, rowAt, shapeBetween } from "./places.js";
 import * as shapes from "./shapes.js";
+import { snapped, snappedMove } from "./snapping.js";
+import { t } from "./texts.js";
 import { panBy, zoomBy } from "./workspace.js";
 
 const NEAR = 8; // pixels of the screen from the first corner within which a click closes the polygon
+const CLICK = 3; // pixels of the screen that a pointer may move in a click
+const SHAPES = ["rectangle", "ellipse"];
 const LEFT = 0, MIDDLE = 1, RIGHT = 2, ERASER = 5; // PointerEvent.button
 const ERASER_HELD = 32; // PointerEvent.buttons
 
@@ -56,14 +62,15 @@ export class Pointers {
     if (![LEFT, RIGHT, ERASER].includes(event.button)) return;
     const point = stage.at(event);
     if (event.altKey) this.pick(point);
+    else if (store.tool === "eyedropper") pickColor(store, stage.colorBehind(point));
     else if (store.tool === "polygon") this.corner(point);
     else this.begin(point, event);
   }
 
   /** Choose the region under the pointer. */
   pick(point) {
-    const id = idAt(this.store.drawing, point);
-    if (id) this.store.choose(id);
+    const row = rowAt(this.store.drawing, point);
+    if (row) this.store.choose(row.id);
   }
 
   corner(point) {
@@ -75,17 +82,28 @@ export class Pointers {
 
   begin(point, event) {
     const { store } = this, isErasing = store.tool === "eraser" || isEraser(event);
-    if (store.tool === "move") {
-      const id = idAt(store.drawing, point) || store.chosen;
-      if (!id) return;
-      store.choose(id);
-    }
-    const isFirst = store.tool !== "move" && !isErasing && store.chosen === null;
-    store.begin(isFirst ? freshRow(store.drawing.rows) : null);
-    const tool = isErasing ? "brush" : store.tool, id = isErasing ? 0 : store.chosen;
-    this.gesture = { pointer: event.pointerId, tool, id, start: point, last: point, line: [point] };
+    const handle = isErasing || !handles.areShown(store) ? null : handles.at(store, point, this.stage.resolution);
+    const tool = isErasing ? "brush" : handle ? "handle" : store.tool;
+    if (tool === "move" && !this.chooseAt(point)) return;
+    const isFirst = tool !== "move" && !store.row;
+    if (isFirst && isErasing) return;
+    const row = isFirst ? freshRow(store.drawing.rows) : null;
+    if (isFirst && !row) return store.say(t("At most 64 regions."), true);
+    store.begin({ row, isErased: isErasing });
+    const start = SHAPES.includes(tool) ? this.snap(point, event) : point;
+    this.gesture = {
+      pointer: event.pointerId, tool, value: isErasing ? 0 : 255, start, last: start, line: [point], handle,
+      from: place(event), isMoved: false,
+    }; // prettier-ignore
     if (tool === "brush") this.brush(event);
-    if (tool === "bucket") store.paint((drawing) => shapes.fill(drawing, point, id));
+    if (tool === "bucket") fillAt(store, point);
+  }
+
+  /** Choose the region under the pointer and the shape of it that is there; beside all of them the chosen one stays. */
+  chooseAt(point) {
+    const { store } = this, row = rowAt(store.drawing, point) ?? store.row;
+    if (row) store.choose(row.id, shapeAt(store.drawing, row, point));
+    return !!row?.area;
   }
 
   // --- moved --------------------------------------------------------------------------------------------------------
@@ -103,10 +121,12 @@ export class Pointers {
     if (!gesture) return this.hover(point);
     if (gesture.pointer !== event.pointerId) return;
     event.stopPropagation();
+    gesture.isMoved ||= Math.hypot(event.clientX - gesture.from.x, event.clientY - gesture.from.y) > CLICK;
     if (gesture.tool === "brush") this.stroke(event, point);
     else if (gesture.tool === "lasso") this.lasso(point);
-    else if (gesture.tool === "rectangle" || gesture.tool === "ellipse") this.box(point, event.shiftKey);
-    else if (gesture.tool === "move") this.moveRegion(point);
+    else if (SHAPES.includes(gesture.tool)) this.box(point, event);
+    else if (gesture.tool === "move") this.moveRegion(point, event);
+    else if (gesture.tool === "handle") this.moveHandle(point, event);
   }
 
   /** Several events may have come since the last frame. */
@@ -118,9 +138,9 @@ export class Pointers {
 
   brush(event) {
     const { store, gesture } = this, from = gesture.last, to = this.stage.at(event);
-    const radius = store.radius * pressure(event);
+    const radius = store.brush.radius * pressure(event), hardness = store.brush.hardness / 100;
     gesture.last = to;
-    store.paint((drawing) => shapes.stroke(drawing, from, to, radius, gesture.id));
+    store.paint((grid) => shapes.stroke(grid, from, to, radius, gesture.value, hardness));
   }
 
   lasso(point) {
@@ -128,16 +148,41 @@ export class Pointers {
     this.stage.outline(outline.line(this.gesture.line));
   }
 
-  box(point, isSquare) {
-    const { gesture } = this, { start } = gesture;
-    gesture.last = isSquare ? outline.squared(start, point) : point;
-    this.stage.outline(outline.box(gesture.tool, start, gesture.last));
+  /** A point, moved to a line of the picture that attracts it. */
+  snap(point, event) {
+    return this.snaps(event) ? snapped(this.store.drawing, point, this.stage.resolution) : point;
   }
 
-  moveRegion(point) {
-    const { start, id } = this.gesture, { map } = this.store.before;
-    const dx = Math.round(point.x - start.x), dy = Math.round(point.y - start.y);
-    this.store.paint((drawing) => shapes.move(drawing, map, id, dx, dy));
+  /** Ctrl keeps things where they are. */
+  snaps(event) {
+    return this.store.snap && !event.ctrlKey && !event.metaKey;
+  }
+
+  box(point, event) {
+    const { gesture, store } = this, { start } = gesture, end = this.snap(point, event);
+    gesture.last = event.shiftKey ? outline.squared(start, point) : end;
+    this.stage.outline(outline.box(gesture.tool, start, gesture.last), ...outline.guides(store.drawing, gesture.last));
+  }
+
+  moveHandle(point, event) {
+    const { store } = this;
+    const before = store.before.rows.find((row) => row.id === store.chosen).shapes[store.shape];
+    const end = this.snap(point, event);
+    const [a, b] = handles.moved(cornersOf(store.drawing, before), this.gesture.handle, end, event.shiftKey);
+    const shape = shapeBetween(store.drawing, before.kind, a, b);
+    if (!isThin(shape)) reshape(store, shape);
+    this.stage.outline(...outline.guides(store.drawing, end));
+  }
+
+  moveRegion(point, event) {
+    const { store, gesture } = this, { start } = gesture;
+    if (!gesture.isMoved) return; // a click chooses
+    let dx = Math.round(point.x - start.x), dy = Math.round(point.y - start.y);
+    const before = store.before.rows.find((row) => row.id === store.chosen);
+    if (this.snaps(event) && before.shapes.length && !before.mask?.some((value) => value)) {
+      [dx, dy] = snappedMove(store.drawing, before.shapes, dx, dy, this.stage.resolution);
+    }
+    store.moveFrom(dx, dy);
   }
 
   pan(from, to) {
@@ -156,7 +201,7 @@ export class Pointers {
   // --- released -----------------------------------------------------------------------------------------------------
 
   release(event, isCancelled = false) {
-    const { store, gesture } = this;
+    const { store, stage, gesture } = this;
     this.down.delete(event.pointerId);
     if (this.pinch) {
       if (!this.down.size) this.pinch = null;
@@ -165,25 +210,40 @@ export class Pointers {
     this.panning = null;
     if (!gesture || gesture.pointer !== event.pointerId) return;
     if (isCancelled) return void store.cancel();
-    const { start, last, line, id, tool } = gesture;
-    if (tool === "rectangle") store.paint((drawing) => shapes.rectangle(drawing, start, last, id));
-    if (tool === "ellipse") store.paint((drawing) => shapes.ellipse(drawing, start, last, id));
-    if (tool === "lasso") store.paint((drawing) => shapes.polygon(drawing, line, id));
+    const { start, last, line, tool, isMoved } = gesture;
+    if (SHAPES.includes(tool) && !isMoved) return this.selectShape(stage.at(event));
+    if (SHAPES.includes(tool)) {
+      const shape = shapeBetween(store.drawing, tool, start, last);
+      if (!isThin(shape)) addShape(store, shape);
+    }
+    if (tool === "lasso") store.paint((grid) => shapes.polygon(grid, line, 255));
     store.settle();
+  }
+
+  /** A click with a tool for shapes: give handles to the frontmost shape there. */
+  selectShape(point) {
+    const { store } = this;
+    store.cancel();
+    for (const row of frontFirst(store.drawing.rows)) {
+      const at = shapeAt(store.drawing, row, point);
+      if (at !== null) return store.choose(row.id, at);
+    }
+    if (store.row) store.choose(store.chosen, null);
   }
 
   // --- outlines -----------------------------------------------------------------------------------------------------
 
   hover(point) {
-    const { tool, radius, corners } = this.store;
+    const { tool, brush: { radius }, corners } = this.store;
     if (tool === "brush" || tool === "eraser") this.stage.outline(outline.circle(point, radius));
     else if (tool === "polygon" && corners.length) this.stage.outline(outline.line([...corners, point]));
+    this.stage.point(handles.areShown(this.store) ? handles.at(this.store, point, this.stage.resolution) : null);
   }
 
   /** The open polygon, if there is one. */
   showCorners() {
     const { corners } = this.store;
-    this.stage.outline(corners.length ? outline.line(corners) : null);
+    this.stage.outline(...(corners.length ? [outline.line(corners)] : []));
   }
 }
 
@@ -195,10 +255,10 @@ const isEraser = (event) => [RIGHT, ERASER].includes(event.button) || (event.but
 /** How much of the brush a pen's pressure gives. */
 const pressure = (event) => (event.pointerType === "pen" && event.pressure > 0 ? 0.3 + 0.7 * event.pressure : 1);
 
-/** Who owns the pixel at a point; 0 for nobody, and beside the paper. */
-function idAt({ width, height, map }, point) {
-  const x = Math.floor(point.x), y = Math.floor(point.y);
-  return x < 0 || y < 0 || x >= width || y >= height ? 0 : map[y * width + x];
+/** Which shape of a row is at a point, the last one drawn; null for none. */
+function shapeAt(drawing, row, point) {
+  const at = row.shapes.findLastIndex((shape) => contains(drawing, shape, point));
+  return at < 0 ? null : at;
 }
 
 /** The middle of two fingers, and how far apart they are. */

@@ -1,5 +1,6 @@
-/** What tools do to an index map: who owns every pixel. Plain functions on {width, height, map: Uint8Array}; 0 is
- *  nobody. Coordinates are pixels, fractions allowed. Each returns the rectangle that changed, or null. */
+/** What tools do to a map of numbers: a mask, 0..255 of what is painted, or who owns each pixel. Plain functions on
+ *  {width, height, map}. Coordinates are pixels, fractions allowed. Each returns the rectangle that changed, or null.
+ */
 
 const clip = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -9,31 +10,49 @@ function bounds(grid, left, top, right, bottom) {
   return width > 0 && height > 0 ? { x, y, width, height } : null;
 }
 
-/** Every pixel whose center is `inside` of a part of the map. only: pixels of this owner alone. */
-function paintWhere(grid, rect, id, inside, only = null) {
+/** Every pixel whose center is `inside` of a part of the map. */
+function paintWhere(grid, rect, value, inside) {
   if (!rect) return null;
   for (let y = rect.y; y < rect.y + rect.height; y++) {
     let at = y * grid.width + rect.x;
-    for (let x = rect.x; x < rect.x + rect.width; x++, at++) {
-      if ((only === null || grid.map[at] === only) && inside(x + 0.5, y + 0.5)) grid.map[at] = id;
-    }
+    for (let x = rect.x; x < rect.x + rect.width; x++, at++) if (inside(x + 0.5, y + 0.5)) grid.map[at] = value;
   }
   return rect;
 }
 
-/** A round brush drawn from one point to another. */
-export function stroke(grid, from, to, radius, id, only = null) {
+const LEVELS = 15; // of soft edges, so that a mask's PNG has four bits a pixel
+
+/** A round brush drawn from one point to another. hardness: the part of its radius up to which it is full, 1 for all.
+ *  A soft one only ever adds to what is painted, or with value 0 takes from it. */
+export function stroke(grid, from, to, radius, value, hardness = 1) {
   const dx = to.x - from.x, dy = to.y - from.y, length = dx * dx + dy * dy;
   const reach = Math.max(radius, 0.5), square = reach * reach;
   const rect = bounds(
     grid, Math.min(from.x, to.x) - reach, Math.min(from.y, to.y) - reach,
     Math.max(from.x, to.x) + reach, Math.max(from.y, to.y) + reach,
   );
-  return paintWhere(grid, rect, id, (x, y) => {
+  const distance = (x, y) => {
     const along = length ? clip(((x - from.x) * dx + (y - from.y) * dy) / length, 0, 1) : 0;
     const a = x - from.x - along * dx, b = y - from.y - along * dy;
-    return a * a + b * b <= square;
-  }, only);
+    return a * a + b * b;
+  };
+  if (hardness >= 1) return paintWhere(grid, rect, value, (x, y) => distance(x, y) <= square);
+  return soften(grid, rect, value, (x, y) => {
+    const part = (Math.sqrt(distance(x, y)) / reach - hardness) / (1 - hardness);
+    return part >= 1 ? 0 : part <= 0 ? 1 : 1 - part * part * (3 - 2 * part);
+  });
+}
+
+function soften(grid, rect, value, strengthAt) {
+  if (!rect) return null;
+  for (let y = rect.y; y < rect.y + rect.height; y++) {
+    let at = y * grid.width + rect.x;
+    for (let x = rect.x; x < rect.x + rect.width; x++, at++) {
+      const level = Math.round(strengthAt(x + 0.5, y + 0.5) * LEVELS) * (255 / LEVELS);
+      grid.map[at] = value ? Math.max(grid.map[at], level) : Math.min(grid.map[at], 255 - level);
+    }
+  }
+  return rect;
 }
 
 export function rectangle(grid, a, b, id) {
@@ -104,29 +123,16 @@ export function fill(grid, point, id) {
   return { x: left, y: top, width: right - left + 1, height: bottom - top + 1 };
 }
 
-/** One owner's pixels moved by whole pixels. before: the map as it was when the move began. */
-export function move(grid, before, id, dx, dy) {
-  const { width, height, map } = grid;
-  map.set(before);
-  for (let at = 0; at < map.length; at++) if (map[at] === id) map[at] = 0;
-  for (let y = 0; y < height; y++) {
-    const to = y + dy;
-    if (to < 0 || to >= height) continue;
-    for (let x = 0; x < width; x++) {
-      const there = x + dx;
-      if (before[y * width + x] === id && there >= 0 && there < width) map[to * width + there] = id;
-    }
+/** A map moved by whole pixels, as a new one. */
+export function moved({ width, height, map }, dx, dy) {
+  const next = new Uint8Array(map.length), from = Math.max(0, -dx), to = Math.min(width, width - dx);
+  for (let y = Math.max(0, -dy); y < Math.min(height, height - dy) && from < to; y++) {
+    next.set(map.subarray(y * width + from, y * width + to), (y + dy) * width + from + dx);
   }
-  return { x: 0, y: 0, width, height };
+  return next;
 }
 
-/** All of one owner's pixels given away. */
-export function replace(grid, id, by = 0) {
-  for (let at = 0; at < grid.map.length; at++) if (grid.map[at] === id) grid.map[at] = by;
-  return { x: 0, y: 0, width: grid.width, height: grid.height };
-}
-
-/** The map at another size: each pixel from the nearest. */
+/** A map at another size, as a new one: each pixel from the nearest. */
 export function resized(grid, width, height) {
   const map = new Uint8Array(width * height);
   for (let y = 0; y < height; y++) {
@@ -135,5 +141,5 @@ export function resized(grid, width, height) {
       map[y * width + x] = grid.map[row + Math.min(grid.width - 1, Math.floor(((x + 0.5) * grid.width) / width))];
     }
   }
-  return { width, height, map };
+  return map;
 }

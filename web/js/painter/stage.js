@@ -1,18 +1,21 @@
 /** The stage: the paper with the painting, the picture behind it and outlines over it. */
 
-import { importPicture } from "./actions.js";
 import { element, svg } from "./elements.js";
-import { colorTable } from "./pictures.js";
+import * as handles from "./handles.js";
+import { importPictures } from "./importing.js";
+import { nameTags } from "./name_tags.js";
+import { Painting } from "./painting.js";
+import { canvas } from "./pixels.js";
 import { Pointers } from "./pointers.js";
 import { t } from "./texts.js";
 import { backgroundUrl, zoomBy } from "./workspace.js";
 
-const NO_DRAWING = "Choose a region's color, paint its place, queue.";
-const OPACITY = 190; // of what is painted, so that the picture behind shows
+const NO_DRAWING = "Paint anywhere to start a region, then say what should be there.";
 
 export class Stage {
   constructor(store) {
     this.store = store;
+    this.scale = 1; // pixels of the stage per pixel of the drawing
     this.build();
     this.listen();
     new Pointers(store, this);
@@ -26,13 +29,22 @@ export class Stage {
     this.behind = element("img", { alt: "", hidden: true });
     this.surface = element("canvas");
     this.paper = element("div", { className: "fovea-paper" }, this.behind, this.surface);
-    this.lines = svg("svg", { class: "fovea-outline", "aria-hidden": "true", preserveAspectRatio: "none" });
+    this.painting = new Painting(this.surface);
+    this.selected = svg("g");
+    this.outlines = svg("g");
+    this.lines = svg(
+      "svg", { class: "fovea-outline", "aria-hidden": "true", preserveAspectRatio: "none" },
+      this.selected, this.outlines,
+    ); // prettier-ignore
+    this.tags = nameTags(this.store);
     this.hint = element("div", { className: "fovea-hint", textContent: t(NO_DRAWING) });
-    const keys = t("Painting. Keys: B, E, R, O, L, P, G, V choose tools, brackets the size, digits a region.");
+    const keys = t(
+      "Painting. Keys: B, E, R, O, L, P, G, V, I choose tools, brackets the size, digits a region.",
+    );
     this.element = element(
       "div",
       { className: "fovea-stage", tabIndex: 0, role: "application", "data-capture-wheel": "true", "aria-label": keys },
-      this.paper, this.lines, this.hint,
+      this.paper, this.tags.element, this.lines, this.hint,
     ); // prettier-ignore
   }
 
@@ -52,7 +64,7 @@ export class Stage {
     on("drop", (event) => {
       event.preventDefault();
       event.stopPropagation();
-      if (event.dataTransfer.files[0]) importPicture(this.store, event.dataTransfer.files[0]);
+      if (event.dataTransfer.files.length) importPictures(this.store, [...event.dataTransfer.files]);
     });
   }
 
@@ -64,40 +76,22 @@ export class Stage {
 
   update(changed, detail) {
     if (changed === "drawing") this.showDrawing();
-    else if (changed === "pixels") this.paint(detail);
+    else if (changed === "pixels") this.painting.show(this.store, detail);
+    else if (changed === "choice" || changed === "opacity") this.painting.show(this.store);
     else if (changed === "view") this.place();
     else if (changed === "backdrop") this.showBackground();
+    if (["drawing", "choice", "tool", "pixels"].includes(changed)) this.showHandles();
   }
 
   showDrawing() {
     const { width, height, rows } = this.store.drawing;
-    if (this.surface.width !== width || this.surface.height !== height || !this.image) {
-      Object.assign(this.surface, { width, height });
-      this.context = this.surface.getContext("2d");
-      this.image = this.context.createImageData(width, height);
-      this.pixels = new Uint32Array(this.image.data.buffer);
-      this.place();
-    }
-    this.paint({ x: 0, y: 0, width, height });
+    if (this.painting.fit(width, height)) this.place();
+    this.painting.show(this.store);
     this.hint.hidden = rows.length > 0;
   }
 
-  /** Draw a part of the map. */
-  paint(rect) {
-    if (!rect) return;
-    const { width, map } = this.store.drawing, { pixels } = this, table = this.colors();
-    for (let y = rect.y; y < rect.y + rect.height; y++) {
-      for (let at = y * width + rect.x, end = at + rect.width; at < end; at++) pixels[at] = table[map[at]];
-    }
-    this.context.putImageData(this.image, 0, 0, rect.x, rect.y, rect.width, rect.height);
-  }
-
-  /** The colors of the rows, which stay the same during a gesture. */
-  colors() {
-    const { rows } = this.store.drawing;
-    if (this.colored !== rows) this.table = colorTable(rows, OPACITY);
-    this.colored = rows;
-    return this.table;
+  showHandles() {
+    this.selected.replaceChildren(...handles.drawn(this.store, this.scale));
   }
 
   showBackground() {
@@ -107,9 +101,24 @@ export class Stage {
     this.behind.style.opacity = this.store.backdrop.percent / 100;
   }
 
-  /** Show one outline over the paper, or none. */
-  outline(shape = null) {
-    this.lines.replaceChildren(...(shape ? [shape] : []));
+  /** The color of the picture behind at a point, [red, green, blue]; null without one. */
+  colorBehind({ x, y }) {
+    const { width, height } = this.store.drawing, picture = this.behind;
+    if (picture.hidden || !picture.naturalWidth || x < 0 || y < 0 || x >= width || y >= height) return null;
+    const context = canvas(1, 1).getContext("2d");
+    const across = (x / width) * picture.naturalWidth, down = (y / height) * picture.naturalHeight;
+    context.drawImage(picture, Math.floor(across), Math.floor(down), 1, 1, 0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  }
+
+  /** Show outlines over the paper, or none. */
+  outline(...shapes) {
+    this.outlines.replaceChildren(...shapes);
+  }
+
+  /** The pointer is over a handle, or over none. */
+  point(handle) {
+    this.element.style.cursor = handles.cursorOf(handle);
   }
 
   // --- where things are ---------------------------------------------------------------------------------------------
@@ -123,6 +132,10 @@ export class Stage {
     const x = (room.width - width * scale) / 2 + view.pan.x, y = (room.height - height * scale) / 2 + view.pan.y;
     const transform = `translate(${x}px, ${y}px) scale(${scale})`;
     Object.assign(this.paper.style, { width: `${width}px`, height: `${height}px`, transform });
+    this.paper.dataset.enlarged = scale > 2; // pixels are to be seen then
+    this.scale = scale;
+    this.tags.place({ x, y, scale });
+    this.showHandles();
     const seen = [-x / scale, -y / scale, room.width / scale, room.height / scale];
     this.lines.setAttribute("viewBox", seen.join(" "));
   }

@@ -2,28 +2,34 @@
  *  actions.js, those of tool and view in workspace.js. Nothing else changes it.
  *
  *  Subscribers are told what has changed:
- *  "drawing": any of it. "words": a prompt, while somebody types. "pixels": some of the map, with the
- *  rectangle that they are in, while somebody paints. "gesture": it has ended, or the open polygon is another.
- *  "choice": another row is chosen. "steps": something else can be undone. The others are fields: "tool", "radius",
- *  "view", "backdrop", "full", "spaceHeld", "note". */
+ *  "drawing": any of it. "words": a prompt, while somebody types. "pixels": some of a place, with the rectangle that
+ *  they are in, while somebody paints. "gesture": it has ended, or the open polygon is another. "choice": another row
+ *  is chosen, or another shape of it. "steps": something else can be undone. "write here": a row was added, its prompt
+ *  comes next. The others are fields: "tool", "brush", "view", "backdrop", "full", "spaceHeld", "note", "unfolded",
+ *  "snap", "opacity". */
 
 import { blank, fromText } from "./drawing.js";
 import * as edits from "./edits.js";
 import { History } from "./history.js";
-import * as shapes from "./shapes.js";
+import { movedPlace, ownPlace } from "./places.js";
 import { t } from "./texts.js";
 import { WHOLE } from "./view.js";
 import { Writer } from "./writer.js";
 
 export class Store {
-  /** onChange(settled): the text is another; not settled while somebody types. backgrounds() -> [{key, label, url}]. */
-  constructor({ width, height, onChange, backgrounds }) {
+  /** onChange(settled): the text is another; not settled while somebody types. backgrounds() -> [{key, label, url}].
+   *  loraNames() -> a promise of names. */
+  constructor({ width, height, onChange, backgrounds, loraNames }) {
     this.drawing = blank(width, height);
     this.chosen = null; // the id of a row
+    this.shape = null; // which of its shapes has handles: a number
+    this.unfolded = null; // the row whose settings are shown: an id
     this.tool = "brush";
-    this.radius = 24;
+    this.brush = { radius: 24, hardness: 100 }; // pixels, percent
+    this.snap = true; // shapes to halves and thirds
+    this.opacity = 75; // of what is painted, in percent
     this.view = WHOLE;
-    this.backdrop = { offered: [], key: "", percent: 60 };
+    this.backdrop = { offered: [], files: [], key: "", percent: 60 };
     this.full = false;
     this.note = { text: "", wrong: false };
     this.corners = []; // of a polygon that is not closed yet
@@ -34,6 +40,7 @@ export class Store {
     this.stretchedFrom = null; // the drawing before its size changed, so that several changes lose nothing
     this.loading = null; // the size that the drawing shall have once it is read
     this.backgrounds = backgrounds;
+    this.loraNames = loraNames;
     this.subscribers = [];
     this.writer = new Writer(onChange, (error) => this.say(t("The drawing cannot be kept: {}", error.message), true));
   }
@@ -102,9 +109,11 @@ export class Store {
   /** Change fields of the drawing: one step of undo. */
   change(next) {
     this.cancel();
-    this.history.keep(this.drawing);
-    this.drawing = { ...this.drawing, ...next };
-    if (next.map) this.stretchedFrom = null;
+    const before = this.drawing;
+    this.history.keep(before);
+    this.drawing = { ...before, ...next };
+    this.keepShape();
+    this.keepStretch(before);
     this.write();
     this.notify("drawing");
   }
@@ -122,7 +131,7 @@ export class Store {
     if (!state) return;
     const { width, height } = this.drawing;
     const fits = state.width === width && state.height === height;
-    this.drawing = fits ? state : { ...state, ...shapes.resized(state, width, height) };
+    this.drawing = fits ? state : edits.resized(state, { width, height });
     this.stretchedFrom = null;
     this.keepChoice();
     this.write();
@@ -135,9 +144,19 @@ export class Store {
     if (width === this.drawing.width && height === this.drawing.height) return;
     this.cancel();
     this.stretchedFrom ??= this.drawing;
-    this.drawing = { ...this.drawing, ...shapes.resized(this.stretchedFrom, width, height) };
+    const stretched = edits.resized(this.stretchedFrom, { width, height }).rows;
+    const rows = this.drawing.rows.map((row, at) => {
+      const { mask, shapes, area } = stretched[at];
+      return { ...row, mask, shapes, area };
+    });
+    this.drawing = { ...this.drawing, width, height, rows };
     this.write(false);
     this.notify("drawing");
+  }
+
+  /** What was stretched is painted differently now: a later size starts from here. */
+  keepStretch(before) {
+    if (!edits.isInPlace(before, this.drawing)) this.stretchedFrom = null;
   }
 
   // --- typing: the text follows every letter, undo takes back all of a field -----------------------------------------
@@ -150,8 +169,9 @@ export class Store {
     this.type({ prompt });
   }
 
-  typeRowPrompt(id, prompt) {
-    this.type(edits.rowChanged(this.drawing, id, { prompt }));
+  /** next: texts of a row. */
+  typeInRow(id, next) {
+    this.type(edits.rowChanged(this.drawing, id, next));
   }
 
   type(next) {
@@ -171,27 +191,61 @@ export class Store {
 
   // --- the chosen row ------------------------------------------------------------------------------------------------
 
-  choose(id) {
-    this.set({ chosen: id }, "choice");
+  get row() {
+    return edits.rowOf(this.drawing, this.chosen);
+  }
+
+  /** shape: which of the row's shapes. */
+  choose(id, shape = null) {
+    if (id === this.chosen && shape === this.shape) return;
+    this.set({ chosen: id, shape }, "choice");
   }
 
   /** The chosen row stays, as long as it is there. */
   keepChoice(rows = this.drawing.rows) {
-    if (!rows.some((row) => row.id === this.chosen)) this.chosen = rows[0]?.id ?? null;
+    if (rows.some((row) => row.id === this.chosen)) return this.keepShape();
+    this.chosen = rows.at(-1)?.id ?? null;
+    this.shape = null;
+  }
+
+  keepShape() {
+    if (!this.row?.shapes[this.shape]) this.shape = null;
   }
 
   // --- painting: a gesture of the pointer is one step of undo, and can be taken back until it ends -----------------
 
-  /** From now on paint() works on a copy, until settle() or cancel(). A row that it needs comes with it. */
-  begin(row = null) {
+  /** From now on paint() and place() work on the chosen row, or on one that comes with it, until settle() or cancel().
+   *  isErased: something will be taken from it. */
+  begin({ row = null, isErased = false } = {}) {
     this.before ??= this.drawing;
-    if (row) this.chosen = row.id;
-    this.drawing = edits.copied(row ? { ...this.drawing, ...edits.rowAdded(this.drawing, row) } : this.drawing);
+    if (row) {
+      this.chosen = row.id;
+      this.shape = null;
+      this.drawing = { ...this.drawing, ...edits.rowAdded(this.drawing, row) };
+    }
+    const place = ownPlace(this.drawing, this.row, isErased);
+    this.drawing = { ...this.drawing, ...edits.rowChanged(this.drawing, this.chosen, place) };
+    if (isErased) this.keepShape();
   }
 
-  /** shape(drawing) changes the map in place and returns the rectangle that changed, or null. */
+  /** shape(grid) changes a map of the chosen row in place and returns the rectangle that changed, or null. */
   paint(shape) {
-    this.notify("pixels", shape(this.drawing));
+    const { width, height } = this.drawing, { mask, area } = this.row;
+    const rect = shape({ width, height, map: mask });
+    if (area !== mask) shape({ width, height, map: area });
+    this.notify("pixels", rect);
+  }
+
+  /** Put the chosen row somewhere else. */
+  place(place) {
+    const { width, height } = this.drawing;
+    this.drawing = { ...this.drawing, ...edits.rowChanged(this.drawing, this.chosen, place) };
+    this.notify("pixels", { x: 0, y: 0, width, height });
+  }
+
+  /** Move the chosen row from where it was when the gesture began. */
+  moveFrom(dx, dy) {
+    this.place(movedPlace(this.drawing, edits.rowOf(this.before, this.chosen), dx, dy));
   }
 
   /** The gesture is over. */
@@ -199,34 +253,29 @@ export class Store {
     const { before } = this;
     this.before = null;
     this.notify("gesture");
-    this.painted(before);
-  }
-
-  /** Paint without a gesture, at once. */
-  paintOnce(shape) {
-    const before = this.drawing;
-    this.drawing = edits.copied(before);
-    shape(this.drawing);
-    this.painted(before);
-  }
-
-  /** Keep what was before something was painted, if that changed anything. */
-  painted(before) {
     if (edits.isSame(before, this.drawing)) {
       this.drawing = before;
     } else {
       this.history.keep(before);
-      this.stretchedFrom = null;
+      this.keepStretch(before);
       this.write();
     }
     this.notify("drawing");
+  }
+
+  /** Paint without a gesture, at once. */
+  paintOnce(shape) {
+    this.begin();
+    this.paint(shape);
+    this.settle();
   }
 
   /** Take back the gesture under way, or forget the open polygon. Returns whether there was one. */
   cancel() {
     if (!this.before && !this.corners.length) return false;
     this.drawing = this.before ?? this.drawing;
-    if (!this.drawing.rows.some((row) => row.id === this.chosen)) this.chosen = null;
+    if (!this.row) this.chosen = null;
+    this.keepShape();
     this.before = null;
     this.corners = [];
     this.notify("gesture");

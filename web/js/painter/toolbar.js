@@ -1,8 +1,10 @@
-/** The bars of buttons: tools over the stage, pictures under it, regions and their prompt under the rows. */
+/** The bars of buttons: tools and what can be set of them over the stage, pictures under it. */
 
-import { addRow, clearRegion, compose, importPicture } from "./actions.js";
+import { clearRegion, reshapeOnce } from "./actions.js";
 import { element, iconButton } from "./elements.js";
-import { toPicture } from "./pictures.js";
+import { areShown } from "./handles.js";
+import { exportPicture, importPictures } from "./importing.js";
+import { isThin } from "./places.js";
 import { t } from "./texts.js";
 import { TOOLS } from "./tools.js";
 import * as workspace from "./workspace.js";
@@ -15,27 +17,31 @@ export function toolBar(store) {
   const undo = iconButton("undo", t("Undo (Ctrl+Z)"), () => store.undo());
   const redo = iconButton("redo", t("Redo (Ctrl+Y)"), () => store.redo());
   const clear = iconButton("clear", t("Clear the chosen region (Delete)"), () => clearRegion(store));
-  const fit = iconButton("fit", t("See all of it"), () => workspace.seeAll(store));
+  const fit = iconButton("fit", t("Fit to view (0)"), () => workspace.seeAll(store));
   const full = iconButton("full", t("Full screen (Escape ends it)"), () => workspace.setFull(store, !store.full));
 
   function show() {
     undo.disabled = !store.history.past.length;
     redo.disabled = !store.history.future.length;
+    clear.disabled = !store.row?.area;
   }
 
   store.subscribe((changed) => {
-    if (changed === "drawing" || changed === "steps") show();
+    if (["drawing", "steps", "choice"].includes(changed)) show();
   });
   show();
   return element(
-    "div", { className: "fovea-bar", role: "toolbar", "aria-label": t("Painting tools") },
-    ...toolButtons(store), brushSize(store), gap(), undo, redo, clear, fit, full,
+    "div", { className: "fovea-bar fovea-tools", role: "toolbar", "aria-label": t("Painting tools") },
+    ...toolButtons(store), gap(), undo, redo, clear, fit, full,
   ); // prettier-ignore
 }
 
 function toolButtons(store) {
-  const buttons = TOOLS.map(([name, label]) =>
-    iconButton(name, t(label), () => workspace.useTool(store, name), { "data-tool": name }));
+  const buttons = TOOLS.map(([name, label]) => {
+    const button = iconButton(name, t(label), () => workspace.useTool(store, name), { "data-tool": name });
+    button.append(element("span", { className: "fovea-word", textContent: t(label).replace(/[ （(].*/, "") }));
+    return button;
+  });
 
   function show() {
     for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.tool === store.tool);
@@ -48,30 +54,105 @@ function toolButtons(store) {
   return buttons;
 }
 
-function brushSize(store) {
-  const slider = element("input", { type: "range", min: 1, max: 128, "aria-label": t("Brush size") });
-  slider.addEventListener("input", () => workspace.setRadius(store, Number(slider.value)));
+// --- what can be set of the tool ------------------------------------------------------------------------------------
+
+export function optionBar(store) {
+  const size = amount(t("Size"), t("Brush size in pixels ([ and ])"), { min: 1, max: 512 }, (value) =>
+    workspace.setRadius(store, value / 2));
+  const hardness = amount(t("Hardness"), t("Hardness in percent: how sharp the brush's edge is (Shift+[ and ])"), {
+    min: 0, max: 100,
+  }, (value) => workspace.setHardness(store, value)); // prettier-ignore
+  const words = element("span", { className: "fovea-tip" });
+  const snap = iconButton("snap", t("Snap to halves and thirds"), () => workspace.setSnap(store, !store.snap));
+  const numbers = boxNumbers(store);
 
   function show() {
-    slider.value = store.radius;
-    slider.title = t("Brush size: {} pixels ([ and ])", 2 * store.radius);
+    const { tool, brush } = store, isBrush = tool === "brush" || tool === "eraser";
+    size.element.hidden = hardness.element.hidden = !isBrush;
+    size.show(2 * brush.radius);
+    hardness.show(brush.hardness);
+    snap.hidden = !["rectangle", "ellipse", "move"].includes(tool);
+    snap.setAttribute("aria-pressed", store.snap);
+    numbers.show();
+    words.textContent = numbers.element.hidden ? t(TOOLS.find(([name]) => name === tool)[3]) : "";
   }
 
   store.subscribe((changed) => {
-    if (changed === "radius") show();
+    if (["tool", "brush", "snap", "choice", "drawing", "pixels"].includes(changed)) show();
   });
   show();
-  return slider;
+  const parts = [size.element, hardness.element, snap, numbers.element, words];
+  const about = { className: "fovea-bar fovea-options", role: "toolbar", "aria-label": t("Tool settings") };
+  return element("div", about, ...parts);
+}
+
+/** A slider with its number. */
+function amount(label, title, { min, max }, set) {
+  const slider = element("input", { type: "range", min, max, title, "aria-label": title });
+  const number = element("input", { type: "number", min, max, title, "aria-label": label });
+  for (const field of [slider, number]) field.addEventListener("input", () => field.value && set(Number(field.value)));
+
+  function show(value) {
+    slider.value = value;
+    if (document.activeElement !== number) number.value = value;
+  }
+
+  const word = element("span", { textContent: label });
+  return { element: element("label", { className: "fovea-amount" }, word, slider, number), show };
+}
+
+/** Left, top, width and height of the shape that has handles, in pixels. */
+function boxNumbers(store) {
+  const names = [[t("Left"), "X"], [t("Top"), "Y"], [t("Width"), "W"], [t("Height"), "H"]]; // prettier-ignore
+  const sides = () => [store.drawing.width, store.drawing.height, store.drawing.width, store.drawing.height];
+  const fields = names.map(([title], at) => {
+    const field = element("input", { type: "number", title, "aria-label": title, min: at < 2 ? undefined : 1 });
+    field.addEventListener("change", () => set(at, Number(field.value)));
+    return field;
+  });
+  const labels = names.map(([title, letter], at) => element("label", { title, textContent: letter }, fields[at]));
+  const group = element("span", { className: "fovea-box" }, ...labels);
+
+  function set(at, pixels) {
+    const old = store.row.shapes[store.shape], box = [...old.box], side = sides()[at];
+    box[at] = Math.min(Math.max(Math.round(pixels) / side, at < 2 ? -4 : 0), 4);
+    if (Number.isFinite(box[at]) && !isThin({ box })) reshapeOnce(store, { ...old, box });
+    show();
+  }
+
+  function show() {
+    group.hidden = !areShown(store);
+    if (group.hidden) return;
+    const { box } = store.row.shapes[store.shape];
+    fields.forEach((field, at) => {
+      const pixels = Math.round(box[at] * sides()[at]);
+      if (Number(field.value) !== pixels) field.value = pixels;
+    });
+  }
+
+  return { element: group, show };
 }
 
 // --- pictures -------------------------------------------------------------------------------------------------------
 
 export function pictureBar(store) {
-  const file = fileField((chosen) => importPicture(store, chosen));
+  const masks = fileField((files) => importPictures(store, files), true);
+  const behind = fileField(([file]) => workspace.showFileBehind(store, file));
+  const opacity = element("input", {
+    type: "range", min: 0, max: 100, title: t("Opacity of the paint"), "aria-label": t("Opacity of the paint"),
+  }); // prettier-ignore
+  opacity.addEventListener("input", () => workspace.setOpacity(store, Number(opacity.value)));
+  const show = () => (opacity.value = store.opacity);
+  store.subscribe((changed) => {
+    if (changed === "opacity") show();
+  });
+  show();
   return element(
-    "div", { className: "fovea-bar" }, ...backdropFields(store), gap(),
-    iconButton("import", t("Import a picture of flat colors"), () => file.click()),
-    iconButton("export", t("Export as PNG"), () => exportPicture(store)), file,
+    "div", { className: "fovea-bar" }, ...backdropFields(store),
+    iconButton("picture", t("Show a picture from a file behind the painting"), () => behind.click()),
+    element("label", { className: "fovea-amount" }, element("span", { textContent: t("Paint") }), opacity), gap(),
+    iconButton("import", t("Import masks or a picture of flat colors"), () => masks.click()),
+    iconButton("export", t("Export as PNG"), () => exportPicture(store)), masks, behind,
   ); // prettier-ignore
 }
 
@@ -108,29 +189,12 @@ function backdropFields(store) {
 
 const option = ({ key, label }) => element("option", { textContent: label, value: key });
 
-/** Where the browser asks for a file. */
-function fileField(onFile) {
-  const field = element("input", { type: "file", accept: "image/*", hidden: true });
+/** Where the browser asks for files. */
+function fileField(onFiles, multiple = false) {
+  const field = element("input", { type: "file", accept: "image/*", hidden: true, multiple });
   field.addEventListener("change", () => {
-    if (field.files[0]) onFile(field.files[0]);
+    if (field.files.length) onFiles([...field.files]);
     field.value = ""; // so that the same file can be chosen again
   });
   return field;
-}
-
-async function exportPicture(store) {
-  const url = URL.createObjectURL(await toPicture(store.drawing));
-  element("a", { href: url, download: "regions.png" }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
-}
-
-// --- regions and prompt ---------------------------------------------------------------------------------------------
-
-export function promptBar(store) {
-  const add = iconButton("add", t("Add a region"), () => addRow(store));
-  add.append(t("Region"));
-  const title = t("Write the prompt from the regions");
-  const write = element("button", { type: "button", textContent: t("Compose"), title });
-  write.addEventListener("click", () => compose(store));
-  return element("div", { className: "fovea-bar" }, add, gap(), write);
 }

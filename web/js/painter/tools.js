@@ -1,8 +1,13 @@
-/** The painting tools: name, label in English, key. The first is the one that a new painter starts with. */
+/** The painting tools: name, label, key, what to do with it. The first is the one that a new painter starts with. */
+
+const DRAG = "Drag. Shift: as wide as high. Ctrl: no snapping. Click a shape to change it.";
 
 export const TOOLS = [
-  ["brush", "Brush (B)", "b"], ["eraser", "Eraser (E)", "e"], ["rectangle", "Rectangle (R)", "r"],
-  ["ellipse", "Ellipse (O)", "o"], ["lasso", "Lasso (L): draw round", "l"],
-  ["polygon", "Polygon (P): click corners, double-click to close", "p"], ["bucket", "Bucket (G)", "g"],
-  ["move", "Move a region (V)", "v"],
+  ["brush", "Brush (B)", "b", ""], ["eraser", "Eraser (E)", "e", ""],
+  ["rectangle", "Rectangle (R)", "r", DRAG], ["ellipse", "Ellipse (O)", "o", DRAG],
+  ["lasso", "Lasso (L)", "l", "Draw around the place."],
+  ["polygon", "Polygon (P)", "p", "Click corners. Double-click or Enter closes it."],
+  ["bucket", "Fill (G)", "g", "Click a place to fill it up to the next region."],
+  ["move", "Move (V)", "v", "Drag a region. Arrow keys move it by pixels."],
+  ["eyedropper", "Pick color (I)", "i", "Click the picture behind: the region is of that color."],
 ]; // prettier-ignore

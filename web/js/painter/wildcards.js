@@ -30,10 +30,12 @@ export function resolvedText(text, choose = sameChoices()) {
     return text; // the server says what is wrong with it
   }
   for (const owner of [drawing, ...(Array.isArray(drawing?.regions) ? drawing.regions : [])]) {
-    if (typeof owner?.prompt !== "string") continue;
-    const prompt = resolveWildcards(owner.prompt, choose);
-    changed ||= prompt !== owner.prompt;
-    owner.prompt = prompt;
+    for (const field of ["prompt", "negative_prompt"]) {
+      if (typeof owner?.[field] !== "string") continue;
+      const prompt = resolveWildcards(owner[field], choose);
+      changed ||= prompt !== owner[field];
+      owner[field] = prompt;
+    }
   }
   return changed ? JSON.stringify(drawing) : text;
 }

@@ -3,14 +3,35 @@
 import { t } from "./texts.js";
 import { WHOLE, panned, zoomed } from "./view.js";
 
-const LARGEST_BRUSH = 256;
+const LARGEST_BRUSH = 256; // its radius
 
 export function useTool(store, tool) {
   store.set({ tool, corners: [] }, "tool");
 }
 
+const within = (value, low, high) => Math.min(Math.max(Math.round(value) || 0, low), high);
+
 export function setRadius(store, radius) {
-  store.set({ radius: Math.min(Math.max(Math.round(radius), 1), LARGEST_BRUSH) }, "radius");
+  store.set({ brush: { ...store.brush, radius: within(radius, 1, LARGEST_BRUSH) } }, "brush");
+}
+
+/** In percent: how much of the brush is full. */
+export function setHardness(store, hardness) {
+  store.set({ brush: { ...store.brush, hardness: within(hardness, 0, 100) } }, "brush");
+}
+
+export function setSnap(store, snap) {
+  store.set({ snap }, "snap");
+}
+
+/** In percent, of what is painted. */
+export function setOpacity(store, opacity) {
+  store.set({ opacity: within(opacity, 0, 100) }, "opacity");
+}
+
+/** Show the settings of a row, or of none. */
+export function unfold(store, unfolded) {
+  store.set({ unfolded }, "unfolded");
 }
 
 export function panBy(store, dx, dy) {
@@ -37,13 +58,28 @@ export function setFull(store, full) {
 
 /** Offer the pictures that there are now; the chosen one may have a new version. */
 export function listBackgrounds(store, key = store.backdrop.key) {
-  const offered = [{ key: "", label: t("No picture behind"), url: "" }, ...store.backgrounds()];
+  const none = { key: "", label: t("No background image"), url: "" };
+  const offered = [none, ...store.backgrounds(), ...store.backdrop.files];
   const found = offered.some((picture) => picture.key === key);
   store.set({ backdrop: { ...store.backdrop, offered, key: found ? key : "" } }, "backdrop");
 }
 
 export function showBackground(store, key) {
   store.set({ backdrop: { ...store.backdrop, key } }, "backdrop");
+}
+
+/** Show a picture from a file behind the painting. It is not kept in the workflow. */
+export async function showFileBehind(store, file) {
+  try {
+    (await createImageBitmap(file)).close();
+  } catch {
+    return store.say(t("This file is not an image."), true);
+  }
+  const key = `file ${file.name} ${file.lastModified}`, { files } = store.backdrop;
+  const others = files.filter((other) => other.key !== key);
+  const added = { key, label: t("File: {}", file.name), url: URL.createObjectURL(file) };
+  store.set({ backdrop: { ...store.backdrop, files: [...others, added] } }, "backdrop");
+  listBackgrounds(store, key);
 }
 
 /** How much of the picture behind shows. */
@@ -56,18 +92,21 @@ export function backgroundUrl({ backdrop: { offered, key } }) {
   return offered.find((picture) => picture.key === key)?.url ?? "";
 }
 
-export function workspaceOf({ tool, radius, view, chosen, backdrop: { key, percent } }) {
-  return { tool, radius, view, chosen, key, percent };
+export function workspaceOf({ tool, brush, snap, opacity, view, chosen, unfolded, backdrop: { key, percent, files } }) {
+  return { tool, brush, snap, opacity, view, chosen, unfolded, key, percent, files };
 }
 
 /** Go on as in the painter that was here before. */
-export function resumeWorkspace(store, { tool, radius, view, chosen, key, percent }) {
+export function resumeWorkspace(store, { tool, brush, snap, opacity, view, chosen, unfolded, key, percent, files }) {
   useTool(store, tool);
-  setRadius(store, radius);
+  store.set({ brush }, "brush");
+  setSnap(store, snap);
   store.set({ view }, "view");
-  setBackgroundPercent(store, percent);
+  store.set({ backdrop: { ...store.backdrop, percent, files } }, "backdrop");
   listBackgrounds(store, key);
   store.chosen = chosen;
   store.keepChoice();
+  store.set({ opacity }, "opacity");
   store.notify("choice");
+  unfold(store, unfolded);
 }

@@ -1,0 +1,35 @@
+/** The bar over the regions: one more of them, several in an arrangement, and the prompt from all. */
+
+import { addRow, arrange, compose } from "./actions.js";
+import { element, iconButton } from "./elements.js";
+import { t } from "./texts.js";
+
+const line = (count, box) => Array.from({ length: count }, (_, at) => box(at / count, 1 / count));
+const columns = (count) => line(count, (start, size) => [start, 0, size, 1]);
+const rows = (count) => line(count, (start, size) => [0, start, 1, size]);
+const grid = (across, down) => line(down, (y, height) => line(across, (x, width) => [x, y, width, height])).flat();
+
+/** Name and boxes in fractions of the picture. */
+const ARRANGEMENTS = [
+  ["2 columns", columns(2)], ["3 columns", columns(3)], ["2 rows", rows(2)], ["3 rows", rows(3)],
+  ["Grid of 2 x 2", grid(2, 2)], ["Grid of 3 x 3", grid(3, 3)], ["Center", [[0.25, 0.25, 0.5, 0.5]]],
+]; // prettier-ignore
+
+export function regionBar(store) {
+  const add = iconButton("add", t("Add a region"), () => addRow(store));
+  add.append(t("Region"));
+  const title = t("Arrange regions without a place, and new ones");
+  const list = element("select", { className: "fovea-arrange", title, "aria-label": title });
+  list.append(element("option", { value: "", textContent: t("Arrange") }));
+  list.append(...ARRANGEMENTS.map(([name], at) => element("option", { value: at, textContent: t(name) })));
+  list.addEventListener("change", () => {
+    const [, boxes] = ARRANGEMENTS[list.value];
+    list.value = "";
+    arrange(store, boxes);
+  });
+  const write = element("button", {
+    type: "button", textContent: t("Write prompt"), title: t("Write the prompt from the regions"),
+  }); // prettier-ignore
+  write.addEventListener("click", () => compose(store));
+  return element("div", { className: "fovea-bar" }, add, list, element("span", { className: "fovea-gap" }), write);
+}
