@@ -52,7 +52,8 @@ class FoveaRegionPainter(io.ComfyNode):
             ],
             outputs=[
                 RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT),
-                io.Mask.Output(display_name="masks", tooltip="One mask per row, in order, each whole: also where another is in front of it."),
+                io.Mask.Output(display_name="masks", tooltip="One mask per row, in order, each whole: also where "
+                               "another is in front of it."),
                 io.Image.Output(display_name="preview", tooltip="The regions in their colors."),
                 io.String.Output(display_name="prompt", tooltip="The prompt; without one, those of the rows."),
                 io.Int.Output(display_name="width", tooltip="For the empty latent."),
@@ -85,13 +86,14 @@ class FoveaRegionPainter(io.ComfyNode):
         except painter_format.BadDrawing as why:
             raise ValueError(f"{NAME}: painting: {why}") from None
         kept = [(place, row) for place, row in zip(places, drawn.shown) if place.any()]
+        loras = [tuple(lora for name, how in row.loras for lora in read_loras(NAME, name, how, how)) for _, row in kept]
         added = [
             sources.region(
                 place, row.prompt, row.strength, row.negative_prompt, painted_in=sources.rgb(row.color),
                 color=sources.rgb(row.color) if row.is_color_of_object else None, start=row.start, end=row.end,
-                loras=tuple(lora for name, strength in row.loras for lora in read_loras(NAME, name, strength, strength)),
+                loras=files,
             )
-            for place, row in kept
+            for (place, row), files in zip(kept, loras)
         ]  # fmt: skip
         drawn_regions = extended(regions, added, None, NAME)
         empty = torch.zeros(1, height, width)

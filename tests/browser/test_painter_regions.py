@@ -1,5 +1,5 @@
-"""The painter's regions by a real pointer: they overlap, shapes stay shapes, masks come in and go out, settings are kept,
-and the paper keeps its room."""
+"""The painter's regions by a real pointer: they overlap, shapes stay shapes, masks come in and go out, settings are
+kept, and the paper keeps its room."""
 
 from __future__ import annotations
 

@@ -299,11 +299,11 @@ class TestRegionsWithTheirOwnMasks:
         assert "gone.safetensors" in told and "a red star" in told
         assert FoveaRegionPainter.validate_inputs(row(loras=[{"name": "gone"}], hidden=True)) is True
         monkeypatch.undo()
-        with pytest.raises(ValueError, match="gone.safetensors"):
+        with pytest.raises(ValueError, match=r"gone.safetensors"):
             run(painting=row(loras=[{"name": "gone.safetensors"}]))
 
     def test_an_old_drawing_is_the_same_as_a_new_one_with_masks(self) -> None:
-        rows = [{**entry, "mask": url(((INDEX == entry["id"]) * 255).astype(np.uint8))} for entry in GOOD["regions"]]
+        rows = [{**entry, "mask": url(((entry["id"] == INDEX) * 255).astype(np.uint8))} for entry in GOOD["regions"]]
         new = {key: value for key, value in GOOD.items() if key != "map"}
         for size in ({}, {"width": 128, "height": 24}):
             old = run(painting=json.dumps(GOOD), **size)
