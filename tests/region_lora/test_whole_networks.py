@@ -135,3 +135,17 @@ def test_two_halves_equal_every_layer_both_ways(kind: str) -> None:
     found = sample(kind, patched(model, files.halves(*changes)), steps=1)
     assert far(sample(kind, model, steps=1), wanted) > 0.01
     assert far(found, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [*UNETS, *TRANSFORMERS])
+def test_places_can_be_kept_apart_everywhere(kind: str) -> None:
+    """Two halves without LoRAs of any effect: what changes is that places look at their own half."""
+    model = build(kind)
+    nothing = [{key: value * 0 if "up" in key else value for key, value in files.weights(model, seed).items()}
+               for seed in (1, 2)]  # fmt: skip
+    plain, together, apart = (
+        sample(kind, each, steps=1) for each in (model, *(patched(model, files.halves(*nothing), apart=how)
+                                                          for how in (0.0, 1.0)))
+    )  # fmt: skip
+    assert far(together, plain) < 1e-6 and torch.isfinite(apart).all()
+    assert far(apart, plain) > 1e-4
