@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from painter_page import NODE, ROOT, SIDE, Painter, loaded, opened
 from PIL import Image
+from safetensors.torch import save_file
 
 SHOTS = ROOT / "output" / "browser"
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -160,7 +162,9 @@ def test_shapes_stay_shapes(page, client, settings, renderer: str) -> None:
     assert [shape["kind"] for shape in painter.value()["regions"][0]["shapes"]] == ["rectangle", "ellipse"]
     page.mouse.click(*painter.at(0.4, 0.2))  # the rectangle has the handles again
     assert page.locator(".fovea-box").get_by_label("Width", exact=True).input_value() == "100"
-    before = painter.masks()[1]
+    before, text = painter.masks()[1], painter.text()
+    painter.drag((0.9, 0.3), (0.9, 0.4), button="right")
+    assert painter.text() == text, "nothing was there to erase"
     painter.drag((0.4, 0.15), (0.4, 0.3), button="right")
     region = painter.value()["regions"][0]
     assert "shapes" not in region and painter.masks()[1].sum() < before.sum()
@@ -216,6 +220,24 @@ def test_the_paper_keeps_its_room(page, client, settings, renderer: str, width: 
     assert root["y"] + root["height"] <= sum(place) + (60 if renderer == "vue" else 0), "the node grows"
 
 
+def test_choosing_does_not_scroll_the_graph(page, client, settings) -> None:
+    """Also when the chosen region's line lies beyond the window."""
+    painter = alone(page, client, settings, "classic", 400)
+    page.locator(".fovea-arrange").select_option(label="Grid of 3 x 3")
+    page.evaluate("() => { window.app.canvas.ds.offset = [100, 500]; window.app.canvas.setDirty(true, true); }")
+    page.wait_for_timeout(500)
+    before = page.locator(".fovea-paper").first.bounding_box()
+    for number, (x, y) in ((1, (0.2, 0.2)), (3, (0.8, 0.2))):
+        page.keyboard.down("Alt")
+        page.mouse.click(*painter.at(x, y))
+        page.keyboard.up("Alt")
+        assert painter.row(number).get_attribute("data-chosen") == "true"
+        page.wait_for_timeout(200)
+        assert page.locator(".fovea-paper").first.bounding_box() == before
+    assert not page.evaluate("[...document.querySelectorAll('*')].filter(e => e.scrollTop && !e.matches('.fovea-rows'))"
+                             ".length")  # fmt: skip
+
+
 def test_full_screen_has_the_regions_beside(page, client, settings) -> None:
     painter = alone(page, client, settings, "classic")
     painter.tool("rectangle")
@@ -231,10 +253,13 @@ def test_full_screen_has_the_regions_beside(page, client, settings) -> None:
     assert page.locator("[data-tool=bucket] .fovea-word").inner_text() == "Fill"
 
 
-def test_settings_of_a_region(page, client, settings) -> None:
+def test_settings_of_a_region(page, client, settings, live) -> None:
     """All that the fold-out has is in the drawing, and what the server makes of it."""
     from fovea.guidance.regions import painter_format
 
+    file = live.base / "models" / "loras" / "a_style.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"x.lora_up.weight": torch.ones(2, 2)}, file)
     painter = alone(page, client, settings, "classic")
     painter.tool("rectangle")
     painter.drag((0.1, 0.1), (0.6, 0.6))
@@ -252,17 +277,17 @@ def test_settings_of_a_region(page, client, settings) -> None:
     assert row.get_by_role("button", name="Settings").get_attribute("data-set") == "true"
     row.get_by_text("The thing has this color").click()
     assert not painter_format.parse(painter.text()).rows[0].is_color_of_object
-    styles = page.evaluate("""async () => (await (await fetch('/object_info/FoveaRegion')).json())
-        .FoveaRegion.input.optional.lora""")
-    names = (styles[0] if isinstance(styles[0], list) else styles[1]["options"])[1:]
-    if names:
-        row.get_by_label("LoRA", exact=True).last.select_option(names[0])
-        row.get_by_label("Strength of the LoRA").fill("0.25")
-        row.get_by_label("Strength of the LoRA").press("Enter")
-        assert painter_format.parse(painter.text()).rows[0].loras == ((names[0], 0.25),)
-    for _ in range(3):
-        painter.button("Undo")
+    row.get_by_label("LoRA", exact=True).last.select_option(file.name)
+    row.get_by_label("Strength of the LoRA").fill("0.25")
+    row.get_by_label("Strength of the LoRA").press("Enter")
+    assert painter_format.parse(painter.text()).rows[0].loras == ((file.name, 0.25),)
     page.screenshot(path=SHOTS / "painter_settings.png")
+    row.get_by_role("button", name="Remove this LoRA").click()
+    assert painter_format.parse(painter.text()).rows[0].loras == ()
+    for _ in range(5):
+        painter.button("Undo")
+    (read,) = painter_format.parse(painter.text()).rows
+    assert (read.start, read.end, read.loras, read.is_color_of_object) == (0.1, 0.625, (), False)
     assert not page.ours()
 
 

@@ -2,7 +2,7 @@
 
 import { composed, freshRow, hex, MAX_SHAPES } from "./drawing.js";
 import * as edits from "./edits.js";
-import { movedPlace, owners, placed } from "./places.js";
+import { cornersOf, movedPlace, owners, placed } from "./places.js";
 import * as shapes from "./shapes.js";
 import { t } from "./texts.js";
 
@@ -80,7 +80,10 @@ export function addShape(store, shape) {
 /** Put the shape that has handles somewhere else. */
 export function reshape(store, shape) {
   const { row, drawing } = store;
-  store.place(placed(drawing, row.mask, row.shapes.map((old, at) => (at === store.shape ? shape : old))));
+  const points = [row.shapes[store.shape], shape].flatMap((one) => cornersOf(drawing, one));
+  const xs = points.map(({ x }) => x), ys = points.map(({ y }) => y);
+  const rect = shapes.bounds(drawing, Math.min(...xs) - 1, Math.min(...ys) - 1, Math.max(...xs) + 1, Math.max(...ys) + 1);
+  store.place(placed(drawing, row.mask, row.shapes.map((old, at) => (at === store.shape ? shape : old))), rect);
 }
 
 /** The same as a step of its own. */

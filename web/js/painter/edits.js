@@ -37,12 +37,14 @@ export function isInPlace(before, after) {
   return before.rows.length === after.rows.length && before.rows.every(isSame);
 }
 
-/** Whether a gesture has changed nothing: its copies hold the same. */
+/** Whether a gesture has changed nothing: its copies hold the same. An eraser that met nothing leaves shapes alone. */
 export function isSame(before, after) {
   if (before.rows.length !== after.rows.length) return false;
   return before.rows.every((row, at) => {
     const next = after.rows[at];
-    return row === next || (row.id === next.id && row.shapes === next.shapes && isAlike(row.mask, next.mask));
+    if (row === next) return true;
+    if (row.id !== next.id) return false;
+    return next.shapes.length ? row.shapes === next.shapes && isAlike(row.mask, next.mask) : isAlike(row.area, next.area);
   });
 }
 

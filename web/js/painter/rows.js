@@ -25,11 +25,18 @@ export function rowList(store) {
     if (["drawing", "choice", "unfolded"].includes(changed)) show();
     if (changed === "words") for (const row of store.drawing.rows) lines.get(row.id).mark(row);
     const chosen = lines.get(store.chosen);
-    if (changed === "choice" || changed === "write here") chosen?.element.scrollIntoView({ block: "nearest" });
+    if (chosen && (changed === "choice" || changed === "write here")) reveal(list, chosen.element);
     if (changed === "write here") chosen.write();
   });
   show();
   return list;
+}
+
+/** Scroll the list to a line. The browser's own way to do so might scroll the graph as well. */
+function reveal(list, line) {
+  const top = line.offsetTop, bottom = top + line.offsetHeight;
+  if (top < list.scrollTop) list.scrollTop = top;
+  else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
 }
 
 /** A region's line: color, prompt, and what may be done with it. show(row, place) brings it up to date, mark(row) what

@@ -4,7 +4,8 @@
 
 const clip = (value, low, high) => Math.min(Math.max(value, low), high);
 
-function bounds(grid, left, top, right, bottom) {
+/** The pixels between edges, those beside the grid left out; null for none. */
+export function bounds(grid, left, top, right, bottom) {
   const x = clip(Math.floor(left), 0, grid.width), y = clip(Math.floor(top), 0, grid.height);
   const width = clip(Math.ceil(right), 0, grid.width) - x, height = clip(Math.ceil(bottom), 0, grid.height) - y;
   return width > 0 && height > 0 ? { x, y, width, height } : null;

@@ -236,11 +236,10 @@ export class Store {
     this.notify("pixels", rect);
   }
 
-  /** Put the chosen row somewhere else. */
-  place(place) {
-    const { width, height } = this.drawing;
+  /** Put the chosen row somewhere else. rect: what of the paper that changes, all of it if not given. */
+  place(place, rect = { x: 0, y: 0, width: this.drawing.width, height: this.drawing.height }) {
     this.drawing = { ...this.drawing, ...edits.rowChanged(this.drawing, this.chosen, place) };
-    this.notify("pixels", { x: 0, y: 0, width, height });
+    this.notify("pixels", rect);
   }
 
   /** Move the chosen row from where it was when the gesture began. */

@@ -63,7 +63,7 @@ const RULES = `
 .fovea-tag[data-chosen="true"] { background: #000; outline: 1px solid #fff; }
 .fovea-hint { position: absolute; inset: 0; display: flex; align-items: center; justify-content: center; padding: 12px;
   text-align: center; pointer-events: none; color: #fff; font-size: 14px; text-shadow: 0 0 3px #000; }
-.fovea-rows { display: flex; flex-direction: column; gap: 3px; min-height: 44px; max-height: var(--fovea-rows);
+.fovea-rows { position: relative; display: flex; flex-direction: column; gap: 3px; min-height: 44px; max-height: var(--fovea-rows);
   overflow-y: auto; flex: 0 1 auto; }
 .fovea-row { flex: 0 0 auto; border-radius: 6px; padding: 1px; }
 .fovea-row-head { display: flex; gap: 3px; }
@@ -81,15 +81,16 @@ const RULES = `
 .fovea-row-buttons button svg { width: 14px; height: 14px; }
 .fovea-panel button[aria-expanded="true"] { background: var(--fovea-field); border-color: var(--fovea-line); }
 .fovea-panel button[data-set="true"] { color: var(--fovea-accent); }
-.fovea-settings { display: flex; flex-direction: column; gap: 4px; padding: 4px 2px 4px 31px; }
+.fovea-settings { display: flex; flex-direction: column; gap: 4px; padding: 4px 3px; }
 .fovea-settings > div { display: flex; gap: 4px; }
 .fovea-settings > div:not(.fovea-bar) { flex-direction: column; }
 .fovea-settings textarea { height: 24px; padding: 3px 6px; line-height: 16px; resize: none; }
-.fovea-settings .fovea-number input { width: 44px; }
+.fovea-settings .fovea-number { font-size: 11px; }
+.fovea-panel .fovea-settings .fovea-number input { width: 44px; appearance: textfield; }
 .fovea-settings .fovea-bar { flex-wrap: wrap; }
-.fovea-settings .fovea-number + .fovea-number { margin-left: 4px; }
 .fovea-loras:empty { display: none !important; }
-.fovea-loras select { flex: 1 1 90px; max-width: none; }
+.fovea-panel .fovea-loras select { flex: 0 0 auto; max-width: none; }
+.fovea-panel .fovea-loras .fovea-bar select { flex: 1 1 90px; }
 .fovea-loras .fovea-number span { display: none; }
 .fovea-panel button.fovea-plain { width: 15px; min-width: 15px; height: 17px; padding: 0;
   border-color: rgb(128 128 128 / 60%); border-radius: 4px; }
