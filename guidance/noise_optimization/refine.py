@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -49,8 +50,8 @@ class Refinement:
         limits, began = self.limits, self.clock()
         best, draw = None, self.draw
         if draw is not None:
-            alone = self.iterate is None
-            best = self.done("candidates", None, lambda: draw(limits.seconds * (1 if alone else self.share), None))
+            share = 1 if self.iterate is None else self.share
+            best = self.done("candidates", None, partial(draw, limits.seconds * share, None))
         if self.iterate is None:
             assert best is not None
             return best
@@ -60,12 +61,12 @@ class Refinement:
             if left <= 0:
                 return best
             limits = replace(limits, seconds=left, patience=limits.patience or PATIENCE)
-        best = self.done("iterations", best, lambda given=best: iterate(limits, given))
+        best = self.done("iterations", best, partial(iterate, limits, best))
         if limits.seconds and draw is not None:
             left = self.limits.seconds - (self.clock() - began)
             first = self.phases[0]
             if left > 2 * first.seconds / max(1, first.trials):  # one that goes to its end takes more than the mean
-                best = self.done("further candidates", best, lambda given=best: draw(left, given))
+                best = self.done("further candidates", best, partial(draw, left, best))
         return best
 
     def done(self, name: str, before: Best | None, work: Callable[[], Best]) -> Best:
