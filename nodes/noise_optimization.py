@@ -33,9 +33,12 @@ from ..guidance.noise_optimization.config import (
 from ..guidance.noise_optimization.losses import SALIENT_VIEWS, SalientLoss
 from ..guidance.noise_optimization.noise_sampler import SamplingInputs, best_of_n, optimize_noise
 from ..guidance.noise_optimization.particles import STRENGTH
+from ..guidance.noise_optimization.region_goal import RegionGoal
 from ..guidance.noise_optimization.search import Best, Limits
+from ..guidance.regions.masks import Regions
 from ..guidance.spectral_residual import spectral_residual
 from ..models.scorers.scorer import Scorer
+from .region_sources import RegionsType
 from .saliency import SaliencyType
 from .scorers import ALIASES, ScorerType, prompt_lines
 from .ui import charts, search_report
@@ -85,6 +88,10 @@ def _search_inputs() -> list[io.Input]:
                      "suffice."),
         io.Vae.Input("preview_vae", optional=True,
                      tooltip="Decodes candidates that are not finished; a tiny autoencoder saves time. Without: vae."),
+        RegionsType.Input("regions", optional=True,
+                          tooltip="From Region and the like: each place shall fit its own prompt."),
+        io.Float.Input("region_weight", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
+                       tooltip="Share of the regions in the loss. 0: they are scored for the report alone."),
     ]  # fmt: skip
 
 
@@ -172,7 +179,8 @@ class FoveaOptimizeLatent(io.ComfyNode):
         patience: int, seconds: float, saliency_model: Callable[[Tensor], Tensor] | None = None,
         mask: Tensor | None = None, candidates: int = 8, gradient_path: str = "past_model", backprop_steps: int = 1,
         view_resize: str = RESIZE[0], rounds: int = 2, prune_percent: float = FIRST_CUT, batch_size: int = 1,
-        preview_vae: VAE | None = None, candidate_share: float = 0.5,
+        preview_vae: VAE | None = None, regions: Regions | None = None, region_weight: float = 0.5,
+        candidate_share: float = 0.5,
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   preview_vae=preview_vae)  # fmt: skip
@@ -184,11 +192,12 @@ class FoveaOptimizeLatent(io.ComfyNode):
             mask if mask is not None else (saliency_model or spectral_residual), saliency_interval, mode,
             candidates=candidates, backprop_steps=gradient_steps(gradient_path, backprop_steps),
             search=CandidateSearch(rounds, prune_percent, batch_size, share=candidate_share),
+            regions=_region_goal(regions, region_weight),
         )  # fmt: skip
         progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps, config.search))
         with _advice(inputs, with_gradients=True):
             result = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
-        return _result(result, inputs, latent_image, scorer, prompt, "iteration")
+        return _result(result, inputs, latent_image, config, scorer, "iteration")
 
 
 class FoveaBestOfN(io.ComfyNode):
@@ -228,17 +237,19 @@ class FoveaBestOfN(io.ComfyNode):
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
         prompt: str, seed: int, steps: int, scheduler: str, cfg: float, candidates: int, seconds: float,
         rounds: int = 2, prune_percent: float = FIRST_CUT, batch_size: int = 1, preview_vae: VAE | None = None,
-        sampler_name: str = "euler", method: str = "halving", particle_strength: float = STRENGTH,
+        regions: Regions | None = None, region_weight: float = 0.5, sampler_name: str = "euler",
+        method: str = "halving", particle_strength: float = STRENGTH,
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   sampler_name, preview_vae)  # fmt: skip
         search = CandidateSearch(rounds, prune_percent, batch_size, sampler_name, method, particle_strength)
         config = OptimizationConfig(scorer, prompt, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
-                                    candidates=candidates, search=search)  # fmt: skip
+                                    candidates=candidates, search=search,
+                                    regions=_region_goal(regions, region_weight))  # fmt: skip
         progress = _Progress(search.steps(candidates, steps))
         with _advice(inputs, with_gradients=False):
             result = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
-        return _result(result, inputs, latent_image, scorer, prompt, "candidate")
+        return _result(result, inputs, latent_image, config, scorer, "candidate")
 
 
 class FoveaCLIPGuidance(io.ComfyNode):
@@ -292,6 +303,12 @@ def _sampling_values(
                           preview_vae)  # fmt: skip
 
 
+def _region_goal(regions: Regions | None, weight: float) -> RegionGoal | None:
+    """Those regions that have a prompt; None where there is none."""
+    items = [region for region in regions.items if region.prompt.strip()] if regions is not None else []
+    return RegionGoal([r.mask for r in items], [r.prompt for r in items], weight) if items else None
+
+
 @contextlib.contextmanager
 def _advice(inputs: SamplingInputs, with_gradients: bool) -> Iterator[None]:
     """Say what to do where memory does not suffice."""
@@ -342,7 +359,8 @@ class FixedNoise:
 
 
 def _result(
-    result: OptimizationResult, inputs: SamplingInputs, latent: dict, scorer: Scorer, prompt: str, trial: str
+    result: OptimizationResult, inputs: SamplingInputs, latent: dict, config: OptimizationConfig, scorer: Scorer,
+    trial: str,
 ) -> io.NodeOutput:  # fmt: skip
     best = result.best
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
@@ -352,7 +370,7 @@ def _result(
         {**kept, "samples": best.sampled.cpu().float()},
         best.pictures.movedim(1, -1).cpu().float(),
         curve[None],
-        "\n".join([*prompt_lines(scorer, prompt), *search_report.lines(result)]),
+        "\n".join([*prompt_lines(scorer, config.prompt), *search_report.lines(result, config)]),
         FixedNoise(best.start.cpu().float(), result.seeds[0]),
     )
 

@@ -13,6 +13,7 @@ from .halving import plan_legs
 from .losses import Saliency, SalientLoss, Scorer
 from .particles import STRENGTH
 from .refine import Phase
+from .region_goal import RegionGoal
 from .search import Best, Limits
 from .update_rules import Rule
 
@@ -55,7 +56,7 @@ class OptimizationConfig:
 
     candidates: starting noises tried first, of which the best is moved. backprop_steps: None takes exact gradients; n
     goes back through the model in the last n steps only, 0 not at all, which works with any model.
-    search: how candidates are tried.
+    search: how candidates are tried. regions: prompts for parts of the picture, as a part of the loss.
     """
 
     scorer: Scorer
@@ -70,6 +71,7 @@ class OptimizationConfig:
     candidates: int = 1
     backprop_steps: int | None = None
     search: CandidateSearch = CandidateSearch()
+    regions: RegionGoal | None = None
 
 
 class OptimizationResult(NamedTuple):
@@ -77,6 +79,7 @@ class OptimizationResult(NamedTuple):
     sampler began with, as ComfyUI has latents; samplers that add no noise go on from it (diffusion models, not flow
     models). empty_saliency: per picture, how often nothing of it was salient, so that the whole picture counted alone.
     seeds: per picture, of the noise that samplers draw on the way. phases: what was done, one after the other.
+    region_scores: [n][regions], of the pictures; NaN where a region is empty.
     """
 
     best: Best
@@ -84,6 +87,7 @@ class OptimizationResult(NamedTuple):
     empty_saliency: list[int]
     seeds: list[int]
     phases: list[Phase]
+    region_scores: list[list[float]]
 
 
 def evaluations(

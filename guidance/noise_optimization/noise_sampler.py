@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -90,7 +90,9 @@ class NoiseOptimizer(comfy.samplers.Sampler):
     def __init__(
         self, config: OptimizationConfig, inputs: SamplingInputs, gradients: Gradients, vae_patcher: Any, target: Any,
         on_evaluation: OnEvaluation = ignore_evaluation, on_model_call: OnModelCall = ignore_model_call,
+        region_targets: Sequence[Any] = (),
     ) -> None:  # fmt: skip
+        self.region_targets = region_targets
         self.config, self.inputs, self.gradients = config, inputs, gradients
         self.vae_patcher, self.target = vae_patcher, target
         self.on_evaluation, self.on_model_call = on_evaluation, on_model_call
@@ -114,7 +116,7 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         decode = Decoder(self.inputs.vae, self.vae_patcher.model, process_out)
         first = normal_copy(self.inputs.noise).to(noise.device, torch.float32)
         cutouts = generators(self.inputs.seed, len(first), CUTOUTS)
-        trial = Trial(self.config, model, decode, self.target, cutouts)
+        trial = Trial(self.config, model, decode, self.target, cutouts, self.region_targets)
         try:
             best = self.search(trial, first)
         except comfy.model_management.InterruptProcessingException:
@@ -124,13 +126,15 @@ class NoiseOptimizer(comfy.samplers.Sampler):
             best = finished[0] if finished[0] is finished[-1] else add(*finished)
             best.stopped = "canceled: the best of what was finished"
         best.start = model.settled(best.start)
+        region_scores = self.region_scores(trial, best.pictures)
         if latent_image is not None and latent_image.ndim == VIDEO:
             best.pictures = decode.whole(best.sampled)
         best.sampled = model.finished(best.sampled)
         started = process_out(model.start_of(best.start))
         numbers = [0] * len(first) if best.numbers is None else best.numbers.tolist()
         seeds = [sampling_seed(self.inputs.seed, number) for number in numbers]
-        self.result = OptimizationResult(best, started, trial.empty_saliency, seeds, self.phases)
+        self.result = OptimizationResult(best, started, trial.empty_saliency, seeds, self.phases,
+                                         region_scores)  # fmt: skip
         return best.sampled
 
     def search(self, trial: Trial, noise: Tensor) -> Best:
@@ -190,6 +194,12 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         if fitting < batch:
             best.notes.append(f"memory sufficed for {fitting} at once, not for {batch}")
         return best
+
+    def region_scores(self, trial: Trial, pictures: Tensor) -> list[list[float]]:
+        """Of the best pictures."""
+        with torch.no_grad():
+            losses = trial.region_losses(pictures)
+            return [] if losses is None else self.config.scorer.scores(losses).tolist()
 
     def options_of_models(self) -> list[dict[str, Any]]:
         """Of the sampled model, and of its experts."""
@@ -280,7 +290,9 @@ def _run(
         guider.set_cfg(inputs.cfg)
         with outside_inference_mode():
             target = config.scorer.target(config.prompt)
-        sampler = optimizer(config, inputs, gradients, vae_patcher, target, on_evaluation, on_model_call)
+            region_targets = [] if config.regions is None else config.regions.targets(config.scorer)
+        sampler = optimizer(config, inputs, gradients, vae_patcher, target, on_evaluation, on_model_call,
+                            region_targets)  # fmt: skip
         sampled = guider.sample(
             normal_copy(inputs.noise), normal_copy(inputs.latent), sampler, normal_copy(inputs.sigmas),
             denoise_mask=normal_copy(inputs.noise_mask), disable_pbar=True, seed=inputs.seed,

@@ -50,8 +50,8 @@ class Refinement:
         limits, began = self.limits, self.clock()
         best, draw = None, self.draw
         if draw is not None:
-            alone = self.iterate is None
-            best = self.done("candidates", None, lambda: draw(limits.seconds * (1 if alone else self.share), None))
+            share = 1 if self.iterate is None else self.share
+            best = self.done("candidates", None, partial(draw, limits.seconds * share, None))
         if self.iterate is None:
             assert best is not None
             return best

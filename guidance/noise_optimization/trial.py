@@ -26,7 +26,8 @@ LOSS_SCALE = 2.0**12
 class Trial:
     """Evaluates starting latents: sample, decode, score, and the gradient back through all of it.
 
-    target: what the scorer compares with. generators: one per picture, for its cutouts.
+    target: what the scorer compares with. generators: one per picture, for its cutouts. region_targets: what it
+    compares the regions with, where the config has regions.
     empty_saliency: per picture, how often nothing of it was salient.
     """
 
@@ -35,6 +36,7 @@ class Trial:
     decode: Decoder
     target: Any
     generators: Sequence[torch.Generator]
+    region_targets: Sequence[Any] = ()
     empty_saliency: list[int] = field(default_factory=list)
     gradients_taken: int = 0
     saliency: Tensor | None = None
@@ -74,9 +76,18 @@ class Trial:
             losses = [self._loss(frames[:, at]) for at in range(frames.shape[1])]
             return torch.stack(losses).mean(dim=0).to(latents.device), frames[:, frames.shape[1] // 2]
 
+    def region_losses(self, pictures: Tensor) -> Tensor | None:
+        """Losses [n, regions] of pictures; None where the config has no regions."""
+        goal = self.config.regions
+        return None if goal is None else goal.losses(self.config.scorer, self.region_targets, pictures)
+
     def _loss(self, pictures: Tensor) -> Tensor:
-        saliency = self._look(pictures, again=True)
-        return self.config.loss(self.config.scorer, self.target, pictures, saliency, self.generators)
+        return self._with_regions(pictures, self._look(pictures, again=True))
+
+    def _with_regions(self, pictures: Tensor, saliency: Tensor | None) -> Tensor:
+        whole = self.config.loss(self.config.scorer, self.target, pictures, saliency, self.generators)
+        regions = self.region_losses(pictures) if self.config.regions and self.config.regions.weight else None
+        return whole if regions is None or self.config.regions is None else self.config.regions.mixed(whole, regions)
 
     def _scored(self, ends: list[Tensor], gradient_wanted: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Mean losses over the ends, the first end's pictures, and the gradient at every end."""
@@ -89,8 +100,7 @@ class Trial:
                     # Candidates are other pictures every time; iterations change one picture little by little.
                     again = not gradient_wanted or self.gradients_taken % self.config.saliency_interval == 0
                     saliency = self._look(pictures.detach(), again) if shown is None else self.saliency
-                    end_losses = self.config.loss(self.config.scorer, self.target, pictures, saliency, self.generators)
-                    losses = end_losses / len(ends)
+                    losses = self._with_regions(pictures, saliency) / len(ends)
                     if gradient_wanted:  # scaled, so that a decoder in half precision does not lose it
                         gradients.append(torch.autograd.grad(LOSS_SCALE * losses.sum(), leaf)[0] / LOSS_SCALE)
                 losses, pictures = losses.detach().to(end.device), pictures.detach()
