@@ -39,7 +39,7 @@ export function toolBar(store) {
 function toolButtons(store) {
   const buttons = TOOLS.map(([name, label]) => {
     const button = iconButton(name, t(label), () => workspace.useTool(store, name), { "data-tool": name });
-    button.append(element("span", { className: "fovea-word", textContent: t(label).replace(/[ （(].*/, "") }));
+    button.append(element("span", { className: "fovea-word", textContent: t(label).replace(/ ?[\uff08(].*/, "") }));
     return button;
   });
 
