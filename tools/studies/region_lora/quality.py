@@ -49,11 +49,9 @@ class Way:
 WAYS = (
     Way("neither"),
     Way("both merged, strength 1", merged=1.0),
-    Way("both merged, strength 0.5", merged=0.5),
     Way("ComfyUI's masked hooks", hooks=True),
     Way("Region LoRA", node=()),
     Way("Region LoRA, apart 0", node=(("apart", 0.0),)),
-    Way("Region LoRA, not in the negative prompt", node=(("negative", False),)),
     Way("painted pictures", paint=True),
 )
 
@@ -151,7 +149,7 @@ def row(way: Way, made: list[dict[str, np.ndarray]]) -> dict[str, Any]:
 
 def plot(folder: Path, path: Path) -> None:
     """The first pictures of every way, unpicked."""
-    shown = [way for way in WAYS if way.name != "both merged, strength 0.5"]
+    shown = WAYS
     figure, axes = pyplot().subplots(len(shown), 8, figsize=(9.6, 1.2 * len(shown)), dpi=90)
     for line, way in zip(axes, shown):
         kept = [np.load(folder / way.name / f"{start:04d}.npz")["shown"] for start in range(0, 4 * BATCH, BATCH)]
