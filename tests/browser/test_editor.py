@@ -28,6 +28,12 @@ def open_template(page, client, name: str) -> None:
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("fovea", exact=True).click()
     card = dialog.get_by_text(name, exact=True)
+    dialog.get_by_text("Node graph", exact=True).first.hover()
+    for _ in range(40):  # the editor makes cards as people scroll to them
+        if card.is_visible():
+            break
+        page.mouse.wheel(0, 600)
+        page.wait_for_timeout(250)
     card.wait_for()
     page.screenshot(path=SHOTS / "templates.png")
     card.click()
