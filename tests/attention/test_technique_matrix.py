@@ -27,7 +27,7 @@ BACKENDS = ("attention_pytorch", "attention_split", "attention_sub_quad", "atten
 
 
 CHOOSES = "arranged"  # among the largest of many numbers: where two are alike, rounding exchanges two blocks
-STEERS = ("regions", "hard_regions", "paint", "arranged", "layout_loss")
+STEERS = ("regions", "region_lora", "hard_regions", "paint", "arranged", "layout_loss")
 
 
 def relative(a: Tensor, b: Tensor) -> float:
