@@ -1,7 +1,7 @@
 """Successive halving: all candidates for a part of the steps, the better half of them further, the best to the end.
 
-What a candidate will be shows long before its last step: its estimated picture is scored after each leg, and the worse
-half is dropped. Of n candidates half as many steps are done as if all went to the end, or fewer.
+What a candidate will be shows before its last step: its estimated picture is scored after each leg, and the worse half
+is dropped. The estimate after k steps is the one that the last of them made, so it is of the noise level at step k - 1.
 """
 
 from __future__ import annotations
