@@ -82,7 +82,7 @@ def regions(model: Any, world: World) -> Tensor:
 
 def region_lora(model: Any, world: World) -> Tensor:
     left, right = halves().items
-    regions = Regions((files.region(left.mask, files.weights(model, 5)), right))
+    regions = Regions((files.region(left.mask, files.weights(model, 5), 0.5), right))
     return sample(outputs(FoveaRegionLora, model=model, regions=regions)[0], world)
 
 

@@ -178,6 +178,8 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         given = (CandidateWork(sampler, trial, preview), config.candidates - first, at, fitting, seconds)
         search: LegSearch
         if wanted.method == "particles":
+            if not wanted.rounds:
+                raise ValueError("Particles are weighed at each of `rounds` looks: set rounds to 1 or more.")
             if why or wanted.sampler not in DRAWN_NOISE:
                 raise ValueError(
                     f"Particles need noise that the sampler draws on the way, and nothing that remembers earlier steps "

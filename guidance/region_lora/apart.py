@@ -19,7 +19,7 @@ from ..regions.prompt_regions import PromptRegions
 from ..regions.score_bias import SELF_RANGE, RegionBias
 
 # Strength 1 in standard deviations of a place's scores; found on ShapesWorld, see docs/results.md.
-FULL = 10 / 3 * SELF_RANGE
+FULL = 2 * SELF_RANGE
 BIAS = RegionBias("row std", temperature=0.0, area_weight=0.0, background=False, outside_weight=1.0)
 
 

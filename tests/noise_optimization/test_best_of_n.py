@@ -366,7 +366,11 @@ class TestParticles:
     @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
     def test_samplers_that_cannot_are_refused(self, model: Any, world: techniques.World, sampler: str) -> None:
         with pytest.raises(ValueError, match="such as euler_ancestral"):
-            search(model, world, method="particles", sampler_name=sampler)
+            search(model, world, method="particles", sampler_name=sampler, rounds=2)
+
+    def test_particles_without_a_look_are_refused(self, model: Any, world: techniques.World) -> None:
+        with pytest.raises(ValueError, match="set rounds to 1"):
+            search(model, world, method="particles", sampler_name="euler_ancestral", rounds=0)
 
 
 class TestRefinement:
