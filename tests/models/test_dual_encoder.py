@@ -99,7 +99,8 @@ def test_a_change_of_low_rank_is_told_in_full(tmp_path: Path, monkeypatch: pytes
 @shipped
 def test_changes_belong_to_the_generator_that_ships() -> None:
     facts = demo_model.manifest()
-    assert set(facts["changes_of"]) == {part for parts in shipped_weights.CHANGES.values() for part in parts}
+    changes = {part for parts in shipped_weights.CHANGES.values() for part in parts}
+    assert set(facts["changes_of"]) == {*changes, *shipped_weights.LORAS}
     assert all(unet == facts["parts"]["unet"] for unet in facts["changes_of"].values())
     assert facts["t5_ids"] == list(t5_words.known_ids())
     for part in facts["changes_of"]:
