@@ -11,7 +11,16 @@ from comfy_api.latest import io
 from ..guidance.regions import layout_prompt
 from ..guidance.regions.layout_text import parse_layout
 from ..guidance.regions.masks import Regions
-from .region_sources import ALIASES, REGIONS_OUT, RegionsType, boxed, check_number, extended
+from .region_sources import (
+    ALIASES,
+    REGIONS_OUT,
+    RegionsType,
+    boxed,
+    check_number,
+    extended,
+    regions_before,
+    strength_of_all,
+)
 
 logger = logging.getLogger(__name__)
 FROM_TEXT, TO_PROMPT = "Regions from Text", "Regions to Layout Prompt"
@@ -43,10 +52,8 @@ class FoveaRegionsFromText(io.ComfyNode):
                 io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture in pixels. "
                              "Matters to JSON whose boxes are in pixels."),
                 io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
-                io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
-                ),
-                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+                strength_of_all(),
+                regions_before(),
             ],
             outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
         )  # fmt: skip

@@ -11,7 +11,7 @@ from ..guidance.regions import painter_format, sources
 from ..guidance.regions.masks import Regions
 from ..guidance.regions.painter_format import Drawing
 from ..models import lora_files
-from .region_sources import ALIASES, REGIONS_OUT, RegionsType, extended, read_loras
+from .region_sources import ALIASES, REGIONS_OUT, RegionsType, extended, read_loras, regions_before
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ class FoveaRegionPainter(io.ComfyNode):
                     "masks", optional=True,
                     tooltip="Places instead of the drawing's: mask 1 is the first row's, and so on.",
                 ),
-                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+                regions_before(),
                 io.Int.Input("width", default=512, min=painter_format.MIN_SIDE, max=painter_format.MAX_SIDE, step=8,
                              tooltip="Width of the picture. What is painted is stretched."),
                 io.Int.Input("height", default=512, min=painter_format.MIN_SIDE, max=painter_format.MAX_SIDE, step=8,

@@ -42,6 +42,18 @@ def extended(
     return Regions(items, overlap or (previous.overlap if previous is not None else "top"))
 
 
+def strength_of_all() -> io.Input:
+    """Of nodes that make several regions at once."""
+    return io.Float.Input(
+        "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
+    )
+
+
+def regions_before() -> io.Input:
+    """Of nodes whose regions go on top of others."""
+    return RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them.")
+
+
 def read_loras(node: str, name: str, model: float, clip: float) -> tuple[Lora, ...]:
     """The file that a node's inputs name, none where it would do nothing. Raises ValueError."""
     if name == lora_files.NONE or (model == 0 and clip == 0):
@@ -183,10 +195,8 @@ class FoveaRegionsFromColors(io.ComfyNode):
                     tooltip="How far a pixel may be from a listed color to belong to it, as a share of the way from "
                     "black to white. Pixels beyond belong to no region. 1: all pixels belong to some region.",
                 ),
-                io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
-                ),
-                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+                strength_of_all(),
+                regions_before(),
             ],
             outputs=[RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT)],
         )  # fmt: skip
@@ -234,10 +244,8 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
                     "prompts", multiline=True, default="",
                     tooltip="One line per box, in drawing order, in place of its description. Empty lines keep it.",
                 ),
-                io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="Strength of all these regions."
-                ),
-                RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them."),
+                strength_of_all(),
+                regions_before(),
                 io.Mask.Input(
                     "masks", optional=True,
                     tooltip="One mask per box, in their order, in place of the rectangles: the individual_masks of "

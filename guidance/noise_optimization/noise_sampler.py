@@ -35,7 +35,7 @@ from ..wrapper_keys import EXPERTS
 from .candidate_legs import LegSearch, cuts
 from .candidate_sampler import CandidateSampler, CandidateWork, fitting_batch
 from .candidates import CUTOUTS, RESAMPLING, UPDATES, candidate_noises, generators, sampling_seed
-from .config import OptimizationConfig, OptimizationResult
+from .config import CandidateSearch, OptimizationConfig, OptimizationResult
 from .decoding import Decoder
 from .guided_model import GuidedModel, OnModelCall, ignore_model_call
 from .halving import Halving
@@ -176,21 +176,14 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         sampler = CandidateSampler(wanted.sampler, model, self.inputs.seed, self.on_model_call)
         at = cuts(model.schedule.steps, wanted.rounds, wanted.first_cut)
         given = (CandidateWork(sampler, trial, preview), config.candidates - first, at, fitting, seconds)
-        search: LegSearch
+        legs: LegSearch
         if wanted.method == "particles":
-            if not wanted.rounds:
-                raise ValueError("Particles are weighed at each of `rounds` looks: set rounds to 1 or more.")
-            if why or wanted.sampler not in DRAWN_NOISE:
-                raise ValueError(
-                    f"Particles need noise that the sampler draws on the way, and nothing that remembers earlier steps "
-                    f"({why or f'{wanted.sampler} draws none'}): take a sampler such as euler_ancestral, dpmpp_sde or "
-                    "lcm, or method halving."
-                )
+            _refuse_particles(wanted, why)
             random = generators(self.inputs.seed, len(noise), RESAMPLING)
-            search = Particles(*given, watch=self.seen, first_number=first, strength=wanted.strength, generators=random)
+            legs = Particles(*given, watch=self.seen, first_number=first, strength=wanted.strength, generators=random)
         else:
-            search = Halving(*given, not why, self.seen, first_number=first)
-        best = search.run((z, model.begun(model.settled(z))) for z in noises)
+            legs = Halving(*given, not why, self.seen, first_number=first)
+        best = legs.run((z, model.begun(model.settled(z))) for z in noises)
         if why and len(at) > 1 and config.candidates > 1:
             best.notes.append(f"those left were sampled again from their noise: {why}")
         if fitting < batch:
@@ -212,6 +205,18 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         """Keep what was found, for the case of a cancel, and tell of it."""
         self.best = best
         self.on_evaluation(number, best)
+
+
+def _refuse_particles(wanted: CandidateSearch, why: str) -> None:
+    """Raises ValueError where copies would stay copies. why: what remembers earlier steps, "" if nothing does."""
+    if not wanted.rounds:
+        raise ValueError("Particles are weighed at each of `rounds` looks: set rounds to 1 or more.")
+    if why or wanted.sampler not in DRAWN_NOISE:
+        raise ValueError(
+            f"Particles need noise that the sampler draws on the way, and nothing that remembers earlier steps "
+            f"({why or f'{wanted.sampler} draws none'}): take a sampler such as euler_ancestral, dpmpp_sde or "
+            "lcm, or method halving."
+        )
 
 
 def optimize_noise(

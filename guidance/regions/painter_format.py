@@ -109,13 +109,7 @@ def parse(text: str) -> Drawing:
 
 def _rows(entries: Any, drawing: Mapping[str, Any] | None) -> tuple[Row, ...]:
     """drawing: where the size of masks is; None: there are none."""
-    if not isinstance(entries, Sequence) or isinstance(entries, str):
-        raise BadDrawing(f"regions: should be a list, not {_kind(entries)}.")
-    if len(entries) > MAX_REGIONS:
-        raise BadDrawing(f"regions: {len(entries)} are too many, {MAX_REGIONS} at most.")
-    for i, entry in enumerate(entries):
-        if not isinstance(entry, Mapping):
-            raise BadDrawing(f"regions[{i}]: should be an object, not {_kind(entry)}.")
+    _refuse_other_than_objects(entries, "regions", MAX_REGIONS)
     size = None
     painted = 0 if drawing is None else sum(1 for entry in entries if entry.get("mask", "") != "")
     if drawing is not None and painted:
@@ -198,10 +192,7 @@ def _flag(entry: Mapping[str, Any], field: str, name: str) -> bool:
     return value
 
 
-def _list(
-    entry: Mapping[str, Any], field: str, name: str, longest: int, read: Callable[[Mapping[str, Any], str], Any]
-) -> tuple[Any, ...]:
-    values, name = entry.get(field, []), f"{name}.{field}"
+def _refuse_other_than_objects(values: Any, name: str, longest: int) -> None:
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise BadDrawing(f"{name}: should be a list, not {_kind(values)}.")
     if len(values) > longest:
@@ -209,6 +200,13 @@ def _list(
     for i, value in enumerate(values):
         if not isinstance(value, Mapping):
             raise BadDrawing(f"{name}[{i}]: should be an object, not {_kind(value)}.")
+
+
+def _list(
+    entry: Mapping[str, Any], field: str, name: str, longest: int, read: Callable[[Mapping[str, Any], str], Any]
+) -> tuple[Any, ...]:
+    values, name = entry.get(field, []), f"{name}.{field}"
+    _refuse_other_than_objects(values, name, longest)
     return tuple(read(value, f"{name}[{i}]") for i, value in enumerate(values))
 
 

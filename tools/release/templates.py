@@ -38,6 +38,8 @@ FILES = {
 SD15, SDXL, SD35 = (
     "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors", "sd3.5_large_fp8_scaled.safetensors",
 )  # fmt: skip
+FLUX = "flux1-schnell-fp8.safetensors"
+FLUX_STEPS: dict[str, Any] = {"steps": 4, "sampler": "euler", "scheduler": "simple"}
 SCENE = "a lighthouse on a cliff above a stormy sea, oil painting"
 PLACES = """[
   {"bbox": [100, 250, 560, 500], "desc": "a red balloon"},
@@ -94,6 +96,16 @@ The same seed without and with guidance by the model's own attention, on {file}.
 """)
 
 
+def with_and_without(
+    board: Board, given: dict[str, tuple[int, int]], steer: int, prompt: str, title: str, **how: Any
+) -> None:
+    """Pictures of the prompt by itself, and of a region node's model and prompts. title: of the second."""
+    plain = board.put("CLIPTextEncode", 2, "The prompt without regions", clip=given["clip"], text=prompt)
+    negative = (steer, 2)
+    show(board, 3, {**given, "positive": (plain, 0), "negative": negative}, "Without regions", **how)
+    show(board, 3, {**given, "model": (steer, 0), "positive": (steer, 1), "negative": negative}, title, **how)
+
+
 def regions(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) -> None:
     given = start(board, file, size, None)
     text = board.put("PrimitiveStringMultiline", 0, "Two boxes in thousandths: top, left, bottom, right", "prompt",
@@ -103,11 +115,7 @@ def regions(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) ->
     board.put("PreviewImage", 1, "Where", images=(preview, 0))
     steer = board.put("FoveaDenseDiffusion", 2, color="ours", model=given["model"], clip=given["clip"],
                       regions=(boxes, 0), prompt=PLACED)  # fmt: skip
-    plain = board.put("CLIPTextEncode", 2, "The prompt without regions", clip=given["clip"], text=PLACED)
-    negative = (steer, 2)
-    show(board, 3, {**given, "positive": (plain, 0), "negative": negative}, "Without regions", cfg=cfg, **how)
-    show(board, 3, {**given, "model": (steer, 0), "positive": (steer, 1), "negative": negative}, "With regions",
-         cfg=cfg, **how)  # fmt: skip
+    with_and_without(board, given, steer, PLACED, "With regions", cfg=cfg, **how)
     board.note(f"""## Regions with a prompt each
 
 Two boxes, each with what shall be there, on {file}. The attention of the model is steered in the first part of the
@@ -340,11 +348,7 @@ def two_people(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any)
     regions = board.put("FoveaRegionsFromText", 1, text=places)
     steer = board.put("FoveaDenseDiffusion", 2, color="ours", model=given["model"], clip=given["clip"],
                       regions=(regions, 0), prompt=whole)  # fmt: skip
-    plain = board.put("CLIPTextEncode", 2, "The prompt without regions", clip=given["clip"], text=whole)
-    negative = (steer, 2)
-    show(board, 3, {**given, "positive": (plain, 0), "negative": negative}, "Without regions", cfg=cfg, **how)
-    show(board, 3, {**given, "model": (steer, 0), "positive": (steer, 1), "negative": negative}, "Each in a half",
-         cfg=cfg, **how)  # fmt: skip
+    with_and_without(board, given, steer, whole, "Each in a half", cfg=cfg, **how)
     board.note(f"""## Two people, two looks
 
 Each half of the picture has its own words, so that hair and beard stay with whom they belong to, on {file}.
@@ -362,8 +366,7 @@ TEMPLATES: dict[str, Callable[[Board], None]] = {
     "sag_sd35": lambda board: sag(board, SD35, 1024, 0.5, flow=True),
     "regions_sd15": lambda board: regions(board, SD15, 512),
     "regions_sdxl": lambda board: regions(board, SDXL, 1024),
-    "regions_flux": lambda board: regions(board, "flux1-schnell-fp8.safetensors", 1024, 1.0, steps=4, sampler="euler",
-                                          scheduler="simple"),
+    "regions_flux": lambda board: regions(board, FLUX, 1024, 1.0, **FLUX_STEPS),
     "latent_sd15": lambda board: latent(board, SD15, 512),
     "latent_sdxl": lambda board: latent(board, SDXL, 1024),
     "latent_sd35": lambda board: latent(board, SD35, 1024, 4.5),
@@ -371,14 +374,13 @@ TEMPLATES: dict[str, Callable[[Board], None]] = {
     "experts_wan22": experts_wan,
     "encoders_sdxl": lambda board: encoders(board, SDXL, 1024, 6.0),
     "encoders_sd35": lambda board: encoders(board, SD35, 1024, 4.5),
-    "encoders_flux": lambda board: encoders(board, "flux1-schnell-fp8.safetensors", 1024, 1.0, 4),
+    "encoders_flux": lambda board: encoders(board, FLUX, 1024, 1.0, 4),
     "style_redux": style_redux,
     "region_lora_demo": region_lora_demo,
     "region_lora_sdxl": lambda board: region_lora(board, SDXL, 1024),
     "layout_prompt": layout_prompt,
     "two_people_sdxl": lambda board: two_people(board, SDXL, 1024),
-    "two_people_flux": lambda board: two_people(board, "flux1-schnell-fp8.safetensors", 1024, 1.0, steps=4,
-                                                sampler="euler", scheduler="simple"),
+    "two_people_flux": lambda board: two_people(board, FLUX, 1024, 1.0, **FLUX_STEPS),
 }  # fmt: skip
 
 
