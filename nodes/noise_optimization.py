@@ -81,8 +81,8 @@ def _search_inputs() -> list[io.Input]:
                      tooltip="How often the worse half of the candidates is dropped before their end. 0: all are "
                      "sampled to their end. Worth it with many steps, where an early look tells and costs little."),
         io.Float.Input("prune_percent", default=FIRST_CUT, min=0.05, max=0.95, step=0.05, optional=True, advanced=True,
-                       tooltip="After what part of the steps candidates are scored and dropped for the first time. Earlier "
-                       "saves more and tells less."),
+                       tooltip="After what part of the steps candidates are scored and dropped for the first time. "
+                       "Earlier saves more and tells less."),
         io.Int.Input("batch_size", default=1, min=1, max=256, optional=True,
                      tooltip="How many candidates are sampled at once: faster on a GPU. Halved where memory does not "
                      "suffice."),
