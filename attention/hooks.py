@@ -25,6 +25,7 @@ from .conds import Conds, CondTable, Row, Window
 from .families.registry import Family, family_of
 from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
 from .layers import changed_layers
+from .packed import picture_size
 from .run import Attention, AttentionCall, AttentionWrapper, Run, Technique, TextTrimmer
 from .sites import CALL_STATE, Forward, Site
 from .tensor_layout import head_width
@@ -111,7 +112,7 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     techniques = options.get(TECHNIQUES)
     if not techniques:
         return executor(*args, **kwargs)
-    outer, run = options.get(RUN), Run(techniques)
+    outer, run = options.get(RUN), Run(techniques, shapes=tuple(kwargs.get("latent_shapes") or ()))
     run.roles.begin(executor.class_obj)
     options[RUN] = run
     try:
@@ -128,7 +129,7 @@ def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, model_options: An
     run = run_of(model_options or {})
     if run is not None:
         guider = executor.class_obj
-        run.open(guider.inner_model, float(timestep.flatten()[0]), tuple(x.shape[2:]), guider)
+        run.open(guider.inner_model, float(timestep.flatten()[0]), picture_size(x, run.shapes), guider)
     return executor(x, timestep, model_options or {}, seed)
 
 
@@ -168,8 +169,9 @@ def _apply_model(
     if run.table is not None:
         rows = run.table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
         network = original(executor.class_obj.diffusion_model)
-        forward = Forward(network, x.shape[0], tuple(x.shape[2:]), {**kwargs, "c_crossattn": c_crossattn})
-        if not _padded_in_front(forward):
+        size = picture_size(x, kwargs.get("latent_shapes") or ())
+        forward = Forward(network, x.shape[0], size, {**kwargs, "c_crossattn": c_crossattn})
+        if _can_be_trimmed(forward):
             rows, c_crossattn, kwargs = _trimmed(run, rows, x.shape[0], c_crossattn, kwargs)
         forward.inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
         hooked = _hooked(run, rows, forward, options)
@@ -183,10 +185,11 @@ def _apply_model(
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
-def _padded_in_front(forward: Forward) -> bool:
-    """Whether a prompt's end is the end of the text, so that what is cut off would not be what was appended."""
+def _can_be_trimmed(forward: Forward) -> bool:
+    """Whether what is cut off the end of the text would be what was appended to a prompt, and nothing of it is left in
+    the rest."""
     family = family_of(forward.network)
-    return family is not None and family.text_place(forward).at_end
+    return family is None or not (family.text_is_mixed or family.text_place(forward).at_end)
 
 
 def _trimmed(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .conds import CondRoles, Conds, CondTable, Row, RowKey, Window, cond_lists, cond_signature
+from .packed import Shapes
 from .sites import BlockId, Forward, LayerTokens, Site
 
 logger = logging.getLogger(__name__)
@@ -144,11 +145,12 @@ class Record:
 
 @dataclass(eq=False)
 class Run:
-    """One sampling run. `sigma` is the current noise level, `size` the axes of the whole latent after the channels,
-    `conds` the guider's cond lists by its names for them, as far as they are ComfyUI's, `cfg` its scale, if it has
-    one."""
+    """One sampling run. `shapes`: of the latents that are packed into one, see packed.py. `sigma` is the current noise
+    level, `size` the axes of the whole picture after the channels, `conds` the guider's cond lists by its names for
+    them, as far as they are ComfyUI's, `cfg` its scale, if it has one."""
 
     techniques: tuple[Technique, ...]
+    shapes: Shapes = ()
     model: Any = None
     sigma: float = float("nan")
     size: tuple[int, ...] = ()

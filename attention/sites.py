@@ -44,7 +44,7 @@ class Site:
     grid: tokens as (height, width), for video (frames, height, width). extent: latent pixels that the grid spans, more
     than the latent has where the network pads it to whole patches (the padding lies at the far ends). start: place of
     the image's first token among the queries, and among the keys too unless they are text only ("cross").
-    text_tokens: keys that are text; in "joint" calls they come before the image's. text: where the prompt is in them.
+    text_tokens: keys that are text, from text_start on. text: where the prompt is in them.
     """
 
     block: BlockId
@@ -54,11 +54,17 @@ class Site:
     start: int = 0
     text_tokens: int = 0
     text: TextPlace = TextPlace()
+    text_start: int = 0
 
     @property
     def image(self) -> slice:
         """The image's own tokens among the queries."""
         return slice(self.start, self.start + math.prod(self.grid))
+
+    @property
+    def words(self) -> slice:
+        """The text tokens among the keys."""
+        return slice(self.text_start, self.text_start + self.text_tokens)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from unittest import mock
 
 import comfy.ldm.cosmos.predict2
 import comfy.ldm.flux.math
+import comfy.ldm.joyimage.model
 import comfy.ldm.kandinsky5.model
 import comfy.ldm.krea2.model
+import comfy.ldm.lens.model
 import comfy.ldm.lumina.model
 import comfy.ldm.modules.attention
 import comfy.ldm.modules.diffusionmodules.mmdit
@@ -46,6 +48,7 @@ class Kind:
     channels: int = CHANNELS
     patch: int = 2  # latent pixels along a side of a token
     begin: int = TEXT  # tokens before the image's in its attention calls
+    behind: int = 0  # tokens after the image's and its padding
     one_frame: bool = False  # of latents that have a frame axis
     gradients: bool = True  # whether ComfyUI's network has them
     flow: bool = True  # whether noise is mixed in as flow models have it
@@ -172,10 +175,24 @@ LTXV = Kind(
     comfy.supported_models.LTXV, Ltxv, comfy.ldm.modules.attention, "optimized_attention",
     {"double.0": 0, "double.1": 2, "double.2": 4}, video=True, begin=0, channels=128, patch=1,
 )  # fmt: skip
+LENS = Kind(
+    {"image_model": "lens", "in_channels": 128, "out_channels": 32, "num_layers": 3, "attention_head_dim": 32,
+     "num_attention_heads": 2, "enc_hidden_dim": tiny.CONTEXT // 2, "selected_layer_index": (0, 1),
+     "axes_dims_rope": (8, 12, 12)},
+    comfy.supported_models.Lens, comfy.model_base.Lens, comfy.ldm.lens.model, "optimized_attention",
+    {"double.0": 0, "double.1": 1, "double.2": 2}, channels=128, patch=1, begin=0, behind=TEXT,
+)  # fmt: skip
+JOYIMAGE = Kind(
+    {"image_model": "joyimage", "patch_size": [1, 2, 2], "in_channels": CHANNELS, "hidden_size": 256,
+     "num_attention_heads": 2, "text_dim": tiny.CONTEXT, "num_layers": 3},
+    comfy.supported_models.JoyImage, comfy.model_base.JoyImage, comfy.ldm.joyimage.model, "optimized_attention",
+    {"double.0": 0, "double.1": 1, "double.2": 2}, video=True, one_frame=True, begin=0, behind=TEXT,
+    gradients=False,
+)  # fmt: skip
 KINDS = {
     "sd3": SD3, "flux": FLUX, "chroma": CHROMA, "qwen": QWEN, "lumina": LUMINA, "zimage": ZIMAGE, "wan": WAN,
     "krea2": KREA2, "radiance": RADIANCE, "hunyuan": HUNYUAN, "hunyuan_image": HUNYUAN_IMAGE,
-    "kandinsky5": KANDINSKY5, "cosmos": COSMOS, "ltxv": LTXV,
+    "kandinsky5": KANDINSKY5, "cosmos": COSMOS, "ltxv": LTXV, "lens": LENS, "joyimage": JOYIMAGE,
 }  # fmt: skip
 
 
@@ -191,7 +208,7 @@ def build(name: str, seed: int = 0, **changes: Any) -> comfy.model_patcher.Model
             parameter.data.mul_(1.6)
         if parameter.ndim == 1 and "qknorm" in label:  # to which one is added when it is used
             parameter.data.add_(0.8)
-    if getattr(network, "pos_embed", None) is not None:
+    if isinstance(getattr(network, "pos_embed", None), Tensor):
         network.pos_embed.copy_(torch.randn(network.pos_embed.shape, generator=torch.Generator().manual_seed(seed)))
     return comfy.model_patcher.ModelPatcher(model, tiny.CPU, tiny.CPU)
 

@@ -1,4 +1,5 @@
-"""Transformers that draw pictures: SD3 and 3.5, Flux, Chroma, Qwen-Image, Lumina 2 and Z-Image, Krea 2."""
+"""Transformers that draw pictures: SD3 and 3.5, Flux, Chroma, Qwen-Image, Lumina 2 and Z-Image, Krea 2, Lens, JoyImage.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +10,16 @@ from typing import Any
 from comfy.ldm.chroma.model import Chroma
 from comfy.ldm.chroma_radiance.model import ChromaRadiance as ChromaRadianceNetwork
 from comfy.ldm.flux.model import Flux
+from comfy.ldm.joyimage.model import JoyImageTransformer3DModel
 from comfy.ldm.krea2.model import SingleStreamDiT
+from comfy.ldm.lens.model import LensTransformer2DModel
 from comfy.ldm.lumina.model import NextDiT, NextDiTPixelSpace
 from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
-from torch import nn
+from torch import Tensor, nn
 
-from ..sites import Forward, TextPlace
-from .transformer import Transformer, naming_blocks
+from ..sites import Forward, LayerTokens, TextPlace
+from .transformer import Transformer, naming_blocks, tokens_of
 
 
 class StableDiffusion3(Transformer):
@@ -188,6 +191,47 @@ class Krea2(Transformer):
         return text, 0, tokens - math.prod(grid) - text
 
 
+class Lens(Transformer):
+    """Lens, a token to a latent pixel; text follows the image's tokens."""
+
+    name = models = "Lens"
+    sections = {"double": "transformer_blocks"}
+    text_last = True
+    layers = (
+        (r"transformer_blocks\.\d+\.(txt_mlp|attn\.(txt_qkv|to_add_out))|txt_in", "text"),
+        (r"transformer_blocks\.\d+\.(img_mlp|attn\.(img_qkv|to_out))|img_in|proj_out", "image"),
+    )  # fmt: skip
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return (1, 1)
+
+
+class JoyImage(Transformer):
+    """JoyImage: the image, the reference pictures, then text. Its latents have a frame axis."""
+
+    name = models = "JoyImage"
+    sections = {"double": "double_blocks"}
+    text_last = True
+    layers = (
+        (r"double_blocks\.\d+\.(txt_mlp|attn\.txt_attn_(qkv|proj))|condition_embedder\.text_embedder", "text"),
+        (r"double_blocks\.\d+\.(img_mlp|attn\.img_attn_(qkv|proj))|proj_out", "image"), (r"img_in", "map"),
+    )  # fmt: skip
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return tuple(network.patch_size)
+
+    def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
+        return sum(tokens_of(picture, self.patch(forward.network)) for picture in self._pictures(forward))
+
+    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
+        """Where there are reference pictures, calls that make their tokens are not told from the image's."""
+        mixed = name.startswith("img_in") and self._pictures(forward)
+        return None if mixed else super().layer_tokens(forward, name, shape)
+
+    def _pictures(self, forward: Forward) -> Sequence[Tensor]:
+        return forward.inputs.get("ref_latents") or ()
+
+
 IMAGE: Mapping[type, Transformer] = {
     OpenAISignatureMMDITWrapper: StableDiffusion3(),
     Flux: FluxFamily(),
@@ -197,4 +241,6 @@ IMAGE: Mapping[type, Transformer] = {
     NextDiT: Lumina(),
     NextDiTPixelSpace: Lumina(),
     SingleStreamDiT: Krea2(),
+    LensTransformer2DModel: Lens(),
+    JoyImageTransformer3DModel: JoyImage(),
 }

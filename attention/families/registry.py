@@ -52,6 +52,8 @@ class Family(Protocol):
         """
         ...
 
+    text_is_mixed: bool  # whether the network reads a prompt as a whole, before its blocks do
+
     def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
         """What the output of the module `name`, of this shape, is about; None where it has no token axis or one that
         is not known."""

@@ -28,6 +28,8 @@ class Transformer:
     # taken for all tokens and could be one for each.
     layers: tuple[tuple[str, str], ...] = ()
     unnamed: str | None = None  # section of blocks that tell their number only
+    text_last = False  # whether text comes behind all other tokens where they attend jointly
+    text_is_mixed = False  # whether the network reads a prompt as a whole, before its blocks do
 
     def blocks(self, network: Any) -> tuple[BlockId, ...]:
         """Every block, and for those with more than one attention over the image a layer for each."""
@@ -73,14 +75,16 @@ class Transformer:
         grid = self.grid(forward)
         patch = self.patch(forward.network)[-len(grid) :]
         start = self.start(forward, options, queries, grid)
-        text = {"joint": start - self.before(forward), "cross": keys, "self": 0}[kind]
+        text_start = start + math.prod(grid) + self.behind(forward, options, grid) if self.text_last else 0
+        joint = queries - text_start if self.text_last else self.text_before(forward, start)
+        text = {"joint": joint, "cross": keys, "self": 0}[kind]
         if start < 0 or text < 0 or queries < start + math.prod(grid):
             return None
-        if kind == "joint" and text != options.get("img_slice", (text,))[0]:
+        if kind == "joint" and not self.text_last and text != options.get("img_slice", (text,))[0]:
             return None
         block = BlockId(section, number, call if kind == "self" else 0)
         extent = tuple(tokens * size for tokens, size in zip(grid, patch))
-        return Site(block, kind, grid, extent, start, text, self.text_place(forward))
+        return Site(block, kind, grid, extent, start, text, self.text_place(forward), text_start)
 
     def kind(self, network: Any, call: int) -> str | None:
         """Kind of a block's attention call, counted from 0; None for calls that are not about image or text tokens."""
@@ -97,7 +101,7 @@ class Transformer:
 
     def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
         """Place of the image's first token among all of them."""
-        return tokens - self.behind(forward, options, grid) - math.prod(grid)
+        return 0 if self.text_last else tokens - self.behind(forward, options, grid) - math.prod(grid)
 
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
         """Tokens after the image's own."""
@@ -106,6 +110,10 @@ class Transformer:
     def before(self, forward: Forward) -> int:
         """Tokens between those of text and the image's own."""
         return 0
+
+    def text_before(self, forward: Forward, start: int) -> int:
+        """Tokens of text, where the image's begin at `start`."""
+        return start - self.before(forward)
 
     def text_place(self, forward: Forward) -> TextPlace:
         """Where a prompt is among the text tokens of its blocks."""
@@ -168,3 +176,8 @@ def naming_blocks(count: int, options: Mapping[str, Any]) -> dict[str, Any]:
     keys = [("double_block", number) for number in range(count)]
     named = {key: NamedBlock(key[1], blocks.get(key)) for key in keys}
     return {**options, "patches_replace": {**replaced, "dit": {**blocks, **named}}}
+
+
+def tokens_of(latent: Tensor | None, patch: tuple[int, ...]) -> int:
+    """How many tokens a latent [batch, channels, ...] becomes; 0 for none."""
+    return 0 if latent is None else math.prod(-(-n // by) for n, by in zip(latent.shape[-len(patch) :], patch))

@@ -39,6 +39,7 @@ class UNetFamily:
     """Its transformers tell block and grid; attn1 and attn2 patches announce which kind of attention comes next."""
 
     name = "UNet"
+    text_is_mixed = False
 
     def blocks(self, network: nn.Module) -> tuple[BlockId, ...]:
         """Every image transformer layer, in the order input, middle, output; ambiguous and video blocks left out."""

@@ -1,4 +1,6 @@
-"""Transformers that draw videos, and pictures as videos of one frame: Wan, HunyuanVideo, Kandinsky 5, Cosmos, LTX."""
+"""Transformers that draw videos, and pictures as videos of one frame: Wan, HunyuanVideo, Kandinsky 5, Cosmos, LTX,
+MiniMax H3.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from comfy.ldm.anima.model import Anima
 from comfy.ldm.cosmos.predict2 import MiniTrainDIT
 from comfy.ldm.hunyuan_video.model import HunyuanVideo as HunyuanVideoNetwork
 from comfy.ldm.kandinsky5.model import Kandinsky5 as Kandinsky5Network
+from comfy.ldm.lightricks.av_model import LTXAVModel
 from comfy.ldm.lightricks.model import LTXVModel
+from comfy.ldm.minimax.model import MiniMaxH3Model
 from comfy.ldm.wan.model import (
     CameraWanModel,
     HumoWanModel,
@@ -24,9 +28,9 @@ from comfy.ldm.wan.model_animate import AnimateWanModel
 from comfy.ldm.wan.model_wandancer import WanDancerModel
 from torch import Tensor
 
-from ..sites import Forward, Site, TextPlace
+from ..sites import Forward, LayerTokens, Site, TextPlace
 from .image import FluxFamily
-from .transformer import Transformer, naming_blocks
+from .transformer import Transformer, naming_blocks, tokens_of
 
 
 class Wan(Transformer):
@@ -76,7 +80,7 @@ class Scail(Wan):
     """SCAIL, whose reference pictures come before the video's tokens, and whose pose comes behind them."""
 
     def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
-        return _tokens_of(forward.inputs.get("reference_latent"), self.patch(forward.network))
+        return tokens_of(forward.inputs.get("reference_latent"), self.patch(forward.network))
 
 
 class HunyuanVideo(FluxFamily):
@@ -89,7 +93,7 @@ class HunyuanVideo(FluxFamily):
         return tuple(network.patch_size)
 
     def before(self, forward: Forward) -> int:
-        return _tokens_of(forward.inputs.get("ref_latent"), self.patch(forward.network))
+        return tokens_of(forward.inputs.get("ref_latent"), self.patch(forward.network))
 
     def text_place(self, forward: Forward) -> TextPlace:
         """What a picture shows and, in HunyuanVideo 1.5, what is written in it come before the prompt."""
@@ -138,9 +142,9 @@ class CosmosPredict2(SelfAndCross):
 class Ltxv(SelfAndCross):
     """LTX-Video, a token to a latent pixel; its blocks do not name themselves."""
 
-    name, models = "LTX-Video", "LTX-Video without sound"
+    name = models = "LTX-Video"
     sections = {"double": "transformer_blocks"}
-    layers = (
+    layers: tuple[tuple[str, str], ...] = (
         (r"transformer_blocks\.\d+\.attn2\.to_[kv]|caption_projection", "text"),
         (r"transformer_blocks\.\d+\.(attn|ff)|patchify_proj|proj_out", "image"),
     )  # fmt: skip
@@ -171,9 +175,48 @@ class Ltxv(SelfAndCross):
         return super().site(forward, options, q, k, heads_first)
 
 
-def _tokens_of(latent: Tensor | None, patch: tuple[int, ...]) -> int:
-    """How many tokens a latent [batch, channels, ...] becomes; 0 for none."""
-    return 0 if latent is None else math.prod(-(-n // by) for n, by in zip(latent.shape[-len(patch) :], patch))
+class LtxvWithSound(Ltxv):
+    """LTX-2, whose blocks attend in the video first, then in the sound, then from one to the other."""
+
+    models = "LTX-2 with sound"
+    text_is_mixed = True
+    layers = (
+        *Ltxv.layers,
+        (r"transformer_blocks\.\d+\.(audio_to_video_attn\.to_(q|out)|video_to_audio_attn\.to_[kv]$)", "image"),
+    )  # fmt: skip
+
+    def site(
+        self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
+        """Where a node has the video left out, a block's first calls are those of the sound."""
+        return super().site(forward, options, q, k, heads_first) if options.get("run_vx", True) else None
+
+
+class MiniMaxH3(Transformer):
+    """MiniMax H3: text, reference pictures and sound, sound, video, in one sequence without an axis for the batch."""
+
+    name, models = "MiniMax H3", "MiniMax H3, with sound"
+    sections = {"double": "blocks"}
+    text_is_mixed = True
+    layers = ((r"blocks\.\d+\.(attn|mlp)", "joint"), (r"condition_proj|token_refiner", "text"))
+
+    def prepare(self, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return naming_blocks(len(network.blocks), options)
+
+    def patch(self, network: Any) -> tuple[int, ...]:
+        return tuple(network.patch_size)
+
+    def text_before(self, forward: Forward, start: int) -> int:
+        return min(start, forward.inputs["c_crossattn"].shape[1])
+
+    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
+        return super().layer_tokens(forward, name, (1, *shape)) if len(shape) == 2 else None
+
+    def around(
+        self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]
+    ) -> tuple[int, int, int]:
+        text = forward.inputs["c_crossattn"].shape[1]
+        return text, tokens - text - math.prod(grid), 0
 
 
 VIDEO: Mapping[type, Transformer] = {
@@ -191,4 +234,6 @@ VIDEO: Mapping[type, Transformer] = {
     MiniTrainDIT: CosmosPredict2(),
     Anima: CosmosPredict2(),
     LTXVModel: Ltxv(),
+    LTXAVModel: LtxvWithSound(),
+    MiniMaxH3Model: MiniMaxH3(),
 }

@@ -55,7 +55,8 @@ class PhraseViewer(Viewer):
         if first + max(self.tokens) >= call.site.text_tokens:
             return None
         q, k, bias = row_tensors(call, row)
-        return row_shares(q, k, first + torch.tensor(self.tokens, device=k.device), call.scale, bias)
+        tokens = call.site.text_start + first + torch.tensor(self.tokens, device=k.device)
+        return row_shares(q, k, tokens, call.scale, bias)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from comfy.ldm.cosmos.predict2 import MiniTrainDIT
+from comfy.ldm.joyimage.model import JoyImageTransformer3DModel
+from comfy.ldm.minimax.model import MiniMaxH3Model
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
 
-FUSED = (MiniTrainDIT,)  # networks that run norms and rotations in one kernel without a way back, also in training
+# Networks that run norms and rotations in one kernel without a way back, also in training.
+FUSED = (MiniTrainDIT, JoyImageTransformer3DModel, MiniMaxH3Model)
 STEP_CACHES = ("easycache", "lazycache")  # wrappers that skip evaluations by what they saw in steps before
 
 

@@ -142,7 +142,7 @@ def attention_to_regions(call: AttentionCall, row: Row, regions: PromptRegions) 
     """
     q, k, bias = row_tensors(call, row)
     first, _ = call.site.text.of(call.site.text_tokens, row.length)
-    text = slice(first, call.site.text_tokens)
+    text = slice(call.site.words.start + first, call.site.words.stop)
     k, bias = k[:, :, text], None if bias is None else bias[..., text]
     scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
     places = [[place for place in own if place < k.shape[2]] for own in regions.tokens]

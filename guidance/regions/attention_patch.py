@@ -189,7 +189,7 @@ class RegionAttention:
         key = (each.regions, "visible", keys, text, call.site.text, each.row.length, call.k.device)
         if key not in self.facts:
             hidden = torch.zeros(keys, dtype=torch.bool)
-            hidden[:text] = each.regions.hidden(text, call.site.text, each.row.length) > 0
+            hidden[call.site.words] = each.regions.hidden(text, call.site.text, each.row.length) > 0
             self.facts[key] = (~hidden).nonzero()[:, 0].to(call.k.device)
         return self.facts[key]
 
@@ -294,7 +294,7 @@ def _write(
     if site.kind == "joint":  # one softmax over text and image: a temperature for one part would move the other
         bias = replace(bias, temperature=0.0)
     for factors, strength, keys in (
-        (each.text, each.strengths.text, slice(0, site.text_tokens)),
+        (each.text, each.strengths.text, site.words),
         (each.image, each.strengths.image, image),
     ):
         if factors is None:
@@ -326,4 +326,4 @@ def _write(
     if each.hides:  # all queries leave the appended tokens alone
         hidden = each.regions.hidden(site.text_tokens, site.text, each.row.length, each.text is not None)
         scores.query_factor[where, :, :, column] = HIDDEN
-        scores.key_factor[where, : site.text_tokens, column] = hidden.to(scores.key_factor)
+        scores.key_factor[where, site.words, column] = hidden.to(scores.key_factor)

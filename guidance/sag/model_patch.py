@@ -14,6 +14,7 @@ from torch import Tensor
 from ...attention import hooks
 from ...attention.block_names import block_name
 from ...attention.conds import Window
+from ...attention.packed import picture_of, with_picture
 from ...attention.recorders import SaliencyRecorder
 from ...attention.run import AttentionWrapper, Record, Run
 from ...attention.sites import BlockId
@@ -117,19 +118,22 @@ class SelfAttentionGuidance:
         state.guided, state.reached = state.guided + 1, True
         if state.due:
             state.term, state.due = self._term(run, args), False
-        if state.term is None or state.term.shape != denoised.shape:
+        picture = picture_of(denoised, run.shapes)
+        if state.term is None or state.term.shape != picture.shape:
             return denoised
-        guided = formulas.rescale(denoised + state.term * self.scale, denoised, self.rescale)
-        limit = self._limit(denoised)
-        return guided if limit is None else denoised + (guided - denoised) * limit
+        guided = formulas.rescale(picture + state.term * self.scale, picture, self.rescale)
+        limit = self._limit(picture)
+        guided = guided if limit is None else picture + (guided - picture) * limit
+        return with_picture(denoised, guided, run.shapes)
 
     def _term(self, run: Run, args: dict[str, Any]) -> Tensor | None:
         """The guidance term of this step before scaling, None if it cannot be had (the reason is logged once)."""
-        x, sigma = args["input"], args["sigma"]
+        x, sigma = picture_of(args["input"], run.shapes), args["sigma"]
         if x.ndim < 4:
-            run.warn(f"{NODE}: this latent has no picture axes (packed audio and video?); the image is left as it is.")
+            run.warn(f"{NODE}: this latent has no picture axes (sound alone?); it is left as it is.")
             return None
         conds, x0 = self._guided(run, args)
+        x0 = picture_of(x0, run.shapes)
         if conds is None:
             needs = (
                 "a negative prompt and CFG other than 1"
@@ -146,7 +150,9 @@ class SelfAttentionGuidance:
         blurred = gaussian_blur(x0, self.blur_sigma, self.kernel_size)
         degraded = formulas.degrade(x0, blurred, mask)
         noisy = formulas.renoise(x, x0, degraded, sigma, run.model.model_sampling.noise_scaling)
+        noisy = with_picture(args["input"], noisy, run.shapes)
         predicted = hooks.degraded_pass(run, conds, noisy, sigma, args["model_options"], self, MARKER)
+        predicted = picture_of(predicted, run.shapes)
         term, broken = formulas.drop_nonfinite_samples(formulas.guidance_term(degraded, predicted))
         if broken:
             where = "the blurred latent" if torch.isfinite(x0).all() else "the latent itself"

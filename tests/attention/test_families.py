@@ -91,7 +91,7 @@ class TestSaliency:
             chunk = calls[0]["chunks"].index(("cond", "uncond").index(cond))
             q, k = calls[0]["qk"][dit.KINDS[name].calls[block]]
             padded = -(-count // dit.KINDS[name].pad) * dit.KINDS[name].pad
-            begin = q.shape[2] - padded
+            begin = q.shape[2] - padded - dit.KINDS[name].behind
             assert begin == (0 if block.count(".") == 2 else dit.KINDS[name].begin)
             for sample in range(2):
                 row = 2 * chunk + sample

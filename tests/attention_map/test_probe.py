@@ -146,7 +146,7 @@ class TestMaps:
         grid = dit.tokens(name, tuple(latent["samples"].shape[2:]))
         q, k = calls[0]["qk"][kind.calls[kind.second]]
         count, padded = math.prod(grid), -(-math.prod(grid) // dit.KINDS[name].pad) * dit.KINDS[name].pad
-        begin = q.shape[2] - padded
+        begin = q.shape[2] - padded - kind.behind
         whole = reference.attention_map(q[0], k[0].repeat_interleave(q.shape[1] // k.shape[1], dim=0)).mean(dim=0)
         row = whole[begin + count - 1, begin : begin + count].reshape(grid[-2:])
         size = latent["samples"].shape[-2:]
@@ -154,6 +154,16 @@ class TestMaps:
         torch.testing.assert_close(level.maps["point"][0, 0].double().reshape(size), picture, rtol=1e-4, atol=1e-7)
         assert level.maps["phrase"].shape == level.maps["saliency"].shape
         assert 0 < float(level.maps["phrase"].mean()) < 0.9
+        if kind.begin or kind.behind:  # joint attention: text is first, or last
+            first, words = begin + padded if kind.behind else 0, torch.zeros(count)
+            joint = [call for block, call in kind.calls.items() if block.count(".") == 1]
+            for q, k in (calls[0]["qk"][call] for call in joint):
+                each = reference.attention_map(q[0], k[0].repeat_interleave(q.shape[1] // k.shape[1], dim=0))
+                words = words + each[:, begin : begin + count, first + 2 : first + 4].mean(dim=0).sum(dim=1)
+            words = words / len(joint)
+            picture = words.reshape(grid[-2:]).repeat_interleave(kind.patch, 0).repeat_interleave(kind.patch, 1)
+            got = level.maps["phrase"][0, 0].double().reshape(size)
+            torch.testing.assert_close(got, picture[: size[0], : size[1]], rtol=1e-4, atol=1e-7)
 
     def test_leaves_the_model_alone_and_is_repeatable(self, model: Any) -> None:
         before = repr(model.model_options)
