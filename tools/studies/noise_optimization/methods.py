@@ -23,7 +23,7 @@ class Method:
     for.
 
     source: of saliency. rate: None is the rule's own. guidance: scale of CLIP guidance on top, 0 is none.
-    backprop_steps: None is exact.
+    backprop_steps: None is exact. search, rounds, batch, sampler: how candidates are tried, as CandidateSearch has it.
     """
 
     candidates: int = 1
@@ -36,6 +36,10 @@ class Method:
     mode: str = "checkpoint"
     backprop_steps: int | None = None
     guidance: float = 0.0
+    search: str = "halving"
+    rounds: int = 0
+    batch: int = 1
+    sampler: str = "euler"
 
     @property
     def timed(self) -> bool:
@@ -64,15 +68,18 @@ def saliency_source(name: str) -> Callable[[Tensor], Tensor]:
     return {"spectral": spectral_residual, "uniform": uniform, "center": center}[name]
 
 
-def run(method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..., Any] | None = None) -> Any:
+def run(
+    method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..., Any] | None = None,
+    watch: Callable[[int, Any], None] = lambda _number, _best: None,
+) -> Any:  # fmt: skip
     """The best that a method finds. look: what to do with the evaluation in place of the search (as its first
-    arguments)."""
+    arguments). watch: told after every trial, as on_evaluation."""
     import comfy.sample
     import comfy.samplers
 
     from fovea.guidance.noise_optimization import update_rules
     from fovea.guidance.noise_optimization.clip_guidance import ClipGuidance
-    from fovea.guidance.noise_optimization.config import OptimizationConfig
+    from fovea.guidance.noise_optimization.config import CandidateSearch, OptimizationConfig
     from fovea.guidance.noise_optimization.losses import SalientLoss
     from fovea.guidance.noise_optimization.noise_sampler import (
         NoiseOptimizer,
@@ -96,11 +103,12 @@ def run(method: Method, demo: DemoSetup, text: str, seed: int, look: Callable[..
         demo.scorer, text, SalientLoss(method.weight, 0, method.views), rule(rate=method.rate or rule().rate),
         Limits(method.iterations), saliency_source(method.source) if method.weight else None, mode=method.mode,
         candidates=method.candidates, backprop_steps=method.backprop_steps,
+        search=CandidateSearch(method.rounds, batch=method.batch, sampler=method.sampler, method=method.search),
     )  # fmt: skip
     if method.iterations == 0:
-        return best_of_n(inputs, config).best
+        return best_of_n(inputs, config, watch).best
     if look is None:
-        return optimize_noise(inputs, config).best
+        return optimize_noise(inputs, config, watch).best
     in_place_of_search = look
 
     class Looking(NoiseOptimizer):

@@ -1,0 +1,223 @@
+"""What searches for a starting latent find in the time of so many pictures: dropping the worse half, particles, and
+gradients from the best candidate; all of one kind from the same candidates.
+
+`python -m tools.studies.noise_optimization.budgets` writes output/eval/latents/budgets.json and docs/images/
+latents_budgets.png. Every method optimizes what CLIP A says; CLIP B and the reader judge. How much a method may try is
+measured first, on a quiet machine, and then fixed, so that what else runs beside does not change what is found.
+Resumable; `--processes` of one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from ...shapesworld import judge, sets
+from ...shapesworld.world import caption, render
+from .. import clip_scores, metrics, record
+from ..demo_setup import DemoSetup
+from ..plotting import IMAGES, label, pyplot, save
+from ..processes import begin, in_processes
+from ..sampling import painted
+from . import methods
+from .methods import CFG, METHODS, SGOOL, STEPS, STRAIGHT, Method
+from .quality import COMPARED, FIRST_SEED, FOLDER, MEASURED, digest, weights
+
+BUDGETS = (8, 32)  # times one picture
+HALVES, DOUBLES = (4, 16), (8, 32)  # what a search finds in half the time, beside another in all of it
+PROMPTS, BATCH = 64, 8
+TEXT = "a plain red star and a striped blue heart on a white background, flat style"
+DRAWN = Method(candidates=-1, batch=BATCH)
+HALVED = replace(DRAWN, rounds=1)
+SEARCHES = {
+    "best of n": DRAWN,
+    "halving": HALVED,
+    "halving, two looks": replace(DRAWN, rounds=2),
+    "best of n, ancestral": replace(DRAWN, sampler="euler_ancestral"),
+    "particles, ancestral": replace(DRAWN, sampler="euler_ancestral", search="particles", rounds=2),
+}
+MOVES = {  # of the best candidate, in the second half of the time
+    "past the model": replace(STRAIGHT, candidates=1),
+    "DOODL": replace(SGOOL, weight=0.0),
+    "SGOOL, spectral residual": SGOOL,
+    "SGOOL, everywhere": replace(SGOOL, source="uniform"),
+    "SGOOL, center": replace(SGOOL, source="center"),
+}
+BEGINS = "halving, then "  # name of a search with a move
+SEARCHED = {
+    **SEARCHES, "best of n, then past the model": replace(MOVES["past the model"], candidates=-1, batch=BATCH),
+    **{BEGINS + name: replace(move, candidates=-1, batch=BATCH, rounds=1) for name, move in MOVES.items()},
+}  # fmt: skip
+AGAINST = ("none", "best of n", BEGINS + "DOODL")
+
+
+def seconds_of(demo: DemoSetup, method: Method, turns: int = 3) -> float:
+    """The median of some runs, after one that warms up."""
+    taken = []
+    for turn in range(-1, turns):
+        began = time.monotonic()
+        methods.run(method, demo, TEXT, 12_000_000 + turn)
+        taken.append(time.monotonic() - began)
+    return statistics.median(taken[1:])
+
+
+def line(cost: Callable[[int], float], few: int, many: int) -> tuple[float, float]:
+    """(seconds of none, of each) from two sizes."""
+    less, more = cost(few), cost(many)
+    each = (more - less) / (many - few)
+    return max(0.0, less - few * each), each
+
+
+def measured_costs(demo: DemoSetup) -> dict[str, Any]:
+    """Seconds of one picture; of candidates by search and of iterations by move, as (none, each)."""
+    costs: dict[str, Any] = {"one": seconds_of(demo, METHODS["none"]), "search": {}, "move": {}}
+    for name, search in SEARCHES.items():
+        costs["search"][name] = line(lambda n, m=search: seconds_of(demo, replace(m, candidates=n)), BATCH, 3 * BATCH)
+    for name, move in MOVES.items():
+        costs["move"][name] = line(lambda n, m=move: seconds_of(demo, replace(m, iterations=n)), 2, 8)
+    return costs
+
+
+def fitted(name: str, costs: dict[str, Any], budget: float) -> Method:
+    """A method with as much to try as so many pictures' time allows: half of it for candidates where it moves them."""
+    method, seconds = SEARCHED[name], budget * costs["one"]
+    move = next((move for move in MOVES if name.endswith(f"then {move}")), None)
+    search = name if move is None else "halving" if name.startswith(BEGINS) else "best of n"
+    none, each = costs["search"][search]
+    given = seconds if move is None else seconds / 2
+    method = replace(method, candidates=max(1 if move is None else 2, int((given - none) / each)))
+    if move is None:
+        return method
+    none_moved, each_moved = costs["move"][move]
+    left = seconds - (none + each * method.candidates) - none_moved
+    return replace(method, iterations=max(1, round(left / each_moved)))
+
+
+def plan(costs: dict[str, Any]) -> dict[str, Method]:
+    """All that is sampled, by "method @ budget"."""
+    every = {f"{name} @ {budget}": fitted(name, costs, budget) for budget in BUDGETS for name in SEARCHED}
+    halves = {f"halving @ {budget}": fitted("halving", costs, budget) for budget in HALVES}
+    return {"none @ 1": METHODS["none"], **every, **halves}
+
+
+def row(folder: Path, demo: DemoSetup, method: Method, index: int) -> dict[str, Any]:
+    """What the judges say of the method's picture for one prompt, what it cost and when it found what; kept."""
+    path = folder / "budgets" / digest(method) / f"{index:03d}.json"
+    return record.kept(path, lambda: judged(demo, method, index))
+
+
+def judged(demo: DemoSetup, method: Method, index: int) -> dict[str, Any]:
+    """The same, made now. curve: (seconds, the best loss so far)."""
+    scene = sets.scene("report", index, 2 + index % 3)
+    text, began, curve = caption(scene), time.monotonic(), []
+    watch = lambda _number, best: curve.append((round(time.monotonic() - began, 3), float(best.losses[0])))  # noqa: E731
+    best = methods.run(method, demo, text, FIRST_SEED["report"] + index, watch=watch)
+    seconds = time.monotonic() - began
+    picture = best.pictures.movedim(1, -1).float().clamp(0, 1)
+    scored = judge.score(scene, judge.read(demo.reader, picture)[0])
+    small = F.interpolate(best.pictures.float(), size=(128, 128), mode="bilinear", antialias=True)
+    return {
+        "text": text, "seconds": seconds, "curve": curve,
+        "clip_a": float(F.cosine_similarity(demo.scorer.image(small), demo.scorer.text([text]))),
+        "clip_b": float(clip_scores.scores(demo.clip_b, picture, [text])),
+        **{key: scored[key] for key in ("share_right", "all_right", "exact")},
+    }  # fmt: skip
+
+
+def ready() -> DemoSetup:
+    return DemoSetup().ready("model", "clip", "vae", "scorer", "reader", "clip_b")
+
+
+def work(folder: Path, costs: dict[str, Any], indices: list[int]) -> None:
+    """What a process does: all methods, prompt by prompt."""
+    demo, planned = ready(), plan(costs)
+    for index in tqdm(indices, desc="budgets", mininterval=20):
+        for method in planned.values():
+            row(folder, demo, method, index)
+
+
+def ceiling(demo: DemoSetup, count: int) -> list[float]:
+    """CLIP B of painted pictures of the same scenes: mean with its interval."""
+    scenes = [sets.scene("report", index, 2 + index % 3) for index in range(count)]
+    pictures = painted([render(scene)[0] for scene in scenes])
+    scores = [clip_scores.scores(demo.clip_b, pictures[i : i + 1], [caption(scene)]) for i, scene in enumerate(scenes)]
+    return metrics.mean([float(score) for score in scores])
+
+
+def summary(rows: dict[str, list[dict]], planned: dict[str, Method]) -> dict[str, Any]:
+    """Means with 95 % bootstrap intervals over prompts; also against others of the same budget, paired."""
+    table = {}
+    for name, own in rows.items():
+        budget = name.partition(" @ ")[2]
+        peers = {peer: rows.get(f"{peer} @ {budget}", rows["none @ 1"] if peer == "none" else None) for peer in AGAINST}
+        table[name] = {
+            **{key: metrics.mean([each[key] for each in own]) for key in MEASURED},
+            "settings": asdict(planned[name]), "seconds": round(statistics.median(each["seconds"] for each in own), 2),
+            "against": {peer: less(own, others) for peer, others in peers.items() if others is not None},
+        }  # fmt: skip
+    for half, whole in zip(HALVES, DOUBLES):
+        own, others = rows[f"halving @ {half}"], rows[f"best of n @ {whole}"]
+        table[f"halving @ {half}"]["against"]["best of n in twice the time"] = less(own, others)
+    return table
+
+
+def less(own: list[dict], others: list[dict]) -> dict[str, list[float]]:
+    return {key: metrics.mean([a[key] - b[key] for a, b in zip(own, others)]) for key in COMPARED}
+
+
+def curves(rows: dict[str, list[dict]], one: float, path: Path) -> None:
+    """The best of CLIP A's losses so far over the time, in pictures, of what has the larger budget."""
+    figure, axis = pyplot().subplots(figsize=(6.5, 3.4), dpi=90)
+    grid = np.linspace(0, max(BUDGETS), 129)
+    for name, own in rows.items():
+        method, _, budget = name.partition(" @ ")
+        if budget != str(max(BUDGETS)) or "SGOOL" in method:
+            continue
+        lines = [steps_of(each, grid) for each in own]
+        axis.plot(grid, np.mean(lines, axis=0), label=method)
+    label(axis, "time, in pictures", "CLIP A, half the squared angle")
+    save(figure, path)
+
+
+def steps_of(row: dict[str, Any], grid: np.ndarray) -> np.ndarray:
+    """A row's best loss so far, at shares of its time; before the first is known it is the first's."""
+    times, losses = np.array(row["curve"]).T
+    at = np.searchsorted(times / row["seconds"] * max(BUDGETS), grid, side="right") - 1
+    return losses[np.maximum(at, 0)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--processes", type=int, default=max(1, os.cpu_count() or 1))
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--images", type=Path, default=IMAGES)
+    args = parser.parse_args()
+    begin(threads=1)
+    demo, folder = ready(), args.out / weights()
+    costs = record.kept(folder / "budgets" / "costs.json", lambda: measured_costs(demo))
+    planned = plan(costs)
+    shares = [list(range(args.prompts))[i :: args.processes] for i in range(args.processes)]
+    in_processes(work, [(folder, costs, share) for share in shares if share])
+    rows = {name: [row(folder, demo, method, i) for i in range(args.prompts)] for name, method in planned.items()}
+    record.write(args.out / "budgets.json", {
+        **record.source(), "prompts": args.prompts, "steps": STEPS, "cfg": CFG, "batch": BATCH,
+        "device": str(demo.model.load_device), "costs": costs, "ceiling": ceiling(demo, args.prompts),
+        "table": summary(rows, planned),
+    })  # fmt: skip
+    curves(rows, costs["one"], args.images / "latents_budgets.png")
+
+
+if __name__ == "__main__":
+    main()
