@@ -174,7 +174,7 @@ def test_families_are_those_of_the_page_of_models() -> None:
     *told, others = rows(section(README, "Models"))
     short = [[family, *cells[:3]] for names, *cells in told for family in names.split("; ")]
     long = [[family, *(re.split("[:;]", cell)[0] for cell in cells[:3])] for family, *cells in known]
-    assert short == long and others[0] == "any other"
+    assert short == long and others[0] == "any other picture model"
 
 
 @static
