@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 DENSE, PAINT, MASKS = "Dense Diffusion", "Paint with Words", "Regions to Conditioning"
 REST = 1.0
-GOALS = ["regional prompting", "regional prompter", "latent couple", "attention couple", "attention mask", "area prompt"]
+GOALS = ["regional prompting", "regional prompter", "latent couple", "attention couple", "attention mask",
+         "area prompt"]  # fmt: skip
 STEERING_NODES = frozenset({"FoveaDenseDiffusion", "FoveaPaintWithWords"})
 
 

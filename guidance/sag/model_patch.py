@@ -113,8 +113,8 @@ class SelfAttentionGuidance:
             run.warn(NOT_ASKED)
         elif not state.begun and not math.isnan(run.sigma):
             run.warn(
-                f"{NODE}: no step of this run lies between start_percent {self.start:g} and end_percent {self.end:g}: no "
-                "guidance."
+                f"{NODE}: no guidance, because no step of this run lies between start_percent {self.start:g} and "
+                f"end_percent {self.end:g}."
             )
 
     def post_cfg(self, args: dict[str, Any]) -> Tensor:
