@@ -19,6 +19,12 @@ _seeds = itertools.count(80_000)  # nothing comes from the server's cache
 NAMES = {"load": "1", "boxes": "2", "regions": "3", "dense": "4", "latent": "5", "sample": "6", "show": "7"}
 TEXT = "window.app.graph.getNodeById({}).widgets.find(one => one.name === '$$node-text-preview')?.value ?? ''"
 DENSE, SAMPLER = (TEXT.format(NAMES[name]) for name in ("dense", "sample"))
+# Whether nothing of an element's text is cut off.
+WHOLE = """element => {
+    for (let at = element; at && at !== document.body; at = at.parentElement)
+        if (getComputedStyle(at).overflowY !== 'visible' && at.scrollHeight > at.clientHeight + 2) return false;
+    return true;
+}"""
 HEIGHT = f"window.app.graph.getNodeById({NAMES['dense']}).size[1]"
 
 
@@ -75,6 +81,7 @@ def test_a_warning_comes_and_goes(renderer: str, page, client, settings, demo_mo
     assert not page.evaluate(DENSE), "it has run again, and nothing was to be said"
     if renderer == "classic":
         assert page.evaluate(HEIGHT) == pytest.approx(before, abs=2)
+    assert page.get_by_text("they end at end_percent 0.5").first.evaluate(WHOLE), "the text is longer than its room"
     page.wait_for_timeout(1000)
     page.screenshot(path=SHOTS / f"notices_gone_{renderer}.png")
     assert not page.ours()
