@@ -71,11 +71,14 @@ def test_a_warning_comes_and_goes(renderer: str, page, client, settings, demo_mo
     page.wait_for_timeout(1000)
     page.screenshot(path=SHOTS / f"notices_{renderer}.png")
     assert not page.evaluate(SAMPLER)
-    page.evaluate(
-        f"""text => {{ window.app.graph.getNodeById({NAMES["boxes"]}).widgets[0].value = text;
-            window.app.graph.getNodeById({NAMES["sample"]}).widgets.find(one => one.name === 'denoise').value = 0.3; }}""",
-        '[{"bbox": [60, 60, 480, 480], "desc": "a plain red star"}]',
-    )
+    box = '[{"bbox": [60, 60, 480, 480], "desc": "a plain red star"}]'
+    for name, widget, value in (("boxes", "value", box), ("sample", "denoise", 0.3)):
+        page.evaluate(
+            """([id, name, value]) => {
+                window.app.graph.getNodeById(id).widgets.find(widget => widget.name === name).value = value;
+            }""",
+            [int(NAMES[name]), widget, value],
+        )
     run(page, client)
     assert appears(page, f"({SAMPLER}).includes('Regions do nothing in this run')", 10)
     assert not page.evaluate(DENSE), "it has run again, and nothing was to be said"

@@ -52,7 +52,7 @@ def test_words_find_their_node(page, client, settings) -> None:
         for _ in range(30):  # the list follows what is typed after a moment
             page.wait_for_timeout(100)
             offered = page.evaluate(OFFERED)
-            leads = words in BEHIND_OTHERS or bool(offered) and offered[0] == [wanted, "fovea"]
+            leads = words in BEHIND_OTHERS or (bool(offered) and offered[0] == [wanted, "fovea"])
             if leads and first_of_ours(offered) == wanted:
                 break
         else:

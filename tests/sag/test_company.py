@@ -23,7 +23,6 @@ from torch import Tensor
 from fovea.attention import hooks
 from fovea.attention.tensor_layout import split_heads
 
-
 BLACK = torch.zeros(1, 8, 8)
 
 
