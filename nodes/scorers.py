@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_management as mm
 import folder_paths
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..guidance.noise_optimization.losses import picture_score
@@ -17,14 +17,14 @@ from ..models import model_folders
 from ..models.scorers import comfy_clip, imscore, open_clip
 from ..models.scorers.scorer import Scorer
 from ..models.shapesworld import loader as demo_model
-from .ui import charts
+from .ui import charts, notices
 
 FOLDER = model_folders.register("scorers")
 CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
 ScorerType = io.Custom("FOVEA_SCORER")
-LOADER = "Load Scorer"
+LOADER, SCORE = "Load Scorer", "Score Images"
 BROKEN = "  (holds NaN or infinity: a VAE in half precision? try --fp32-vae)"
-ALIASES = ["SGOOL", "DOODL", "ReNO", "latent optimization", "noise optimization", "CLIP score"]
+ALIASES = ["CLIP score", "HPS", "open_clip"]
 
 
 def truncated_tokens(scorer: Scorer, text: str) -> list[str]:
@@ -47,12 +47,12 @@ class FoveaLoadScorer(io.ComfyNode):
         return io.Schema(
             node_id="FoveaLoadScorer",
             display_name=LOADER,
-            category="Fovea/latent",
+            category="Fovea/scoring",
             description=(
                 "Loads a CLIP that tells how well a picture fits a text, from the folder models/scorers: open_clip's "
                 "ViT-B/32 to bigG, HPS v2 and v2.1. Or ShapesWorld's own, which ships with Fovea."
             ),
-            search_aliases=[*ALIASES, "HPS", "open_clip"],
+            search_aliases=[*ALIASES, "HPSv2", "PickScore", "ImageReward", "aesthetic predictor"],
             inputs=[
                 io.Combo.Input(
                     "file", options=[CLIP_A, *folder_paths.get_filename_list(FOLDER), *imscore.names()],
@@ -91,7 +91,7 @@ class FoveaScorerFromCLIP(io.ComfyNode):
         return io.Schema(
             node_id="FoveaScorerFromCLIP",
             display_name="Scorer from CLIP",
-            category="Fovea/latent",
+            category="Fovea/scoring",
             description=(
                 "Makes a scorer of what is loaded already: SDXL's CLIP with clip_vision_g, or SD2's with clip_vision_h."
             ),
@@ -116,10 +116,11 @@ class FoveaScoreImages(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FoveaScoreImages",
-            display_name="Score Images",
-            category="Fovea/latent",
+            display_name=SCORE,
+            category="Fovea/scoring",
             description="How well pictures fit a prompt: sorted, in words and as a chart.",
-            search_aliases=[*ALIASES, "rank images", "HPS"],
+            search_aliases=[*ALIASES, "rank images", "aesthetic score"],
+            is_output_node=True,
             inputs=[
                 io.Image.Input("image", tooltip="Pictures of one batch, of any size."),
                 ScorerType.Input("scorer", tooltip="From Load Scorer."),
@@ -144,7 +145,9 @@ class FoveaScoreImages(io.ComfyNode):
         order = sorted(range(len(values)), key=lambda i: (broken[i] or math.isnan(values[i]), -values[i]))
         told = [f"{values[i]:.2f}  picture {i + 1}" + BROKEN * broken[i] for i in order]
         chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{scorer.unit}: {prompt[:60]}")
-        return io.NodeOutput(image[order], chart[None], "\n".join([*truncated_tokens(scorer, prompt), *told]))
+        notices.report(SCORE, [*truncated_tokens(scorer, prompt), *(line for line in told if line.endswith(BROKEN))])
+        report = "\n".join([*truncated_tokens(scorer, prompt), *told])
+        return io.NodeOutput(image[order], chart[None], report, ui=ui.PreviewImage(chart[None], cls=cls))
 
 
 NODES: list[Any] = [FoveaLoadScorer, FoveaScorerFromCLIP, FoveaScoreImages]
