@@ -9,10 +9,11 @@ from ..comfy.workflow import Workflow, inputs_of, is_widget, node_heights, taken
 
 COLUMN, GAP, TITLE = 30, 30, 30
 WIDE, WIDTHS = 340, {"FoveaRegionPainter": 460}
-TALL = {"PreviewImage": 330, "SaveImage": 340, "PreviewAny": 200, "FoveaRegionPainter": 860}  # those that show pictures and texts
+# Of those that show pictures and texts.
+TALL = {"PreviewImage": 330, "SaveImage": 340, "PreviewAny": 200, "FoveaRegionPainter": 860}
 COLOURS = {"ours": ("#223", "#335"), "prompt": ("#232", "#353"), "shared": ("#653", "#432")}
 NOTE_TITLES = ("What this shows", "Try")
-LETTER, LINE = 5.3, 23  # of a note: the width of a letter and the height of a line, in the renderer that draws larger
+LETTER, LINE = 5.3, 23  # of a note, in the renderer that draws it larger
 
 
 def note_height(text: str, width: float) -> int:

@@ -1,4 +1,4 @@
-"""Writes the templates and the further graphs: `python -m tools.release.templates`.
+"""Writes the templates, the further graphs and the blueprints: `python -m tools.release.templates`.
 
 Nodes, slots and widgets are asked from a server, so they fit the schemas. Pictures: `make thumbnails`.
 """
@@ -12,9 +12,10 @@ from ...comfy.api import Client
 from ...comfy.host import ROOT
 from ...comfy.server import temporary
 from ...comfy.workflow import Workflow
+from .blueprints import blueprints
 from .catalog import GRAPHS, TEMPLATES, drawn
 
-FOLDER, MORE = ROOT / "workflows", ROOT / "docs" / "graphs"
+FOLDER, MORE, INSIDE = ROOT / "workflows", ROOT / "docs" / "graphs", ROOT / "subgraphs"
 
 
 def write(folder: Path, made: dict[str, Workflow]) -> None:
@@ -31,6 +32,7 @@ def main() -> None:
         info = Client(server.address).json("/object_info")
     write(FOLDER, drawn(TEMPLATES, info, 1))
     write(MORE, drawn(GRAPHS, info, 2))
+    write(INSIDE, blueprints(info))
 
 
 if __name__ == "__main__":

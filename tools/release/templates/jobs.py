@@ -208,8 +208,8 @@ def best_of_sdxl(board: Board) -> None:
     board.note(
         f"""## The best starting noise, with SDXL
 
-Eight starting noises on {SDXL}; the worse half is dropped twice before the end. The scorer is SDXL's own CLIP-G with the
-picture tower that it was trained with, so that no other file is needed.
+Eight starting noises on {SDXL}; the worse half is dropped twice before the end. The scorer is SDXL's own CLIP-G with
+the picture tower that it was trained with, so that no other scorer is needed.
 """,
         """## Try
 

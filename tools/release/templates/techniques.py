@@ -233,8 +233,8 @@ def steps_demo(board: Board) -> None:
     board.note(
         """## Steps for each of two models
 
-Press **Run**. *Expert Sigmas* gives the model for high noise and the one for low noise exactly as many steps as you say,
-and *Expert Guider* runs both in one sampler, with one noise and one mask.
+Press **Run**. *Expert Sigmas* gives the model for high noise and the one for low noise exactly as many steps as you
+say, and *Expert Guider* runs both in one sampler, with one noise and one mask.
 """,
         """## Try
 
@@ -251,7 +251,8 @@ def style_demo(board: Board) -> None:
     given: dict[str, Output] = {"model": (load, 0), "clip": (load, 1), "vae": (load, 2)}
     wanted = encoded(board, 0, "Prompt of the style picture", given["clip"],
                      "a plain orange square and a plain cyan triangle on a gray background, shaded style")  # fmt: skip
-    text = encoded(board, 0, "Prompt", given["clip"], "a plain purple star and a plain green circle on a gray background")
+    plain = "a plain purple star and a plain green circle on a gray background"
+    text = encoded(board, 0, "Prompt", given["clip"], plain)
     given["negative"] = encoded(board, 0, "Empty prompt", given["clip"], "")
     one, four = (board.put("EmptyLatentImage", 0, title, folded=True, width=256, height=256, batch_size=count)
                  for title, count in (("One picture", 1), ("Four pictures", 4)))  # fmt: skip
@@ -279,8 +280,8 @@ def style_demo(board: Board) -> None:
         """## Style from a picture, with a scale of its own
 
 Press **Run**. The first sampler makes the style picture. *CLIP Vision Encode* sees it, *unCLIP Conditioning* adds it to
-the prompt. *Style Guidance* guides by the text with the sampler's CFG, and by the style with **style_scale**. This small
-model learned style in forty minutes: about half of its pictures take it on.
+the prompt. *Style Guidance* guides by the text with the sampler's CFG, and by the style with **style_scale**. This
+small model learned style in forty minutes: about half of its pictures take it on.
 """,
         """## Try
 
