@@ -14,6 +14,7 @@ from tools.comfy import workflow as ui
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHOTS = ROOT / "output" / "browser"
 EVERY = sorted((ROOT / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 WORKFLOWS = [path for path in EVERY if not ui.needs_files(json.loads(path.read_text(encoding="utf-8")))]
 # What each result node shows, as the editor itself holds it.
 RESULTS = """() => window.app.graph.nodes
@@ -102,3 +103,26 @@ def test_a_node_is_found_by_its_short_name(page, client, settings) -> None:
     search_for(page, "SAG", (900, 900))
     page.get_by_text("Self-Attention Guidance (Fovea)").first.wait_for()
     page.screenshot(path=SHOTS / "search.png")
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_blueprint_has_its_widgets(path: Path, page, client, settings) -> None:
+    """The editor opens the node with the graph inside, shows the chosen widgets, and would queue that graph."""
+    opened(page, client, settings, "classic")
+    shipped = json.loads(path.read_text(encoding="utf-8"))
+    page.evaluate("graph => window.app.loadGraphData(graph)", shipped)
+    (node,), (inside,) = shipped["nodes"], shipped["definitions"]["subgraphs"]
+    page.wait_for_function(f"window.app.graph.nodes[0]?.title === {json.dumps(path.stem)}")
+    shown = page.evaluate("window.app.graph.nodes[0].widgets.map(widget => widget.name)")
+    texts = [each["name"] for each in node["inputs"] if each["type"] == "STRING"]  # to be typed where nothing is linked
+    assert sorted(shown) == sorted([*texts, *(name for _, name in node["properties"]["proxyWidgets"])])
+    queued = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert sorted(each["class_type"] for each in queued.values()) == sorted(each["type"] for each in inside["nodes"])
+    assert not [line for line in page.complaints if "widget" in line.lower()] and not page.ours()
+
+
+def test_blueprints_are_offered_by_the_search(page, client, settings) -> None:
+    opened(page, client, settings, "classic")
+    for path in BLUEPRINTS:
+        search_for(page, path.stem.removesuffix(" (Fovea)"), (900, 900))
+        page.get_by_text(path.stem).first.wait_for()

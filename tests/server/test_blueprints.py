@@ -73,8 +73,7 @@ def test_against_the_live_server(path: Path, client, object_info: dict) -> None:
     shown = blueprint["nodes"][0]["properties"]["proxyWidgets"]
     assert shown
     for node, widget in shown:
-        slots = ui.widget_slots(object_info[kinds[node]])
-        assert widget in slots or (widget == "control_after_generate" and None in slots)
+        assert widget in ui.widget_slots(object_info[kinds[node]])
 
 
 @pytest.mark.server

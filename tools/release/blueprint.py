@@ -38,7 +38,7 @@ class Blueprint(Board):
         self.outlets.append({"id": self._id(f"out {name}"), "name": name, "type": source["type"], "linkIds": [number]})
 
     def show(self, node: int, *widgets: str) -> None:
-        """Widgets of an inner node that the outer node has too."""
+        """Widgets of an inner node that the outer node has too. The editor refuses control_after_generate."""
         self.widgets += [[str(node), name] for name in widgets]
 
     def _link(self, origin: tuple[int, int], target: int, socket: dict[str, Any], slot: int) -> None:
@@ -71,7 +71,7 @@ class Blueprint(Board):
             "links": [dict(zip(keys, link)) for link in self.links],
         }  # fmt: skip
         outer = {
-            "id": 1, "type": inside["id"], "title": self.name, "pos": [0, 0],
+            "id": len(self.nodes) + 1, "type": inside["id"], "title": self.name, "pos": [0, 0],
             "size": [self.wide, min(height, TITLE_HEIGHT + ROW * len(self.inlets) + 24 * len(self.widgets))],
             "flags": {}, "order": 0, "mode": 0,
             "inputs": [{key: each[key] for key in ("name", "type", "label") if key in each} | {"link": None}
@@ -80,7 +80,7 @@ class Blueprint(Board):
             "properties": {"proxyWidgets": self.widgets}, "widgets_values": [],
         }  # fmt: skip
         return {
-            "id": self._id("file"), "revision": 0, "last_node_id": 1, "last_link_id": 0, "nodes": [outer], "links": [],
+            "id": self._id("file"), "revision": 0, "last_node_id": outer["id"], "last_link_id": 0, "nodes": [outer], "links": [],
             "groups": [], "definitions": {"subgraphs": [inside]}, "config": {}, "extra": {}, "version": 0.4,
         }  # fmt: skip
 

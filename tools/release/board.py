@@ -11,6 +11,7 @@ COLUMN, GAP, TITLE = 30, 30, 30
 WIDE, WIDTHS = 340, {"FoveaRegionPainter": 460}
 # Of those that show pictures and texts.
 TALL = {"PreviewImage": 330, "SaveImage": 340, "PreviewAny": 200, "FoveaRegionPainter": 860}
+PICTURE = 240  # what a node of ours needs more for the pictures that it shows by itself
 COLOURS = {"ours": ("#223", "#335"), "prompt": ("#232", "#353"), "shared": ("#653", "#432")}
 NOTE_TITLES = ("What this shows", "Try")
 LETTER, LINE = 5.3, 23  # of a note, in the renderer that draws it larger
@@ -67,7 +68,7 @@ class Board:
                     self._link(given, node_id, socket, len(sockets) - 1)
         outputs = [{"name": name, "type": type_, "links": []}
                    for name, type_ in zip(self.info[kind]["output_name"], self.info[kind]["output"])]  # fmt: skip
-        height = max(tall or TALL.get(kind, 0), node_heights().get(kind, 0))
+        height = max(tall or TALL.get(kind, 0), node_heights().get(kind, 0) + PICTURE * self.shows_pictures(kind))
         node: dict[str, Any] = {
             "id": node_id, "type": kind, "pos": [0, 0], "size": [wide or WIDTHS.get(kind, self.wide), height],
             "flags": {"collapsed": True} if folded else {}, "order": node_id - 1, "mode": 0, "inputs": sockets,
@@ -82,6 +83,10 @@ class Board:
         self.nodes.append(node)
         self.columns[node_id] = column
         return node_id
+
+    def shows_pictures(self, kind: str) -> bool:
+        """Whether a node of ours needs no preview beside it."""
+        return kind.startswith("Fovea") and bool(self.info[kind]["output_node"])
 
     def note(self, *texts: str) -> None:
         """What people read first, side by side above everything: what this shows, then what to try."""

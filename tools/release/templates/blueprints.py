@@ -7,12 +7,13 @@ from typing import Any
 from ...comfy.workflow import Workflow
 from ..blueprint import Blueprint
 
-SAMPLING = ("seed", "control_after_generate", "steps", "cfg", "sampler_name", "scheduler")
+SAMPLING = ("seed", "steps", "cfg", "sampler_name", "scheduler")
 
 
 def paint(info: dict[str, Any]) -> Workflow:
-    board = Blueprint(info, "Paint with words (Fovea)", "Fovea/regions", "Draws each region's prompt in its place: Dense "
-                      "Diffusion, Region Start, a sampler. Connect the regions and the prompt of a Region Painter.")  # fmt: skip
+    about = ("Draws each region's prompt in its place: Dense Diffusion, Region Start, a sampler. Connect the regions "
+             "and the prompt of a Region Painter.")  # fmt: skip
+    board = Blueprint(info, "Paint with words (Fovea)", "Fovea/regions", about)
     model, clip, vae = board.inlet("model", "MODEL"), board.inlet("clip", "CLIP"), board.inlet("vae", "VAE")
     regions, prompt = board.inlet("regions", "FOVEA_REGIONS"), board.inlet("prompt", "STRING")
     latent = board.inlet("latent_image", "LATENT")
@@ -29,8 +30,9 @@ def paint(info: dict[str, Any]) -> Workflow:
 
 
 def two_models(info: dict[str, Any]) -> Workflow:
-    board = Blueprint(info, "Two models in one run (Fovea)", "Fovea/experts", "One sampler, two models: the second takes "
-                      "over below a noise level. Presets for Wan 2.2 and the SDXL refiner.")  # fmt: skip
+    about = ("One sampler, two models: the second takes over below a noise level. Presets for Wan 2.2 and the SDXL "
+             "refiner.")  # fmt: skip
+    board = Blueprint(info, "Two models in one run (Fovea)", "Fovea/experts", about)
     first, second = board.inlet("model", "MODEL", "high noise"), board.inlet("expert", "MODEL", "low noise")
     positive, negative = board.inlet("positive", "CONDITIONING"), board.inlet("negative", "CONDITIONING")
     latent, vae = board.inlet("latent_image", "LATENT"), board.inlet("vae", "VAE")
@@ -48,8 +50,8 @@ def two_models(info: dict[str, Any]) -> Workflow:
 
 
 def best_noise(info: dict[str, Any]) -> Workflow:
-    board = Blueprint(info, "The best starting noise (Fovea)", "Fovea/scoring", "Tries several starting noises and keeps "
-                      "the picture that fits the prompt best, by a CLIP in models/scorers.")  # fmt: skip
+    about = "Tries several starting noises and keeps the picture that fits the prompt best, by a CLIP."
+    board = Blueprint(info, "The best starting noise (Fovea)", "Fovea/scoring", about)
     model, clip, vae = board.inlet("model", "MODEL"), board.inlet("clip", "CLIP"), board.inlet("vae", "VAE")
     latent, prompt = board.inlet("latent_image", "LATENT"), board.inlet("prompt", "STRING")
     positive = board.put("CLIPTextEncode", 0, "Prompt", "prompt", clip=clip, text=prompt)
@@ -61,8 +63,7 @@ def best_noise(info: dict[str, Any]) -> Workflow:
         board.outlet(name, (found, slot))
     board.show(scorer, "file")
     board.show(negative, "text")
-    board.show(found, "candidates", "rounds", "seed", "control_after_generate", "steps", "cfg", "sampler_name",
-               "scheduler")  # fmt: skip
+    board.show(found, "candidates", "rounds", *SAMPLING)
     return board.blueprint()
 
 

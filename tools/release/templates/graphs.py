@@ -8,14 +8,13 @@ from ..board import Board
 from .jobs import SCENE
 from .parts import (
     DEMO_STEPS,
-    FLUX,
-    SD35,
     SDXL,
     THREE_THINGS,
     Output,
     demo,
     encoded,
     models,
+    seen,
     show,
     start,
     with_and_without,
@@ -59,7 +58,7 @@ def attention_map(board: Board) -> None:
     maps = board.put("FoveaAttentionMap", 2, tint="ours", model=given["model"], positive=given["positive"],
                      latent=picture, prompt=text, clip=given["clip"], vae=given["vae"], levels="0.2, 0.5, 0.8",
                      phrase="blue star")  # fmt: skip
-    board.put("PreviewImage", 3, "Where the model looks", tall=700, wide=620, images=(maps, 0))
+    seen(board, 3, maps, 0, "Where the model looks", tall=700, wide=620)
     board.note(
         """## Where does the model look?
 
@@ -91,7 +90,7 @@ def regions_demo(board: Board) -> None:
 ]""")  # fmt: skip
     regions = board.put("FoveaRegionsFromBoxes", 1, boxes=boxes, width=256, height=256)
     preview = board.put("FoveaRegionPreview", 1, regions=(regions, 0), width=256, height=256)
-    board.put("PreviewImage", 1, "Where", tall=270, images=(preview, 0))
+    seen(board, 1, preview, 0, "Where", tall=270)
     steer = board.put("FoveaDenseDiffusion", 2, tint="ours", model=given["model"], clip=given["clip"],
                       regions=(regions, 0), prompt=text)  # fmt: skip
     hinted = board.put("FoveaRegionStart", 2, tint="ours", model=(steer, 0), regions=(regions, 0), background=text)
@@ -121,7 +120,7 @@ def regions(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) ->
     text = written(board, 0, "Two boxes in thousandths: top, left, bottom, right", PLACES)
     boxes = board.put("FoveaRegionsFromBoxes", 1, boxes=text, width=size, height=size)
     preview = board.put("FoveaRegionPreview", 1, regions=(boxes, 0), width=size, height=size)
-    board.put("PreviewImage", 1, "Where", images=(preview, 0))
+    seen(board, 1, preview, 0, "Where")
     steer = board.put("FoveaDenseDiffusion", 2, tint="ours", model=given["model"], clip=given["clip"],
                       regions=(boxes, 0), prompt=PLACED)  # fmt: skip
     with_and_without(board, given, steer, PLACED, "With regions", cfg=cfg, **how)
@@ -259,11 +258,11 @@ def style_redux(board: Board) -> None:
     empty = encoded(board, 0, "Negative prompt", given["clip"], "")
     picture = board.put("LoadImage", 1, "The style picture", tall=270)
     sees = board.put("CLIPVisionLoader", 1, models=models(eyes), clip_name=eyes)
-    seen = board.put("CLIPVisionEncode", 1, clip_vision=(sees, 0), image=(picture, 0))
+    looked = board.put("CLIPVisionEncode", 1, clip_vision=(sees, 0), image=(picture, 0))
     loader = board.put("StyleModelLoader", 1, models=models(redux), style_model_name=redux)
     plain = board.put("FluxGuidance", 2, conditioning=text, guidance=3.5)
     styled = board.put("StyleModelApply", 2, conditioning=(plain, 0), style_model=(loader, 0),
-                       clip_vision_output=(seen, 0))  # fmt: skip
+                       clip_vision_output=(looked, 0))  # fmt: skip
     guided = board.put("FoveaStyleGuidance", 2, tint="ours", model=given["model"], text=(plain, 0), style_scale=0.6,
                        start_percent=0.2)  # fmt: skip
     how: dict[str, Any] = {"steps": 20, "cfg": 1.0, "sampler": "euler", "scheduler": "simple", "negative": empty}
@@ -311,7 +310,7 @@ def layout_prompt(board: Board) -> None:
     places = "left third: a lighthouse on a cliff\nright half: a sailing ship\ntop third: storm clouds"
     regions = board.put("FoveaRegionsFromText", 0, tint="ours", text=places)
     preview = board.put("FoveaRegionPreview", 1, regions=(regions, 0), width=1024, height=1024)
-    board.put("PreviewImage", 1, "Where", images=(preview, 0))
+    seen(board, 1, preview, 0, "Where")
     text = board.put("FoveaRegionsToLayoutPrompt", 2, tint="ours", regions=(regions, 0))
     board.put("PreviewAny", 3, "For the text encoder", source=(text, 0))
     board.note(

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ..board import Board
-from .parts import DEMO_STEPS, SDXL, THREE_THINGS, Output, demo, encoded, models, pictures, show, start, written
+from .parts import DEMO_STEPS, SDXL, THREE_THINGS, Output, encoded, models, pictures, show, start, written
 
 SCENE = "a lighthouse on a cliff above a stormy sea, oil painting"
 

@@ -107,6 +107,12 @@ def pictures(board: Board, column: int, given: dict[str, Output], samples: Outpu
     return decoded
 
 
+def seen(board: Board, column: int, node: int, slot: int, title: str, **how: Any) -> None:
+    """A preview of a node's pictures, where it does not show them itself."""
+    if not board.shows_pictures(board.nodes[node - 1]["type"]):
+        board.put("PreviewImage", column, title, images=(node, slot), **how)
+
+
 def with_and_without(
     board: Board, given: dict[str, Output], steer: int, prompt: str | Output, title: str, **how: Any
 ) -> None:

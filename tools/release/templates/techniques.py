@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..board import Board
-from .parts import DEMO_STEPS, THREE_THINGS, Output, demo, encoded, pictures, show, written
+from .parts import DEMO_STEPS, THREE_THINGS, Output, demo, encoded, pictures, seen, show, written
 
 WHITE, GREEN, BLUE = 0xFFFFFF, 0x00FF00, 0x0000FF
 HALVES = """[
@@ -24,7 +24,7 @@ def sag_demo(board: Board) -> None:
     maps = board.put("FoveaAttentionMap", 4, tint="ours", model=given["model"], positive=given["positive"],
                      latent=(one, 0), clip=given["clip"], vae=given["vae"], levels="0.2, 0.5, 0.8", phrase="blue star",
                      prompt=prompt)  # fmt: skip
-    board.put("PreviewImage", 4, "Where the model looks", tall=330, images=(maps, 0))
+    seen(board, 4, maps, 0, "Where the model looks", tall=330)
     board.note(
         """## Self-Attention Guidance, without and with
 
@@ -92,19 +92,19 @@ def part_anew(board: Board) -> None:
     whole = len(board.nodes) + 1, 0  # the sampler that comes now
     picture = show(board, 3, given, "The whole picture", model=(steer, 0), positive=(steer, 1), latent=(latent, 0),
                    tall=270, **DEMO_STEPS)  # fmt: skip
-    part = board.put("FoveaCropRegions", 1, tint="ours", regions=(regions, 0), x=0, y=128, width=128, height=128,
+    part = board.put("FoveaCropRegions", 1, tint="ours", regions=(regions, 0), x=128, y=0, width=128, height=128,
                      picture_width=256, picture_height=256)  # fmt: skip
     masked = board.put("FoveaRegionsToConditioning", 1, tint="ours", clip=given["clip"], regions=(part, 0),
                        prompt="a white background, flat style")  # fmt: skip
-    cut = board.put("LatentCrop", 0, "The part: a quarter", samples=whole, width=128, height=128, x=0, y=128)
+    cut = board.put("LatentCrop", 0, "The part: a quarter", samples=whole, width=128, height=128, x=128, y=0)
     large = board.put("LatentUpscale", 3, "Twice as large", folded=True, samples=(cut, 0), upscale_method="bislerp",
                       width=256, height=256)  # fmt: skip
-    anew = show(board, 3, given, "The part, drawn anew", positive=(masked, 0), latent=(large, 0), denoise=0.6,
+    anew = show(board, 3, given, "The part, drawn anew", positive=(masked, 0), latent=(large, 0), denoise=0.5,
                 tall=270, **DEMO_STEPS)  # fmt: skip
     small = board.put("ImageScale", 3, "Back to its size", folded=True, image=anew, upscale_method="area", width=128,
                       height=128)  # fmt: skip
     pasted = board.put("ImageCompositeMasked", 3, "Back into the picture", folded=True, destination=picture,
-                       source=(small, 0), x=0, y=128)  # fmt: skip
+                       source=(small, 0), x=128, y=0)  # fmt: skip
     board.put("PreviewImage", 4, "Put back", tall=270, images=(pasted, 0))
     board.note(
         """## Draw a part anew, with the regions that lie in it
@@ -117,7 +117,7 @@ The part is drawn with *Regions to Conditioning*, ComfyUI's own masked prompts, 
         """## Try
 
 - **x** and **y** of *Crop Regions*, of *The part* and of *Back into the picture*: 0 or 128 for another quarter;
-- **denoise** 0.4 of the second sampler: closer to the first picture;
+- **denoise** 0.3 of the second sampler: closer to the first picture;
 - *Dense Diffusion* in the place of *Regions to Conditioning*: one evaluation in place of one per region.
 """,
     )
@@ -144,8 +144,8 @@ def optimize_demo(board: Board) -> None:
     )  # fmt: skip
     board.put("PreviewImage", 3, "Optimized", tall=270, images=(found, 2))
     board.put("PreviewImage", 3, "Losses", tall=270, images=(found, 3))
-    seen = board.put("FoveaSaliencyMap", 4, image=(found, 2), saliency_model=saliency)
-    board.put("PreviewImage", 4, "Where people look", tall=270, images=(seen, 1))
+    salient = board.put("FoveaSaliencyMap", 4, image=(found, 2), saliency_model=saliency)
+    seen(board, 4, salient, 1, "Where people look", tall=270)
     show(board, 4, given, "CLIP guidance, for comparison", beside=1, tall=270, model=(pushed, 0), **few)
     board.note(
         """## Optimize the starting noise
@@ -187,8 +187,8 @@ def sources_demo(board: Board) -> None:
                         colors="#00ff00: a striped green heart")  # fmt: skip
     region = board.put("FoveaRegion", 3, tint="ours", regions=(colored, 0), mask=(mask, 0),
                        prompt="a plain blue circle")  # fmt: skip
-    seen = board.put("FoveaRegionPreview", 3, regions=(region, 0), width=256, height=256)
-    board.put("PreviewImage", 3, "All regions", tall=270, images=(seen, 0))
+    preview = board.put("FoveaRegionPreview", 3, regions=(region, 0), width=256, height=256)
+    seen(board, 3, preview, 0, "All regions", tall=270)
     steer = board.put("FoveaPaintWithWords", 4, tint="ours", model=given["model"], clip=given["clip"],
                       regions=(region, 0), prompt=prompt)  # fmt: skip
     show(board, 4, given, "The picture", model=(steer, 0), positive=(steer, 1), negative=(steer, 2), **DEMO_STEPS)
@@ -260,9 +260,9 @@ def style_demo(board: Board) -> None:
     given["latent"] = four, 0
     reference = show(board, 1, given, "The style picture", beside=0, tall=270, latent=(one, 0), positive=wanted,
                      **DEMO_STEPS)  # fmt: skip
-    seen = board.put("CLIPVisionEncode", 1, "(or Load Image)", folded=True, clip_vision=(load, 3), image=reference,
+    looked = board.put("CLIPVisionEncode", 1, "(or Load Image)", folded=True, clip_vision=(load, 3), image=reference,
                      crop="center")  # fmt: skip
-    styled = board.put("unCLIPConditioning", 1, "Prompt with style", conditioning=text, clip_vision_output=(seen, 0),
+    styled = board.put("unCLIPConditioning", 1, "Prompt with style", conditioning=text, clip_vision_output=(looked, 0),
                        strength=1.0, noise_augmentation=0.0), 0  # fmt: skip
     scales = {"style_scale": 8.0, "start_percent": 0.0}
     guided = board.put("FoveaStyleGuidance", 2, tint="ours", model=given["model"], text=text, **scales)
