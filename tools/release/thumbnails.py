@@ -40,7 +40,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "Optimize the starting noise (demo)": ("Not optimized", "Optimized"),
     "Regions from all sources (demo)": ("A painting (or Load Image)", "The picture"),
     "Self-Attention Guidance (demo)": ("Without guidance", "With guidance"),
-    "Steps for each of two models (demo)": ("4 steps and 12 steps", "12 steps and 4 steps"),
+    "Steps for each of two models (demo)": ("4 steps and 12 steps", "8 steps and 8 steps"),
     "Style from a picture (demo)": ("The style picture", "Without style", "With style"),
     "Text encoders by noise level (demo)": ("eDiff-I", "CLIP only"),
 }

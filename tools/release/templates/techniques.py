@@ -224,9 +224,9 @@ def steps_demo(board: Board) -> None:
     sampler = board.put("KSamplerSelect", 1, sampler_name="dpmpp_2m"), 0
     guider = board.put("FoveaExpertGuider", 2, tint="ours", model=(first, 0), experts=expert, positive=positive,
                        negative=negative, cfg=4.0), 0  # fmt: skip
-    for column, steps in ((2, "4, 12"), (2, "12, 4")):
+    for steps in ("4, 12", "8, 8"):
         title = " and ".join(f"{count} steps" for count in steps.split(", "))
-        sigmas = board.put("FoveaExpertSigmas", column, title, "ours", model=(first, 0), experts=expert, steps=steps), 0
+        sigmas = board.put("FoveaExpertSigmas", 2, title, "ours", model=(first, 0), experts=expert, steps=steps), 0
         sampled = board.put("SamplerCustomAdvanced", 3, title, noise=noise, guider=guider, sampler=sampler,
                             sigmas=sigmas, latent_image=latent)  # fmt: skip
         pictures(board, 3, {"vae": (first, 2)}, (sampled, 0), title)
@@ -238,7 +238,7 @@ say, and *Expert Guider* runs both in one sampler, with one noise and one mask.
 """,
         """## Try
 
-- other numbers in **steps**: the first is for the model that starts;
+- **steps** *12, 4*: the first is for the model that starts, and too few are left for the details;
 - **cfg** 1 on *Expert*: no negative prompt for low noise, half the cost there;
 - **your own models**: Wan 2.2's two, or SDXL base and refiner with a preset in **boundary_unit**.
 """,
@@ -260,7 +260,7 @@ def style_demo(board: Board) -> None:
     given["latent"] = four, 0
     reference = show(board, 1, given, "The style picture", beside=0, tall=270, latent=(one, 0), positive=wanted,
                      **DEMO_STEPS)  # fmt: skip
-    looked = board.put("CLIPVisionEncode", 1, "(or Load Image)", folded=True, clip_vision=(load, 3), image=reference,
+    looked = board.put("CLIPVisionEncode", 1, "CLIP Vision Encode (or Load Image)", folded=True, clip_vision=(load, 3), image=reference,
                      crop="center")  # fmt: skip
     styled = board.put("unCLIPConditioning", 1, "Prompt with style", conditioning=text, clip_vision_output=(looked, 0),
                        strength=1.0, noise_augmentation=0.0), 0  # fmt: skip
