@@ -96,6 +96,20 @@ def share(painter, row: int = 1) -> float:
     return float((painter.map() == row).mean())
 
 
+def test_a_painter_begins_as_the_editors_settings_say(page, client, settings) -> None:
+    usual = {"Fovea__Painter__BrushSize": 48, "Fovea__Painter__PaintOpacity": 75, "Fovea__Painter__Colors": ""}
+    settings(Fovea__Painter__BrushSize=14, Fovea__Painter__PaintOpacity=40, Fovea__Painter__Colors="#102030 no #AABBCC")
+    try:
+        painter = loaded(page, client, settings, "classic")
+        for _ in range(2):
+            painter.button("Add a region")
+        assert page.get_by_role("spinbutton", name="Size").first.input_value() == "14"
+        assert page.get_by_label("Opacity of the paint").first.input_value() == "40"
+        assert [row["color"] for row in painter.value()["regions"]] == ["#102030", "#aabbcc"]
+    finally:
+        settings(**usual)
+
+
 def test_scribbles_stay_small(page, client, settings) -> None:
     """Eight regions of strokes that overlap, at 512 pixels: read back as they were, here and in Python."""
     from fovea.guidance.regions import painter_format

@@ -76,3 +76,24 @@ def test_the_editor_is_given_them(client, language: str) -> None:
     served = client.json("/i18n")
     for node, texts in told(language).items():
         assert served[language]["nodeDefs"][node] == texts
+
+
+@pytest.mark.static
+@every_language
+def test_the_editors_settings_have_their_words(language: str) -> None:
+    """As ComfyUI looks for them: by the id, with underscores for dots."""
+    code = (locales.FOLDER.parent / "web" / "js" / "preferences.js").read_text(encoding="utf-8")
+    ids = {found.replace(".", "_") for found in re.findall(r'"(Fovea\.\w+\.\w+)"', code)}
+    words = json.loads((locales.FOLDER / language / "settings.json").read_text(encoding="utf-8"))
+    assert ids and words.keys() == ids and all(each["name"] and each["tooltip"] for each in words.values())
+    english = json.loads((locales.FOLDER / "en" / "settings.json").read_text(encoding="utf-8"))
+    assert all(f'"{each["name"]}"' in code and f'"{each["tooltip"]}"' in code for each in english.values())
+
+
+@pytest.mark.static
+def test_the_about_page_tells_the_version() -> None:
+    code = (locales.FOLDER.parent / "web" / "js" / "preferences.js").read_text(encoding="utf-8")
+    project = (locales.FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^version = "(.+)"', project, re.M)
+    (repository,) = re.findall(r'^Repository = "(.+)"', project, re.M)
+    assert f'VERSION_SHOWN = "{version}"' in code and f'PAGE = "{repository}"' in code

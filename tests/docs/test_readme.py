@@ -27,7 +27,12 @@ static = pytest.mark.static
 live_server = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, NODES, MODELS, TROUBLESHOOTING, DEVELOPERS, SHAPESWORLD, TECHNIQUES, COMPARISON = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/nodes.md", "docs/models.md", "docs/troubleshooting.md", "docs/developers.md",
+                 "docs/shapesworld.md", "docs/techniques/README.md", "docs/comparison.md")
+)  # fmt: skip
+MOST_LINES, MOST_WORDS = 130, 1050  # of the README: one page
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "web" / "docs").glob("*.md"))]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -48,10 +53,34 @@ def code_of(text: str) -> str:
 
 
 def broken_links(page: Path, text: str) -> list[str]:
-    """Links of a page to files of the repository that are not there."""
+    """Links of a page to files of the repository, and to headings in them, that are not there."""
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
-    local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
-    return [target for target in local if not (page.parent / target).exists()]
+    broken = []
+    for target in targets:
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (anchor and anchor not in anchors(text if not name else file.read_text("utf-8"))):
+            broken.append(target)
+    return broken
+
+
+def anchors(text: str) -> set[str]:
+    """What a link to a heading of this page is called, as GitHub has it."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a heading of the second level."""
+    return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def rows(table: str) -> list[list[str]]:
+    """Cells of the rows of a page's only table, without its head."""
+    lines = [line.strip().strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in cells] for cells in lines[2:]]
 
 
 def make_targets(text: str) -> set[str]:
@@ -115,47 +144,132 @@ def test_links_lead_somewhere(page: Path) -> None:
 @static
 def test_nodes_exist() -> None:
     known = schemas()
-    assert set(re.findall(r"\bFovea[A-Z]\w+", README)) <= set(known)
+    for page in (README, TROUBLESHOOTING, DEVELOPERS, TECHNIQUES):
+        assert set(re.findall(r"\bFovea[A-Z]\w+", page)) <= set(known)
+
+
+@static
+def test_every_node_is_listed_as_the_menu_has_it() -> None:
+    listed = re.findall(r"^\| \[(.+?)\]\(\.\./web/docs/(\w+)\.md\) \| .+ \| `(\w+)` \|$", NODES, re.MULTILINE)
+    assert [page for _, page, _ in listed] == [node_id for *_, node_id in listed]
+    assert {node_id: name for name, _, node_id in listed} == {
+        node_id: schema.display_name for node_id, schema in schemas().items()
+    }
+    assert len(listed) == len(schemas()), "none twice"
+
+
+@static
+def test_every_template_is_listed_and_those_named_exist() -> None:
+    there = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    named = re.findall(r"`(\w+)`", section(TECHNIQUES, "Which template").split("\n|", 1)[1])
+    assert sorted(named) == sorted(there)
+    told = re.findall(r"`(\w+)`", " ".join(re.findall(r"^Templates: (.+)$", README, re.MULTILINE)))
+    assert len(told) > 8 and set(told) <= there
+
+
+@static
+def test_families_are_those_of_the_page_of_models() -> None:
+    """The README's short table says of every family what the long one says, in the same order."""
+    known = rows(MODELS.split("## Not yet")[0])
+    *told, others = rows(section(README, "Models"))
+    short = [[family, *cells[:3]] for names, *cells in told for family in names.split("; ")]
+    long = [[family, *(re.split("[:;]", cell)[0] for cell in cells[:3])] for family, *cells in known]
+    assert short == long and others[0] == "any other picture model"
+
+
+@static
+def test_it_is_one_page() -> None:
+    words = re.sub(r"\]\([^)]*\)|[|]", " ", README).split()
+    assert len(README.splitlines()) <= MOST_LINES and len(words) <= MOST_WORDS
+
+
+@static
+def test_the_badges_say_what_the_metadata_say() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^version = "(.+)"', project, re.MULTILINE)
+    (needs,) = re.findall(r'^requires-comfyui = ">=(.+)"', project, re.MULTILINE)
+    (license_,) = re.findall(r"Apache License\s+Version (\S+), January", (ROOT / "LICENSE").read_text(encoding="utf-8"))
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    state = ", unreleased" if f"## {version} (unreleased)" in changes else ""
+    badges = dict(re.findall(r"^!\[(.+?)\]\(https://img\.shields\.io/badge/(.+)-\w+\)$", README, re.MULTILINE))
+    assert list(badges) == [f"Version {version}{state}", f"License Apache-{license_}", f"ComfyUI {needs} or newer"]
+    for text, shown in zip(badges.values(), (version, f"Apache--{license_}", needs)):
+        assert shown in text
+
+
+@static
+def test_what_is_measured_is_what_was_measured() -> None:
+    """The README's numbers, in their order, are those of docs/results.json."""
+    told = section(README, "What is measured")
+    facts = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    start, twins, noise = (facts[name]["table"] for name in ("regions_start", "regions_identities", "latents"))
+    both = {row["name"]: row["both"][0] for row in facts["region_lora"]["rows"]}
+    painted = "painted start, dense diffusion"
+    shares = [start[name]["there"][0] for name in ("none", "dense diffusion", painted)]
+    leaks = [twins[name]["leak"][0] for name in ("none", "ComfyUI's masked prompts", "dense diffusion", painted)]
+    styles = [both["Region LoRA"], both["ComfyUI's masked hooks"]]
+    scores = [noise[name]["clip_b"][0] for name in ("best of n", "none", "past the model, whole")]
+    assert re.findall(r"\d+\.\d+", told) == [
+        *(f"{100 * share:.1f}" for share in shares), f"{start[painted]['time']:.2f}",
+        *(f"{100 * share:.1f}" for share in (*leaks, *styles, *scores)),
+    ]  # fmt: skip
+    assert re.findall(r"\((\d+) (?:layouts|pictures|prompts)", told) == [
+        str(n) for n in (facts["regions_start"]["layouts"], facts["regions_identities"]["layouts"],
+                         facts["region_lora"]["rows"][0]["n"], facts["latents"]["prompts"])
+    ]  # fmt: skip
+    assert re.findall(r"best of (\d+)", told) == [str(facts["latents"]["trials"]["best of n"])] * 2
+
+
+@static
+def test_tests_that_the_comparison_names_exist() -> None:
+    named = re.findall(r"\]\(\.\./(tests/[\w/]+\.py)\):\s+((?:test_\w+(?:,\s+)?)+)", COMPARISON)
+    assert len(named) > 40
+    for file, names in named:
+        there = set(re.findall(r"def (test_\w+)", (ROOT / file).read_text(encoding="utf-8")))
+        assert set(re.findall(r"test_\w+", names)) <= there, file
 
 
 @static
 def test_messages_are_in_the_source() -> None:
     """Whoever looks up the message that they got finds it: the tables quote what the programs say."""
-    rows = re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE)
+    listed, common = (re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) for page in (TROUBLESHOOTING, README))
     told = source_messages()
-    assert not [message for message in rows if not is_told(message, told)]
+    assert len(listed) > 30 and not [message for message in listed if not is_told(message, told)]
+    assert len(common) == 4 and set(common) <= set(listed)
 
 
 @static
 def test_flags_are_known_to_the_host_or_to_our_tool() -> None:
     options = (host.locate() / "comfy" / "cli_args.py").read_text(encoding="utf-8")
     ours = {option for action in evaluate.parser()._actions for option in action.option_strings}
-    told = re.findall(r"`(--[a-z][a-z0-9-]+)", README)
-    calls = [block for block in code_blocks(README) if "tools.evaluate" in block]
+    told = re.findall(r"`(--[a-z][a-z0-9-]+)", README + TROUBLESHOOTING + DEVELOPERS)
+    regions = (ROOT / "docs" / "techniques" / "regions.md").read_text(encoding="utf-8")
+    calls = [block for block in code_blocks(DEVELOPERS) + code_blocks(regions) if "tools.sweep.evaluate" in block]
     used = [flag for block in calls for flag in re.findall(r"--[a-z][a-z0-9-]+", block)]
-    assert not [flag for flag in told if flag not in ours and f'"{flag}"' not in options]
-    assert not set(used) - ours
+    assert told and not [flag for flag in told if flag not in ours and f'"{flag}"' not in options]
+    assert len(calls) == 2 and used and not set(used) - ours
 
 
 @static
-def test_it_is_cloned_from_the_repository_of_the_metadata() -> None:
+@every_page
+def test_it_is_cloned_from_the_repository_of_the_metadata(page: Path) -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     repository = re.search(r'^Repository = "([^"]+)"', project, re.MULTILINE).group(1)
-    assert set(re.findall(r"git clone (\S+)", README)) <= {repository}
+    assert set(re.findall(r"git clone (\S+)", page.read_text(encoding="utf-8"))) <= {repository}
 
 
 @static
 def test_the_grammar_is_the_worlds() -> None:
-    """The README's words are those that the model in the box knows, and its captions and the demo's are of them."""
-    (grammar,) = (block for block in code_blocks(README) if block.startswith("caption"))
+    """The page's words are those that the model in the box knows, and its captions and the demo's are of them."""
+    (grammar,) = (block for block in code_blocks(SHAPESWORLD) if block.startswith("caption"))
     listed = {tuple(rule.split(" | ")) for rule in re.findall(r"^\w+ += (.+)$", grammar, re.MULTILINE)}
     words = (world.TEXTURES, world.COLOUR_NAMES, world.SHAPES, world.BACKGROUND_NAMES, world.STYLES)
     assert set(words) <= listed
     texture, color, shape, background, style = ("(" + "|".join(names) + ")" for names in words)
     thing = f"a ({texture} )?{color} {shape}"
     caption = f"(a picture of )?({thing}(, {thing})* and )?{thing}( on a {background} background)?(, {style} style)?"
-    examples = re.findall(r"^- `(a [^`]+)`", README, re.MULTILINE)
-    assert all(re.fullmatch(caption, example) for example in examples)
+    examples = re.findall(r"^- `(a [^`]+)`", SHAPESWORLD, re.MULTILINE)
+    assert len(examples) == 2 and all(re.fullmatch(caption, example) for example in examples)
     for index in range(50):  # and the grammar covers what the world says
         scene = world.sample_scene(np.random.default_rng(index))
         assert re.fullmatch(caption, world.caption(scene, np.random.default_rng(index)))
@@ -188,7 +302,10 @@ def test_the_checks_bite() -> None:
     """Each check finds the mistake that it is for: otherwise the tests above could not fail."""
     assert make_targets("run `make nothing` now") == {"nothing"} and make_targets("make sure of it") == set()
     assert is_command("tools.studies") and is_command("tools.demo") and not is_command("tools.nothing")
-    assert broken_links(ROOT / "README.md", "[a](LICENSE) [b](no/such.md#x) [c](https://x.y) [d](#e)") == ["no/such.md"]
+    page = "# E, f - g\n[a](LICENSE) [b](no/such.md#x) [c](https://x.y) [d](#e-f---g) [h](#i) [j](docs/nodes.md#k)"
+    assert broken_links(ROOT / "README.md", page) == ["no/such.md#x", "#i", "docs/nodes.md#k"]
+    assert anchors("## A LoRA per region\n```\n# no heading\n```") == {"a-lora-per-region"}
+    assert rows("| a | b |\n|---|---|\n| c | d, `e` |") == [["c", "d, `e`"]]
     told = source_messages()
     assert is_told("port ... is taken or not allowed.", told)
     assert not is_told("port ... is occupied.", told)
@@ -196,12 +313,12 @@ def test_the_checks_bite() -> None:
     assert messages('x = f"a {b} c" "d"\ny = "e %s"') == [f"a {HOLE} cd", f"e {HOLE}"]
 
 
-# The README's own program and commands, run for real.
+# The documentation's own program and commands, run for real.
 
 
 @live_server
 def test_api_example_runs(live: Any, demo_model: Path, tmp_path: Path) -> None:
-    (program,) = code_blocks(README, "python")
+    (program,) = code_blocks(DEVELOPERS, "python")
     assert program.count("http://127.0.0.1:8188") == 1
     script = tmp_path / "example.py"
     script.write_text(program.replace("http://127.0.0.1:8188", live.address), encoding="utf-8")

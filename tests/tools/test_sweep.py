@@ -194,6 +194,13 @@ def test_report_compares_pairs(tmp_path: Path, small: graphs.Graph) -> None:
     assert "<script>" not in page and "<b>c</b>" not in page and "&lt;i&gt;" in page and "data:image/png" in page
 
 
+def test_one_prompt_has_no_interval(tmp_path: Path, small: graphs.Graph) -> None:
+    every, store = filled(tmp_path, small)
+    (plain, _) = report.write(tmp_path, "t", every[:2], store, {})["table"]
+    assert plain["mean"] == [0.0] and report.written(plain["mean"]) == "0.000"
+    assert report.written([1.0, 0.5, 1.5]) == "1.000 [0.500, 1.500]"
+
+
 def test_blind_votes(tmp_path: Path, small: graphs.Graph) -> None:
     every, store = filled(tmp_path, small)
     (tmp_path / "blind.jsonl").write_text('{"pair": ["jobs/of/others"], "winner": "plain"}\n{"cut o\n')
@@ -249,6 +256,35 @@ def test_on_a_live_server(tmp_path: Path, small: graphs.Graph, live: Any, demo_m
     assert evaluate.main([*line, "--setting", "bad: sample_with.cfg=-5"]) == 1
     assert [file.stat().st_mtime_ns for file in kept] == times, "what was done is not done again"
     assert "cfg" in " ".join(json.loads((tmp_path / "out" / "report.json").read_text())["failed"].values())
+
+
+@pytest.mark.server
+def test_a_scorer_that_is_not_there_is_told_before_anything_is_sampled(
+    tmp_path: Path, small: graphs.Graph, live: Any, capsys: pytest.CaptureFixture
+) -> None:
+    line = command(tmp_path, small, "Prompts\na red star\n", "--scorer", "ViT-B-99.safetensors", "--server",
+                   live.address)  # fmt: skip
+    assert evaluate.main(line) == 2
+    assert re.search(r"ViT-B-99\.safetensors: the server has no such file.*It has: .*CLIP A", capsys.readouterr().err)
+    assert not list((tmp_path / "out" / "jobs").glob("*"))
+
+
+@pytest.mark.server
+def test_pictures_are_kept_where_only_scoring_fails(tmp_path: Path, small: graphs.Graph, live: Any) -> None:
+    broken = live.base / "models" / "scorers" / "broken.safetensors"
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_bytes(b"no weights")
+    try:
+        line = command(tmp_path, small, "Prompts\na red star\n", "--scorer", broken.name, "--server", live.address)
+        assert evaluate.main(line) == 1
+    finally:
+        broken.unlink()
+    (job,) = planned(tmp_path, small, "Prompts\na red star\n", "--scorer", broken.name)
+    store = Store(tmp_path / "out")
+    assert store.drawn(job) and not store.done(job), "to be tried again"
+    assert len(list((tmp_path / "out" / "jobs" / job.key).glob("*.png"))) == 4 and "broken" in store.read(job)["unscored"]
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert told["table"] == [] and "its pictures are kept" in told["failed"][job.key]
 
 
 @pytest.mark.server

@@ -69,13 +69,18 @@ class Job:
     @property
     def graph(self) -> Graph:
         """Made anew each time: thousands of them would not fit into memory."""
+        return scored(self.unscored_graph, self.prompt.text, self.plan.scorers)
+
+    @property
+    def unscored_graph(self) -> Graph:
+        """The same without what says how good its pictures are."""
         made = copy.deepcopy(self.plan.graph)
         texts = [(at, self.prompt.text) for at in self.plan.prompt_at]
         seeds = [(at, self.seed) for at in self.plan.seed_at]
         boxes = [(at, self.prompt.boxes) for at in self.plan.boxes_at if self.prompt.boxes]
         for (where, name), value in (*texts, *boxes, *seeds, *self.setting.changes):
             made[where]["inputs"][name] = value
-        return scored(made, self.prompt.text, self.plan.scorers)
+        return made
 
     @cached_property
     def key(self) -> str:

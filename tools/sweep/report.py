@@ -29,7 +29,7 @@ def arms(jobs: Sequence[Job], store: Store) -> dict[str, dict[tuple[str, int, in
     said = {name: " / ".join(name) if several else name[0] for name in names}
     found: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {arm: {} for arm in said.values()}
     for job in jobs:
-        if not store.done(job):
+        if not store.drawn(job):
             continue
         told = store.read(job)
         for output, files in told["pictures"].items():
@@ -61,7 +61,8 @@ def tabulate(found: dict[str, dict]) -> list[dict[str, Any]]:
 
 
 def with_interval(keys: Sequence[tuple[str, int, int]], values: Sequence[float]) -> list[float]:
-    """Mean and interval. Pictures of one prompt are no independent samples: whole prompts are drawn."""
+    """Mean and interval. Pictures of one prompt are no independent samples: whole prompts are drawn, and of one prompt
+    alone there is no interval."""
     by_prompt: dict[str, list[float]] = {}
     for (prompt, *_), value in zip(keys, values):
         by_prompt.setdefault(prompt, []).append(value)
@@ -72,6 +73,8 @@ def with_interval(keys: Sequence[tuple[str, int, int]], values: Sequence[float])
         return float(sums[chosen].sum() / counts[chosen].sum())
 
     whole = mean(np.arange(len(groups)))
+    if len(groups) == 1:
+        return metrics.rounded((whole,))
     return metrics.rounded((whole, *metrics.bootstrap(mean, len(groups), 1000)))
 
 
@@ -129,7 +132,11 @@ def page(title: str, found: dict[str, dict], rows: Sequence[dict], failed: dict[
 
 
 def written(values: Sequence[float] | None) -> str:
-    return "" if values is None else f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
+    """A mean, with its interval where there is one."""
+    if values is None:
+        return ""
+    mean, *interval = values
+    return f"{mean:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def write(folder: Path, title: str, jobs: Sequence[Job], store: Store, failed: dict[str, str]) -> dict[str, Any]:

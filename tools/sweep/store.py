@@ -19,11 +19,12 @@ OLD = 3600.0  # seconds, after which a part that was not finished is nobody's an
 @dataclass(frozen=True)
 class Result:
     """pictures: output's title -> PNG files' contents; scores: output's title -> scorer -> a number per picture,
-    None where there is none (a picture of NaN)."""
+    None where there is none (a picture of NaN). unscored: why there are no scores though they were asked for."""
 
     pictures: dict[str, list[bytes]]
     scores: dict[str, dict[str, list[float | None]]]
     seconds: float
+    unscored: str = ""
 
 
 class Store:
@@ -37,8 +38,13 @@ class Store:
                 if time.time() - left.stat().st_mtime > OLD:
                     shutil.rmtree(left, ignore_errors=True)
 
-    def done(self, job: Job) -> bool:
+    def drawn(self, job: Job) -> bool:
+        """Whether there are pictures of it."""
         return (self.folder / job.key / "job.json").exists()
+
+    def done(self, job: Job) -> bool:
+        """Whether nothing is left to do: pictures whose scoring failed are tried again."""
+        return self.drawn(job) and not self.read(job).get("unscored")
 
     def commit(self, job: Job, result: Result) -> None:
         """Write beside, then rename: a job that two workers did is kept once."""
@@ -67,6 +73,7 @@ class Store:
             for name, content in zip(names[output], pictures):
                 (part / name).write_bytes(content)
         told = {**job.told(), "pictures": names, "scores": result.scores, "seconds": round(result.seconds, 3)}
+        told |= {"unscored": result.unscored} if result.unscored else {}
         (part / "job.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def read(self, job: Job) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from ..comfy.api import LOST, Client, Refused
+from ..comfy.api import LOST, Client, Refused, Run
+from ..comfy.graph import Graph
 from ..comfy.host import HOST_FOLDER, ROOT
 from ..comfy.server import running
 from ..errors import SetupError
@@ -35,9 +36,10 @@ class JobFailed(RuntimeError):
 
 
 class Worker:
-    """Runs jobs on a server of its own, or on one that is there (address). models: a folder of ComfyUI's models."""
+    """Runs jobs on a server of its own, or on one that is there (address). models: a folder of ComfyUI's models. Raises
+    RuntimeError where no server answers, or it has not all of the scorers."""
 
-    def __init__(self, address: str | None = None, models: str | None = None) -> None:
+    def __init__(self, address: str | None = None, models: str | None = None, scorers: Sequence[str] = ()) -> None:
         self.stack = contextlib.ExitStack()
         try:
             if address is None:
@@ -52,6 +54,7 @@ class Worker:
                 address = self.stack.enter_context(running(base, base / "server.log")).address
             self.client = Client(address)
             self.client.json("/system_stats")
+            refuse_unknown(self.client, scorers)
         except SetupError as why:  # would end an actor without a word
             self.stack.close()
             raise RuntimeError(str(why)) from None
@@ -65,10 +68,10 @@ class Worker:
 
     def do(self, job: Job) -> Result:
         """Raises JobFailed, or one of LOST if the server is gone."""
-        try:
-            run = self.client.run(job.graph)
-        except Refused as why:
-            raise JobFailed(str(why)) from None
+        run, unscored = self.run(job.graph), ""
+        seconds = run.seconds
+        if run.status != "success" and only_scoring_failed(run):
+            unscored, run = run.explain(), self.run(job.unscored_graph)  # sampled pictures are in the server's cache
         if run.status != "success":
             raise JobFailed(run.explain())
         pictures = {
@@ -76,10 +79,37 @@ class Worker:
         }
         if empty := [name for name, found in pictures.items() if not found]:
             raise JobFailed(f"the server told of no picture of {empty[0]!r}")
-        return Result(pictures, scores(job, run.outputs), run.seconds)
+        return Result(pictures, {} if unscored else scores(job, run.outputs), seconds, unscored)
+
+    def run(self, graph: Graph) -> Run:
+        try:
+            return self.client.run(graph)
+        except Refused as why:
+            raise JobFailed(str(why)) from None
 
     def close(self) -> None:
         self.stack.close()
+
+
+def refuse_unknown(client: Client, scorers: Sequence[str]) -> None:
+    """Raise SetupError for scorers that a server has not, before anything is sampled."""
+    if not scorers:
+        return
+    told = client.json("/object_info/FoveaLoadScorer").get("FoveaLoadScorer")
+    if told is None:
+        raise SetupError("the server has no node Load Scorer: install Fovea there, or leave --scorer out.")
+    kind, options = told["input"]["required"]["file"]
+    there = options["options"] if kind == "COMBO" else kind
+    if missing := [file for file in scorers if file not in there]:
+        raise SetupError(
+            f"--scorer {missing[0]}: the server has no such file in models/scorers. It has: {', '.join(there)}"
+        )
+
+
+def only_scoring_failed(run: Run) -> bool:
+    """Whether the graph's own nodes did what they should."""
+    failed = [str(run.error.get("node_id"))] if run.error else list(run.node_errors)
+    return bool(failed) and all(node.startswith(SCORE) for node in failed)
 
 
 def clear() -> None:
@@ -110,7 +140,7 @@ def alone(
         for job in tqdm(jobs, desc="sweep", mininterval=2):
             if worker is None:
                 try:
-                    worker = Worker(address, models)
+                    worker = Worker(address, models, job.plan.scorers)
                 except RuntimeError as why:
                     raise SetupError(str(why)) from None
             try:
@@ -123,6 +153,8 @@ def alone(
                 worker = None
             else:
                 store.commit(job, result)
+                if result.unscored:
+                    failed[job.key] = f"its pictures are kept, without scores: {result.unscored}"
     finally:
         if worker is not None:
             worker.close()
@@ -159,6 +191,8 @@ def on_ray(
             if done is not None:
                 job, result = done
                 store.commit(job, result)
+                if result.unscored:
+                    failed[job.key] = f"its pictures are kept, without scores: {result.unscored}"
                 bar.update()
                 committed(job, crew.actors)
     finally:
@@ -172,7 +206,7 @@ class _Crew:
 
     def __init__(self, ray: Any, kind: Any, models: str | None, waiting: list[Job], failed: dict[str, str]) -> None:
         self.ray, self.kind, self.models, self.failed = ray, kind, models, failed
-        self.waiting = waiting[::-1]
+        self.waiting, self.scorers = waiting[::-1], waiting[0].plan.scorers
         self.tries: dict[str, int] = {}
         self.actors: list[Any] = []
         self.busy: dict[Any, tuple[Any, Job | None]] = {}  # what is awaited -> its actor and job; None: it starts
@@ -180,7 +214,7 @@ class _Crew:
 
     def hire(self, count: int = 1) -> None:
         for _ in range(count):
-            actor = self.kind.remote(None, self.models)
+            actor = self.kind.remote(None, self.models, self.scorers)
             self.actors.append(actor)
             self.busy[actor.ready.remote()] = (actor, None)
 

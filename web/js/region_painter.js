@@ -2,12 +2,14 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { usePalette } from "./painter/drawing.js";
 import { backgroundsFor, captureStep, keepFromGraph, loraNames } from "./painter/host.js";
 import { Panel } from "./painter/panel.js";
 import { Store } from "./painter/store.js";
 import { useLanguage } from "./painter/texts.js";
 import { resolvedText } from "./painter/wildcards.js";
 import { listBackgrounds, resumeWorkspace, workspaceOf } from "./painter/workspace.js";
+import { PAGE, SETTINGS, VERSION_SHOWN, preferences } from "./preferences.js";
 
 const WIDGET = "FOVEA_PAINTER"; // no name of ComfyUI's own, which would take its place in Nodes 2.0
 const MIN_WIDTH = 720; // of a new node: the regions are beside the painting
@@ -45,10 +47,11 @@ function sizeOf(node) {
 
 function painter(node, name) {
   useLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));
-  const [width, height] = sizeOf(node);
+  const [width, height] = sizeOf(node), { palette, ...wishes } = preferences();
   let widget = null, waiting = 0;
+  usePalette(palette);
   const store = new Store({
-    width, height,
+    width, height, ...wishes,
     backgrounds: () => backgroundsFor(node),
     loraNames,
     onChange(settled) {
@@ -104,5 +107,7 @@ function followSize(node, store) {
 
 app.registerExtension({
   name: "fovea.regionPainter",
+  settings: SETTINGS,
+  aboutPageBadges: [{ label: `Fovea ${VERSION_SHOWN}`, url: PAGE, icon: "pi pi-eye" }],
   getCustomWidgets: () => ({ [WIDGET]: painter }),
 });

@@ -43,7 +43,6 @@ HALVED = replace(DRAWN, rounds=1)
 SEARCHES = {
     "best of n": DRAWN,
     "halving": HALVED,
-    "halving, two looks": replace(DRAWN, rounds=2),
     "best of n, ancestral": replace(DRAWN, sampler="euler_ancestral"),
     "particles, ancestral": replace(DRAWN, sampler="euler_ancestral", search="particles", rounds=2),
 }
@@ -52,14 +51,13 @@ MOVES = {  # of the best candidate, in the second half of the time
     "DOODL": replace(SGOOL, weight=0.0),
     "SGOOL, spectral residual": SGOOL,
     "SGOOL, everywhere": replace(SGOOL, source="uniform"),
-    "SGOOL, center": replace(SGOOL, source="center"),
 }
+TIMED = ("past the model", "DOODL")  # an iteration of SGOOL takes as long as one of DOODL, see quality.py's seconds
 BEGINS = "halving, then "  # name of a search with a move
 SEARCHED = {
-    **SEARCHES, "best of n, then past the model": replace(MOVES["past the model"], candidates=-1, batch=BATCH),
-    **{BEGINS + name: replace(move, candidates=-1, batch=BATCH, rounds=1) for name, move in MOVES.items()},
+    **SEARCHES, **{BEGINS + name: replace(move, candidates=-1, batch=BATCH, rounds=1) for name, move in MOVES.items()},
 }  # fmt: skip
-AGAINST = ("none", "best of n", BEGINS + "DOODL")
+AGAINST, TWICE = ("none", "best of n", BEGINS + "DOODL"), "best of n in twice the time"
 
 
 def seconds_of(demo: DemoSetup, method: Method, turns: int = 3) -> float:
@@ -84,7 +82,7 @@ def measured_costs(demo: DemoSetup) -> dict[str, Any]:
     costs: dict[str, Any] = {"one": seconds_of(demo, METHODS["none"]), "search": {}, "move": {}}
     for name, search in SEARCHES.items():
         costs["search"][name] = line(lambda n, m=search: seconds_of(demo, replace(m, candidates=n)), BATCH, 3 * BATCH)
-    for name, move in MOVES.items():
+    for name, move in ((name, MOVES[name]) for name in TIMED):
         costs["move"][name] = line(lambda n, m=move: seconds_of(demo, replace(m, iterations=n)), 2, 8)
     return costs
 
@@ -99,14 +97,15 @@ def fitted(name: str, costs: dict[str, Any], budget: float) -> Method:
     method = replace(method, candidates=max(1 if move is None else 2, int((given - none) / each)))
     if move is None:
         return method
-    none_moved, each_moved = costs["move"][move]
+    none_moved, each_moved = costs["move"][move if move in TIMED else "DOODL"]
     left = seconds - (none + each * method.candidates) - none_moved
-    return replace(method, iterations=max(1, round(left / each_moved)))
+    return replace(method, iterations=round(left / each_moved) or -1)  # none fits: not sampled
 
 
 def plan(costs: dict[str, Any]) -> dict[str, Method]:
     """All that is sampled, by "method @ budget"."""
-    every = {f"{name} @ {budget}": fitted(name, costs, budget) for budget in BUDGETS for name in SEARCHED}
+    every = {f"{name} @ {budget}": method for budget in BUDGETS for name in SEARCHED
+             if (method := fitted(name, costs, budget)).iterations >= 0}  # fmt: skip
     halves = {f"halving @ {budget}": fitted("halving", costs, budget) for budget in HALVES}
     return {"none @ 1": METHODS["none"], **every, **halves}
 
@@ -168,7 +167,7 @@ def summary(rows: dict[str, list[dict]], planned: dict[str, Method]) -> dict[str
         }  # fmt: skip
     for half, whole in zip(HALVES, DOUBLES):
         own, others = rows[f"halving @ {half}"], rows[f"best of n @ {whole}"]
-        table[f"halving @ {half}"]["against"]["best of n in twice the time"] = less(own, others)
+        table[f"halving @ {half}"]["against"][TWICE] = less(own, others)
     return table
 
 

@@ -15,6 +15,13 @@ const MAX_VALUES = 2 ** 28; // of all masks together
 const PALETTE = [
   "#e6194b", "#4363d8", "#ffe119", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000",
 ]; // prettier-ignore
+let palette = PALETTE;
+
+/** Take other colors for rows that come from now on; null: the pack's. */
+export function usePalette(colors) {
+  palette = colors ?? PALETTE;
+}
+
 /** What a row says of its region beside color, prompt and place, where nobody has said anything else. */
 export const USUAL = Object.freeze({
   negative_prompt: "", strength: 1, start: 0, end: 1, is_color_of_object: false, loras: Object.freeze([]),
@@ -34,7 +41,7 @@ export const hex = (parts) => "#" + parts.map((part) => Math.round(part).toStrin
 export function freshColor(rows) {
   const taken = new Set(rows.map((row) => row.color));
   for (let turn = 0; ; turn++) {
-    for (const color of PALETTE) {
+    for (const color of palette) {
       const found = hex(rgb(color).map((part) => part * 0.75 ** turn));
       if (!taken.has(found) || turn > 6) return found;
     }

@@ -18,16 +18,16 @@ import { Writer } from "./writer.js";
 
 export class Store {
   /** onChange(settled): the text is another; not settled while somebody types. backgrounds() -> [{key, label, url}].
-   *  loraNames() -> a promise of names. */
-  constructor({ width, height, onChange, backgrounds, loraNames }) {
+   *  loraNames() -> a promise of names. brush, opacity: to begin with. */
+  constructor({ width, height, onChange, backgrounds, loraNames, brush, opacity }) {
     this.drawing = blank(width, height);
     this.chosen = null; // the id of a row
     this.shape = null; // which of its shapes has handles: a number
     this.unfolded = null; // the row whose settings are shown: an id
     this.tool = "brush";
-    this.brush = { radius: 24, hardness: 100 }; // pixels, percent
+    this.brush = brush ?? { radius: 24, hardness: 100 }; // pixels, percent
     this.snap = true; // shapes to halves and thirds
-    this.opacity = 75; // of what is painted, in percent
+    this.opacity = opacity ?? 75; // of what is painted, in percent
     this.view = WHOLE;
     this.backdrop = { offered: [], files: [], key: "", percent: 60 };
     this.full = false;

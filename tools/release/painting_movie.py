@@ -1,0 +1,157 @@
+"""The README's moving picture: painting in the browser while the result follows.
+
+`python -m tools.release.painting_movie` opens the painter's template in a real browser, paints with the mouse, waits for
+every picture, and writes docs/images/painting.webp. Waiting is left out of the film, nothing else is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .. import browser
+from ..comfy.api import Client
+from ..comfy.host import ROOT
+from ..comfy.server import temporary
+from ..errors import SetupError
+from .thumbnails import FLAGS
+
+TARGET = ROOT / "docs" / "images" / "painting.webp"
+WINDOW, WIDTH = {"width": 1280, "height": 620}, 840  # of the browser; of the film
+STROKE, HOLD, END = 90, 900, 2200  # ms: a frame of a stroke, a new picture, the last one
+MOST_BYTES = 3_000_000
+SIDE = 256
+PROMPT = " on a white background, flat style"
+# Where the two nodes are that the film shows: side by side, the others out of sight.
+ARRANGE = """([prompt, side]) => {
+    const nodes = window.app.graph.nodes, of = kind => nodes.find(node => node.type === kind);
+    for (const node of nodes) node.pos = [node.pos[0], node.pos[1] + 4000];
+    const painter = of('FoveaRegionPainter'), shown = of('PreviewImage');
+    painter.pos = [0, 0]; painter.setSize([720, 560]);
+    shown.pos = [750, 0]; shown.setSize([500, 560]);
+    painter.widgets.find(widget => widget.name === 'painting').value = '';
+    const view = window.app.canvas.ds;
+    view.scale = 1; view.offset = [14, 40];
+    window.app.canvas.setDirty(true, true);
+}"""
+
+
+@dataclass
+class Film:
+    """frames: (picture, how long it is shown in ms)."""
+
+    page: Any
+    frames: list[tuple[Image.Image, int]] = field(default_factory=list)
+
+    def shoot(self, shown: int) -> None:
+        data = self.page.screenshot(clip={"x": 0, "y": 0, **WINDOW})
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        height = round(WIDTH * picture.height / picture.width)
+        self.frames.append((picture.resize((WIDTH, height), Image.Resampling.LANCZOS), shown))
+
+    def write(self, path: Path) -> int:
+        """-> its bytes."""
+        pictures, shown = zip(*self.frames)
+        pictures[0].save(path, save_all=True, append_images=list(pictures[1:]), duration=list(shown), loop=0,
+                         quality=60, method=6, minimize_size=True)  # fmt: skip
+        return path.stat().st_size
+
+
+def opened(client: Client, window: Any) -> Any:
+    """A page with the painter's template in it, arranged for the film."""
+    for name, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False, "Comfy.Locale": "en"}.items():
+        client.session.post(f"{client.address}/settings/{name}", data=json.dumps(value), timeout=60).raise_for_status()
+    page = window.new_page(viewport=WINDOW)
+    page.set_default_timeout(120_000)
+    page.goto(client.address)
+    page.wait_for_function("!!window.app?.extensionManager?.workflow?.activeWorkflow?.activeState")
+    (template,) = [path for path in (ROOT / "workflows").glob("*.json") if '"FoveaRegionPainter"' in path.read_text()
+                   and '"FoveaLoadDemo"' in path.read_text() and '"FoveaRegionStart"' in path.read_text()][:1]  # fmt: skip
+    page.evaluate("graph => window.app.loadGraphData(graph)", json.loads(template.read_text(encoding="utf-8")))
+    page.locator(".fovea-stage").first.wait_for()
+    page.evaluate(ARRANGE, [PROMPT, SIDE])
+    page.wait_for_timeout(1000)
+    return page
+
+
+def played(page: Any, client: Client) -> Film:
+    """Two regions are painted, then one is wiped and painted elsewhere; every stroke is followed by its picture."""
+    film = Film(page)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        box = page.locator(".fovea-paper").first.bounding_box()
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def stroke(*points: tuple[float, float]) -> None:
+        page.mouse.move(*at(*points[0]))
+        page.mouse.down()
+        for point in points[1:]:
+            page.mouse.move(*at(*point), steps=4)
+            film.shoot(STROKE)
+        page.mouse.up()
+
+    def drawn(change: Callable[[], None], shown: int = HOLD) -> None:
+        """A change, and its picture."""
+        page.wait_for_timeout(300)
+        while client.json("/queue")["queue_running"] or client.json("/queue")["queue_pending"]:
+            page.wait_for_timeout(200)
+        before = len(client.json("/history"))
+        change()
+        film.shoot(STROKE)
+        while client.json("/queue")["queue_running"] or len(client.json("/history")) <= before:
+            page.wait_for_timeout(200)
+        page.wait_for_timeout(600)
+        film.shoot(shown)
+
+    def region(prompt: str, points: Sequence[tuple[float, float]]) -> None:
+        page.get_by_role("button", name="Add a region").first.click()
+        page.keyboard.type(prompt)
+        film.shoot(HOLD)
+        page.locator("[data-tool=brush]").first.click()
+        stroke(*points)
+
+    film.shoot(HOLD)
+    page.get_by_role("button", name="Run", exact=True).first.click()  # loads the model
+    while not client.json("/history"):
+        page.wait_for_timeout(300)
+    page.locator("[data-testid=queue-mode-menu-trigger]").click()
+    page.get_by_role("menuitem", name="Run (On Change)").click()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(500)
+    page.get_by_role("spinbutton", name="Size").first.fill("70")
+    drawn(lambda: region("a plain red star", [(0.2, 0.2), (0.3, 0.2), (0.3, 0.3), (0.2, 0.3), (0.2, 0.22)]))
+    drawn(lambda: region("a plain blue circle", [(0.7, 0.65), (0.8, 0.65), (0.8, 0.78), (0.7, 0.78), (0.7, 0.67)]))
+    drawn(lambda: region("a striped green heart", [(0.7, 0.2), (0.8, 0.2), (0.8, 0.3), (0.7, 0.3), (0.7, 0.22)]), END)
+    return film
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=TARGET)
+    args = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    chromium = browser.find()
+    if chromium is None:
+        raise SetupError("no Chromium is installed (apt-get install chromium)")
+    with temporary("movie") as server, sync_playwright() as driver:
+        client = Client(server.address)
+        window = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        try:
+            size = played(opened(client, window), client).write(args.out)
+        finally:
+            window.close()
+    if size > MOST_BYTES:
+        raise SetupError(f"{args.out} has {size} bytes; at most {MOST_BYTES}.")
+    print(f"{args.out}: {size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+/** What people can set once for all painters, in the editor's settings, and the pack's line in its About page. */
+
+import { app } from "../../../scripts/app.js";
+import { hex, rgb } from "./painter/drawing.js";
+
+export const PAGE = "https://github.com/fovea/fovea", VERSION_SHOWN = "0.1.0";
+const SIZE = "Fovea.Painter.BrushSize", HARDNESS = "Fovea.Painter.BrushHardness";
+const OPACITY = "Fovea.Painter.PaintOpacity", COLORS = "Fovea.Painter.Colors";
+
+const slider = (id, name, least, most, defaultValue, tooltip) => ({
+  id, name, tooltip, defaultValue, type: "slider", attrs: { min: least, max: most, step: 1 },
+  category: ["Fovea", "Region Painter", name],
+}); // prettier-ignore
+
+export const SETTINGS = [
+  slider(SIZE, "Brush size", 1, 512, 48, "In pixels of the picture, for painters that open from now on."),
+  slider(HARDNESS, "Brush hardness", 0, 100, 100, "In percent: how much of the brush is full."),
+  slider(OPACITY, "Paint opacity", 0, 100, 75, "In percent, over the background image."),
+  {
+    id: COLORS, name: "Colors of new regions", type: "text", defaultValue: "",
+    tooltip: "Such as #e6194b #4363d8. Empty: the pack's own ten. Regions keep the colors that they have.",
+    category: ["Fovea", "Region Painter", "Colors of new regions"],
+  },
+]; // prettier-ignore
+
+const setting = (id) => app.extensionManager?.setting?.get(id);
+const within = (value, least, most, otherwise) => {
+  const number = Math.round(Number(value ?? otherwise));
+  return Number.isFinite(number) ? Math.min(Math.max(number, least), most) : otherwise;
+};
+
+/** How a painter begins: { brush, opacity, palette }, palette null for the pack's own. */
+export function preferences() {
+  const colors = String(setting(COLORS) ?? "").match(/#[0-9a-f]{6}\b/gi) ?? [];
+  return {
+    brush: {
+      radius: Math.max(1, within(setting(SIZE), 1, 512, 48) / 2),
+      hardness: within(setting(HARDNESS), 0, 100, 100),
+    },
+    opacity: within(setting(OPACITY), 0, 100, 75),
+    palette: colors.length ? colors.map((color) => hex(rgb(color))) : null,
+  };
+}
