@@ -24,7 +24,7 @@ PARTS: dict[str, tuple[str, tuple[Box, ...]]] = {  # name -> source, the parts t
     "latent": ("workflows/latent_demo.jpg", THUMBNAIL_ROWS),
     "masked_prompts": ("docs/images/regions_methods.png", ((0, 9, 493, 125), (0, 133, 493, 250))),
     "paint_with_words": ("docs/images/regions_methods.png", ((0, 9, 493, 125), (0, 383, 493, 499))),
-    "painter": ("docs/images/painter.jpg", ((0, 0, 368, 692),)),
+    "painter": ("docs/images/painter.jpg", ((12, 168, 358, 656),)),
     "region_lora": ("docs/images/region_lora.png", ((0, 6, 445, 108), (0, 327, 445, 429))),
     "region_start": ("docs/images/regions_start.png", ((0, 134, 506, 248), (0, 507, 506, 621))),
     "regions": ("docs/images/regions.jpg", ((0, 0, 798, 444),)),

@@ -38,7 +38,7 @@ const ZH = {
   "Width": "宽",
   "Height": "高",
   "{} is not an image.": "{} 不是图片。",
-  "{} is neither a mask nor a picture in flat colors. Use it as the background image?": "{} 既不是遮罩，也不是纯色图片。可将它用作底图。",
+  "{} is neither a mask nor a picture in flat colors. Use it as the background?": "{} 既不是遮罩，也不是纯色图片。可将它用作底图。",
   "No region was found in {}.": "在 {} 中没有找到区域。",
   "This file is not an image.": "该文件不是图片。",
   "File: {}": "文件：{}",
