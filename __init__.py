@@ -5,14 +5,20 @@ Node classes live in `nodes/`; the algorithms (`guidance/`, `attention/`, `model
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import MODULES
+from .nodes.ui import notices
 
 WEB_DIRECTORY = "./web"
 
 
 class FoveaExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        notices.install(logging.getLogger(__name__))
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for module in MODULES for node in module.NODES]
 

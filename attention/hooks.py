@@ -116,7 +116,9 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     run.roles.begin(executor.class_obj)
     options[RUN] = run
     try:
-        return executor(*args, **kwargs)
+        samples = executor(*args, **kwargs)
+        run.finish()
+        return samples
     finally:
         if outer is None:
             options.pop(RUN, None)

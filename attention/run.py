@@ -133,6 +133,15 @@ class Technique(Protocol):
         ...
 
 
+@runtime_checkable
+class RunFinisher(Protocol):
+    """A technique that has something to say when a run has come to its end."""
+
+    def finish(self, run: Run) -> None:
+        """Called after the last step, not after an error or a cancel; `run` still holds everything."""
+        ...
+
+
 @dataclass(frozen=True)
 class Record:
     """What a recorder kept of one row: values [batch, tokens], their grid and extent (see Site), the latent's size."""
@@ -190,6 +199,12 @@ class Run:
         older = {(block, key): record for (block, key), record in self._previous.items()
                  if (block, key.conds, key.position) not in fresh}  # fmt: skip
         self._previous, self._records = {**older, **self._records}, {}
+
+    def finish(self) -> None:
+        """Let techniques look back at a run that has come to its end."""
+        for technique in self.techniques:
+            if isinstance(technique, RunFinisher):
+                technique.finish(self)
 
     def close(self) -> None:
         """Drop every tensor and every reference of the run, and take every hook off its network."""

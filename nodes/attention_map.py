@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.utils
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..attention.block_names import parse_blocks
 from ..attention.families.registry import family_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
     from torch import Tensor
 
-NAME = "Attention Map (Fovea)"
+NAME = "Attention Map"
 
 
 class FoveaAttentionMap(io.ComfyNode):
@@ -36,7 +36,8 @@ class FoveaAttentionMap(io.ComfyNode):
                 "phrase of the prompt is attended from, and what a point of the picture attends to, at several noise "
                 "levels side by side. Costs one model evaluation per level, no sampling."
             ),
-            search_aliases=["attention viewer", "cross attention heat map", "saliency", "DAAM", "SAG mask"],
+            search_aliases=["attention viewer", "cross attention heat map", "DAAM", "attention heat map"],
+            is_output_node=True,
             inputs=_inputs(),
             outputs=[
                 io.Image.Output(
@@ -76,7 +77,8 @@ class FoveaAttentionMap(io.ComfyNode):
         seen = look(
             model, positive, latent, percents, seed, wanted, lambda done, total: bar.update_absolute(done, total)
         )
-        return io.NodeOutput(torch.stack(_sheets(seen, vae, phrase)))
+        sheets = torch.stack(_sheets(seen, vae, phrase))
+        return io.NodeOutput(sheets, ui=ui.PreviewImage(sheets, cls=cls))
 
 
 def _tokens(clip: CLIP | None, prompt: str, phrase: str, positive: list) -> tuple[int, ...]:

@@ -31,8 +31,8 @@ class FoveaEncoderSchedule(io.ComfyNode):
                 "for the details to the end (eDiff-I). For models with several text encoders: SD3, Flux, SDXL, "
                 "HiDream. One conditioning per step, as ever."
             ),
-            search_aliases=["eDiff-I", "T5", "CLIP T5", "dual prompt", "encoder weight", "text encoder", "SD3 prompt",
-                            "Flux prompt"],
+            search_aliases=["eDiff-I", "T5", "CLIP T5", "two prompts", "dual prompt", "encoder weight", "text encoder",
+                            "SD3 prompt", "Flux prompt"],
             inputs=[
                 io.Clip.Input("clip", tooltip="Two or more text encoders, as loaders for SD3, Flux or SDXL give them."),
                 io.String.Input("prompt", multiline=True, default="", dynamic_prompts=True,

@@ -12,6 +12,7 @@ from ..guidance.experts import plan
 from ..guidance.experts.expert_guider import NODE, Expert, is_flow, name_of
 from ..guidance.experts.model_patch import DECIDE_BY, MEMORY, ExpertSwitch
 from ..guidance.experts.plan import PRESETS, BadExperts
+from .ui import notices
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -22,7 +23,8 @@ Experts = tuple[Expert, ...]
 MAX_EXPERTS = 16
 KINDS = ("sigma", "timestep", "percent", "SNR dB")
 ALIASES = ["expert denoisers", "eDiff-I", "Wan 2.2 MoE", "high noise low noise", "SDXL refiner", "model switch",
-           "mixture of experts", "dual model"]  # fmt: skip
+           "mixture of experts"]  # fmt: skip
+GOALS = ["two models", "dual model", "high low noise", "Wan 2.2 two models"]
 
 
 class FoveaExpert(io.ComfyNode):
@@ -120,7 +122,7 @@ class FoveaExpertSwitch(io.ComfyNode):
                 "Several models share one sampling run, each in its own range of noise, under any sampler: one noise, "
                 "one schedule, one mask, one preview. A step costs what one model costs."
             ),
-            search_aliases=ALIASES,
+            search_aliases=[*ALIASES, *GOALS],
             inputs=[
                 io.Model.Input("model", tooltip="The model that starts, at the highest noise. Its schedule is used."),
                 ExpertsType.Input("experts", tooltip="The models that take over, in any order."),
@@ -246,10 +248,11 @@ def report(switch: ExpertSwitch, model: ModelPatcher, sigmas: Tensor | None) -> 
     schedule = [noise_levels.half_log_snr(float(sigma), flow) for sigma in sigmas]
     steps = plan.plan_steps(schedule, switch.boundaries, switch.cfgs, switch.blend)
     silent = sorted(set(range(len(names))) - {who for step in steps for who in step.who})
-    warning = [f"{names[who]} has no step in this schedule." for who in silent]
+    notes = [f"{names[who]} has no step in this schedule." for who in silent]
     if 0 in silent:
-        warning.append("The schedule begins below the first border: connect the expert's model directly.")
-    return "\n".join([text, plan.format_table(steps, names, flow), *warning])
+        notes.append("The schedule begins below the first border: connect the expert's model directly.")
+    table = [text, plan.format_table(steps, names, flow)]
+    return "\n".join([*table, notices.report(NODE, notes)] if notes else table)
 
 
 NODES = [FoveaExpert, FoveaExpertSwitch, FoveaExpertGuider, FoveaExpertSigmas]

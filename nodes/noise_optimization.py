@@ -40,15 +40,16 @@ from ..guidance.spectral_residual import spectral_residual
 from ..models.scorers.scorer import Scorer
 from .region_sources import RegionsType
 from .saliency import SaliencyType
-from .scorers import ALIASES, ScorerType, prompt_lines
-from .ui import charts, search_report
+from .scorers import ScorerType, prompt_lines
+from .ui import charts, notices, search_report
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
-OPTIMIZE, BEST_OF_N = "Optimize Latent (Fovea)", "Best of N (Fovea)"
-CLIP_GUIDANCE = "CLIP Guidance (Fovea)"
+OPTIMIZE, BEST_OF_N = "Optimize Latent", "Best of N"
+CLIP_GUIDANCE = "CLIP Guidance"
+ALIASES = ["latent optimization", "noise optimization"]
 
 
 EULER = " The sampler is Euler, which is DDIM without noise."
@@ -123,7 +124,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
                 "people look at, fits the prompt (SGOOL, DOODL). Gradients go through scorer, decoder and the whole "
                 "sampling."
             ),
-            search_aliases=ALIASES,
+            search_aliases=[*ALIASES, "SGOOL", "DOODL", "ReNO"],
             inputs=[
                 *_sampling_inputs(EULER),
                 io.Int.Input("iterations", default=20, min=0, max=1000,
@@ -197,7 +198,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
         progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps, config.search))
         with _advice(inputs, with_gradients=True):
             result = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
-        return _result(result, inputs, latent_image, config, scorer, "iteration")
+        return _result(result, inputs, latent_image, config, scorer, "iteration", OPTIMIZE)
 
 
 class FoveaBestOfN(io.ComfyNode):
@@ -213,7 +214,8 @@ class FoveaBestOfN(io.ComfyNode):
                 "Tries several starting noises and keeps the picture that fits the prompt best. What looks worse "
                 "after a part of the steps is dropped, so that more noises can be tried in the same time."
             ),
-            search_aliases=[*ALIASES, "best of n", "seed search", "rejection sampling", "successive halving"],
+            search_aliases=[*ALIASES, "best of n", "best seed", "seed finder", "seed search", "rejection sampling",
+                            "successive halving"],
             inputs=[
                 *_sampling_inputs(),
                 io.Int.Input("candidates", default=8, min=1, max=10000, tooltip="How many noises are tried."),
@@ -249,7 +251,7 @@ class FoveaBestOfN(io.ComfyNode):
         progress = _Progress(search.steps(candidates, steps))
         with _advice(inputs, with_gradients=False):
             result = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
-        return _result(result, inputs, latent_image, config, scorer, "candidate")
+        return _result(result, inputs, latent_image, config, scorer, "candidate", BEST_OF_N)
 
 
 class FoveaCLIPGuidance(io.ComfyNode):
@@ -265,6 +267,7 @@ class FoveaCLIPGuidance(io.ComfyNode):
                 "Pushes every sampling step to where a scorer likes the picture: the baseline of DOODL and SGOOL. "
                 "Works with every sampler; costs one more model evaluation per step, and its gradient."
             ),
+            is_experimental=True,
             search_aliases=[*ALIASES, "CLIP guidance", "classifier guidance"],
             inputs=[
                 io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
@@ -360,9 +363,10 @@ class FixedNoise:
 
 def _result(
     result: OptimizationResult, inputs: SamplingInputs, latent: dict, config: OptimizationConfig, scorer: Scorer,
-    trial: str,
+    trial: str, node: str,
 ) -> io.NodeOutput:  # fmt: skip
-    best = result.best
+    best, about_prompt = result.best, prompt_lines(scorer, config.prompt)
+    notices.report(node, [*about_prompt, *search_report.warnings(result)])
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
     return io.NodeOutput(
@@ -370,7 +374,7 @@ def _result(
         {**kept, "samples": best.sampled.cpu().float()},
         best.pictures.movedim(1, -1).cpu().float(),
         curve[None],
-        "\n".join([*prompt_lines(scorer, config.prompt), *search_report.lines(result, config)]),
+        "\n".join([*about_prompt, *search_report.lines(result, config)]),
         FixedNoise(best.start.cpu().float(), result.seeds[0]),
     )
 

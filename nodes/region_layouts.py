@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 
 from comfy_api.latest import io
@@ -21,8 +20,8 @@ from .region_sources import (
     regions_before,
     strength_of_all,
 )
+from .ui import notices
 
-logger = logging.getLogger(__name__)
 FROM_TEXT, TO_PROMPT = "Regions from Text", "Regions to Layout Prompt"
 FORMATS = ("FLUX 3", "MOSS-Image", "Ideogram 4", "elements")
 NUMBER = re.compile(r"\d{1,4}")
@@ -124,8 +123,6 @@ class FoveaRegionsToLayoutPrompt(io.ComfyNode):
         cls, regions: Regions, prompt: str, format: str, width: int, height: int, background: str, characters: str
     ) -> io.NodeOutput:
         placed, notes = layout_prompt.place(regions)
-        for note in notes:
-            logger.warning("%s: %s", TO_PROMPT, note)
         numbers = frozenset(int(number) for number in NUMBER.findall(characters))
         if unknown := sorted(number for number in numbers if not 1 <= number <= len(regions)):
             raise ValueError(f"{TO_PROMPT}: characters: there is no region {unknown[0]}, they count to {len(regions)}.")
@@ -136,7 +133,7 @@ class FoveaRegionsToLayoutPrompt(io.ComfyNode):
             "Ideogram 4": lambda: layout_prompt.ideogram4(prompt, placed, background),
             "elements": lambda: json.dumps(elements, ensure_ascii=False),
         }[format]()
-        return io.NodeOutput(text, elements, "\n".join(notes))
+        return io.NodeOutput(text, elements, notices.report(TO_PROMPT, notes))
 
 
 NODES = [FoveaRegionsFromText, FoveaRegionsToLayoutPrompt]

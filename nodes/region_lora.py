@@ -12,11 +12,12 @@ from ..guidance.region_lora import model_patch
 from ..guidance.regions.masks import Region, Regions
 from ..models import lora_files
 from .region_sources import ALIASES, REGIONS_OUT, RegionsType, read_loras
+from .ui import notices
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-NAME, ADD = "Region LoRA (Fovea)", "Add LoRA to Region"
+NAME, ADD = "Region LoRA", "Add LoRA to Region"
 LORA_ALIASES = ["regional lora", "lora mask", "lora per region", "two characters", "masked lora", "lora hook", *ALIASES]
 
 
@@ -127,7 +128,7 @@ class FoveaRegionLora(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         acting = regions.acting
         if start_percent >= end_percent or not any(region.loras for region in acting.items):
-            return io.NodeOutput(model, "\n".join(_why_not(regions)))
+            return io.NodeOutput(model, notices.report(NAME, _why_not(regions)))
         if family_of(model.get_model_object("diffusion_model")) is None:
             raise ValueError(
                 f"{NAME}: it is not known what the layers of the model ({type(model.model).__name__}) are about, so "
@@ -140,7 +141,7 @@ class FoveaRegionLora(io.ComfyNode):
             )
         except model_patch.NoMatch as why:
             raise ValueError(f"{NAME}: {why}") from None
-        return io.NodeOutput(patched, "\n".join([*regions.idle(), *notes]))
+        return io.NodeOutput(patched, notices.report(NAME, [*regions.idle(), *notes]))
 
 
 def _why_not(regions: Regions) -> list[str]:

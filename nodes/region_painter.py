@@ -33,7 +33,8 @@ class FoveaRegionPainter(io.ComfyNode):
                 "Paint with words: paint a place, say what should be there, run. Regions may overlap. The drawing is "
                 "kept in the workflow itself. Connect regions and prompt to Dense Diffusion or Paint with Words."
             ),
-            search_aliases=[*ALIASES, "paint", "draw", "mask editor", "canvas", "color mask", "eDiff-I"],
+            search_aliases=[*ALIASES, "paint", "draw", "mask editor", "canvas", "color mask", "eDiff-I",
+                            "regional prompting canvas", "regional prompter canvas"],
             inputs=[
                 io.Image.Input("image", optional=True, tooltip="A picture to paint over. It is only shown."),
                 io.Mask.Input(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -12,13 +11,13 @@ from ..guidance.region_start import painting
 from ..guidance.region_start.painting import PaintedStart, Painting
 from ..guidance.regions.masks import Regions
 from .region_sources import ALIASES, RegionsType
+from .ui import notices
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
     from torch import Tensor
 
-logger = logging.getLogger(__name__)
 NAME = "Region Start"
 COLORS = {"words": False, "painted": True}  # whether the color that a region was painted in counts
 PREVIEW_SIDE = 512  # pixels
@@ -94,13 +93,12 @@ class FoveaRegionStart(io.ComfyNode):
         ]  # fmt: skip
         if behind is None and len(background.split()) > 1 and image is None:
             notes.append("background names no color: what is behind the regions is left to the seed.")
-        for note in notes:
-            logger.warning("%s: %s", NAME, note)
+        told = notices.report(NAME, notes)
         every = (*found, behind)
         shown = painting.picture(acting.canvas(), every, PREVIEW_SIDE)
         distinct = list(dict.fromkeys(color for color in every if color is not None))
         if strength == 0 or not len(acting) or not distinct:
-            return io.NodeOutput(model, shown, "\n".join(notes))
+            return io.NodeOutput(model, shown, told)
         try:
             latent_of = painting.latents_of(model.model, vae, distinct)
         except painting.NoColor as why:
@@ -108,7 +106,7 @@ class FoveaRegionStart(io.ComfyNode):
         patched = model.clone()
         start = PaintedStart(Painting.of(acting.canvas(), every, latent_of), strength)
         starting_noise.install(patched, start)
-        return io.NodeOutput(patched, shown, "\n".join(notes))
+        return io.NodeOutput(patched, shown, told)
 
 
 NODES: list[Any] = [FoveaRegionStart]

@@ -23,6 +23,7 @@ from ..guidance.regions.control import RegionControl
 from ..guidance.regions.masks import Regions
 from ..guidance.regions.score_bias import SCORE_UNITS, SELF_RANGE, TEXT_RANGE, RegionBias
 from .region_sources import ALIASES, RegionsType
+from .ui import notices
 from .ui.prompt_graph import unsteered_samplers
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP
 
 logger = logging.getLogger(__name__)
-DENSE, PAINT, MASKS = "Dense Diffusion (Fovea)", "Paint with Words (Fovea)", "Regions to Conditioning"
+DENSE, PAINT, MASKS = "Dense Diffusion", "Paint with Words", "Regions to Conditioning"
 REST = 1.0
+GOALS = ["regional prompting", "regional prompter", "latent couple", "attention couple", "attention mask",
+         "area prompt"]  # fmt: skip
 STEERING_NODES = frozenset({"FoveaDenseDiffusion", "FoveaPaintWithWords"})
 
 
@@ -120,7 +123,7 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 "the picture, is steered in the first steps (DenseDiffusion). One model evaluation as ever, any size "
                 "and mask."
             ),
-            search_aliases=[*ALIASES, "layout", "attention modulation"],
+            search_aliases=[*ALIASES, *GOALS, "layout", "attention modulation"],
             inputs=[
                 *first,
                 io.Float.Input(
@@ -216,7 +219,7 @@ class FoveaPaintWithWords(io.ComfyNode):
                 "where there is most noise (Paint-with-Words of eDiff-I). One model evaluation as ever, any size and "
                 "mask."
             ),
-            search_aliases=[*ALIASES, "eDiff-I", "paint-with-words"],
+            search_aliases=[*ALIASES, "eDiff-I", "ediffi", "paint-with-words"],
             inputs=[
                 *first,
                 io.Float.Input(
@@ -277,7 +280,8 @@ def _steered(
     prompt, negative_prompt, mode, separate = prompts
     if clip is None:
         raise ValueError(f"{node}: clip is empty. Connect the CLIP of a checkpoint that has a text encoder.")
-    whole, acting, notes = prompt_encoding.whole_prompt(prompt, regions), regions.acting, regions.idle()
+    whole, acting = prompt_encoding.whole_prompt(prompt, regions), regions.acting
+    notes = [*regions.idle(), *regions.wordless()]
     with_loras = model.clone() if any(region.loras for region in acting.items) else model
     try:
         notes += region_lora.ensure(with_loras, acting)
@@ -285,7 +289,7 @@ def _steered(
         raise ValueError(f"{node}: {why}") from None
     if control.neutral or not len(acting):
         plain = (prompt_encoding.encode(clip, text) for text in (whole, negative_prompt))
-        return io.NodeOutput(with_loras, *plain, _told(node, notes))
+        return io.NodeOutput(with_loras, *plain, notices.report(node, notes))
     if family_of(model.get_model_object("diffusion_model")) is None:
         raise ValueError(
             f"{node}: the attention of the model ({type(model.model).__name__}) cannot be steered yet. Regions to "
@@ -306,7 +310,7 @@ def _steered(
         starting_noise.install(patched, layout_loss.LAYOUT)
     notes += [*positive.notes, *negative.notes]
     _warn_of_other_models(cls, node)
-    return io.NodeOutput(patched, positive.conditioning, negative.conditioning, _told(node, notes))
+    return io.NodeOutput(patched, positive.conditioning, negative.conditioning, notices.report(node, notes))
 
 
 def _with_gradients(model: ModelPatcher) -> ModelPatcher:
@@ -322,7 +326,7 @@ def _with_gradients(model: ModelPatcher) -> ModelPatcher:
 def _warn_of_other_models(cls: type[io.ComfyNode], node: str) -> None:
     """Say which samplers of the queued graph have the prompts and a model that does not obey them.
 
-    In the log, not in the report: the report of a cached node would still say so after the link is there.
+    In the log and on the node, not in the report: that of a cached node would still say so after the link is there.
     """
     if cls.hidden is None or cls.hidden.prompt is None:
         return
@@ -331,13 +335,6 @@ def _warn_of_other_models(cls: type[io.ComfyNode], node: str) -> None:
             "%s: %s uses these prompts with a model that does not obey them: connect the model output of this node.",
             node, sampler,
         )  # fmt: skip
-
-
-def _told(node: str, notes: list[str]) -> str:
-    """The report, whose lines go into the log too."""
-    for note in notes:
-        logger.warning("%s: %s", node, note)
-    return "\n".join(notes)
 
 
 class FoveaRegionsToConditioning(io.ComfyNode):
@@ -381,7 +378,7 @@ class FoveaRegionsToConditioning(io.ComfyNode):
     def execute(
         cls, clip: CLIP, regions: Regions, prompt: str, prompt_strength: float, latent: dict[str, Any] | None = None
     ) -> io.NodeOutput:
-        _told(MASKS, regions.idle())
+        notices.report(MASKS, [*regions.idle(), *regions.wordless()])
         shape, acting = None if latent is None else tuple(latent["samples"].shape), regions.acting
         own_clips = [region_lora.clip_of(clip, region) for region in acting.items]
         hooks = [region_lora.hooks_of(region) for region in acting.items]

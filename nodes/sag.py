@@ -11,6 +11,7 @@ from ..attention.block_names import parse_blocks
 from ..attention.families.registry import MODELS, UNETS, family_of
 from ..guidance.sag.formulas import MASK_MODES
 from ..guidance.sag.model_patch import CORE_KERNEL_SIZE, GUIDED_PROMPTS, NODE, SelfAttentionGuidance
+from .ui import notices
 
 if TYPE_CHECKING:
     import torch
@@ -87,9 +88,18 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
             kernel_size=CORE_KERNEL_SIZE if blur_kernel == CORE_KERNEL else None,
             mask=None if mask is None else mask.detach().clone(),
         )
+        notices.report(NODE, _why_never(guidance))
         if not guidance.neutral:
             guidance.install(patched)
         return io.NodeOutput(patched)
+
+
+def _why_never(guidance: SelfAttentionGuidance) -> list[str]:
+    """What there is to say about settings that leave guidance no step or no place."""
+    window = f"start_percent {guidance.start:g} is not before end_percent {guidance.end:g}: no guidance."
+    place = "the mask is black everywhere: no guidance."
+    black = guidance.mask is not None and not bool((guidance.mask > 0).any())
+    return [*([window] if guidance.start >= guidance.end else []), *([place] if black else [])]
 
 
 def _sag_inputs() -> list[io.Input]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..guidance.spectral_residual import spectral_residual
@@ -29,7 +29,7 @@ class FoveaLoadSaliencyModel(io.ComfyNode):
         return io.Schema(
             node_id="FoveaLoadSaliencyModel",
             display_name="Load Saliency Model",
-            category="Fovea/latent",
+            category="Fovea/scoring",
             description=(
                 "Loads a model that says where people look in a picture, from the folder models/saliency: TranSalNet "
                 "or UNISAL, as their authors publish them. Or the spectral residual, which needs no file."
@@ -61,9 +61,10 @@ class FoveaSaliencyMap(io.ComfyNode):
         return io.Schema(
             node_id="FoveaSaliencyMap",
             display_name="Saliency Map",
-            category="Fovea/latent",
+            category="Fovea/scoring",
             description="Where people look in a picture, as a mask and as a heat map over the picture.",
             search_aliases=ALIASES,
+            is_output_node=True,
             inputs=[
                 io.Image.Input("image", tooltip="Pictures of any size, each looked at by itself."),
                 io.Float.Input(
@@ -97,7 +98,8 @@ class FoveaSaliencyMap(io.ComfyNode):
         maps = torch.where(finite, maps, torch.zeros_like(maps))  # a picture of NaN has no salient place
         maps = heat_maps.spread(maps) if normalize else maps.clamp(0, 1)
         seen = [heat_maps.overlay(one, picture, strength) for one, picture in zip(maps, pictures.movedim(1, -1))]
-        return io.NodeOutput(maps, torch.stack(seen))
+        overlay = torch.stack(seen)
+        return io.NodeOutput(maps, overlay, ui=ui.PreviewImage(overlay, cls=cls))
 
 
 NODES = [FoveaLoadSaliencyModel, FoveaSaliencyMap]

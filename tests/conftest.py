@@ -118,6 +118,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Groups(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def previews_in_a_folder_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nodes that show a picture write it into ComfyUI's temporary folder: not into that of the copy under test."""
+    import folder_paths
+
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
+
+
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     """The real server with the pack as users install it, one for the whole session."""

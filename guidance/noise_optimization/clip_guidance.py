@@ -61,6 +61,11 @@ class ClipGuidance:
         """A clone that is guided, with any sampler; the model itself where settings are neutral. Raises NoGradient."""
         if self.scale == 0 or self.start >= self.end:
             return model
+        if not self.scorer.differentiable:
+            raise NoGradient(
+                f"CLIP Guidance follows a scorer's gradient, and {self.scorer.name} gives none: use Best of N with it, or "
+                "a CLIP here."
+            )
         refuse_what_loses_gradient(model)
         refuse_packed_weights(*(patcher.model for patcher in (self.vae.patcher, *patchers_of(self.scorer))))
         with outside_inference_mode():

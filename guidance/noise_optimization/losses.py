@@ -19,14 +19,15 @@ SALIENT_VIEWS = ("crops", "cutouts")
 class Scorer(Protocol):
     """What is needed of a scorer (models/scorers/scorer.py has the classes). size: the side of the squares that it
     looks at, in pixels. patcher: its network. overwrites: whether that changes what autograd keeps.
-    letterbox: whether it looks at a whole picture in a black square, not at squares of it. differentiable: whether its
-    losses have gradients."""
+    letterbox: whether it looks at a whole picture in a black square, not at squares of it; whole: at a picture as it
+    is. differentiable: whether its losses have gradients."""
 
     name: str
     size: int
     patcher: Any
     overwrites: ClassVar[bool]
     differentiable: ClassVar[bool]
+    whole: ClassVar[bool]
     letterbox: bool
 
     def target(self, prompt: str) -> Any:
@@ -50,11 +51,20 @@ def square_losses(scorer: Scorer, squares: Tensor, target: Any) -> Tensor:
         return scorer.losses(squares, target)
 
 
+def in_one(scorer: Scorer, picture: Tensor) -> Tensor | None:
+    """A picture [3, height, width] as a scorer wants it that looks at all of it at once: as it is, or in a black
+    square. None for one that looks at squares of it."""
+    if scorer.whole:
+        return picture[None]
+    return crops.letterbox(picture, scorer.size) if scorer.letterbox else None
+
+
 def picture_score(scorer: Scorer, picture: Tensor, target: Any) -> Tensor:
     """The score of a whole picture [3, height, width], a scalar: the mean over the squares that cover it, or where the
-    scorer has it so, that of the picture in a black square."""
-    if scorer.letterbox:
-        return scorer.scores(square_losses(scorer, crops.letterbox(picture, scorer.size), target))[0]
+    scorer has it so, that of the picture at once."""
+    seen = in_one(scorer, picture)
+    if seen is not None:
+        return scorer.scores(square_losses(scorer, seen, target))[0]
     views = crops.whole(*picture.shape[-2:])
     scores = scorer.scores(square_losses(scorer, crops.look(picture, views, scorer.size), target))
     return (scores.new_tensor([view.weight for view in views]) * scores).sum()
@@ -92,11 +102,13 @@ class SalientLoss:
         for i, generator in enumerate(generators):
             everywhere = self._everywhere(pictures[i], scorer.size, generator)
             salient = [] if saliency is None or self.weight == 0 else self._salient(saliency[i], generator)
-            squares = crops.look(pictures[i], [*everywhere, *salient], scorer.size, self.resize)
-            if scorer.letterbox and not self.cutouts:
-                everywhere = [View(0, 0, 0)]
-                squares = torch.cat([crops.letterbox(pictures[i], scorer.size), squares[len(squares) - len(salient) :]])
-            square = square_losses(scorer, squares, target)
+            seen = None if self.cutouts else in_one(scorer, pictures[i])
+            if seen is not None:
+                parts, everywhere = [seen], [View(0, 0, 0)]
+                parts += [crops.look(pictures[i], salient, scorer.size, self.resize)] if salient else []
+            else:
+                parts = [crops.look(pictures[i], [*everywhere, *salient], scorer.size, self.resize)]
+            square = torch.cat([square_losses(scorer, part, target) for part in parts])
             loss = self._of_everywhere(square[: len(everywhere)], everywhere)
             if salient:
                 shares = square.new_tensor([view.weight for view in salient])

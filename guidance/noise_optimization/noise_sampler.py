@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -45,6 +46,7 @@ from .refine import Phase, Refinement, add
 from .search import Best, Limits, best_of, search
 from .trial import Trial
 
+logger = logging.getLogger(__name__)
 PICTURE, VIDEO = 4, 5  # axes of their latents
 OnEvaluation = Callable[[int, Best], None]
 
@@ -232,7 +234,9 @@ def optimize_noise(
     if not config.scorer.differentiable:
         result = best_of_n(inputs, config, on_evaluation, on_model_call)
         if config.limits.iterations:
-            result.best.notes.append(f"{config.scorer.name} gives no gradient: candidates only, nothing was changed")
+            note = f"{config.scorer.name} gives no gradient: candidates only, nothing was changed"
+            logger.warning(note)
+            result.best.notes.append(note)
         return result
     if config.limits.iterations and any(start.turn == EXCHANGES for start in starts_of(inputs.model.model_options)):
         raise NoGradient(

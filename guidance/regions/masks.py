@@ -71,8 +71,8 @@ class Regions:
         return self if len(items) == len(self) else Regions(items, self.overlap)
 
     def idle(self) -> list[str]:
-        """What there is to say about regions that do not act, a line for each."""
-        reasons = []
+        """What there is to say about regions that do not act, a line for each; one line where there is none at all."""
+        reasons = [] if self.items else ["There is no region: none is connected, painted or found."]
         for i, region in enumerate(self.items):
             if all(region is not other for other in self.acting.items):
                 why = "has no place (its mask is black or covered)"
@@ -82,6 +82,12 @@ class Regions:
                     why = f"ends ({region.end:g}) before it begins ({region.start:g})"
                 reasons.append(f"{region.prompt or f'region {i + 1}'!r} {why}: it is left out.")
         return reasons
+
+    def wordless(self) -> list[str]:
+        """What there is to say about regions that ask for nothing in their place, a line for each."""
+        asks = (r.prompt.strip() or r.negative_prompt.strip() or r.conditioning or r.loras for r in self.items)
+        silent = [i + 1 for i, asked in enumerate(asks) if not asked]
+        return [f"region {number} has no prompt: nothing is asked of its place." for number in silent]
 
     def cropped(self, box: tuple[int, int, int, int], picture: tuple[int, int]) -> Regions:
         """As they are in a part of the picture. box: (x, y, width, height) in pixels of a picture (width, height)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ NODE = "Self-Attention Guidance (Fovea)"
 MARKER = "fovea_sag"  # of the evaluation of the blurred latent, for other packs to recognize
 CORE_KERNEL_SIZE = 9  # kernel size of ComfyUI's own node and of the reference implementations for Stable Diffusion
 GUIDED_PROMPTS = ("auto", "negative", "positive")
+NOT_ASKED = f"{NODE}: this guider asks for no post-CFG functions at these settings (CFG 1?): no guidance."
 
 Conds = Sequence[Mapping[str, Any]]
 
@@ -101,8 +103,19 @@ class SelfAttentionGuidance:
         state.due = state.guided % self.every_n_steps == 0 or state.term is None
         state.begun += 1
         if state.begun == 4 and not state.reached:
-            run.warn(f"{NODE}: this guider asks for no post-CFG functions at these settings (CFG 1?): no guidance.")
+            run.warn(NOT_ASKED)
         return (SaliencyRecorder(self.blocks),) if state.due and self.mask_mode != "global" else ()
+
+    def finish(self, run: Run) -> None:
+        """Say so where a whole run has gone by without guidance."""
+        state = run.state(self, SagState)
+        if state.begun and not state.reached:
+            run.warn(NOT_ASKED)
+        elif not state.begun and not math.isnan(run.sigma):
+            run.warn(
+                f"{NODE}: no guidance, because no step of this run lies between start_percent {self.start:g} and "
+                f"end_percent {self.end:g}."
+            )
 
     def post_cfg(self, args: dict[str, Any]) -> Tensor:
         """ComfyUI's post-CFG hook: its guided x0 in, ours out."""

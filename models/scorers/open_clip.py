@@ -1,4 +1,4 @@
-"""CLIP scorers from local weight files in open_clip's format: which architecture a file is, and the scorer."""
+"""CLIP scorers from local weight files, open_clip's and transformers': which architecture a file is, and the scorer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import weight_files
+from . import transformers_clip
 from .comfy_clip import patched
 from .scorer import EmbeddingScorer
 
@@ -46,11 +47,16 @@ ARCHITECTURES = {
     Shape(1664, 48, 14, 16, 1280): "ViT-bigG-14",
 }
 ACTIVATIONS = ("auto", "gelu", "quick gelu")
+NAMELESS = {"model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model"}  # as files of hubs are called
+CURE = (
+    "It may be damaged or hold code instead of weights (TorchScript): take the file that open_clip or the model's page "
+    "offers as state dict or safetensors."
+)
 
 
 @dataclass(frozen=True, eq=False)
 class OpenClipScorer(EmbeddingScorer):
-    """A CLIP of open_clip. context: how many tokens of a text it reads."""
+    """A CLIP of open_clip. context: how many tokens of a text it reads. quick: whether it has OpenAI's activation."""
 
     name: str
     size: int
@@ -58,6 +64,7 @@ class OpenClipScorer(EmbeddingScorer):
     patcher: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
     letterbox: bool = False
+    quick: bool = False
 
     def image(self, squares: Tensor) -> Tensor:
         """[n, 3, size, size] in 0..1 -> [n, width], differentiable. The network is loaded by the caller."""
@@ -77,14 +84,18 @@ class OpenClipScorer(EmbeddingScorer):
 
 
 def load(path: Path, activation: str = "auto") -> OpenClipScorer:
-    """A scorer from a weight file (weights only, never code). activation: "auto" goes by the names under which weights
-    are published. Raises UnknownScorer."""
-    state = weight_files.read(
-        path, UnknownScorer, "It may be damaged or hold code instead of weights (TorchScript): take the file that "
-        "open_clip or the model's page offers as state dict or safetensors.",
-    )  # fmt: skip
+    """A scorer from a weight file (weights only, never code). activation: "auto" goes by config.json beside weights in
+    transformers' format, and by the names under which weights are published. Raises UnknownScorer."""
+    return from_weights(weight_files.read(path, UnknownScorer, CURE), path, activation)
+
+
+def from_weights(state: dict[str, Tensor], path: Path, activation: str = "auto") -> OpenClipScorer:
+    """As `load`, from what was read. path: of the file, for its name and what is beside it."""
+    foreign = transformers_clip.is_transformers(state)
+    if foreign:
+        state = renamed(state, path.name)
     name = architecture(state, path.name)
-    quick = activation == "quick gelu" or (activation == "auto" and wants_quick_gelu(state, path.name))
+    quick = activation == "quick gelu" or (activation == "auto" and _auto_quick_gelu(state, path, name, foreign))
     # The class itself, for open_clip's own factory logs that a model without its weights is random.
     model = open_clip.CLIP(**{**open_clip.get_model_config(name), "quick_gelu": quick})
     logger.info("Load Scorer: %s is %s with %s.", path.name, name, "quick gelu" if quick else "gelu")
@@ -92,21 +103,34 @@ def load(path: Path, activation: str = "auto") -> OpenClipScorer:
     missing = set(model.state_dict()) - set(kept) - {"attn_mask"}
     if missing:
         raise UnknownScorer(f"{path.name} looks like {name}, but lacks {len(missing)} weights, {min(missing)} first.")
-    model.load_state_dict(kept, strict=False)
+    try:
+        model.load_state_dict(kept, strict=False)
+    except RuntimeError as why:  # sizes that are another model's, such as a longer context
+        said = str(why).splitlines()[-1].strip()
+        raise UnknownScorer(f"{path.name} looks like {name}, but is another model: {said}") from None
     size = model.visual.image_size
     size = size if isinstance(size, int) else size[0]
     title = f"{path.stem} ({name}, {'quick gelu' if quick else 'gelu'})"
     tokenizer = open_clip.get_tokenizer(name)
-    return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer, is_hps(path.name))
+    return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer, is_hps(path.name), quick)
+
+
+def renamed(state: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+    """A CLIP in transformers' format under open_clip's names."""
+    lacks = [tower for tower in transformers_clip.TOWERS if not any(key.startswith(tower) for key in state)]
+    if lacks:
+        raise UnknownScorer(
+            f"{file} is one tower of a CLIP without the other ({lacks[0]}*). Take the whole model's file; what Load "
+            "CLIP Vision and Load CLIP take goes into Scorer from CLIP."
+        )
+    try:
+        return transformers_clip.to_open_clip(state)
+    except KeyError as why:
+        raise UnknownScorer(f"{file} is a CLIP in transformers' format, but lacks {why}. Download it again.") from None
 
 
 def architecture(state: dict[str, Tensor], file: str) -> str:
     """open_clip's name for a state dict."""
-    if any(key.startswith("vision_model.") for key in state):
-        raise UnknownScorer(
-            f"{file} is a CLIP in the format of transformers. Take the file in open_clip's format, which many of the "
-            "same pages offer: open_clip_model.safetensors or open_clip_pytorch_model.bin."
-        )
     try:
         width, _, patch, _ = state["visual.conv1.weight"].shape
         tokens = state["visual.positional_embedding"].shape[0] - 1
@@ -114,8 +138,9 @@ def architecture(state: dict[str, Tensor], file: str) -> str:
         text = state["token_embedding.weight"].shape[1]
     except (KeyError, ValueError) as why:
         raise UnknownScorer(
-            f"{file} is no CLIP in open_clip's format (no {why}). Known: {', '.join(ARCHITECTURES.values())}, and HPS "
-            "v2 and v2.1, which are ViT-H-14."
+            f"{file} is no CLIP in open_clip's or transformers' format (no {why}). Known: "
+            f"{', '.join(ARCHITECTURES.values())}; HPS v2 and v2.1 and PickScore, which are ViT-H-14; heads of "
+            "aesthetic predictors."
         ) from None
     shape = Shape(width, layers, patch, round(tokens**0.5), text)
     if shape not in ARCHITECTURES:
@@ -128,15 +153,29 @@ def is_hps(file: str) -> bool:
     return "hps" in file.lower() or "hpc" in file.lower()
 
 
-def wants_quick_gelu(state: dict[str, Tensor], file: str) -> bool:
+def _auto_quick_gelu(state: dict[str, Tensor], path: Path, name: str, foreign: bool) -> bool:
+    """Which activation a file wants that is `name`. foreign: in transformers' format."""
+    named = f"{path.parent.name}/{path.name}"
+    if not foreign:
+        return wants_quick_gelu(state, named)
+    shape = next(shape for shape, each in ARCHITECTURES.items() if each == name)
+    told = transformers_clip.quick_gelu_of_config(path, shape.width, shape.layers)
+    if told is not None:
+        return told
+    return wants_quick_gelu(state, named, transformers_clip.published_with_quick_gelu(named, name))
+
+
+def wants_quick_gelu(state: dict[str, Tensor], file: str, otherwise: bool = False) -> bool:
     """Whether weights were trained with OpenAI's activation: by the name under which they are published, else whether
-    they look like OpenAI's, MetaCLIP's or DFN's, or like HPS v1, trained on from OpenAI's."""
-    stem = Path(file).stem.lower()
+    they look like OpenAI's, MetaCLIP's or DFN's, or like HPS v1, trained on from OpenAI's. file: its name, or with its
+    folder's, which counts where all files are called the same. otherwise: for what looks like none."""
+    path = Path(file.lower())
+    name = path.parent.name if path.stem in NAMELESS and path.parent.name else path.stem
     published = _published()
-    if stem in published:
-        return published[stem]
+    if name in published:
+        return published[name]
     hints = ("openai", "hpc", "hps_v1", "metaclip", "dfn", "quickgelu", "quick_gelu")
-    return "input_resolution" in state or any(hint in stem for hint in hints)
+    return otherwise or "input_resolution" in state or any(hint in name for hint in hints)
 
 
 @lru_cache(maxsize=1)
@@ -151,4 +190,4 @@ def _published() -> dict[str, bool]:
         for name in {Path(about.get("url", "")).stem, repository.rpartition("/")[2], Path(hub_file).stem} - {""}:
             if quick_gelu.setdefault(name.lower(), quick) != quick:
                 doubtful.add(name.lower())
-    return {name: quick for name, quick in quick_gelu.items() if name not in doubtful}
+    return {name: quick for name, quick in quick_gelu.items() if name not in doubtful | NAMELESS}

@@ -13,8 +13,10 @@ from torch import Tensor
 class Scorer(ABC):
     """name: for people. size: the side in pixels of the squares that it looks at. unit: what its scores are called.
     patcher: its network, which the caller loads. overwrites: whether the network changes tensors in place that autograd
-    keeps. letterbox: whether it looks at a whole picture in a black square, not at squares of it. differentiable:
-    whether its losses have gradients; without, pictures can be searched with it but not changed."""
+    keeps. letterbox: whether it looks at a whole picture in a black square, not at squares of it. whole: whether it
+    looks at pictures as they are, of any shape; `size` is then that of squares around regions and what is salient.
+    differentiable: whether its losses have gradients; without, pictures can be searched with it but not changed.
+    reads_prompt: whether the prompt matters."""
 
     name: str
     size: int
@@ -22,6 +24,8 @@ class Scorer(ABC):
     patcher: Any
     overwrites: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
+    reads_prompt: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
     letterbox: bool = False
 
     @abstractmethod
@@ -30,7 +34,8 @@ class Scorer(ABC):
 
     @abstractmethod
     def losses(self, squares: Tensor, target: Any) -> Tensor:
-        """How far squares [n, 3, size, size] in 0..1 are from the target, [n]; differentiable."""
+        """How far squares [n, 3, size, size] in 0..1 are from the target, [n]; differentiable. With `whole`, pictures
+        [n, 3, height, width]."""
 
     @abstractmethod
     def scores(self, losses: Tensor) -> Tensor:

@@ -17,12 +17,20 @@ def lines(result: OptimizationResult, config: OptimizationConfig) -> list[str]:
         *_region_lines(result, config),
         *map(str, result.phases),
         *best.notes,
+        *warnings(result),
+        *([f"noise that samplers draw on the way: seed {', '.join(map(str, result.seeds))} for the pictures in turn"]
+          if len(set(result.seeds)) > 1 else []),
+    ]  # fmt: skip
+
+
+def warnings(result: OptimizationResult) -> list[str]:
+    """What did not go as asked, a line for each."""
+    best = result.best
+    return [
         *([f"{best.dropped} candidates gave NaN or infinity and were dropped"] if best.dropped else []),
         *(f"picture {i + 1}: nothing salient in {count} trials, where the whole picture counted alone"
           for i, count in enumerate(result.empty_saliency) if count),
         *([f"{best.rejected} steps led to NaN and were taken back"] if best.rejected else []),
-        *([f"noise that samplers draw on the way: seed {', '.join(map(str, result.seeds))} for the pictures in turn"]
-          if len(set(result.seeds)) > 1 else []),
     ]  # fmt: skip
 
 

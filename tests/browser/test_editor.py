@@ -16,7 +16,7 @@ EVERY = sorted((ROOT / "workflows").glob("*.json"))
 WORKFLOWS = [path for path in EVERY if not ui.needs_files(json.loads(path.read_text(encoding="utf-8")))]
 # What each result node shows, as the editor itself holds it.
 RESULTS = """() => window.app.graph.nodes
-    .filter(node => ['PreviewImage', 'SaveImage'].includes(node.type))
+    .filter(node => node.constructor.nodeData?.output_node && node.type !== 'PreviewAny')
     .map(node => (window.app.nodeOutputs[node.id]?.images ?? []).length)"""
 SELECT = """name => {
     window.app.graph.clear();

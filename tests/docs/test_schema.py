@@ -14,7 +14,7 @@ import fovea
 pytestmark = pytest.mark.static
 
 ROOT = Path(__file__).resolve().parents[2]
-CATEGORIES = {"Fovea/guidance", "Fovea/regions", "Fovea/latent", "Fovea/experts", "Fovea/demo"}
+CATEGORIES = {"Fovea/guidance", "Fovea/regions", "Fovea/latent", "Fovea/scoring", "Fovea/experts", "Fovea/demo"}
 
 
 NODES = asyncio.run(asyncio.run(fovea.comfy_entrypoint()).get_node_list())

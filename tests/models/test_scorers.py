@@ -78,6 +78,9 @@ def test_activation(file: Path, tmp_path: Path) -> None:
         ("h14_fullcc2.5b.pt", True), ("G14_fullcc2.5b.pt", True), ("DFN2B-CLIP-ViT-L-14-39B.safetensors", False),
         ("DFN2B-CLIP-ViT-L-14.safetensors", True), ("vit_b_32-laion2b_e16-af8dbd0c.pth", False),
         ("HPS_v2.1_compressed.pt", False), ("my-metaclip-finetune.pt", True), ("anything.pt", False),
+        ("DFN2B-CLIP-ViT-L-14/open_clip_pytorch_model.bin", True), ("openai/anything.pt", False),
+        ("CLIP-ViT-H-14-laion2B-s32B-b79K/open_clip_model.safetensors", False),
+        ("vit_base_patch32_clip_224.openai/open_clip_model.safetensors", True),
     ],
 )  # fmt: skip
 def test_activation_of_published_weights(name: str, quick: bool) -> None:
@@ -115,7 +118,7 @@ def test_bad_files(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     save_file({"vision_model.embeddings.patch_embedding.weight": torch.zeros(8, 3, 14, 14)}, foreign)
     cures = (
         (broken, "damaged"), (code, "weights"), (other, "Known: ViT-B-32"), (part, "lacks"), (pointer, "Git LFS"),
-        (page, "web page"), (foreign, "open_clip_model.safetensors"),
+        (page, "web page"), (foreign, "one tower"),
     )  # fmt: skip
     for path, said in cures:
         with pytest.raises(UnknownScorer, match=said) as error:

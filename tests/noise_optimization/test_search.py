@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 import torch
@@ -186,6 +187,30 @@ class TestAsPublished:
         found = SalientLoss(weight=0.0)(Boxed(), target, picture[None], None, [generator(1)])
         torch.testing.assert_close(found[0], wanted)
         torch.testing.assert_close(losses.picture_score(Boxed(), picture, target), 100 * torch.cos((2 * wanted).sqrt()))
+
+    def test_a_scorer_of_pictures_as_they_are(self) -> None:
+        """No square of it, and of any shape; what is salient it sees in squares of its size."""
+
+        class Whole(Linear):
+            whole = True
+            seen: ClassVar[list[tuple[int, ...]]] = []
+
+            def losses(self, squares: Tensor, target: Tensor) -> Tensor:
+                self.seen.append(tuple(squares.shape))
+                return squares.mean(dim=(1, 2, 3)) - target
+
+        picture, saliency = torch.rand(3, 40, 90), torch.zeros(1, 40, 90)
+        saliency[:, 10:20, 10:20] = 1
+        scorer, target = Whole(), torch.tensor(0.25)
+        found = SalientLoss(weight=0.0)(scorer, target, picture[None], saliency, [generator(1)])
+        torch.testing.assert_close(found, picture.mean()[None] - 0.25)
+        losses.picture_score(scorer, picture, target)
+        assert scorer.seen == [(1, 3, 40, 90)] * 2
+        mixed = SalientLoss(weight=0.4)(scorer, target, picture[None], saliency, [generator(1)])
+        assert scorer.seen[2:] == [(1, 3, 40, 90), (1, 3, 8, 8)]
+        views = crops.salient_parts(saliency[0], 0.85, 10)
+        part = crops.look(picture, views, 8).mean() - 0.25
+        torch.testing.assert_close(mixed, (0.6 * found + 0.4 * part))
 
 
 class TestRules:

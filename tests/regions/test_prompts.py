@@ -246,9 +246,15 @@ class TestWhatIsSaid:
         sample(*result[:3])
         assert not caplog.records
 
+    def test_no_regions_and_regions_without_a_prompt_are_told(self, model: Any, clip: Any) -> None:
+        *_, report = dense(model, clip, Regions())
+        assert report == "There is no region: none is connected, painted or found."
+        *_, report = dense(model, clip, two(""))
+        assert report == "region 1 has no prompt: nothing is asked of its place."
+
     def test_the_report_is_in_the_log(self, model: Any, clip: Any, caplog: pytest.LogCaptureFixture) -> None:
         *_, report = dense(model, clip, two("a wolf"), mode="auto")
-        assert report and [record.message for record in caplog.records] == [f"Dense Diffusion (Fovea): {report}"]
+        assert report and [record.message for record in caplog.records] == [f"Dense Diffusion: {report}"]
 
 
 class TestConcat:

@@ -23,6 +23,8 @@ from torch import Tensor
 from fovea.attention import hooks
 from fovea.attention.tensor_layout import split_heads
 
+BLACK = torch.zeros(1, 8, 8)
+
 
 @pytest.fixture(scope="module")
 def model() -> Any:
@@ -167,6 +169,30 @@ class TestGuiders:
         tiny.sample_with(guider, tiny.noise(16, 16), steps=6)
         assert [record.message for record in caplog.records if "no guidance" in record.message][1:] == []
         assert "post-CFG" in caplog.text
+
+    def test_a_run_without_guidance_says_why(self, model: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """At the end of the run, whatever its length: a window that no step lies in, a guider that does not ask."""
+        x = tiny.noise(16, 16)
+        tiny.sample(guided(model, end_percent=0.2), x)
+        tiny.sample(guided(model, scale=0.0, end_percent=0.2), x, denoise=0.3)
+        assert not caplog.records
+        tiny.sample(guided(model, end_percent=0.2), x, denoise=0.3)
+        assert [record.message.count("no step of this run") for record in caplog.records] == [1]
+        caplog.clear()
+        guider = dual_model(guided(model), tiny.unet("sd15", seed=1))
+        guider.set_cfg(1.0)
+        tiny.sample_with(guider, x, steps=2)
+        assert [record.message.count("post-CFG") for record in caplog.records] == [1]
+
+    @pytest.mark.parametrize(
+        ("changes", "why"),
+        [({"start_percent": 0.5, "end_percent": 0.5}, "not before end_percent"), ({"mask": BLACK}, "black")],
+    )
+    def test_settings_that_leave_nothing_to_guide(
+        self, model: Any, changes: dict, why: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        guided(model, **changes)
+        assert [why in record.message for record in caplog.records] == [True]
 
     def test_a_second_models_negative_prompt_is_not_evaluated_on_the_first(self, model: Any) -> None:
         x, other = tiny.noise(16, 16), tiny.unet("sd15", seed=1)

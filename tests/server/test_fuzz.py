@@ -79,6 +79,7 @@ def values(name: str, kind: Any, options: dict[str, Any]) -> list[Any]:
 # What some nodes need in place of the defaults.
 SPECIAL = {
     "FoveaEncoderSchedule": {"clip": ["dual", 1]},
+    "FoveaScorerFromNode": {"node": "GetImageSize"},
     "FoveaRegionsFromBoxes": {"boxes": '[{"bbox": [0, 0, 500, 500], "desc": "a red star"}]'},
 }
 

@@ -64,6 +64,21 @@ def test_server_lists_our_nodes(object_info: dict) -> None:
         assert info["category"].startswith("Fovea/") and info["description"]
 
 
+def test_the_packs_name_stands_where_a_name_is_taken(client: Client, object_info: dict) -> None:
+    """Taken: by a node of ComfyUI's, or by one in the editor's list of often used nodes of all packs."""
+
+    def letters(name: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", name.lower())
+
+    often = client.json("/assets/sorted-custom-node-map.json")
+    foreign = {name: info for name, info in object_info.items() if not name.startswith("Fovea")}
+    taken = {letters(name) for name in (*often, *foreign, *(info["display_name"] for info in foreign.values()))}
+    assert len(often) > 1000 and letters("KSampler") in taken, "otherwise this test reads the wrong lists"
+    for info in (info for name, info in object_info.items() if name.startswith("Fovea")):
+        plain, suffix, rest = info["display_name"].partition(" (Fovea)")
+        assert bool(suffix) == (letters(plain) in taken) and not rest, info["display_name"]
+
+
 def test_start_is_quiet(live) -> None:
     """Up to where the server answers: other tests queue bad graphs on purpose, which the log tells too."""
     start, ready, _ = live.log_text().partition("To see the GUI go to")

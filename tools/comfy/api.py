@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import struct
 import time
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ Progress = Callable[[str, int, int], None]  # node id, steps done, steps in all
 # What calls raise when the server is gone or does not answer.
 LOST = (OSError, TimeoutError, requests.RequestException, websocket.WebSocketException)
 FINAL = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
+TEXT = 3  # what binary messages begin with that are text on a node (protocol.py of ComfyUI)
 
 
 def describe(node_errors: dict[str, Any]) -> str:
@@ -43,6 +45,14 @@ class Refused(Exception):
         return describe(self.node_errors) or f"{error.get('message', self.body)} {error.get('details') or ''}".strip()
 
 
+def shown_text(message: bytes) -> dict[str, str]:
+    """Node id -> text, of a binary message that has a node show text; nothing of other messages."""
+    if len(message) < 8 or struct.unpack_from(">I", message)[0] != TEXT:
+        return {}
+    length = struct.unpack_from(">I", message, 4)[0]
+    return {message[8 : 8 + length].decode(): message[8 + length :].decode()}
+
+
 @dataclass
 class Run:
     """What became of one queued graph."""
@@ -54,6 +64,7 @@ class Run:
     error: dict[str, Any] | None = None  # the server's execution_error message
     node_errors: dict[str, Any] = field(default_factory=dict)  # outputs the server left out because of invalid nodes
     outputs: dict[str, Any] = field(default_factory=dict)  # node id -> what /history tells of it
+    texts: dict[str, str] = field(default_factory=dict)  # node id -> the last text that the server had it show
 
     def images(self, node_id: str) -> list[dict[str, str]]:
         return self.outputs.get(node_id, {}).get("images", [])
@@ -137,8 +148,11 @@ class Client:
                 message = socket.recv()
             except websocket.WebSocketTimeoutException:
                 continue  # a long step says nothing; the deadline above decides
-            if not isinstance(message, str) or not message:
-                continue  # previews are binary
+            if isinstance(message, bytes):
+                run.texts.update(shown_text(message))
+                continue  # previews are binary, too
+            if not message:
+                continue
             event = json.loads(message)
             kind, data = event.get("type"), event.get("data") or {}
             if data.get("prompt_id") != run.prompt_id:

@@ -7,8 +7,10 @@ from typing import Any
 from ..comfy.workflow import Workflow, inputs_of, is_widget
 
 COLUMN, GAP, TITLE = 60, 30, 30
-WIDTHS = {"PreviewImage": 380, "SaveImage": 380, "MarkdownNote": 380, "FoveaRegionPainter": 460}
-TALL = {"PreviewImage": 320, "SaveImage": 340, "MarkdownNote": 520, "PreviewAny": 220, "FoveaRegionPainter": 560}
+WIDTHS = {"PreviewImage": 380, "SaveImage": 380, "MarkdownNote": 380, "FoveaRegionPainter": 460,
+          "FoveaRegionPreview": 480}  # fmt: skip
+TALL = {"PreviewImage": 320, "SaveImage": 340, "MarkdownNote": 520, "PreviewAny": 220, "FoveaRegionPainter": 560,
+        "FoveaRegionPreview": 330}  # fmt: skip
 COLOURS = {"ours": ("#223", "#335"), "prompt": ("#232", "#353"), "shared": ("#653", "#432")}
 
 

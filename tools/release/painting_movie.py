@@ -24,9 +24,12 @@ from ..errors import SetupError
 from .thumbnails import FLAGS
 
 TARGET = ROOT / "docs" / "images" / "painting.webp"
-WINDOW, WIDTH = {"width": 1280, "height": 620}, 840  # of the browser; of the film
+WINDOW, WIDTH = {"width": 1400, "height": 760}, 860  # of the browser; of the film
+SHOWN = {"x": 62, "y": 180, "width": 1130, "height": 540}  # of the window
 STROKE, HOLD, END = 90, 900, 2200  # ms: a frame of a stroke, a new picture, the last one
+IDLE = 2500  # ms without a run, after which a change has its picture
 MOST_BYTES = 3_000_000
+EMPTY = (700, 745)  # a point of the window where no node is
 SIDE = 256
 PROMPT = " on a white background, flat style"
 # Where the two nodes are that the film shows: side by side, the others out of sight.
@@ -34,11 +37,11 @@ ARRANGE = """([prompt, side]) => {
     const nodes = window.app.graph.nodes, of = kind => nodes.find(node => node.type === kind);
     for (const node of nodes) node.pos = [node.pos[0], node.pos[1] + 4000];
     const painter = of('FoveaRegionPainter'), shown = of('PreviewImage');
-    painter.pos = [0, 0]; painter.setSize([720, 560]);
-    shown.pos = [750, 0]; shown.setSize([500, 560]);
+    painter.pos = [0, 0]; painter.setSize([720, 620]);
+    shown.pos = [740, 100]; shown.setSize([370, 500]);
     painter.widgets.find(widget => widget.name === 'painting').value = '';
     const view = window.app.canvas.ds;
-    view.scale = 1; view.offset = [14, 40];
+    view.scale = 1; view.offset = [75, 60];
     window.app.canvas.setDirty(true, true);
 }"""
 
@@ -51,7 +54,7 @@ class Film:
     frames: list[tuple[Image.Image, int]] = field(default_factory=list)
 
     def shoot(self, shown: int) -> None:
-        data = self.page.screenshot(clip={"x": 0, "y": 0, **WINDOW})
+        data = self.page.screenshot(clip=SHOWN)
         picture = Image.open(io.BytesIO(data)).convert("RGB")
         height = round(WIDTH * picture.height / picture.width)
         self.frames.append((picture.resize((WIDTH, height), Image.Resampling.LANCZOS), shown))
@@ -66,7 +69,8 @@ class Film:
 
 def opened(client: Client, window: Any) -> Any:
     """A page with the painter's template in it, arranged for the film."""
-    for name, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False, "Comfy.Locale": "en"}.items():
+    for name, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False, "Comfy.Locale": "en",
+                        "Comfy.Minimap.Visible": False}.items():  # fmt: skip
         client.session.post(f"{client.address}/settings/{name}", data=json.dumps(value), timeout=60).raise_for_status()
     page = window.new_page(viewport=WINDOW)
     page.set_default_timeout(120_000)
@@ -99,15 +103,13 @@ def played(page: Any, client: Client) -> Film:
 
     def drawn(change: Callable[[], None], shown: int = HOLD) -> None:
         """A change, and its picture."""
-        page.wait_for_timeout(300)
-        while client.json("/queue")["queue_running"] or client.json("/queue")["queue_pending"]:
-            page.wait_for_timeout(200)
-        before = len(client.json("/history"))
         change()
         film.shoot(STROKE)
-        while client.json("/queue")["queue_running"] or len(client.json("/history")) <= before:
-            page.wait_for_timeout(200)
-        page.wait_for_timeout(600)
+        idle = 0
+        while idle < IDLE:  # a change while one runs is followed by another run
+            page.wait_for_timeout(250)
+            queue = client.json("/queue")
+            idle = 0 if queue["queue_running"] or queue["queue_pending"] else idle + 250
         film.shoot(shown)
 
     def region(prompt: str, points: Sequence[tuple[float, float]]) -> None:
@@ -123,12 +125,12 @@ def played(page: Any, client: Client) -> Film:
         page.wait_for_timeout(300)
     page.locator("[data-testid=queue-mode-menu-trigger]").click()
     page.get_by_role("menuitem", name="Run (On Change)").click()
-    page.keyboard.press("Escape")
-    page.wait_for_timeout(500)
+    page.mouse.click(*EMPTY)  # the menu stays open until then, and hides the page from who looks for its parts
+    page.get_by_role("menuitem").first.wait_for(state="hidden")
     page.get_by_role("spinbutton", name="Size").first.fill("70")
     drawn(lambda: region("a plain red star", [(0.2, 0.2), (0.3, 0.2), (0.3, 0.3), (0.2, 0.3), (0.2, 0.22)]))
     drawn(lambda: region("a plain blue circle", [(0.7, 0.65), (0.8, 0.65), (0.8, 0.78), (0.7, 0.78), (0.7, 0.67)]))
-    drawn(lambda: region("a striped green heart", [(0.7, 0.2), (0.8, 0.2), (0.8, 0.3), (0.7, 0.3), (0.7, 0.22)]), END)
+    drawn(lambda: region("a plain green heart", [(0.7, 0.2), (0.8, 0.2), (0.8, 0.3), (0.7, 0.3), (0.7, 0.22)]), END)
     return film
 
 

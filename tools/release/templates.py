@@ -111,8 +111,7 @@ def regions(board: Board, file: str, size: int, cfg: float = 6.0, **how: Any) ->
     text = board.put("PrimitiveStringMultiline", 0, "Two boxes in thousandths: top, left, bottom, right", "prompt",
                      value=PLACES)  # fmt: skip
     boxes = board.put("FoveaRegionsFromBoxes", 1, boxes=(text, 0), width=size, height=size)
-    preview = board.put("FoveaRegionPreview", 1, regions=(boxes, 0), width=size, height=size)
-    board.put("PreviewImage", 1, "Where", images=(preview, 0))
+    board.put("FoveaRegionPreview", 1, "Where", regions=(boxes, 0), width=size, height=size)
     steer = board.put("FoveaDenseDiffusion", 2, color="ours", model=given["model"], clip=given["clip"],
                       regions=(boxes, 0), prompt=PLACED)  # fmt: skip
     with_and_without(board, given, steer, PLACED, "With regions", cfg=cfg, **how)
@@ -324,8 +323,7 @@ Two people, each from a LoRA of their own, on {file}: left and right half. Nothi
 def layout_prompt(board: Board) -> None:
     places = "left third: a lighthouse on a cliff\nright half: a sailing ship\ntop third: storm clouds"
     regions = board.put("FoveaRegionsFromText", 0, color="ours", text=places)
-    preview = board.put("FoveaRegionPreview", 1, regions=(regions, 0), width=1024, height=1024)
-    board.put("PreviewImage", 1, "Where", images=(preview, 0))
+    board.put("FoveaRegionPreview", 1, "Where", regions=(regions, 0), width=1024, height=1024)
     written = board.put("FoveaRegionsToLayoutPrompt", 1, color="ours", regions=(regions, 0))
     board.put("PreviewAny", 2, "For the text encoder", source=(written, 0))
     board.note("""## Layouts that models read themselves

@@ -10,7 +10,6 @@ Resumable; `--processes` of one thread each.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
