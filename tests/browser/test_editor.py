@@ -20,6 +20,13 @@ WORKFLOWS = [path for path in EVERY if not ui.needs_files(json.loads(path.read_t
 RESULTS = """() => window.app.graph.nodes
     .filter(node => node.constructor.nodeData?.output_node && node.type !== 'PreviewAny')
     .map(node => (window.app.nodeOutputs[node.id]?.images ?? []).length)"""
+SELECT = """name => {
+    window.app.graph.clear();
+    const node = window.LiteGraph.createNode(name);
+    window.app.graph.add(node);
+    window.app.canvas.selectNode(node);
+}"""
+PICTURES = """() => [...document.querySelectorAll(".node-help-content img")].every(one => one.naturalWidth > 0)"""
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -126,3 +133,24 @@ def test_blueprints_are_offered_by_the_search(page, client, settings) -> None:
     for path in BLUEPRINTS:
         search_for(page, path.stem.removesuffix(" (Fovea)"), (900, 900))
         page.get_by_text(path.stem).first.wait_for()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_help_is_shown_in_the_editors_language(language: str, page, client, settings) -> None:
+    """Every page that the editor shows is the right one, with its pictures, and fits the panel's width."""
+    opened(page, client, settings, "classic", language=language)
+    names = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    content = page.locator(".node-help-content")
+    for node, texts in names.items():
+        page.evaluate(SELECT, node)
+        if not content.is_visible():
+            page.get_by_test_id("info-button").click()
+        heading = content.get_by_role("heading", level=1)
+        heading.get_by_text(texts["display_name"], exact=True).wait_for()
+        page.wait_for_function(PICTURES)
+        if node == "FoveaRegionPainter":
+            page.screenshot(path=SHOTS / f"help_{language}.png")
+        assert content.evaluate("box => box.scrollWidth <= box.clientWidth"), node
+        assert "**" not in content.inner_text(), "marks that the editor does not take for bold"
+    asked_first = f"/{language}.md"  # a page that is in English only is asked for in a folder of its own before
+    assert not [text for text in page.ours() if not text.endswith(asked_first)]

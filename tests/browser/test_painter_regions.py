@@ -98,10 +98,10 @@ def test_regions_overlap(page, client, settings, renderer: str) -> None:
     assert np.array_equal(both[1], first) and overlap.sum() > 1000
     assert (painter.map()[overlap] == 2).all(), "the newer one is in front"
     page.screenshot(path=SHOTS / f"painter_overlap_{renderer}.png")
-    painter.row(2).get_by_role("button", name="To the back").click()
+    painter.row(2).get_by_role("button", name="Send backward").click()
     assert [region["prompt"] for region in painter.value()["regions"]] == ["a boat", "a sea"]
     assert (painter.map()[overlap] == 1).all(), "the order acts"
-    painter.row(1).get_by_role("button", name="To the front").click()
+    painter.row(1).get_by_role("button", name="Bring forward").click()
     assert (painter.map()[overlap] == 2).all()
     painter.row(1).locator(".fovea-swatch").click()
     painter.tool("eraser")
@@ -265,7 +265,7 @@ def test_settings_of_a_region(page, client, settings, live) -> None:
     painter.drag((0.1, 0.1), (0.6, 0.6))
     painter.row(1).get_by_role("button", name="Settings of region 1").click()
     row = painter.row(1)
-    row.get_by_label("Not here").fill("a {face|hand}")
+    row.get_by_label("Negative prompt (not here)").fill("a {face|hand}")
     for label, value in (("Strength", "0.5"), ("From %", "10"), ("To %", "62.5")):
         row.get_by_label(label, exact=True).fill(value)
         row.get_by_label(label, exact=True).press("Enter")
@@ -275,7 +275,7 @@ def test_settings_of_a_region(page, client, settings, live) -> None:
     assert (read.strength, read.start, read.end) == (0.5, 0.1, 0.625) and read.negative_prompt in ("a face", "a hand")
     assert read.color == "#2563eb" and read.is_color_of_object
     assert row.get_by_role("button", name="Settings").get_attribute("data-set") == "true"
-    row.get_by_text("The thing has this color").click()
+    row.get_by_text("The object has this color").click()
     assert not painter_format.parse(painter.text()).rows[0].is_color_of_object
     row.get_by_label("LoRA", exact=True).last.select_option(file.name)
     row.get_by_label("Strength of the LoRA").fill("0.25")
@@ -316,7 +316,7 @@ def test_masks_come_in_and_go_out(page, client, settings) -> None:
     text = painter.text()
     photo = np.random.default_rng(0).integers(0, 255, (256, 256, 3)).astype(np.uint8)
     give(page, 0, ("photo.png", png(photo)))
-    page.get_by_text("photo.png is neither a mask nor of flat colors").wait_for()
+    page.get_by_text("photo.png is neither a mask nor a picture in flat colors").wait_for()
     give(page, 0, ("black.png", png(np.zeros((64, 64), np.uint8))))
     page.get_by_text("No region was found in black.png").wait_for()
     assert painter.text() == text
@@ -340,7 +340,7 @@ def test_the_color_of_the_thing_from_a_picture_behind(page, client, settings) ->
     painter.drag((0.1, 0.1), (0.6, 0.6))
     painter.tool("eyedropper")
     page.mouse.click(*painter.at(0.2, 0.2))
-    page.get_by_text("Show a picture behind the painting first").wait_for()
+    page.get_by_text("Choose a background image first").wait_for()
     picture = np.zeros((100, 100, 3), np.uint8)
     picture[:, :50], picture[:, 50:] = (12, 34, 56), (200, 100, 0)
     give(page, 1, ("behind.png", png(picture)))

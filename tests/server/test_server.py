@@ -88,8 +88,10 @@ def test_start_is_quiet(live) -> None:
 
 
 def test_help_pages_are_served(client: Client) -> None:
-    for page in (ROOT / "web" / "docs").glob("*.md"):
-        assert client.get(f"/extensions/fovea/docs/{page.name}").text == page.read_text(encoding="utf-8")
+    """In every language, and their pictures: the editor asks for docs/NODE/zh.md, then docs/NODE.md."""
+    folder = ROOT / "web" / "docs"
+    for path in [*folder.rglob("*.md"), *folder.rglob("*.jpg")]:
+        assert client.get(f"/extensions/fovea/docs/{path.relative_to(folder).as_posix()}").content == path.read_bytes()
 
 
 def test_templates_are_offered(client: Client) -> None:

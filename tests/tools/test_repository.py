@@ -81,8 +81,8 @@ def test_the_archive_holds_what_users_need_and_no_more() -> None:
     needed = "__init__.py README.md LICENSE requirements.txt pyproject.toml nodes guidance attention models web demo"
     assert top >= {*needed.split(), "locales", "workflows", "subgraphs"}
     assert not top & {"tests", "tools", "docs", "Makefile", ".ci", ".github", "output"}
-    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "web" / "docs").glob("*.md")}
-    assert pages and pages <= set(names), "help pages come along, docs/ does not"
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "web" / "docs").rglob("*.*")}
+    assert pages and pages <= set(names), "help pages and their pictures come along, docs/ does not"
     assert sum(name.endswith(".safetensors") for name in names) >= 5, "the demo model comes along"
     assert sum((ROOT / name).stat().st_size for name in names) < 46 * 2**20
 

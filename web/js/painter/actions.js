@@ -62,7 +62,7 @@ export function fillAt(store, point) {
 /** The chosen region's thing has this color, [red, green, blue]; null: there is no picture to take it from. */
 export function pickColor(store, color) {
   if (!store.row) return store.say(t("Choose a region first."), true);
-  if (!color) return store.say(t("Show a picture behind the painting first, then click it."), true);
+  if (!color) return store.say(t("Choose a background image first, then click it."), true);
   changeRow(store, store.chosen, { color: hex(color), is_color_of_object: true });
   store.say("");
 }

@@ -125,7 +125,7 @@ export async function fromText(text, width, height) {
   if (!isObject) throw new Error("A drawing is a JSON object.");
   const version = given.version ?? ("map" in given ? FIRST_VERSION : VERSION);
   const isKnown = version === FIRST_VERSION || version === VERSION;
-  if (!isKnown) throw new Error(t("Version {} is not known here: update Fovea.", version));
+  if (!isKnown) throw new Error(t("Version {} is not supported: update Fovea.", version));
   const sides = [[width, given.width], [height, given.height]];
   const size = sides.map(([usual, side]) => numberOr(usual, Math.round(side), 16, 4096));
   const drawing = blank(...size);
@@ -203,12 +203,12 @@ async function readMap(url, entries, { width, height }) {
 /** Pixels from a PNG's data URL, without the browser changing colors. */
 async function unpacked(url, width, height) {
   const match = /^data:image\/png;base64,([A-Za-z0-9+/=]*)$/.exec(url);
-  if (!match) throw new Error(t("The map is no PNG data URL."));
+  if (!match) throw new Error(t("The map is not a PNG data URL."));
   const bytes = Uint8Array.from(atob(match[1]), (letter) => letter.charCodeAt(0));
   const view = new DataView(bytes.buffer); // its header tells the size before anything is decoded
   const isPng = bytes.length > 26 && view.getUint32(0) === 0x89504e47 && view.getUint32(12) === 0x49484452;
   if (!isPng || view.getUint32(16) !== width || view.getUint32(20) !== height) {
-    throw new Error(t("The map is not as large as the drawing."));
+    throw new Error(t("The map and the drawing differ in size."));
   }
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), options);

@@ -18,9 +18,9 @@ export async function importPictures(store, files) {
   store.cancel();
   let { drawing } = store, chosen = store.chosen;
   for (const [file, picture] of pictures) {
-    const found = rowsWith(drawing, picture);
-    if (!found) wrong.push(t("{} is neither a mask nor of flat colors. Show it behind the painting?", file.name));
-    else if (!found.changed.length) wrong.push(t("No region was found in {}.", file.name));
+    const { name } = file, found = rowsWith(drawing, picture);
+    if (!found) wrong.push(t("{} is neither a mask nor a picture in flat colors. Use it as the background?", name));
+    else if (!found.changed.length) wrong.push(t("No region was found in {}.", name));
     else [drawing, chosen] = [{ ...drawing, rows: found.rows }, found.changed.at(-1)];
   }
   if (drawing !== store.drawing) {

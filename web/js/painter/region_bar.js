@@ -18,7 +18,7 @@ const ARRANGEMENTS = [
 export function regionBar(store) {
   const add = iconButton("add", t("Add a region"), () => addRow(store));
   add.append(t("Region"));
-  const title = t("Arrange regions without a place, and new ones");
+  const title = t("Arrange new regions, and regions without a place");
   const list = element("select", { className: "fovea-arrange", title, "aria-label": title });
   list.append(element("option", { value: "", textContent: t("Arrange") }));
   list.append(...ARRANGEMENTS.map(([name], at) => element("option", { value: at, textContent: t(name) })));
@@ -28,7 +28,7 @@ export function regionBar(store) {
     arrange(store, boxes);
   });
   const write = element("button", {
-    type: "button", textContent: t("Write prompt"), title: t("Write the prompt from the regions"),
+    type: "button", textContent: t("Write prompt"), title: t("Join the regions' prompts into the whole prompt"),
   }); // prettier-ignore
   write.addEventListener("click", () => compose(store));
   return element("div", { className: "fovea-bar" }, add, list, element("span", { className: "fovea-gap" }), write);

@@ -8,7 +8,7 @@ import { t } from "./texts.js";
 import { unfold } from "./workspace.js";
 
 export function rowList(store) {
-  const label = t("Regions, the frontmost first");
+  const label = t("Regions, front to back");
   const list = element("div", { className: "fovea-rows", role: "list", "aria-label": label });
   let lines = new Map(); // by the ids of rows
 
@@ -44,9 +44,9 @@ function reveal(list, line) {
 function rowLine(store, id) {
   const color = colorField(store, id), prompt = promptField(store, id), number = element("span");
   const eye = iconButton("shown", t("Hide this region"), () => changeRow(store, id, { hidden: true }));
-  const shut = iconButton("hidden", t("Hidden: include this region"), () => changeRow(store, id, { hidden: false }));
-  const up = iconButton("up", t("To the front"), () => moveRow(store, id, 1));
-  const down = iconButton("down", t("To the back"), () => moveRow(store, id, -1));
+  const shut = iconButton("hidden", t("Hidden: show this region"), () => changeRow(store, id, { hidden: false }));
+  const up = iconButton("up", t("Bring forward"), () => moveRow(store, id, 1));
+  const down = iconButton("down", t("Send backward"), () => moveRow(store, id, -1));
   const remove = iconButton("remove", "", () => removeRow(store, id));
   const more = iconButton("more", "", () => {
     store.choose(id);

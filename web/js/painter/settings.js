@@ -31,7 +31,7 @@ export function settings(store, id) {
 const line = (...children) => element("div", { className: "fovea-bar" }, ...children);
 
 function negative(store, id) {
-  const label = t("Not here (negative prompt)");
+  const label = t("Negative prompt (not here)");
   const field = element("textarea", {
     rows: 1, placeholder: label, "aria-label": label, maxLength: MAX_PROMPT_LENGTH, spellcheck: false,
   }); // prettier-ignore
@@ -54,7 +54,7 @@ function numbers(store, id) {
   start.onSet((value) => changeRow(store, id, { start: value }));
   end.onSet((value) => changeRow(store, id, { end: value }));
   const fields = line(strength.element, start.element, end.element);
-  fields.title = t("How much of the effect this region gets, and between which parts of the schedule.");
+  fields.title = t("How strongly this region acts, and in which part of the schedule.");
   return {
     element: fields,
     show(row) {
@@ -83,8 +83,8 @@ function number(label, min, max, step, unit) {
 function colors(store, id) {
   const check = element("input", { type: "checkbox" });
   check.addEventListener("change", () => changeRow(store, id, { is_color_of_object: check.checked }));
-  const title = t("What is here has the region's color. Region Start uses it.");
-  const label = element("label", { className: "fovea-check", title }, check, t("The thing has this color"));
+  const title = t("What you paint here has the region's color. Region Start uses it.");
+  const label = element("label", { className: "fovea-check", title }, check, t("The object has this color"));
   const take = (color) => changeRow(store, id, { color, is_color_of_object: true });
   const swatches = PLAIN.map(([word, color]) => {
     const about = { className: "fovea-plain", title: t(word), "aria-label": t(word) };
@@ -126,7 +126,7 @@ function loras(store, id) {
       return line(list, strength.element, remove);
     });
     const add = choice(["", ...names], "", (name) => set([...row.loras, { name, strength: 1 }]));
-    add.options[0].textContent = t("Add a LoRA for this place");
+    add.options[0].textContent = t("Add a LoRA for this region");
     add.hidden = row.loras.length >= MAX_LORAS || !names.length;
     box.replaceChildren(...lines, add);
   }

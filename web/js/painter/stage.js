@@ -39,7 +39,7 @@ export class Stage {
     this.tags = nameTags(this.store);
     this.hint = element("div", { className: "fovea-hint", textContent: t(NO_DRAWING) });
     const keys = t(
-      "Painting. Keys: B, E, R, O, L, P, G, V, I choose tools, brackets the size, digits a region.",
+      "Canvas. Keys: B, E, R, O, L, P, G, V, I choose a tool, brackets change the size, digits choose a region.",
     );
     this.element = element(
       "div",

@@ -42,7 +42,7 @@ export class Store {
     this.backgrounds = backgrounds;
     this.loraNames = loraNames;
     this.subscribers = [];
-    this.writer = new Writer(onChange, (error) => this.say(t("The drawing cannot be kept: {}", error.message), true));
+    this.writer = new Writer(onChange, (error) => this.say(t("The drawing cannot be saved: {}", error.message), true));
   }
 
   subscribe(subscriber) {

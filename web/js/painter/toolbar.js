@@ -18,7 +18,7 @@ export function toolBar(store) {
   const redo = iconButton("redo", t("Redo (Ctrl+Y)"), () => store.redo());
   const clear = iconButton("clear", t("Clear the chosen region (Delete)"), () => clearRegion(store));
   const fit = iconButton("fit", t("Fit to view (0)"), () => workspace.seeAll(store));
-  const full = iconButton("full", t("Full screen (Escape ends it)"), () => workspace.setFull(store, !store.full));
+  const full = iconButton("full", t("Full screen (Escape to exit)"), () => workspace.setFull(store, !store.full));
 
   function show() {
     undo.disabled = !store.history.past.length;
@@ -149,24 +149,22 @@ export function pictureBar(store) {
   show();
   return element(
     "div", { className: "fovea-bar" }, ...backdropFields(store),
-    iconButton("picture", t("Show a picture from a file behind the painting"), () => behind.click()),
+    iconButton("picture", t("Choose a background image from a file"), () => behind.click()),
     element("label", { className: "fovea-amount" }, element("span", { textContent: t("Paint") }), opacity), gap(),
-    iconButton("import", t("Import masks or a picture of flat colors"), () => masks.click()),
+    iconButton("import", t("Import masks or a picture in flat colors"), () => masks.click()),
     iconButton("export", t("Export as PNG"), () => exportPicture(store)), masks, behind,
   ); // prettier-ignore
 }
 
 /** Which picture is behind the painting, and how much of it shows. */
 function backdropFields(store) {
-  const title = t("Picture behind the painting");
+  const title = t("Background image");
   const list = element("select", { title, "aria-label": title });
   list.addEventListener("pointerdown", () => workspace.listBackgrounds(store));
   list.addEventListener("focus", () => workspace.listBackgrounds(store));
   list.addEventListener("change", () => workspace.showBackground(store, list.value));
-  const percent = element("input", {
-    type: "range", min: 0, max: 100, title: t("How much of it shows"),
-    "aria-label": t("How much of the picture behind shows"),
-  }); // prettier-ignore
+  const fades = t("Opacity of the background image");
+  const percent = element("input", { type: "range", min: 0, max: 100, title: fades, "aria-label": fades });
   percent.addEventListener("input", () => workspace.setBackgroundPercent(store, Number(percent.value)));
   let listed = "";
 

@@ -1,0 +1,59 @@
+"""The help pages' pictures: `python -m tools.release.help_images`, cut out of docs/images and the templates' pictures.
+
+Help pages are served from web/, so what they show has to lie there, small enough for a narrow panel.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from ..comfy.host import ROOT
+
+FOLDER = ROOT / "web" / "docs" / "images"
+WIDTH, GAP, PAPER = 512, 6, (250, 250, 248)
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the source
+THUMBNAIL_ROWS: tuple[Box, ...] = ((0, 44, 510, 212), (0, 300, 510, 468))  # two rows of three on a square sheet
+
+PARTS: dict[str, tuple[str, tuple[Box, ...]]] = {  # name -> source, the parts that are shown one below the other
+    "attention_map": ("workflows/attention_map_demo.jpg", ((90, 5, 425, 510),)),
+    "best_of_n": ("docs/images/latents_methods.png", ((0, 10, 529, 186), (0, 322, 529, 449))),
+    "clip_guidance": ("docs/images/latents_methods.png", ((0, 10, 529, 186), (0, 190, 529, 317))),
+    "encoders": ("workflows/encoders_demo.jpg", THUMBNAIL_ROWS),
+    "experts": ("workflows/experts_demo.jpg", ((0, 0, 512, 512),)),
+    "latent": ("workflows/latent_demo.jpg", THUMBNAIL_ROWS),
+    "masked_prompts": ("docs/images/regions_methods.png", ((0, 9, 493, 125), (0, 133, 493, 250))),
+    "paint_with_words": ("docs/images/regions_methods.png", ((0, 9, 493, 125), (0, 383, 493, 499))),
+    "painter": ("docs/images/painter.jpg", ((12, 168, 358, 656),)),
+    "region_lora": ("docs/images/region_lora.png", ((0, 6, 445, 108), (0, 327, 445, 429))),
+    "region_start": ("docs/images/regions_start.png", ((0, 134, 506, 248), (0, 507, 506, 621))),
+    "regions": ("docs/images/regions.jpg", ((0, 0, 798, 444),)),
+    "regions_preview": ("workflows/layout_prompt.jpg", ((0, 188, 512, 328),)),
+    "sag": ("docs/images/sag.jpg", ((6, 27, 594, 220), (6, 246, 594, 439))),
+    "saliency": ("workflows/latent_demo.jpg", tuple((170, top, right, low) for _, top, right, low in THUMBNAIL_ROWS)),
+    "shapesworld": ("docs/images/shapesworld.jpg", ((0, 0, 400, 522),)),
+    "style": ("workflows/style_demo.jpg", ((0, 172, 510, 340),)),
+}
+
+
+def cut(source: Image.Image, boxes: tuple[Box, ...]) -> Image.Image:
+    """Equally wide parts of a picture, one below the other, at most WIDTH pixels wide."""
+    parts = [source.convert("RGB").crop(box) for box in boxes]
+    sheet = Image.new("RGB", (parts[0].width, sum(part.height + GAP for part in parts) - GAP), PAPER)
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height + GAP
+    scale = min(1, WIDTH / sheet.width)
+    return sheet.resize((round(sheet.width * scale), round(sheet.height * scale)), Image.Resampling.LANCZOS)
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, (source, boxes) in PARTS.items():
+        with Image.open(ROOT / source) as picture:
+            cut(picture, boxes).save(FOLDER / f"{name}.jpg", quality=82, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
