@@ -149,7 +149,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def times(start: float, rows: Sequence[dict[str, Any]]) -> str:
     """Where the time went, in lines: starting, then graphs, the longest first."""
-    parts = [("starting ComfyUI", start), *sorted(((row["graph"], row["seconds"]) for row in rows), key=lambda p: -p[1])]
+    longest_first = sorted(rows, key=lambda row: -row["seconds"])
+    parts = [("starting ComfyUI", start), *((row["graph"], row["seconds"]) for row in longest_first)]
     return "\n".join(f"{seconds:7.1f} s  {name}" for name, seconds in parts)
 
 
