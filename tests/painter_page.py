@@ -97,9 +97,10 @@ def loaded(
 ) -> Painter:
     """The template's graph, without its drawing."""
     opened(page, client, settings, renderer, palette, language)
-    graph = json.loads((ROOT / "workflows" / "painter_demo.json").read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "1 Paint with words (demo).json").read_text(encoding="utf-8"))
     node = next(node for node in graph["nodes"] if node["type"] == "FoveaRegionPainter")
     node["widgets_values"] = [SIDE, SIDE, ""]
+    graph["extra"]["ds"] = {"scale": 0.75, "offset": [810 - node["pos"][0], 120]}  # the painter in the middle, whole
     page.evaluate("graph => window.app.loadGraphData(graph)", graph)
     page.locator(".fovea-stage").first.wait_for()
     return Painter(page)

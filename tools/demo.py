@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -21,6 +22,18 @@ from .release import sheet
 
 GRAPHS = ROOT / "demo"
 OUTPUT = ROOT / "output" / "demo"
+# What to look for, in the order of the sheet: what is plain to see comes first.
+LOOK_FOR = {
+    "painter": "Each thing stands where its region was painted.",
+    "regions": "The same seeds: with regions the star stands top left, the heart top right, the circle below.",
+    "optimize": "The same noise before and after: what the prompt does not ask for goes, what it asks for comes.",
+    "style": "All pictures take the shading of the one picture that they were shown.",
+    "base": "What the demo model draws by itself.",
+    "experts": "The second model finishes what the first began: the same places, another finish.",
+    "encoders": "CLIP and T5 are told different things, and the pictures show who is listened to.",
+    "sag_off_on": "Small differences: on this model guidance neither helps nor harms beyond chance.",
+    "sag_off_on_unconditional": "Without a prompt, too: small differences.",
+}
 
 
 def git(*arguments: str) -> str | None:
@@ -123,20 +136,36 @@ def band(row: dict[str, Any]) -> sheet.Band:
         for result in row["results"]
     ]
     prompts = {result["settings"].get("prompt") or "(empty prompt)" for result in row["results"] if result["settings"]}
-    notes = row["error"] or f"{' / '.join(sorted(prompts))}   [{row['seconds']:.1f} s]"
+    look = LOOK_FOR.get(row["graph"], "")
+    notes = row["error"] or f"{look} Prompt: {' / '.join(sorted(prompts))}   [{row['seconds']:.1f} s]".strip()
     return sheet.Band(f"{row['graph']}: {row['status']}" if row["error"] else row["graph"], notes, columns)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """As LOOK_FOR has them, then the others."""
+    places = list(LOOK_FOR)
+    return sorted(names, key=lambda name: (places.index(name) if name in places else len(places), name))
+
+
+def times(start: float, rows: Sequence[dict[str, Any]]) -> str:
+    """Where the time went, in lines: starting, then graphs, the longest first."""
+    parts = [("starting ComfyUI", start), *sorted(((row["graph"], row["seconds"]) for row in rows), key=lambda p: -p[1])]
+    return "\n".join(f"{seconds:7.1f} s  {name}" for name, seconds in parts)
 
 
 def demo() -> int:
     """Returns the exit code: 0 when every graph succeeded."""
     graphs = {name: graph.load(path) for name, path in graph.demo_graphs(GRAPHS).items()}
+    graphs = {name: graphs[name] for name in in_order(graphs)}
     if not graphs:
         raise SetupError(f"{GRAPHS} holds no graph (*.json).")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     for old in OUTPUT.glob("*.png"):
         old.unlink()
     print("starting ComfyUI", flush=True)
+    began = time.monotonic()
     with temporary("demo", OUTPUT / "server.log") as server:
+        start = time.monotonic() - began
         client = api.Client(server.address)
         report = surroundings(client)
         rows = []
@@ -151,6 +180,7 @@ def demo() -> int:
     failed = [row for row in rows if row["status"] != "success"]
     for row in failed:
         print(f"fovea: {row['graph']}: {row['error']}", file=sys.stderr)
+    print(times(start, rows))
     sheet_path = os.path.relpath(OUTPUT / "contact_sheet.png")
     print(f"{len(rows) - len(failed)} of {len(rows)} graphs succeeded; see {sheet_path}")
     return 1 if failed else 0

@@ -49,10 +49,10 @@ def short(graph: graphs.Graph, seed: int) -> graphs.Graph:
 
 
 def every_graph(client: Client) -> dict[str, graphs.Graph]:
-    """The demo's graphs and the templates."""
+    """The demo's graphs, the templates and docs/graphs."""
     info = client.json("/object_info")
     found = {name: graphs.load(path) for name, path in graphs.demo_graphs(ROOT / "demo").items()}
-    for path in sorted((ROOT / "workflows").glob("*.json")):
+    for path in sorted([*(ROOT / "workflows").glob("*.json"), *(ROOT / "docs" / "graphs").glob("*.json")]):
         workflow = json.loads(path.read_text(encoding="utf-8"))
         if not ui.needs_files(workflow):
             found[path.stem] = ui.to_api(workflow, info)

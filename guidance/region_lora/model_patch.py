@@ -115,7 +115,7 @@ class InCall:
 
     def changed(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         """y with every region's change in its place, see OnDevice.added; rows that have none are left alone."""
-        if layer.tokens is not None and y.ndim == 2:  # of one picture, without an axis for the batch
+        if layer.tokens is not None and not layer.tokens.maps and y.ndim == 2:  # one picture, no axis for the batch
             return self.changed(layer, x[None], y[None])[0]
         if y.shape[0] != self.forward.batch:  # frames in the batch, or two time embeddings for one picture
             average = self._shares(None, 0, self.forward.batch, y).mean(dim=0, keepdim=True)

@@ -21,8 +21,8 @@ WEIGHT = 0.1  # of a point of ten in the loss, about what CLIP's loss is for a d
 
 @dataclass(frozen=True, eq=False)
 class AestheticScorer(Scorer):
-    """A CLIP, whose size and patcher it has, with a head on the direction of its vector. The head follows the vectors to
-    their device."""
+    """A CLIP, whose size and patcher it has, with a head on the direction of its vector. The head follows the vectors
+    to their device."""
 
     name: str
     size: int

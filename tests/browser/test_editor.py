@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from tools.comfy import workflow as ui
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHOTS = ROOT / "output" / "browser"
 EVERY = sorted((ROOT / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 WORKFLOWS = [path for path in EVERY if not ui.needs_files(json.loads(path.read_text(encoding="utf-8")))]
 # What each result node shows, as the editor itself holds it.
 RESULTS = """() => window.app.graph.nodes
     .filter(node => node.constructor.nodeData?.output_node && node.type !== 'PreviewAny')
     .map(node => (window.app.nodeOutputs[node.id]?.images ?? []).length)"""
+
 SELECT = """name => {
     window.app.graph.clear();
     const node = window.LiteGraph.createNode(name);
@@ -34,7 +37,7 @@ def open_template(page, client, name: str) -> None:
     page.get_by_role("button", name="Templates").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("fovea", exact=True).click()
-    card = dialog.get_by_text(name, exact=True)
+    card = dialog.get_by_role("heading", name=name, exact=True)
     dialog.get_by_text("Node graph", exact=True).first.hover()
     for _ in range(40):  # the editor makes cards as people scroll to them
         if card.is_visible():
@@ -53,14 +56,37 @@ def inputs(graph: dict) -> dict:
     return {key: (node["class_type"], node["inputs"]) for key, node in graph.items()}
 
 
+# What nodes cover on the page, in units of the graph: [name, left, top, right, bottom], title and folds included.
+COVERED = """() => window.app.graph.nodes.map(node => {
+    const [x, y, width, height] = node.getBounding(), shown = document.querySelector(`[data-node-id="${node.id}"]`);
+    const high = shown ? shown.getBoundingClientRect().height / window.app.canvas.ds.scale : height;
+    return [`${node.type} ${node.id}`, x, y, x + width, y + Math.max(height, high)];
+})"""
+
+
+def lie_over_each_other(boxes: list[list]) -> list[tuple[str, str]]:
+    return [(one[0], other[0]) for one, other in combinations(boxes, 2)
+            if one[1] < other[3] and other[1] < one[3] and one[2] < other[4] and other[2] < one[4]]  # fmt: skip
+
+
+def check_layout(page, name: str) -> None:
+    boxes = page.evaluate(COVERED)
+    assert len(boxes) > 3 and lie_over_each_other([*boxes, ["a copy", *boxes[0][1:]]]), "the check bites"
+    assert not lie_over_each_other(boxes), name
+
+
 @pytest.mark.parametrize("renderer", ["classic", "vue"])
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_template_runs_by_pressing_run(
     path: Path, renderer: str, page, client, settings, object_info: dict, demo_model: Path
 ) -> None:
     settings(Comfy__VueNodes__Enabled=renderer == "vue")
+    page.set_viewport_size({"width": 1600, "height": 1000})
     before = set(client.json("/history"))
     open_template(page, client, path.stem)
+    assert page.evaluate("window.app.canvas.ds.scale") >= 0.572, "smaller, the classic renderer draws no text"
+    page.wait_for_timeout(1000)  # nodes find their heights
+    check_layout(page, "before it runs")
     shipped = json.loads(path.read_text(encoding="utf-8"))
     assert page.evaluate("window.app.graph.nodes.length") == len(shipped["nodes"])
     assert not page.evaluate("window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type)")
@@ -71,6 +97,7 @@ def test_template_runs_by_pressing_run(
     page.wait_for_timeout(1500)  # let the pictures be drawn before the screenshot
     page.screenshot(path=SHOTS / f"{path.stem}_{renderer}.png")
     assert page.evaluate(RESULTS)
+    check_layout(page, "with results")
     new = [entry for prompt_id, entry in client.json("/history").items() if prompt_id not in before]
     assert new and all(entry["status"]["status_str"] == "success" for entry in new)
     assert not page.ours()
@@ -84,6 +111,29 @@ def test_a_node_is_found_by_its_short_name(page, client, settings) -> None:
     search_for(page, "SAG", (900, 900))
     page.get_by_text("Self-Attention Guidance (Fovea)").first.wait_for()
     page.screenshot(path=SHOTS / "search.png")
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_blueprint_has_its_widgets(path: Path, page, client, settings) -> None:
+    """The editor opens the node with the graph inside, shows the chosen widgets, and would queue that graph."""
+    opened(page, client, settings, "classic")
+    shipped = json.loads(path.read_text(encoding="utf-8"))
+    page.evaluate("graph => window.app.loadGraphData(graph)", shipped)
+    (node,), (inside,) = shipped["nodes"], shipped["definitions"]["subgraphs"]
+    page.wait_for_function(f"window.app.graph.nodes[0]?.title === {json.dumps(path.stem)}")
+    shown = page.evaluate("window.app.graph.nodes[0].widgets.map(widget => widget.name)")
+    texts = [each["name"] for each in node["inputs"] if each["type"] == "STRING"]  # to be typed where nothing is linked
+    assert sorted(shown) == sorted([*texts, *(name for _, name in node["properties"]["proxyWidgets"])])
+    queued = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert sorted(each["class_type"] for each in queued.values()) == sorted(each["type"] for each in inside["nodes"])
+    assert not [line for line in page.complaints if "widget" in line.lower()] and not page.ours()
+
+
+def test_blueprints_are_offered_by_the_search(page, client, settings) -> None:
+    opened(page, client, settings, "classic")
+    for path in BLUEPRINTS:
+        search_for(page, path.stem.removesuffix(" (Fovea)"), (900, 900))
+        page.get_by_text(path.stem).first.wait_for()
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -1,21 +1,27 @@
-"""The shipped templates: sound by themselves, right for the live server, and they run."""
+"""The shipped templates and the graphs in docs/graphs: sound by themselves, right for the live server, and they run."""
 
 from __future__ import annotations
 
 import copy
 import io
 import json
+import re
 from pathlib import Path
 
 import folder_paths
 import pytest
 from PIL import Image
 
+import fovea
 from tools.comfy import workflow as ui
 from tools.comfy.api import Refused
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
+WORKFLOWS = [*TEMPLATES, *sorted((ROOT / "docs" / "graphs").glob("*.json"))]
+WIDEST, TALLEST = 1900, 1300  # a graph that is opened in 1600 x 1000 pixels: above 57 %, where the editor draws no text
+LONGEST = 36  # letters of a name; the editor cuts what is longer
+every_template = pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 NEEDY = [path for path in WORKFLOWS if ui.needs_files(json.loads(path.read_text(encoding="utf-8")))]
 READY = [path for path in WORKFLOWS if path not in NEEDY]
@@ -28,8 +34,13 @@ def load(path: Path) -> ui.Workflow:
 
 
 @pytest.mark.static
-def test_there_are_workflows() -> None:
-    assert WORKFLOWS
+def test_there_are_few_templates_and_they_have_names() -> None:
+    """The editor shows the name of the file as the title, and that is all that it says about a template."""
+    assert 0 < len(TEMPLATES) <= 14
+    assert not [path.name for path in TEMPLATES if len(path.stem) > LONGEST or "_" in path.stem]
+    assert not [path.name for path in TEMPLATES if re.search(r'[#%?:"*<>|\\]', path.name)], "not on every system"
+    firsts = [path.stem for path in TEMPLATES if re.match(r"\d ", path.stem)]
+    assert [name[0] for name in firsts] == ["1", "1", "2", "2", "3", "3"] and firsts == [p.stem for p in TEMPLATES[:6]]
     assert not (ROOT / "example_workflows").exists(), "with two template folders one of them answers 404"
 
 
@@ -44,6 +55,26 @@ def test_structure(path: Path) -> None:
 
 @pytest.mark.static
 @every_workflow
+def test_it_opens_readable(path: Path) -> None:
+    """Whole on the screen, at a size at which the classic renderer draws text; notes above the graph."""
+    workflow = load(path)
+    width, height = ui.extent(workflow)
+    assert width <= WIDEST and height <= TALLEST
+    notes = [node for node in workflow["nodes"] if node["type"] in ui.NOTES]
+    graph = [node for node in workflow["nodes"] if node["type"] not in ui.NOTES]
+    assert max(ui.sides(node)[3] for node in notes) <= min(ui.sides(node)[1] for node in graph)
+    assert {node["type"] for node in graph} <= set(ui.node_heights()), "run python -m tools.release.node_heights"
+
+
+@pytest.mark.static
+def test_every_node_is_in_a_template() -> None:
+    used = {node["type"] for path in TEMPLATES for node in load(path)["nodes"]}
+    every = {node.define_schema().node_id for module in fovea.MODULES for node in module.NODES}
+    assert every and not every - used
+
+
+@pytest.mark.static
+@every_template
 def test_thumbnail(path: Path) -> None:
     with Image.open(path.with_suffix(".jpg")) as picture:
         assert picture.format == "JPEG" and min(picture.size) >= 256
@@ -114,6 +145,10 @@ def test_the_checks_bite() -> None:
     assert problems(lambda w: w["links"].pop())
     assert problems(lambda w: w["links"][0].__setitem__(5, "NOISE"))
     assert problems(lambda w: w["nodes"][0].update(pos=w["nodes"][1]["pos"]))
+    painter = next(node for node in sound["nodes"] if node["type"] == "FoveaRegionPainter")
+    assert ui.taken_height({**painter, "size": [460, 10]}) > 500, "what the editor makes higher is higher"
+    assert ui.taken_height({**painter, "flags": {"collapsed": True}}) == 0
+    assert ui.extent({**sound, "nodes": [{**painter, "pos": [0, 0]}, {**painter, "pos": [2000, 0]}]})[0] == 2460
     assert ui.value_problems("cfg", 900.0, ("FLOAT", {"min": 0.0, "max": 100.0}))
     assert ui.value_problems("sampler", "x", (["euler"], {}))
     assert ui.value_problems("steps", "20", ("INT", {}))

@@ -105,3 +105,14 @@ def test_sheet_without_pictures(tmp_path: Path) -> None:
     sheet.draw_sheet("x", [sheet.Band("failed", "why", [])], tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as picture:
         assert min(picture.size) > 100
+
+
+def test_what_is_plain_to_see_comes_first_and_says_what_to_look_for() -> None:
+    names = list(graph.demo_graphs(ROOT / "demo"))
+    assert set(demo.LOOK_FOR) == set(names), "every graph has its sentence"
+    assert demo.in_order([*names, "another"]) == [*demo.LOOK_FOR, "another"]
+
+
+def test_where_the_time_went() -> None:
+    rows = [{"graph": "a", "seconds": 1.0}, {"graph": "b", "seconds": 12.34}]
+    assert demo.times(20.0, rows) == "   20.0 s  starting ComfyUI\n   12.3 s  b\n    1.0 s  a"

@@ -79,7 +79,7 @@ def test_the_archive_holds_what_users_need_and_no_more() -> None:
     names = archive.published()
     top = {name.split("/")[0] for name in names}
     needed = "__init__.py README.md LICENSE requirements.txt pyproject.toml nodes guidance attention models web demo"
-    assert top >= {*needed.split(), "locales", "workflows"}
+    assert top >= {*needed.split(), "locales", "workflows", "subgraphs"}
     assert not top & {"tests", "tools", "docs", "Makefile", ".ci", ".github", "output"}
     pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "web" / "docs").rglob("*.*")}
     assert pages and pages <= set(names), "help pages and their pictures come along, docs/ does not"

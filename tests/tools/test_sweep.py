@@ -282,7 +282,8 @@ def test_pictures_are_kept_where_only_scoring_fails(tmp_path: Path, small: graph
     (job,) = planned(tmp_path, small, "Prompts\na red star\n", "--scorer", broken.name)
     store = Store(tmp_path / "out")
     assert store.drawn(job) and not store.done(job), "to be tried again"
-    assert len(list((tmp_path / "out" / "jobs" / job.key).glob("*.png"))) == 4 and "broken" in store.read(job)["unscored"]
+    assert len(list((tmp_path / "out" / "jobs" / job.key).glob("*.png"))) == 4
+    assert "broken" in store.read(job)["unscored"]
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert told["table"] == [] and "its pictures are kept" in told["failed"][job.key]
 

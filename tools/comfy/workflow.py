@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 Workflow = dict[str, Any]
 NOTES = {"Note", "MarkdownNote"}
 PLAIN_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 TITLE_HEIGHT = 30  # the bar above a node's own rectangle
+HEIGHTS = Path(__file__).with_name("node_heights.json")
+GROWTH = {"FoveaOptimizeLatent": 220, "FoveaBestOfN": 220, "PreviewImage": 236}  # by pictures, once these run
 ACTIVE = 0  # mode of a node that is neither muted nor bypassed
 
 
@@ -85,13 +90,34 @@ def structure_problems(workflow: Workflow) -> list[str]:
     return found
 
 
-def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    def sides(node: dict[str, Any]) -> tuple[float, float, float, float]:
-        (x, y), (width, height) = node["pos"], node["size"]
-        return x, y - TITLE_HEIGHT, x + width, y + height
+def taken_height(node: dict[str, Any]) -> float:
+    """How far a node reaches down from its position in the renderer that draws it larger, its previews included."""
+    if node.get("flags", {}).get("collapsed"):
+        return 0.0
+    return max(node["size"][1], node_heights().get(node["type"], 0.0) + GROWTH.get(node["type"], 0.0))
 
+
+@cache
+def node_heights() -> dict[str, float]:
+    """Type -> the least height of a node, as `python -m tools.release.node_heights` measured it in the editor."""
+    return json.loads(HEIGHTS.read_text(encoding="utf-8"))
+
+
+def sides(node: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what a node covers."""
+    x, y = node["pos"]
+    return x, y - TITLE_HEIGHT, x + node["size"][0], y + taken_height(node)
+
+
+def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
     (left, top, right, bottom), (left2, top2, right2, bottom2) = sides(one), sides(other)
     return left < right2 and left2 < right and top < bottom2 and top2 < bottom
+
+
+def extent(workflow: Workflow) -> tuple[float, float]:
+    """Width and height of the whole graph."""
+    left, top, right, bottom = zip(*map(sides, workflow["nodes"]))
+    return max(right) - min(left), max(bottom) - min(top)
 
 
 def models_of(node: dict[str, Any]) -> list[dict[str, str]]:

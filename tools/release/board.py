@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from ..comfy.workflow import Workflow, inputs_of, is_widget
+from ..comfy.workflow import Workflow, inputs_of, is_widget, node_heights, taken_height
 
-COLUMN, GAP, TITLE = 60, 30, 30
-WIDTHS = {"PreviewImage": 380, "SaveImage": 380, "MarkdownNote": 380, "FoveaRegionPainter": 460,
-          "FoveaRegionPreview": 480}  # fmt: skip
-TALL = {"PreviewImage": 320, "SaveImage": 340, "MarkdownNote": 520, "PreviewAny": 220, "FoveaRegionPainter": 560,
-        "FoveaRegionPreview": 330}  # fmt: skip
+COLUMN, GAP, TITLE = 30, 30, 30
+WIDE, WIDTHS = 340, {"FoveaRegionPainter": 460}
+# Of those that show pictures and texts.
+TALL = {"PreviewImage": 330, "SaveImage": 340, "PreviewAny": 200, "FoveaRegionPainter": 860}
+PICTURE = 240  # what a node of ours needs more for the pictures that it shows by itself
 COLOURS = {"ours": ("#223", "#335"), "prompt": ("#232", "#353"), "shared": ("#653", "#432")}
+NOTE_TITLES = ("What this shows", "Try")
+LETTER, LINE = 5.3, 23  # of a note, in the renderer that draws it larger
+
+
+def note_height(text: str, width: float) -> int:
+    """Of a note whose headings, paragraphs and list items (in lines of their own) are wrapped to this width."""
+    blocks = [block for block in re.split(r"\n(?=\n|- |#)", text.strip()) if block]
+    lines = sum(1 + int(len(block) * LETTER / (width - 60)) for block in blocks)
+    return 50 + LINE * lines
 
 
 class Board:
@@ -22,10 +32,16 @@ class Board:
         self.nodes: list[dict[str, Any]] = []
         self.links: list[list[Any]] = []
         self.columns: dict[int, int] = {}  # node's id -> its column
+        self.notes: tuple[str, ...] = ()
+        self.wide: float = WIDE  # of a node
 
-    def put(self, kind: str, column: int, title: str | None = None, color: str | None = None,
-            models: list[dict[str, str]] | None = None, **inputs: Any) -> int:  # fmt: skip
-        """Add a node; inputs: values, or (node, output) for links. -> its id."""
+    def put(self, kind: str, column: int, title: str | None = None, tint: str | None = None,
+            models: list[dict[str, str]] | None = None, tall: float | None = None, wide: float | None = None,
+            folded: bool = False, **inputs: Any) -> int:  # fmt: skip
+        """Add a node; inputs: values, or (node, output) for links. tall, wide: its size. folded: only its title shows.
+
+        -> its id.
+        """
         spec, node_id = inputs_of(self.info[kind]), len(self.nodes) + 1
         unknown = set(inputs) - set(spec)
         assert not unknown, f"{kind} has no {unknown}"
@@ -52,31 +68,29 @@ class Board:
                     self._link(given, node_id, socket, len(sockets) - 1)
         outputs = [{"name": name, "type": type_, "links": []}
                    for name, type_ in zip(self.info[kind]["output_name"], self.info[kind]["output"])]  # fmt: skip
-        long = sum(bool(options.get("multiline")) for _, options in spec.values())
-        height = TALL.get(kind, 20 + 22 * max(len(sockets), len(outputs)) + 27 * len(values) + 90 * long)
+        height = max(tall or TALL.get(kind, 0), node_heights().get(kind, 0) + PICTURE * self.shows_pictures(kind))
         node: dict[str, Any] = {
-            "id": node_id, "type": kind, "pos": [0, 0],
-            "size": [WIDTHS.get(kind, 330), height], "flags": {}, "order": node_id - 1, "mode": 0, "inputs": sockets,
+            "id": node_id, "type": kind, "pos": [0, 0], "size": [wide or WIDTHS.get(kind, self.wide), height],
+            "flags": {"collapsed": True} if folded else {}, "order": node_id - 1, "mode": 0, "inputs": sockets,
             "outputs": outputs, "properties": {"Node name for S&R": kind}, "widgets_values": values,
         }  # fmt: skip
         if models:
             node["properties"]["models"] = models
         if title:
             node["title"] = title
-        if color:
-            node["color"], node["bgcolor"] = COLOURS[color]
+        if tint:
+            node["color"], node["bgcolor"] = COLOURS[tint]
         self.nodes.append(node)
         self.columns[node_id] = column
         return node_id
 
-    def note(self, text: str) -> None:
-        """What people read first, left of everything."""
-        lines = sum(1 + len(line) // 52 for line in text.splitlines())
-        self.nodes.append({
-            "id": len(self.nodes) + 1, "type": "MarkdownNote", "pos": [-430, 0], "size": [380, 60 + 21 * lines],
-            "flags": {}, "order": len(self.nodes), "mode": 0, "inputs": [], "outputs": [], "properties": {},
-            "widgets_values": [text], "title": "What this shows",
-        })  # fmt: skip
+    def shows_pictures(self, kind: str) -> bool:
+        """Whether a node of ours needs no preview beside it."""
+        return kind.startswith("Fovea") and bool(self.info[kind]["output_node"])
+
+    def note(self, *texts: str) -> None:
+        """What people read first, side by side above everything: what this shows, then what to try."""
+        self.notes = tuple(text.strip() + "\n" for text in texts)
 
     def _link(self, origin: tuple[int, int], target: int, socket: dict[str, Any], slot: int) -> None:
         source = self.nodes[origin[0] - 1]["outputs"][origin[1]]
@@ -85,21 +99,33 @@ class Board:
         source["links"].append(number)
         socket["link"] = number
 
-    def _place(self) -> None:
-        """Each column right of the widest node of the one before."""
+    def _place(self) -> float:
+        """Each column right of the widest node of the one before. -> the width of all."""
         left = 0.0
         for column in range(max(self.columns.values()) + 1):
             nodes = [node for node in self.nodes if self.columns.get(node["id"]) == column]
             top = 0.0
             for node in nodes:
                 node["pos"] = [left, top]
-                top += node["size"][1] + TITLE + GAP
+                top += taken_height(node) + TITLE + GAP
             left += max((node["size"][0] for node in nodes), default=0) + COLUMN
+        return left - COLUMN
+
+    def _put_notes(self, width: float) -> list[dict[str, Any]]:
+        """Above the graph, as wide as it together."""
+        each = (width + COLUMN) / len(self.notes) - COLUMN
+        height = max(note_height(text, each) for text in self.notes)
+        return [{
+            "id": len(self.nodes) + 1 + number, "type": "MarkdownNote", "title": title,
+            "pos": [round(number * (each + COLUMN)), -(height + TITLE + GAP)], "size": [round(each), height],
+            "flags": {}, "order": len(self.nodes) + number, "mode": 0, "inputs": [], "outputs": [], "properties": {},
+            "widgets_values": [text],
+        } for number, (text, title) in enumerate(zip(self.notes, NOTE_TITLES))]  # fmt: skip
 
     def workflow(self, identity: str) -> Workflow:
-        self._place()
+        nodes = [*self.nodes, *self._put_notes(self._place())]
         return {
-            "id": identity, "revision": 0, "last_node_id": len(self.nodes), "last_link_id": len(self.links),
-            "nodes": self.nodes, "links": self.links, "groups": [], "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [480, 120]}}, "version": 0.4,
+            "id": identity, "revision": 0, "last_node_id": len(nodes), "last_link_id": len(self.links),
+            "nodes": nodes, "links": self.links, "groups": [], "config": {},
+            "extra": {"ds": {"scale": 0.6, "offset": [480, 400]}}, "version": 0.4,
         }  # fmt: skip

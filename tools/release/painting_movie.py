@@ -1,7 +1,7 @@
 """The README's moving picture: painting in the browser while the result follows.
 
-`python -m tools.release.painting_movie` opens the painter's template in a real browser, paints with the mouse, waits for
-every picture, and writes docs/images/painting.webp. Waiting is left out of the film, nothing else is.
+`python -m tools.release.painting_movie` opens the painter's template in a real browser, paints with the mouse, waits
+for every picture, and writes docs/images/painting.webp. Waiting is left out of the film, nothing else is.
 """
 
 from __future__ import annotations
@@ -76,13 +76,20 @@ def opened(client: Client, window: Any) -> Any:
     page.set_default_timeout(120_000)
     page.goto(client.address)
     page.wait_for_function("!!window.app?.extensionManager?.workflow?.activeWorkflow?.activeState")
-    (template,) = [path for path in (ROOT / "workflows").glob("*.json") if '"FoveaRegionPainter"' in path.read_text()
-                   and '"FoveaLoadDemo"' in path.read_text() and '"FoveaRegionStart"' in path.read_text()][:1]  # fmt: skip
-    page.evaluate("graph => window.app.loadGraphData(graph)", json.loads(template.read_text(encoding="utf-8")))
+    page.evaluate("graph => window.app.loadGraphData(graph)", template())
     page.locator(".fovea-stage").first.wait_for()
     page.evaluate(ARRANGE, [PROMPT, SIDE])
     page.wait_for_timeout(1000)
     return page
+
+
+def template() -> dict[str, Any]:
+    """The graph with the painter and the start that needs no download."""
+    for path in sorted((ROOT / "workflows").glob("*.json")):
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        if {node["type"] for node in graph["nodes"]} >= {"FoveaLoadDemo", "FoveaRegionPainter", "FoveaRegionStart"}:
+            return graph
+    raise SetupError("no template has the demo model, Region Painter and Region Start.")
 
 
 def played(page: Any, client: Client) -> Film:

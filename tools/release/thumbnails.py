@@ -1,82 +1,117 @@
-"""Makes the template thumbnails, a same-name .jpg each: the results of workflows that run with the demo model side by
-side, and the graph in the editor for those that need a download."""
+"""Makes the templates' thumbnails, a same-name .jpg each: what the graph draws, with its title in the picture.
+
+Templates for real checkpoints show what their graph does on the demo model, and say so.
+"""
 
 from __future__ import annotations
 
 import argparse
-import base64
+import copy
 import io
 import json
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
-from .. import browser
 from ..comfy import workflow as ui
 from ..comfy.api import Client
+from ..comfy.graph import Graph
 from ..comfy.host import ROOT
 from ..comfy.server import temporary
 from ..errors import SetupError
+from .sheet import font
 
-SIZE = 512
 FOLDER = ROOT / "workflows"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+SIZE, TITLE, LABEL, GAP = 512, 68, 26, 4
+INK, FAINT, PAPER, BAR = (28, 28, 32), (90, 90, 98), (250, 249, 246), (34, 34, 51)
+PAINTED = "What is painted"  # the painter's own preview, which its template has no node for
+ON_DEMO = "drawn on the demo model"
+# Template -> titles of the preview nodes that its thumbnail shows, a column each.
+SHOWN: dict[str, tuple[str, ...]] = {
+    "1 Paint with words (demo)": (PAINTED, "The picture"),
+    "2 Two models in one run (demo)": ("One model", "Two models, at the same cost"),
+    "3 The best starting noise (demo)": ("The first noise", "The best of 12"),
+    "A LoRA for each region (demo)": ("Without LoRAs", "A LoRA per half"),
+    "Draw a part anew (demo)": ("The whole picture", "The part, drawn anew"),
+    "Optimize the starting noise (demo)": ("Not optimized", "Optimized"),
+    "Regions from all sources (demo)": ("A painting (or Load Image)", "The picture"),
+    "Self-Attention Guidance (demo)": ("Without guidance", "With guidance"),
+    "Steps for each of two models (demo)": ("4 steps and 12 steps", "8 steps and 8 steps"),
+    "Style from a picture (demo)": ("The style picture", "Without style", "With style"),
+    "Text encoders by noise level (demo)": ("eDiff-I", "CLIP only"),
+}
+# Template for a real checkpoint -> the demo's that does the same, and the seed to draw it with.
+STAND_INS = {
+    "1 Paint with words - SDXL": ("1 Paint with words (demo)", 3),
+    "2 Two models in one run - Wan 2.2": ("2 Two models in one run (demo)", 8),
+    "3 The best starting noise - SDXL": ("3 The best starting noise (demo)", 5),
+}
+Column = tuple[str, Sequence[Image.Image]]
 
 
-def compose(results: list[list[Image.Image]]) -> Image.Image:
-    """One square: each result is a column of its first pictures. Charts and wide sheets are left out."""
-    results = [images for images in results if images[0].width <= 1.5 * images[0].height] or results
-    columns = len(results)
-    rows = max(1, min(columns, *(len(images) for images in results)))
-    width, height = SIZE // columns, SIZE // rows
-    sheet = Image.new("RGB", (width * columns, height * rows), "white")
-    for x, images in enumerate(results):
+def card(title: str, columns: Sequence[Column], note: str = "") -> Image.Image:
+    """A square: the title above, columns of pictures with their labels, a note at the bottom."""
+    sheet = Image.new("RGB", (SIZE, SIZE), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((0, 0, SIZE, TITLE), fill=BAR)
+    lines = textwrap.wrap(title, 34)
+    big = font(26 if len(lines) == 1 else 23)
+    for number, line in enumerate(lines):
+        draw.text((SIZE // 2, TITLE * (2 * number + 1) // (2 * len(lines))), line, "white", big, anchor="mm")
+    bottom = SIZE - (LABEL if note else 0)
+    if note:
+        draw.text((SIZE // 2, bottom + LABEL // 2), note, FAINT, font(17), anchor="mm")
+    width = SIZE // len(columns)
+    rows = min(len(images) for _, images in columns)
+    room = bottom - TITLE - LABEL
+    rows = min(rows, max(1, room // (width - 60)))
+    height = room // rows
+    for x, (label, images) in enumerate(columns):
+        middle = x * width + width // 2
+        draw.text((middle, TITLE + LABEL // 2 + 2), label, INK, font(17 if len(label) < 24 else 14), anchor="mm")
         for y, image in enumerate(images[:rows]):
-            tile = ImageOps.pad(image.convert("RGB"), (width - 4, height - 4), Image.Resampling.LANCZOS, "white")
-            sheet.paste(tile, (x * width + 2, y * height + 2))
+            side = (width - 2 * GAP, height - 2 * GAP)
+            tile = ImageOps.pad(image.convert("RGB"), side, Image.Resampling.LANCZOS, PAPER)
+            sheet.paste(tile, (x * width + GAP, TITLE + LABEL + y * height + GAP))
     return sheet
 
 
-def photograph(client: Client, workflows: dict[Path, ui.Workflow]) -> None:
-    """Pictures of graphs in the editor."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = browser.find()
-    if chromium is None:
-        raise SetupError("no Chromium is installed (apt-get install chromium)")
-    for name, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False,
-                        "Comfy.Workflow.ShowMissingModelsWarning": False}.items():  # fmt: skip
-        client.session.post(f"{client.address}/settings/{name}", data=json.dumps(value), timeout=60).raise_for_status()
-    with sync_playwright() as driver:
-        window = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = window.new_page(viewport={"width": 1900, "height": 1080})
-        page.goto(client.address)
-        page.get_by_role("button", name="Templates").wait_for()
-        page.wait_for_function("!!window.app?.extensionManager?.workflow?.activeWorkflow?.activeState")
-        for path, workflow in tqdm(workflows.items(), unit="graph"):
-            page.evaluate("graph => window.app.loadGraphData(graph)", workflow)
-            page.keyboard.press("Escape")  # what it says of missing files
-            page.evaluate(LOOK)
-            page.wait_for_timeout(1200)
-            data = page.evaluate("() => document.querySelector('#graph-canvas').toDataURL('image/png')")
-            shot = Image.open(io.BytesIO(base64.b64decode(data.split(",", 1)[1]))).convert("RGB")
-            wide = ImageOps.fit(shot, (SIZE * 2, SIZE), Image.Resampling.LANCZOS)
-            wide.save(path.with_suffix(".jpg"), quality=88)
-        window.close()
+def graph_of(workflow: ui.Workflow, info: dict[str, Any], seed: int | None) -> Graph:
+    """What the editor would queue, with the painter's preview too. seed: in place of the one that it has."""
+    graph = copy.deepcopy(ui.to_api(workflow, info))
+    for node_id, node in list(graph.items()):
+        if node["class_type"] == "FoveaRegionPainter":
+            shown = {"class_type": "PreviewImage", "inputs": {"images": [node_id, 2]}, "_meta": {"title": PAINTED}}
+            graph[f"{node_id}0"] = shown
+        if node["class_type"] == "PrimitiveInt" and seed is not None:
+            node["inputs"]["value"] = seed
+    return graph
 
 
-# The whole graph in the middle of the canvas, without red frames around nodes whose files are not here.
-LOOK = """() => {
-    for (const node of window.app.graph.nodes) { node.has_errors = false; node.strokeStyles = {}; }
-    const all = window.app.graph.nodes.map(node => node.getBounding ? Array.from(node.getBounding()) : []);
-    const left = Math.min(...all.map(b => b[0])), top = Math.min(...all.map(b => b[1]));
-    const right = Math.max(...all.map(b => b[0] + b[2])), bottom = Math.max(...all.map(b => b[1] + b[3]));
-    const view = window.app.canvas.canvas.getBoundingClientRect(), ds = window.app.canvas.ds;
-    ds.scale = 0.92 * Math.min(view.width / (right - left), view.width / 2 / (bottom - top));
-    ds.offset = [view.width / ds.scale / 2 - (left + right) / 2, view.height / ds.scale / 2 - (top + bottom) / 2];
-    window.app.canvas.setDirty(true, true);
-}"""
+def drawn(client: Client, graph: Graph, titles: Sequence[str]) -> list[Column]:
+    """The pictures of the preview nodes with these titles."""
+    run = client.run(graph)
+    if run.status != "success":
+        raise SetupError(run.explain())
+    node_ids = [node_id for title in titles for node_id, node in graph.items()
+                if node["_meta"]["title"] == title and node["class_type"] == "PreviewImage"]  # fmt: skip
+    return [
+        (title, [Image.open(io.BytesIO(client.image(image))).convert("RGB") for image in run.images(node_id)])
+        for title, node_id in zip(titles, node_ids, strict=True)
+    ]
+
+
+def thumbnail(client: Client, info: dict[str, Any], path: Path) -> Image.Image:
+    """Of the template in this file."""
+    source, seed = STAND_INS.get(path.stem, (path.stem, None))
+    workflow = json.loads(path.with_name(f"{source}.json").read_text(encoding="utf-8"))
+    columns = drawn(client, graph_of(workflow, info, seed), SHOWN[source])
+    title = path.stem.removesuffix(" (demo)").lstrip("0123456789 ")
+    return card(title, columns, ON_DEMO if path.stem in STAND_INS else "")
 
 
 def main() -> None:
@@ -85,22 +120,10 @@ def main() -> None:
     wanted = parser.parse_args().names
     with temporary("thumbnails") as server:
         client = Client(server.address)
-        object_info = client.json("/object_info")
+        info = client.json("/object_info")
         paths = [path for path in sorted(FOLDER.glob("*.json")) if not wanted or path.stem in wanted]
-        every = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-        needy = {path: workflow for path, workflow in every.items() if ui.needs_files(workflow)}
-        if needy:
-            photograph(client, needy)
-        for path in tqdm(sorted(set(every) - set(needy)), unit="workflow"):
-            run = client.run(ui.to_api(every[path], object_info))
-            if run.status != "success":
-                raise SetupError(f"{path.name}: {run.explain()}")
-            nodes = sorted((node_id for node_id in run.outputs if run.images(node_id)), key=int)
-            pictures = [
-                [Image.open(io.BytesIO(client.image(image))).convert("RGB") for image in run.images(node_id)]
-                for node_id in nodes
-            ]
-            compose(pictures).save(path.with_suffix(".jpg"), quality=88)
+        for path in tqdm(paths, unit="template"):
+            thumbnail(client, info, path).save(path.with_suffix(".jpg"), quality=88)
 
 
 if __name__ == "__main__":

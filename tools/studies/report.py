@@ -13,7 +13,7 @@ from typing import Any
 
 from ..comfy.pack import load_packages
 from ..shapesworld import data, train_reader, train_vae
-from . import record, suite
+from . import record, suite, summary
 from .demo_setup import DemoSetup
 from .encoder_schedule import section as encoder_schedule
 from .experts import section as experts
@@ -80,7 +80,7 @@ def page(facts: dict) -> str:
     """The page, from the data alone."""
     known = {"reader_check": None, "notes": [], "everything": facts, **facts}
     sections = [write(*(known[key] for key in keys)) for keys, write in SECTIONS if known.keys() >= {*keys}]
-    return paragraphs(HEAD, *sections) + "\n"
+    return paragraphs(HEAD, summary.section(facts), *sections) + "\n"
 
 
 def ediffi_section(report: dict) -> str:

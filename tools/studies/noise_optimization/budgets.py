@@ -13,7 +13,6 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,9 @@ def seconds_of(demo: DemoSetup, method: Method, turns: int = 3) -> float:
     return statistics.median(taken[1:])
 
 
-def line(cost: Callable[[int], float], few: int, many: int) -> tuple[float, float]:
-    """(seconds of none, of each) from two sizes."""
-    less, more = cost(few), cost(many)
+def line(small: tuple[int, float], large: tuple[int, float]) -> tuple[float, float]:
+    """(seconds of none, of each) from the seconds of two counts."""
+    (few, less), (many, more) = small, large
     each = (more - less) / (many - few)
     return max(0.0, less - few * each), each
 
@@ -80,9 +79,10 @@ def measured_costs(demo: DemoSetup) -> dict[str, Any]:
     """Seconds of one picture; of candidates by search and of iterations by move, as (none, each)."""
     costs: dict[str, Any] = {"one": seconds_of(demo, METHODS["none"]), "search": {}, "move": {}}
     for name, search in SEARCHES.items():
-        costs["search"][name] = line(lambda n, m=search: seconds_of(demo, replace(m, candidates=n)), BATCH, 3 * BATCH)
+        few, many = (seconds_of(demo, replace(search, candidates=count)) for count in (BATCH, 3 * BATCH))
+        costs["search"][name] = line((BATCH, few), (3 * BATCH, many))
     for name, move in ((name, MOVES[name]) for name in TIMED):
-        costs["move"][name] = line(lambda n, m=move: seconds_of(demo, replace(m, iterations=n)), 2, 8)
+        costs["move"][name] = line(*((count, seconds_of(demo, replace(move, iterations=count))) for count in (2, 8)))
     return costs
 
 
