@@ -20,6 +20,7 @@ WORKFLOWS = [path for path in EVERY if not ui.needs_files(json.loads(path.read_t
 RESULTS = """() => window.app.graph.nodes
     .filter(node => node.constructor.nodeData?.output_node && node.type !== 'PreviewAny')
     .map(node => (window.app.nodeOutputs[node.id]?.images ?? []).length)"""
+
 SELECT = """name => {
     window.app.graph.clear();
     const node = window.LiteGraph.createNode(name);

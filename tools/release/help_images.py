@@ -13,26 +13,26 @@ FOLDER = ROOT / "web" / "docs" / "images"
 WIDTH, GAP, PAPER = 512, 6, (250, 250, 248)
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the source
-THUMBNAIL_ROWS: tuple[Box, ...] = ((0, 44, 510, 212), (0, 300, 510, 468))  # two rows of three on a square sheet
+UNDER_TITLE: Box = (0, 70, 512, 512)  # of a template's picture: captions and pictures
 
 PARTS: dict[str, tuple[str, tuple[Box, ...]]] = {  # name -> source, the parts that are shown one below the other
-    "attention_map": ("workflows/attention_map_demo.jpg", ((90, 5, 425, 510),)),
+    "attention_map": ("docs/images/attention_map.jpg", ((90, 5, 425, 510),)),
     "best_of_n": ("docs/images/latents_methods.png", ((0, 10, 529, 186), (0, 322, 529, 449))),
     "clip_guidance": ("docs/images/latents_methods.png", ((0, 10, 529, 186), (0, 190, 529, 317))),
-    "encoders": ("workflows/encoders_demo.jpg", THUMBNAIL_ROWS),
-    "experts": ("workflows/experts_demo.jpg", ((0, 0, 512, 512),)),
-    "latent": ("workflows/latent_demo.jpg", THUMBNAIL_ROWS),
+    "encoders": ("workflows/Text encoders by noise level (demo).jpg", (UNDER_TITLE,)),
+    "experts": ("workflows/2 Two models in one run (demo).jpg", (UNDER_TITLE,)),
+    "latent": ("workflows/Optimize the starting noise (demo).jpg", (UNDER_TITLE,)),
     "masked_prompts": ("docs/images/regions_methods.png", ((0, 9, 493, 125), (0, 133, 493, 250))),
     "paint_with_words": ("docs/images/regions_methods.png", ((0, 9, 493, 125), (0, 383, 493, 499))),
     "painter": ("docs/images/painter.jpg", ((12, 168, 358, 656),)),
     "region_lora": ("docs/images/region_lora.png", ((0, 6, 445, 108), (0, 327, 445, 429))),
     "region_start": ("docs/images/regions_start.png", ((0, 134, 506, 248), (0, 507, 506, 621))),
     "regions": ("docs/images/regions.jpg", ((0, 0, 798, 444),)),
-    "regions_preview": ("workflows/layout_prompt.jpg", ((0, 188, 512, 328),)),
+    "regions_preview": ("docs/images/regions_preview.jpg", ((0, 188, 512, 328),)),
     "sag": ("docs/images/sag.jpg", ((6, 27, 594, 220), (6, 246, 594, 439))),
-    "saliency": ("workflows/latent_demo.jpg", tuple((170, top, right, low) for _, top, right, low in THUMBNAIL_ROWS)),
+    "saliency": ("docs/images/saliency.jpg", ((170, 44, 510, 212), (170, 300, 510, 468))),
     "shapesworld": ("docs/images/shapesworld.jpg", ((0, 0, 400, 522),)),
-    "style": ("workflows/style_demo.jpg", ((0, 172, 510, 340),)),
+    "style": ("workflows/Style from a picture (demo).jpg", ((0, 70, 512, 100), (0, 218, 512, 388))),
 }
 
 
