@@ -63,8 +63,8 @@ class ClipGuidance:
             return model
         if not self.scorer.differentiable:
             raise NoGradient(
-                f"CLIP Guidance follows a scorer's gradient, and {self.scorer.name} gives none: use Best of N with it, or "
-                "a CLIP here."
+                f"CLIP Guidance follows a scorer's gradient, and {self.scorer.name} gives none: use Best of N with it, "
+                "or a CLIP here."
             )
         refuse_what_loses_gradient(model)
         refuse_packed_weights(*(patcher.model for patcher in (self.vae.patcher, *patchers_of(self.scorer))))
