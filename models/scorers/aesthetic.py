@@ -16,7 +16,7 @@ from .scorer import EmbeddingScorer, Scorer
 # Where the linear layers are among the others, dropout and, in the second, ReLU.
 LAYOUTS: dict[tuple[int, ...], bool] = {(0, 2, 4, 6, 7): False, (0, 3, 6, 9, 11): True}
 LAYER = re.compile(r"layers\.(\d+)\.(?:weight|bias)")
-WEIGHT = 0.1  # of a point of ten in the loss, about what CLIP's loss is for a difference that one sees
+WEIGHT = 0.1  # of a point of ten in the loss: ratings of 1 to 10 are then on the scale of CLIP's losses
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ def names() -> list[str]:
     configs = [name for name in files if Path(name).name == CONFIG and Path(name).parent != Path()]
     folders = [Path(name).parent for name in configs
                if vqa.is_folder(Path(folder_paths.get_full_path(FOLDER, name) or name))]  # fmt: skip
-    alone = [name for name in files if is_weights(Path(name)) and not set(folders) & set(Path(name).parents)]
-    return sorted([*alone, *map(str, folders)])
+    offered = [*folders, *(Path(name) for name in files if is_weights(Path(name)))]
+    return sorted(str(each) for each in offered if not set(folders) & set(each.parents))
 
 
 def is_weights(file: Path) -> bool:
