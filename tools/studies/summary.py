@@ -30,8 +30,8 @@ def twins(facts: dict[str, Any]) -> str:
     table = facts["regions_identities"]["table"]
     return (
         "**Two of one kind**: a color shows on the wrong side in "
-        f"{percent(*table['none']['leak'])} without regions, {percent(*table[PAINTED]['leak'])} with Dense Diffusion and "
-        "Region Start."
+        f"{percent(*table['none']['leak'])} without regions, {percent(*table[PAINTED]['leak'])} with Dense Diffusion "
+        "and Region Start."
     )
 
 
