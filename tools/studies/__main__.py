@@ -25,7 +25,6 @@ QUALITY = [
     Step("tools.studies.regions.plots", "--out {out}/eval/regions --images {images}"),
     Step("tools.studies.region_lora.quality", "--out {out}/eval --images {images}", "--pictures 8"),
     Step("tools.studies.noise_optimization.quality", "--out {out}/eval/latents", "--prompts 2 --only DOODL"),
-    Step("tools.studies.noise_optimization.budgets", "--out {out}/eval/latents --images {images}", "--prompts 2"),
     Step("tools.studies.noise_optimization.lines", "--out {out}/eval/latents", "--prompts 2"),
     Step("tools.studies.noise_optimization.plots", "--out {out}/eval/latents --images {images}"),
     Step("tools.studies.ediffi", "--out {out}/eval/ediffi", "--pictures 32 --only encoders prompt_swap"),

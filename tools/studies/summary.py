@@ -44,14 +44,13 @@ def loras(facts: dict[str, Any]) -> str:
 
 
 def noise(facts: dict[str, Any]) -> str:
-    found = facts["latents_budgets"]
-    table = found["table"]
-    names = ("best of n", "halving", "halving, then past the model", "halving, then DOODL")
-    shares = ", ".join(f"{name} {interval(table[f'{name} @ 32']['clip_b'], 100)}" for name in names)
+    found = facts["latents"]
+    table, count = found["table"], found["trials"]["best of n"]
+    names = ("best of n", "past the model, whole", "DOODL", "SGOOL, crops")
+    shares = ", ".join(f"{name} {interval(table[name]['clip_b'], 100)}" for name in names)
     return (
-        f"**The best starting noise** ({found['prompts']} prompts, the time of 32 pictures, a held-out CLIP): "
-        f"{shares}; one picture {interval(table['none @ 1']['clip_b'], 100)}, painted ones "
-        f"{interval(found['ceiling'], 100)}."
+        f"**The best starting noise** ({found['prompts']} prompts, the time of {count} pictures, cosine to the prompt by "
+        f"a CLIP that nothing optimizes): one picture {interval(table['none']['clip_b'], 100)}, {shares}."
     )
 
 
@@ -66,7 +65,7 @@ def sag(facts: dict[str, Any]) -> str:
 
 LINES: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("generator", model), ("regions_start", places), ("regions_identities", twins), ("region_lora", loras),
-    ("latents_budgets", noise), ("sag", sag),
+    ("latents", noise), ("sag", sag),
 ]  # fmt: skip
 
 

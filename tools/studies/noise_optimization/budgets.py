@@ -1,8 +1,8 @@
 """What searches for a starting latent find in the time of so many pictures: dropping the worse half, particles, and
 gradients from the best candidate; all of one kind from the same candidates.
 
-`python -m tools.studies.noise_optimization.budgets` writes output/eval/latents/budgets.json and docs/images/
-latents_budgets.png. Every method optimizes what CLIP A says; CLIP B and the reader judge. How much a method may try is
+`python -m tools.studies.noise_optimization.budgets` writes output/eval/latents/budgets.json and its plot. It takes a
+quarter of an hour for timing, then six minutes per prompt and core, and is not part of `make eval`. Every method optimizes what CLIP A says; CLIP B and the reader judge. How much a method may try is
 measured first, on a quiet machine, and then fixed, so that what else runs beside does not change what is found.
 Resumable; `--processes` of one thread each.
 """
@@ -25,7 +25,7 @@ from ...shapesworld import judge, sets
 from ...shapesworld.world import caption, render
 from .. import clip_scores, metrics, record
 from ..demo_setup import DemoSetup
-from ..plotting import IMAGES, label, pyplot, save
+from ..plotting import label, pyplot, save
 from ..processes import begin, in_processes
 from ..sampling import painted
 from . import methods
@@ -34,7 +34,7 @@ from .quality import COMPARED, FIRST_SEED, FOLDER, MEASURED, digest, weights
 
 BUDGETS = (8, 32)  # times one picture
 HALVES, DOUBLES = (4, 16), (8, 32)  # what a search finds in half the time, beside another in all of it
-PROMPTS, BATCH = 64, 8
+PROMPTS, BATCH = 32, 8
 TEXT = "a plain red star and a striped blue heart on a white background, flat style"
 DRAWN = Method(candidates=-1, batch=BATCH)
 HALVED = replace(DRAWN, rounds=1)
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     parser.add_argument("--processes", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--images", type=Path, default=IMAGES)
+    parser.add_argument("--images", type=Path, default=FOLDER)
     args = parser.parse_args()
     begin(threads=1)
     demo, folder = ready(), args.out / weights()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from ..tables import interval, measured_on, paragraphs, table
-from .budgets import AGAINST as PEERS
-from .budgets import HALVES, TWICE
 
 BASELINES = ("none", "best of n", "DOODL")
 
@@ -41,40 +39,6 @@ def quality_section(report: dict) -> str:
         "The first prompts, unpicked:",
         "![Pictures](images/latents_methods.png)",
     )
-
-
-def budgets_section(report: dict) -> str:
-    """Searches at two budgets of time."""
-    found, one = report["table"], report["costs"]["one"]
-    order = sorted(found, key=lambda name: (int(name.partition(" @ ")[2]), -found[name]["clip_b"][0]))
-    rows = [
-        (method, budget, f"{r['settings']['candidates']} + {r['settings']['iterations']}", interval(r["clip_b"], 100),
-         *(interval(r["against"][other]["clip_b"], 100) if other in r["against"] and other != method else "-"
-           for other in PEERS),
-         interval(r["share_right"], 100), interval(r["all_right"], 100), interval(r["clip_a"], 100))
-        for name in order for r in (found[name],) for method, _, budget in (name.partition(" @ "),)
-    ]  # fmt: skip
-    head = ("method", "time, in pictures", "candidates + iterations", "CLIP B", *(f"less {name}" for name in PEERS),
-            "objects right %", "all right %", "CLIP A (optimized)")  # fmt: skip
-    return paragraphs(
-        "## Searches for the starting noise, by time",
-        f"`python -m tools.studies.noise_optimization.budgets`: {report['prompts']} prompts of two to four objects, "
-        f"the same seeds for every method; {report['steps']} steps, CFG {report['cfg']:g}, candidates in batches of "
-        f"{report['batch']}, on {report['device']}, one thread. What a method may try is as much as fits into the time "
-        f"of so many pictures (one is {one:.2f} s with decoding and scoring), measured before on a quiet machine and "
-        "then fixed. `then`: candidates have half of the time, changes of the best of them the other half, so that all "
-        "methods of one budget that begin with *halving* move the same candidate. *halving* drops the worse half once, "
-        "after a third of the steps; *two looks* twice. *ancestral*: with euler_ancestral, which draws noise on the "
-        "way, as particles need. Every method optimizes what CLIP A says; CLIP B and the reader judge. In brackets: "
-        "95 % bootstrap interval over prompts; differences are paired, at the same budget. CLIP B's ceiling, painted "
-        f"pictures of the same scenes: {interval(report['ceiling'], 100)}.",
-        table(head, rows),
-        *[f"Half the time: halving with {half} pictures' time less best of n with {2 * half}: CLIP B "
-          f"{interval(found[f'halving @ {half}']['against'][TWICE]['clip_b'], 100)}."
-          for half in HALVES],
-        "The best of CLIP A's losses so far, in the mean over prompts, with the larger budget:",
-        "![Losses over time](images/latents_budgets.png)",
-    )  # fmt: skip
 
 
 def lines_section(report: dict) -> str:
