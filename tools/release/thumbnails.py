@@ -48,7 +48,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
 STAND_INS = {
     "1 Paint with words - SDXL": ("1 Paint with words (demo)", 3),
     "2 Two models in one run - Wan 2.2": ("2 Two models in one run (demo)", 8),
-    "3 The best starting noise - SDXL": ("3 The best starting noise (demo)", 5),
+    "3 The best starting noise - SDXL": ("3 The best starting noise (demo)", 22),
 }
 Column = tuple[str, Sequence[Image.Image]]
 

@@ -162,7 +162,7 @@ def best_of_demo(board: Board) -> None:
     scorer = board.put("FoveaLoadScorer", 0)
     given["latent"] = board.put("EmptyLatentImage", 0, width=256, height=256, batch_size=1), 0
     four = board.put("EmptyLatentImage", 0, "Four pictures", folded=True, width=256, height=256, batch_size=4), 0
-    given["seed"] = board.put("PrimitiveInt", 0, "Seed for both", "shared", value=11), 0
+    given["seed"] = board.put("PrimitiveInt", 0, "Seed for both", "shared", value=20), 0
     given["positive"] = encoded(board, 1, "Prompt", given["clip"], text)
     given["negative"] = encoded(board, 1, "Empty prompt", given["clip"], "")
     chance = show(board, 1, given, "Four noises by chance", beside=2, latent=four, **DEMO_STEPS)

@@ -260,8 +260,8 @@ def style_demo(board: Board) -> None:
     given["latent"] = four, 0
     reference = show(board, 1, given, "The style picture", beside=0, tall=270, latent=(one, 0), positive=wanted,
                      **DEMO_STEPS)  # fmt: skip
-    looked = board.put("CLIPVisionEncode", 1, "CLIP Vision Encode (or Load Image)", folded=True, clip_vision=(load, 3), image=reference,
-                     crop="center")  # fmt: skip
+    looked = board.put("CLIPVisionEncode", 1, "CLIP Vision Encode (or Load Image)", folded=True,
+                       clip_vision=(load, 3), image=reference, crop="center")  # fmt: skip
     styled = board.put("unCLIPConditioning", 1, "Prompt with style", conditioning=text, clip_vision_output=(looked, 0),
                        strength=1.0, noise_augmentation=0.0), 0  # fmt: skip
     scales = {"style_scale": 8.0, "start_percent": 0.0}
