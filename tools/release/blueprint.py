@@ -81,7 +81,8 @@ class Blueprint(Board):
         }  # fmt: skip
         return {
             "id": self._id("file"), "revision": 0, "last_node_id": outer["id"], "last_link_id": 0, "nodes": [outer],
-            "links": [], "groups": [], "definitions": {"subgraphs": [inside]}, "config": {}, "extra": {}, "version": 0.4,
+            "links": [], "groups": [], "definitions": {"subgraphs": [inside]}, "config": {}, "extra": {},
+            "version": 0.4,
         }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from ..comfy.api import Client
 from ..comfy.host import ROOT
 from ..comfy.server import temporary
 from ..errors import SetupError
-from .thumbnails import FLAGS
+from .node_heights import FLAGS
 
 TARGET = ROOT / "docs" / "images" / "painting.webp"
 WINDOW, WIDTH = {"width": 1400, "height": 760}, 860  # of the browser; of the film
