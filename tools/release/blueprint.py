@@ -80,8 +80,9 @@ class Blueprint(Board):
             "properties": {"proxyWidgets": self.widgets}, "widgets_values": [],
         }  # fmt: skip
         return {
-            "id": self._id("file"), "revision": 0, "last_node_id": outer["id"], "last_link_id": 0, "nodes": [outer], "links": [],
-            "groups": [], "definitions": {"subgraphs": [inside]}, "config": {}, "extra": {}, "version": 0.4,
+            "id": self._id("file"), "revision": 0, "last_node_id": outer["id"], "last_link_id": 0, "nodes": [outer],
+            "links": [], "groups": [], "definitions": {"subgraphs": [inside]}, "config": {}, "extra": {},
+            "version": 0.4,
         }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ ON_DEMO = "drawn on the demo model"
 SHOWN: dict[str, tuple[str, ...]] = {
     "1 Paint with words (demo)": (PAINTED, "The picture"),
     "2 Two models in one run (demo)": ("One model", "Two models, at the same cost"),
-    "3 The best starting noise (demo)": ("The first noise", "The best of 12"),
+    "3 The best starting noise (demo)": ("Four noises by chance", "The best of 12"),
     "A LoRA for each region (demo)": ("Without LoRAs", "A LoRA per half"),
     "Draw a part anew (demo)": ("The whole picture", "The part, drawn anew"),
     "Optimize the starting noise (demo)": ("Not optimized", "Optimized"),
@@ -48,7 +48,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
 STAND_INS = {
     "1 Paint with words - SDXL": ("1 Paint with words (demo)", 3),
     "2 Two models in one run - Wan 2.2": ("2 Two models in one run (demo)", 8),
-    "3 The best starting noise - SDXL": ("3 The best starting noise (demo)", 5),
+    "3 The best starting noise - SDXL": ("3 The best starting noise (demo)", 22),
 }
 Column = tuple[str, Sequence[Image.Image]]
 
@@ -66,11 +66,10 @@ def card(title: str, columns: Sequence[Column], note: str = "") -> Image.Image:
     if note:
         draw.text((SIZE // 2, bottom + LABEL // 2), note, FAINT, font(17), anchor="mm")
     width = SIZE // len(columns)
-    rows = min(len(images) for _, images in columns)
     room = bottom - TITLE - LABEL
-    rows = min(rows, max(1, room // (width - 60)))
-    height = room // rows
     for x, (label, images) in enumerate(columns):
+        rows = min(len(images), max(1, room // (width - 60)))
+        height = room // rows
         middle = x * width + width // 2
         draw.text((middle, TITLE + LABEL // 2 + 2), label, INK, font(17 if len(label) < 24 else 14), anchor="mm")
         for y, image in enumerate(images[:rows]):

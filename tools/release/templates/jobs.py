@@ -161,25 +161,25 @@ def best_of_demo(board: Board) -> None:
     given: dict[str, Output] = {"model": (load, 0), "clip": (load, 1), "vae": (load, 2)}
     scorer = board.put("FoveaLoadScorer", 0)
     given["latent"] = board.put("EmptyLatentImage", 0, width=256, height=256, batch_size=1), 0
-    given["seed"] = board.put("PrimitiveInt", 0, "Seed for both", "shared", value=11), 0
+    four = board.put("EmptyLatentImage", 0, "Four pictures", folded=True, width=256, height=256, batch_size=4), 0
+    given["seed"] = board.put("PrimitiveInt", 0, "Seed for both", "shared", value=20), 0
     given["positive"] = encoded(board, 1, "Prompt", given["clip"], text)
     given["negative"] = encoded(board, 1, "Empty prompt", given["clip"], "")
-    first = show(board, 1, given, "The first noise", beside=2, **DEMO_STEPS)
+    chance = show(board, 1, given, "Four noises by chance", beside=2, latent=four, **DEMO_STEPS)
     found = board.put(
         "FoveaBestOfN", 2, tint="ours", model=given["model"], vae=given["vae"], positive=given["positive"],
         negative=given["negative"], latent_image=given["latent"], scorer=(scorer, 0), prompt=text, seed=given["seed"],
         steps=20, cfg=4.0, candidates=12,
     )  # fmt: skip
     board.put("PreviewImage", 3, "The best of 12", images=(found, 2))
-    both = board.put("ImageBatch", 4, folded=True, image1=first, image2=(found, 2))
-    scored = board.put("FoveaScoreImages", 4, tint="ours", image=(both, 0), scorer=(scorer, 0), prompt=text)
-    board.put("PreviewAny", 4, "Scores: 1 the first, 2 the best", tall=140, source=(scored, 2))
+    scored = board.put("FoveaScoreImages", 4, "The four, scored", "ours", image=chance, scorer=(scorer, 0), prompt=text)
+    board.put("PreviewAny", 4, "Their scores", tall=140, source=(scored, 2))
     board.put("PreviewImage", 4, "The losses of all", tall=300, images=(found, 3))
     board.note(
         """## The best starting noise
 
-Press **Run**. *Best of N* draws 12 pictures, the first with the noise of the sampler at the left, and a scorer (a CLIP)
-keeps the one that fits the prompt best. *Score Images* compares the first with it.
+Press **Run**. The sampler draws four pictures with noises by chance, and *Score Images* sorts them by how well they fit
+the prompt, as a scorer (a CLIP) sees it. *Best of N* draws 12 and keeps the best.
 """,
         """## Try
 

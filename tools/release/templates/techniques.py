@@ -260,12 +260,12 @@ def style_demo(board: Board) -> None:
     given["latent"] = four, 0
     reference = show(board, 1, given, "The style picture", beside=0, tall=270, latent=(one, 0), positive=wanted,
                      **DEMO_STEPS)  # fmt: skip
-    looked = board.put("CLIPVisionEncode", 1, "CLIP Vision Encode (or Load Image)", folded=True, clip_vision=(load, 3), image=reference,
-                     crop="center")  # fmt: skip
+    looked = board.put("CLIPVisionEncode", 1, "CLIP Vision Encode (or Load Image)", folded=True,
+                       clip_vision=(load, 3), image=reference, crop="center")  # fmt: skip
     styled = board.put("unCLIPConditioning", 1, "Prompt with style", conditioning=text, clip_vision_output=(looked, 0),
                        strength=1.0, noise_augmentation=0.0), 0  # fmt: skip
-    scales = {"style_scale": 8.0, "start_percent": 0.0}
-    guided = board.put("FoveaStyleGuidance", 2, tint="ours", model=given["model"], text=text, **scales)
+    guided = board.put("FoveaStyleGuidance", 2, tint="ours", model=given["model"], text=text, style_scale=8.0,
+                       start_percent=0.0)  # fmt: skip
     show(board, 3, given, "Without style", positive=text, tall=300, **DEMO_STEPS)
     show(board, 3, given, "With style", positive=styled, model=(guided, 0), tall=300, **DEMO_STEPS)
     guider = board.put("FoveaStyleGuider", 2, tint="ours", model=given["model"], styled=styled, text=text,
