@@ -49,8 +49,8 @@ def noise(facts: dict[str, Any]) -> str:
     names = ("best of n", "past the model, whole", "DOODL", "SGOOL, crops")
     shares = ", ".join(f"{name} {interval(table[name]['clip_b'], 100)}" for name in names)
     return (
-        f"**The best starting noise** ({found['prompts']} prompts, the time of {count} pictures, cosine to the prompt by "
-        f"a CLIP that nothing optimizes): one picture {interval(table['none']['clip_b'], 100)}, {shares}."
+        f"**The best starting noise** ({found['prompts']} prompts, the time of {count} pictures, cosine to the prompt "
+        f"by a CLIP that nothing optimizes): one picture {interval(table['none']['clip_b'], 100)}, {shares}."
     )
 
 

@@ -2,9 +2,10 @@
 gradients from the best candidate; all of one kind from the same candidates.
 
 `python -m tools.studies.noise_optimization.budgets` writes output/eval/latents/budgets.json and its plot. It takes a
-quarter of an hour for timing, then six minutes per prompt and core, and is not part of `make eval`. Every method optimizes what CLIP A says; CLIP B and the reader judge. How much a method may try is
-measured first, on a quiet machine, and then fixed, so that what else runs beside does not change what is found.
-Resumable; `--processes` of one thread each.
+quarter of an hour for timing, then six minutes per prompt and core, and is not part of `make eval`. Every method
+optimizes what CLIP A says; CLIP B and the reader judge. How much a method may try is measured first, on a quiet
+machine, and then fixed, so that what else runs beside does not change what is found. Resumable; `--processes` of one
+thread each.
 """
 
 from __future__ import annotations
