@@ -80,12 +80,18 @@ def line(cost: Callable[[int], float], few: int, many: int) -> tuple[float, floa
 
 def measured_costs(demo: DemoSetup) -> dict[str, Any]:
     """Seconds of one picture; of candidates by search and of iterations by move, as (none, each)."""
-    costs: dict[str, Any] = {"one": seconds_of(demo, METHODS["none"]), "search": {}, "move": {}}
-    for name, search in SEARCHES.items():
-        costs["search"][name] = line(lambda n, m=search: seconds_of(demo, replace(m, candidates=n)), BATCH, 3 * BATCH)
-    for name, move in MOVES.items():
-        costs["move"][name] = line(lambda n, m=move: seconds_of(demo, replace(m, iterations=n)), 2, 8)
-    return costs
+
+    def searched(method: Method) -> tuple[float, float]:
+        return line(lambda count: seconds_of(demo, replace(method, candidates=count)), BATCH, 3 * BATCH)
+
+    def moved(method: Method) -> tuple[float, float]:
+        return line(lambda count: seconds_of(demo, replace(method, iterations=count)), 2, 8)
+
+    return {
+        "one": seconds_of(demo, METHODS["none"]),
+        "search": {name: searched(method) for name, method in SEARCHES.items()},
+        "move": {name: moved(method) for name, method in MOVES.items()},
+    }
 
 
 def fitted(name: str, costs: dict[str, Any], budget: float) -> Method:
