@@ -44,7 +44,7 @@ class Placed(NamedTuple):
 def place(regions: Regions) -> tuple[list[Placed], list[str]]:
     """The boxes around the regions, in paint order, and what there is to say about regions that got none."""
     placed: list[Placed] = []
-    notes: list[str] = []
+    notes = [] if len(regions) else regions.idle()
     for number, region in enumerate(regions.items, 1):
         if not region.prompt:
             notes.append(f"region {number} has no prompt: a layout has nothing to say about its place.")

@@ -72,7 +72,7 @@ def test_the_packs_name_stands_where_a_name_is_taken(client: Client, object_info
 
     often = client.json("/assets/sorted-custom-node-map.json")
     foreign = {name: info for name, info in object_info.items() if not name.startswith("Fovea")}
-    taken = {letters(name) for name in (*often, *foreign, *(info["display_name"] for info in foreign.values()))}
+    taken = {letters(name) for name in (*often, *foreign, *(info["display_name"] or "" for info in foreign.values()))}
     assert len(often) > 1000 and letters("KSampler") in taken, "otherwise this test reads the wrong lists"
     for info in (info for name, info in object_info.items() if name.startswith("Fovea")):
         plain, suffix, rest = info["display_name"].partition(" (Fovea)")
