@@ -10,6 +10,7 @@ from unittest import mock
 
 import comfy.ldm.cosmos.predict2
 import comfy.ldm.flux.math
+import comfy.ldm.hidream.model
 import comfy.ldm.joyimage.model
 import comfy.ldm.kandinsky5.model
 import comfy.ldm.krea2.model
@@ -189,10 +190,30 @@ JOYIMAGE = Kind(
     {"double.0": 0, "double.1": 1, "double.2": 2}, video=True, one_frame=True, begin=0, behind=TEXT,
     gradients=False,
 )  # fmt: skip
+LLAMA = 9  # tokens of Llama's text
+
+
+class HiDream(comfy.model_base.HiDream):
+    """Prompts of these tests bring no text of Llama's, which its own text encoder always does."""
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        llama = torch.randn(1, 4, LLAMA, tiny.CONTEXT, generator=torch.Generator().manual_seed(5))
+        return super().extra_conds(**{"conditioning_llama3": llama, **kwargs})
+
+
+HIDREAM = Kind(
+    {"image_model": "hidream", "patch_size": 2, "in_channels": CHANNELS, "num_layers": 2, "num_single_layers": 2,
+     "attention_head_dim": 32, "num_attention_heads": 2, "caption_channels": [tiny.CONTEXT, tiny.CONTEXT],
+     "text_emb_dim": 1280, "num_routed_experts": 4, "num_activated_experts": 2, "axes_dims_rope": (8, 12, 12),
+     "llama_layers": [0, 1, 2, 3]},
+    comfy.supported_models.HiDream, HiDream, comfy.ldm.hidream.model, "optimized_attention",
+    {"double.0": 0, "double.1": 1, "single.0": 2, "single.1": 3}, begin=0, behind=TEXT + 2 * LLAMA,
+)  # fmt: skip
 KINDS = {
     "sd3": SD3, "flux": FLUX, "chroma": CHROMA, "qwen": QWEN, "lumina": LUMINA, "zimage": ZIMAGE, "wan": WAN,
     "krea2": KREA2, "radiance": RADIANCE, "hunyuan": HUNYUAN, "hunyuan_image": HUNYUAN_IMAGE,
     "kandinsky5": KANDINSKY5, "cosmos": COSMOS, "ltxv": LTXV, "lens": LENS, "joyimage": JOYIMAGE,
+    "hidream": HIDREAM,
 }  # fmt: skip
 
 

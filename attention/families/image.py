@@ -1,4 +1,5 @@
-"""Transformers that draw pictures: SD3 and 3.5, Flux, Chroma, Qwen-Image, Lumina 2 and Z-Image, Krea 2, Lens, JoyImage.
+"""Transformers that draw pictures: SD3 and 3.5, Flux, Chroma, Qwen-Image, Lumina 2 and Z-Image, Krea 2, Lens,
+HiDream I1, JoyImage.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 from comfy.ldm.chroma.model import Chroma
 from comfy.ldm.chroma_radiance.model import ChromaRadiance as ChromaRadianceNetwork
 from comfy.ldm.flux.model import Flux
+from comfy.ldm.hidream.model import HiDreamImageTransformer2DModel
 from comfy.ldm.joyimage.model import JoyImageTransformer3DModel
 from comfy.ldm.krea2.model import SingleStreamDiT
 from comfy.ldm.lens.model import LensTransformer2DModel
@@ -18,7 +20,7 @@ from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from torch import Tensor, nn
 
-from ..sites import Forward, LayerTokens, TextPlace
+from ..sites import Forward, LayerTokens, Site, TextPlace
 from .transformer import Transformer, naming_blocks, tokens_of
 
 
@@ -206,6 +208,32 @@ class Lens(Transformer):
         return (1, 1)
 
 
+class HiDream(Transformer):
+    """HiDream I1: the image, T5's text, then Llama's, its last layer's and the block's own.
+
+    Blocks tell nothing of themselves, but every one attends once, and nothing else does: calls are counted.
+    """
+
+    name = models = "HiDream I1"
+    sections = {"double": "double_stream_blocks", "single": "single_stream_blocks"}
+    text_last = True
+    layers = (
+        (r"double_stream_blocks\.\d+\.block\.(attn1\.to_\w+_t$|ff_t)", "text"),
+        (r"(double|single)_stream_blocks\.\d+\.block\.(attn1|ff_i\.shared_experts|ff_i\.w)", "image"),
+        (r"x_embedder|final_layer\.linear", "image"),
+    )  # fmt: skip
+
+    def site(
+        self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
+        number, double = forward.count(("all", 0)), len(forward.network.double_stream_blocks)
+        section, number = ("double", number) if number < double else ("single", number - double)
+        return super().site(forward, {**options, "block_type": section, "block_index": number}, q, k, heads_first)
+
+    def call(self, forward: Forward, section: str, number: int) -> int:
+        return 0
+
+
 class JoyImage(Transformer):
     """JoyImage: the image, the reference pictures, then text. Its latents have a frame axis."""
 
@@ -242,5 +270,6 @@ IMAGE: Mapping[type, Transformer] = {
     NextDiTPixelSpace: Lumina(),
     SingleStreamDiT: Krea2(),
     LensTransformer2DModel: Lens(),
+    HiDreamImageTransformer2DModel: HiDream(),
     JoyImageTransformer3DModel: JoyImage(),
 }

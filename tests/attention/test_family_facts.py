@@ -204,7 +204,6 @@ NOT_READ = {
         "depth_anything_3.model.DepthAnything3Net", "rt_detr.rtdetr_v4.RTv4", "sam3.detector.SAM3Model"),
     "its attention reaches no override": (
         "pixart.pixartms.PixArtMS", "hydit.models.HunYuanDiT", "ernie.model.ErnieImageModel"),
-    "its blocks tell neither their kind nor their number": ("hidream.model.HiDreamImageTransformer2DModel",),
     "text and picture are read by one language model that keeps what it has read": (
         "hidream_o1.model.HiDreamO1Transformer",),
     "it draws frame after frame from what it keeps of those before": ("wan.ar_model.CausalWanModel",),

@@ -93,6 +93,10 @@ def both_ways(kind: str, network: nn.Module, changes: list[dict[str, Tensor]], m
             return y, on(grids[n]).flatten(1)[:, None, :, None]
         if n == own + text:
             return y, joint[:, None, :, None]
+        behind = transformers.KINDS[kind].behind if kind in TRANSFORMERS else 0
+        if behind and n == own + behind:
+            last = torch.cat([on(places).flatten(1), covered[:, None].expand(-1, behind)], dim=1)
+            return y, last[:, None, :, None]
         if kind == "zimage" and n == own + 32:
             padded = torch.cat([covered[:, None].expand(-1, 32), on(places).flatten(1)], dim=1)
             return y, padded[:, None, :, None]
