@@ -34,6 +34,8 @@ LIVE_SERVER = (
     "regions/test_painter_format.py::test_the_example_script_queues",
     "tools/test_demo.py",
     "tools/test_sweep.py::test_on_a_live_server",
+    "tools/test_sweep.py::test_a_scorer_that_is_not_there",
+    "tools/test_sweep.py::test_pictures_are_kept",
 )
 # Tests that start servers of their own: one after the other, for the sake of memory.
 OWN_SERVERS = ("docs/test_readme.py::test_make_", "tools/test_sweep.py::test_a_killed_worker_loses_nothing")
