@@ -51,6 +51,17 @@ class Painter:
         box = self.page.locator(".fovea-paper").first.bounding_box()
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
+    def still(self) -> dict[str, float]:
+        """The paper's place on the page, once it stays there: the editor lays itself out late on a busy machine."""
+        paper, before = self.page.locator(".fovea-paper").first, None
+        for _ in range(40):
+            now = paper.bounding_box()
+            if now == before:
+                break
+            before = now
+            self.page.wait_for_timeout(300)
+        return now
+
     def drag(self, *points: tuple[float, float], button: str = "left") -> None:
         self.page.mouse.move(*self.at(*points[0]))
         self.page.mouse.down(button=button)

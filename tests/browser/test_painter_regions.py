@@ -225,8 +225,7 @@ def test_choosing_does_not_scroll_the_graph(page, client, settings) -> None:
     painter = alone(page, client, settings, "classic", 400)
     page.locator(".fovea-arrange").select_option(label="Grid of 3 x 3")
     page.evaluate("() => { window.app.canvas.ds.offset = [100, 500]; window.app.canvas.setDirty(true, true); }")
-    page.wait_for_timeout(500)
-    before = page.locator(".fovea-paper").first.bounding_box()
+    before = painter.still()
     for number, (x, y) in ((1, (0.2, 0.2)), (3, (0.8, 0.2))):
         page.keyboard.down("Alt")
         page.mouse.click(*painter.at(x, y))

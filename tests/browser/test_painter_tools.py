@@ -330,8 +330,8 @@ def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
     painter.drag((0.6, 0.6), (0.9, 0.9))
     page.mouse.move(*painter.at(0.5, 0.5))
     page.mouse.wheel(0, -300)
-    wide = page.locator(".fovea-paper").first.bounding_box()["width"]
     page.wait_for_timeout(700)
+    wide = painter.still()["width"]
     page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
     page.keyboard.press("Control+z")
     painter.settled(first)
