@@ -54,7 +54,8 @@ def test_words_find_their_node(page, client, settings) -> None:
         for _ in range(30):  # the list follows what is typed after a moment
             page.wait_for_timeout(100)
             offered = page.evaluate(OFFERED)
-            leads = words in BEHIND_OTHERS or (bool(offered) and offered[0] in ([wanted, "fovea"], BLUEPRINTS.get(words)))
+            first = offered[0] if offered else []
+            leads = words in BEHIND_OTHERS or first in ([wanted, "fovea"], BLUEPRINTS.get(words))
             if leads and first_of_ours(offered) == wanted:
                 break
         else:
