@@ -183,7 +183,7 @@ class FoveaScoreImages(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="Pictures of one batch, of any size."),
                 ScorerType.Input("scorer", tooltip="From Load Scorer."),
-                io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures shall show."),
+                io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures should show."),
             ],
             outputs=[
                 io.Image.Output(display_name="sorted", tooltip="The pictures, best first."),

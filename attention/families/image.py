@@ -21,7 +21,7 @@ from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from torch import Tensor, nn
 
 from ..sites import Forward, LayerTokens, Site, TextPlace
-from .transformer import Transformer, naming_blocks, tokens_of
+from .transformer import TextBehind, Transformer, naming_blocks, tokens_of
 
 
 class StableDiffusion3(Transformer):
@@ -193,12 +193,11 @@ class Krea2(Transformer):
         return text, 0, tokens - math.prod(grid) - text
 
 
-class Lens(Transformer):
+class Lens(TextBehind):
     """Lens, a token to a latent pixel; text follows the image's tokens."""
 
     name = models = "Lens"
     sections = {"double": "transformer_blocks"}
-    text_last = True
     layers = (
         (r"transformer_blocks\.\d+\.(txt_mlp|attn\.(txt_qkv|to_add_out))|txt_in", "text"),
         (r"transformer_blocks\.\d+\.(img_mlp|attn\.(img_qkv|to_out))|img_in|proj_out", "image"),
@@ -208,7 +207,7 @@ class Lens(Transformer):
         return (1, 1)
 
 
-class HiDream(Transformer):
+class HiDream(TextBehind):
     """HiDream I1: the image, T5's text, then Llama's, its last layer's and the block's own.
 
     Blocks tell nothing of themselves, but every one attends once, and nothing else does: calls are counted.
@@ -216,7 +215,6 @@ class HiDream(Transformer):
 
     name = models = "HiDream I1"
     sections = {"double": "double_stream_blocks", "single": "single_stream_blocks"}
-    text_last = True
     layers = (
         (r"double_stream_blocks\.\d+\.block\.(attn1\.to_\w+_t$|ff_t)", "text"),
         (r"(double|single)_stream_blocks\.\d+\.block\.(attn1|ff_i\.shared_experts|ff_i\.w)", "image"),
@@ -234,19 +232,15 @@ class HiDream(Transformer):
         return 0
 
 
-class JoyImage(Transformer):
+class JoyImage(TextBehind):
     """JoyImage: the image, the reference pictures, then text. Its latents have a frame axis."""
 
     name = models = "JoyImage"
     sections = {"double": "double_blocks"}
-    text_last = True
     layers = (
         (r"double_blocks\.\d+\.(txt_mlp|attn\.txt_attn_(qkv|proj))|condition_embedder\.text_embedder", "text"),
         (r"double_blocks\.\d+\.(img_mlp|attn\.img_attn_(qkv|proj))|proj_out", "image"), (r"img_in", "map"),
     )  # fmt: skip
-
-    def patch(self, network: Any) -> tuple[int, ...]:
-        return tuple(network.patch_size)
 
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
         return sum(tokens_of(picture, self.patch(forward.network)) for picture in self._pictures(forward))

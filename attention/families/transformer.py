@@ -28,7 +28,6 @@ class Transformer:
     # taken for all tokens and could be one for each.
     layers: tuple[tuple[str, str], ...] = ()
     unnamed: str | None = None  # section of blocks that tell their number only
-    text_last = False  # whether text comes behind all other tokens where they attend jointly
     text_is_mixed = False  # whether the network reads a prompt as a whole, before its blocks do
 
     def blocks(self, network: Any) -> tuple[BlockId, ...]:
@@ -75,12 +74,11 @@ class Transformer:
         grid = self.grid(forward)
         patch = self.patch(forward.network)[-len(grid) :]
         start = self.start(forward, options, queries, grid)
-        text_start = start + math.prod(grid) + self.behind(forward, options, grid) if self.text_last else 0
-        joint = queries - text_start if self.text_last else self.text_before(forward, start)
-        text = {"joint": joint, "cross": keys, "self": 0}[kind]
+        joint = self.joint_text(forward, options, queries, start, grid)
+        text_start, text = {"joint": joint, "cross": (0, keys), "self": (0, 0)}[kind]
         if start < 0 or text < 0 or queries < start + math.prod(grid):
             return None
-        if kind == "joint" and not self.text_last and text != options.get("img_slice", (text,))[0]:
+        if kind == "joint" and text != options.get("img_slice", (text,))[0]:
             return None
         block = BlockId(section, number, call if kind == "self" else 0)
         extent = tuple(tokens * size for tokens, size in zip(grid, patch))
@@ -91,8 +89,9 @@ class Transformer:
         return "joint" if call == 0 else None
 
     def patch(self, network: Any) -> tuple[int, ...]:
-        """Size of a token in latent pixels."""
-        return (network.patch_size, network.patch_size)
+        """Size of a token in latent pixels, along every axis or along both of a picture."""
+        size = network.patch_size
+        return (size, size) if isinstance(size, int) else tuple(size)
 
     def grid(self, forward: Forward) -> tuple[int, ...]:
         """The image's tokens: the latent is padded to whole patches."""
@@ -101,7 +100,7 @@ class Transformer:
 
     def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
         """Place of the image's first token among all of them."""
-        return 0 if self.text_last else tokens - self.behind(forward, options, grid) - math.prod(grid)
+        return tokens - self.behind(forward, options, grid) - math.prod(grid)
 
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
         """Tokens after the image's own."""
@@ -111,9 +110,11 @@ class Transformer:
         """Tokens between those of text and the image's own."""
         return 0
 
-    def text_before(self, forward: Forward, start: int) -> int:
-        """Tokens of text, where the image's begin at `start`."""
-        return start - self.before(forward)
+    def joint_text(
+        self, forward: Forward, options: Mapping[str, Any], tokens: int, start: int, grid: tuple[int, ...]
+    ) -> tuple[int, int]:
+        """(place of the first, number) of the text tokens among all, where the image's begin at `start`."""
+        return 0, start - self.before(forward)
 
     def text_place(self, forward: Forward) -> TextPlace:
         """Where a prompt is among the text tokens of its blocks."""
@@ -152,6 +153,19 @@ class Transformer:
 
     def announce(self, forward: Forward, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Nothing is announced."""
+
+
+class TextBehind(Transformer):
+    """Transformers whose image comes first, then reference pictures, then text."""
+
+    def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
+        return 0
+
+    def joint_text(
+        self, forward: Forward, options: Mapping[str, Any], tokens: int, start: int, grid: tuple[int, ...]
+    ) -> tuple[int, int]:
+        first = math.prod(grid) + self.behind(forward, options, grid)
+        return first, tokens - first
 
 
 @dataclass(frozen=True)

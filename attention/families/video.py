@@ -49,9 +49,6 @@ class Wan(Transformer):
         text = 1 if network.model_type == "t2v" else 2
         return {0: "self", text: "cross"}.get(call)
 
-    def patch(self, network: Any) -> tuple[int, ...]:
-        return tuple(network.patch_size)
-
     def grid(self, forward: Forward) -> tuple[int, ...]:
         frames, *rest = super().grid(forward)
         more = forward.inputs.get("time_dim_concat")
@@ -89,9 +86,6 @@ class HunyuanVideo(FluxFamily):
     name, models = "HunyuanVideo", "HunyuanVideo, HunyuanImage 2.1"
     layers = ((r"img_in", "map"), (r"txt_in", "prompt"), *FluxFamily.layers)
 
-    def patch(self, network: Any) -> tuple[int, ...]:
-        return tuple(network.patch_size)
-
     def before(self, forward: Forward) -> int:
         return tokens_of(forward.inputs.get("ref_latent"), self.patch(forward.network))
 
@@ -120,9 +114,6 @@ class Kandinsky5(SelfAndCross):
         (r"text_transformer_blocks|text_embeddings", "text"),
         (r"visual_transformer_blocks|visual_embeddings|out_layer\.out_layer", "image"),
     )  # fmt: skip
-
-    def patch(self, network: Any) -> tuple[int, ...]:
-        return tuple(network.patch_size)
 
 
 class CosmosPredict2(SelfAndCross):
@@ -203,11 +194,10 @@ class MiniMaxH3(Transformer):
     def prepare(self, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         return naming_blocks(len(network.blocks), options)
 
-    def patch(self, network: Any) -> tuple[int, ...]:
-        return tuple(network.patch_size)
-
-    def text_before(self, forward: Forward, start: int) -> int:
-        return min(start, forward.inputs["c_crossattn"].shape[1])
+    def joint_text(
+        self, forward: Forward, options: Mapping[str, Any], tokens: int, start: int, grid: tuple[int, ...]
+    ) -> tuple[int, int]:
+        return 0, min(start, forward.inputs["c_crossattn"].shape[1])
 
     def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
         return super().layer_tokens(forward, name, (1, *shape)) if len(shape) == 2 else None

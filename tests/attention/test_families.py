@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import sag_steps as steps
 import tiny_transformers as dit
 import torch
+from recording import recorded
 from reference import sag as reference
 from torch import Tensor
 
 from fovea.attention import block_names as naming
-from fovea.attention import hooks
 from fovea.attention.families import registry
 from fovea.attention.families.transformer import Transformer
-from fovea.attention.recorders import SaliencyRecorder
-from fovea.attention.run import Run
 from fovea.attention.sites import Forward
 
 NAMES = tuple(dit.KINDS)
@@ -27,33 +24,6 @@ NAMES = tuple(dit.KINDS)
 @pytest.fixture(scope="module")
 def models() -> dict[str, Any]:
     return {name: dit.build(name) for name in NAMES}
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """A technique that records saliency in every block and keeps what it found."""
-
-    blocks: frozenset
-    found: dict = field(default_factory=dict, repr=False)
-
-    def begin(self, run: Run) -> Any:
-        return (SaliencyRecorder(self.blocks),)
-
-    def post_cfg(self, args: dict[str, Any]) -> Tensor:
-        run = hooks.run_of(args["model_options"])
-        for name in ("cond", "uncond"):
-            for block in self.blocks:
-                for _, record in run.records(block, args[name] or (), 0):
-                    self.found[name, naming.block_name(block)] = record
-        return args["denoised"]
-
-
-def recorded(model: Any) -> tuple[Any, Recording]:
-    network = model.model.diffusion_model
-    patched, recording = model.clone(), Recording(frozenset(registry.family_of(network).blocks(network)))
-    hooks.install(patched, recording)
-    patched.set_model_sampler_post_cfg_function(recording.post_cfg)
-    return patched, recording
 
 
 def image_saliency(q: Tensor, k: Tensor, start: int, count: int) -> Tensor:

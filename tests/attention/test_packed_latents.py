@@ -23,14 +23,13 @@ import tiny_models as tiny
 import tiny_transformers as dit
 import torch
 from comfy.nested_tensor import NestedTensor
+from recording import recorded
 from reference import sag as reference
 from region_steps import LATER, marked, steered, two_regions
 from sag_steps import guided, relative
 from torch import Tensor
 
 from fovea.attention import hooks, packed
-from fovea.attention.families import registry
-from fovea.attention.recorders import SaliencyRecorder
 from fovea.guidance.region_lora import model_patch
 from fovea.guidance.regions.control import RegionControl
 from fovea.guidance.regions.score_bias import RegionBias
@@ -127,32 +126,6 @@ def attention_calls(kind: Kind) -> Iterator[list[tuple[Tensor, Tensor]]]:
         yield calls
 
 
-class Watch:
-    """Records saliency in every block, and what the guider made."""
-
-    def __init__(self, blocks: frozenset) -> None:
-        self.blocks, self.found, self.seen = blocks, {}, []
-
-    def begin(self, run: Any) -> Any:
-        return (SaliencyRecorder(self.blocks),)
-
-    def post_cfg(self, args: dict[str, Any]) -> Tensor:
-        run = hooks.run_of(args["model_options"])
-        for block in self.blocks:
-            for _, record in run.records(block, args["cond"], 0):
-                self.found[block] = record
-        self.seen.append(args)
-        return args["denoised"]
-
-
-def watched(model: Any) -> tuple[Any, Watch]:
-    network = model.model.diffusion_model
-    patched, watch = model.clone(), Watch(frozenset(registry.family_of(network).blocks(network)))
-    hooks.install(patched, watch)
-    patched.set_model_sampler_post_cfg_function(watch.post_cfg)
-    return patched, watch
-
-
 def test_what_is_packed_comes_apart_as_comfyui_has_it() -> None:
     parts = [torch.randn(2, 3, 2, 4, 5), torch.randn(2, 8, 7)]
     x, shapes = comfy.utils.pack_latents(parts)
@@ -165,13 +138,13 @@ def test_what_is_packed_comes_apart_as_comfyui_has_it() -> None:
 
 
 def test_saliency_is_that_of_the_videos_tokens(kind: Kind, model: Any) -> None:
-    patched, watch = watched(model)
+    patched, recording = recorded(model)
     with attention_calls(kind) as calls:
         sample(patched, noise(kind), steps=1, cfg=1.0)
-    assert {block.number for block in watch.found} == {0, 1, 2}
+    assert {block for _, block in recording.found} == {"double.0", "double.1", "double.2"}
     count = math.prod(kind.grid)
-    for block, record in watch.found.items():
-        q, k = calls[kind.calls[f"double.{block.number}"] + _before(kind, calls)]
+    for (_, block), record in recording.found.items():
+        q, k = calls[kind.calls[block] + _before(kind, calls)]
         assert q.shape[2] == kind.begin + count
         whole = reference.attention_map(q[0], k[0])
         own = slice(kind.begin, kind.begin + count)
@@ -186,17 +159,17 @@ def _before(kind: Kind, calls: list) -> int:
 
 
 def test_looking_changes_nothing(kind: Kind, model: Any) -> None:
-    plain, seen = sample(model, noise(kind)), sample(watched(model)[0], noise(kind))
+    plain, seen = sample(model, noise(kind)), sample(recorded(model)[0], noise(kind))
     assert all(torch.equal(a, b) for a, b in zip(plain, seen))
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_guidance_blurs_the_video_and_leaves_the_sound_alone(kind: Kind, model: Any, cfg: float) -> None:
     """Against the formula in one step, with a plain call of the model on the blurred video beside the same sound."""
-    patched, watch = watched(guided(model, mask_mode="global", scale=2.0, blur_sigma=1.5))
-    before = model.clone()
+    patched, before = guided(model, mask_mode="global", scale=2.0, blur_sigma=1.5), model.clone()
     seen: list[dict[str, Any]] = []
-    before.set_model_sampler_post_cfg_function(lambda args: seen.append(args) or args["denoised"])
+    for each in (before, patched):
+        each.set_model_sampler_post_cfg_function(lambda args: seen.append(args) or args["denoised"])
     start = noise(kind)
     sample(before, start, steps=1, cfg=cfg)
     sample(patched, start, steps=1, cfg=cfg)
@@ -212,7 +185,7 @@ def test_guidance_blurs_the_video_and_leaves_the_sound_alone(kind: Kind, model: 
     with torch.inference_mode():
         predicted = packed.picture_of(_x0(model, dit.prompt(2 if cfg != 1 else 1), given, sigma, shapes), shapes)
     wanted = packed.picture_of(args["denoised"], shapes).double() + 2.0 * (blurred[None] - predicted.double())
-    got = watch.seen[0]["denoised"]
+    got = seen[1]["denoised"]
     assert relative(packed.picture_of(got, shapes).double(), wanted) < 1e-4
     rest = math.prod(kind.video)
     assert torch.equal(got[..., rest:], args["denoised"][..., rest:])
@@ -307,7 +280,7 @@ def test_a_lora_in_one_half_acts_there_alone(kind: Kind, model: Any) -> None:
 
 
 def test_a_video_that_is_left_out_is_not_read() -> None:
-    patched, watch = watched(build(LTX))
+    patched, recording = recorded(build(LTX))
     patched.model_options["transformer_options"]["run_vx"] = False
     sample(patched, noise(LTX), steps=1, cfg=1.0)
-    assert not watch.found
+    assert not recording.found

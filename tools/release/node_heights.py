@@ -6,7 +6,7 @@ Writes tools/comfy/node_heights.json, which `make check` and the layout of the t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,15 +27,17 @@ HEIGHTS = """async () => {
 
 
 @contextmanager
-def editor(client: Client, renderer: str, size: tuple[int, int] = (1600, 1000)) -> Iterator[Any]:
-    """A page with the graph editor. renderer: classic or vue."""
+def editor(
+    client: Client, renderer: str, size: tuple[int, int] = (1600, 1000), settings: Mapping[str, Any] | None = None
+) -> Iterator[Any]:
+    """A page with the graph editor. renderer: classic or vue. settings: further ones of the editor's, by their ids."""
     from playwright.sync_api import sync_playwright
 
     chromium = browser.find()
     if chromium is None:
         raise SetupError("no Chromium is installed (apt-get install chromium)")
     for name, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "vue",
-                        "Comfy.Workflow.ShowMissingModelsWarning": False}.items():  # fmt: skip
+                        "Comfy.Workflow.ShowMissingModelsWarning": False, **(settings or {})}.items():  # fmt: skip
         client.session.post(f"{client.address}/settings/{name}", data=json.dumps(value), timeout=60).raise_for_status()
     with sync_playwright() as driver:
         window = driver.chromium.launch(executable_path=chromium, args=FLAGS)

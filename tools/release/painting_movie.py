@@ -16,24 +16,21 @@ from typing import Any
 
 from PIL import Image
 
-from .. import browser
 from ..comfy.api import Client
 from ..comfy.host import ROOT
 from ..comfy.server import temporary
 from ..errors import SetupError
-from .node_heights import FLAGS
+from .node_heights import editor
 
 TARGET = ROOT / "docs" / "images" / "painting.webp"
-WINDOW, WIDTH = {"width": 1400, "height": 760}, 860  # of the browser; of the film
+WINDOW, WIDTH = (1400, 760), 860  # of the browser; of the film
 SHOWN = {"x": 62, "y": 180, "width": 1130, "height": 540}  # of the window
 STROKE, HOLD, END = 90, 900, 2200  # ms: a frame of a stroke, a new picture, the last one
 IDLE = 2500  # ms without a run, after which a change has its picture
 MOST_BYTES = 3_000_000
 EMPTY = (700, 745)  # a point of the window where no node is
-SIDE = 256
-PROMPT = " on a white background, flat style"
 # Where the two nodes are that the film shows: side by side, the others out of sight.
-ARRANGE = """([prompt, side]) => {
+ARRANGE = """() => {
     const nodes = window.app.graph.nodes, of = kind => nodes.find(node => node.type === kind);
     for (const node of nodes) node.pos = [node.pos[0], node.pos[1] + 4000];
     const painter = of('FoveaRegionPainter'), shown = of('PreviewImage');
@@ -67,20 +64,13 @@ class Film:
         return path.stat().st_size
 
 
-def opened(client: Client, window: Any) -> Any:
-    """A page with the painter's template in it, arranged for the film."""
-    for name, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False, "Comfy.Locale": "en",
-                        "Comfy.Minimap.Visible": False}.items():  # fmt: skip
-        client.session.post(f"{client.address}/settings/{name}", data=json.dumps(value), timeout=60).raise_for_status()
-    page = window.new_page(viewport=WINDOW)
+def load(page: Any) -> None:
+    """The painter's template, arranged for the film."""
     page.set_default_timeout(120_000)
-    page.goto(client.address)
-    page.wait_for_function("!!window.app?.extensionManager?.workflow?.activeWorkflow?.activeState")
     page.evaluate("graph => window.app.loadGraphData(graph)", template())
     page.locator(".fovea-stage").first.wait_for()
-    page.evaluate(ARRANGE, [PROMPT, SIDE])
+    page.evaluate(ARRANGE)
     page.wait_for_timeout(1000)
-    return page
 
 
 def template() -> dict[str, Any]:
@@ -145,18 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=TARGET)
     args = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
-    chromium = browser.find()
-    if chromium is None:
-        raise SetupError("no Chromium is installed (apt-get install chromium)")
-    with temporary("movie") as server, sync_playwright() as driver:
+    with temporary("movie") as server:
         client = Client(server.address)
-        window = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            size = played(opened(client, window), client).write(args.out)
-        finally:
-            window.close()
+        with editor(client, "classic", WINDOW, {"Comfy.Minimap.Visible": False}) as page:
+            load(page)
+            size = played(page, client).write(args.out)
     if size > MOST_BYTES:
         raise SetupError(f"{args.out} has {size} bytes; at most {MOST_BYTES}.")
     print(f"{args.out}: {size} bytes")

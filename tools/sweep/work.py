@@ -112,6 +112,13 @@ def only_scoring_failed(run: Run) -> bool:
     return bool(failed) and all(node.startswith(SCORE) for node in failed)
 
 
+def keep(store: Store, failed: dict[str, str], job: Job, result: Result) -> None:
+    """A result, and that its scores are missing where they are."""
+    store.commit(job, result)
+    if result.unscored:
+        failed[job.key] = f"its pictures are kept, without scores: {result.unscored}"
+
+
 def clear() -> None:
     """Remove folders of workers of this machine that were killed; others may share the folder."""
     for left in HOST_FOLDER.glob(f"sweep-*-{MACHINE}-*"):
@@ -152,9 +159,7 @@ def alone(
                 worker.close()
                 worker = None
             else:
-                store.commit(job, result)
-                if result.unscored:
-                    failed[job.key] = f"its pictures are kept, without scores: {result.unscored}"
+                keep(store, failed, job, result)
     finally:
         if worker is not None:
             worker.close()
@@ -190,9 +195,7 @@ def on_ray(
             done = crew.next()
             if done is not None:
                 job, result = done
-                store.commit(job, result)
-                if result.unscored:
-                    failed[job.key] = f"its pictures are kept, without scores: {result.unscored}"
+                keep(store, failed, job, result)
                 bar.update()
                 committed(job, crew.actors)
     finally:

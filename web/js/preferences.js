@@ -24,20 +24,20 @@ export const SETTINGS = [
 ]; // prettier-ignore
 
 const setting = (id) => app.extensionManager?.setting?.get(id);
-const within = (value, least, most, otherwise) => {
-  const number = Math.round(Number(value ?? otherwise));
-  return Number.isFinite(number) ? Math.min(Math.max(number, least), most) : otherwise;
-};
+
+/** What a slider is set to, within its bounds. */
+function amount(id) {
+  const { attrs, defaultValue } = SETTINGS.find((one) => one.id === id);
+  const number = Math.round(Number(setting(id) ?? defaultValue));
+  return Number.isFinite(number) ? Math.min(Math.max(number, attrs.min), attrs.max) : defaultValue;
+}
 
 /** How a painter begins: { brush, opacity, palette }, palette null for the pack's own. */
 export function preferences() {
   const colors = String(setting(COLORS) ?? "").match(/#[0-9a-f]{6}\b/gi) ?? [];
   return {
-    brush: {
-      radius: Math.max(1, within(setting(SIZE), 1, 512, 48) / 2),
-      hardness: within(setting(HARDNESS), 0, 100, 100),
-    },
-    opacity: within(setting(OPACITY), 0, 100, 75),
+    brush: { radius: Math.max(1, amount(SIZE) / 2), hardness: amount(HARDNESS) },
+    opacity: amount(OPACITY),
     palette: colors.length ? colors.map((color) => hex(rgb(color))) : null,
   };
 }

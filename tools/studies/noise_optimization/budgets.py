@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from tqdm import tqdm
 
-from ...shapesworld import judge, sets
+from ...shapesworld import sets
 from ...shapesworld.world import caption, render
 from .. import clip_scores, metrics, record
 from ..demo_setup import DemoSetup
@@ -31,7 +30,7 @@ from ..processes import begin, in_processes
 from ..sampling import painted
 from . import methods
 from .methods import CFG, METHODS, SGOOL, STEPS, STRAIGHT, Method
-from .quality import COMPARED, FIRST_SEED, FOLDER, MEASURED, digest, weights
+from .quality import COMPARED, FIRST_SEED, FOLDER, MEASURED, digest, verdict, weights
 
 BUDGETS = (8, 32)  # times one picture
 HALVES, DOUBLES = (4, 16), (8, 32)  # what a search finds in half the time, beside another in all of it
@@ -91,8 +90,7 @@ def fitted(name: str, costs: dict[str, Any], budget: float) -> Method:
     """A method with as much to try as so many pictures' time allows: half of it for candidates where it moves them."""
     method, seconds = SEARCHED[name], budget * costs["one"]
     move = next((move for move in MOVES if name.endswith(f"then {move}")), None)
-    search = name if move is None else "halving" if name.startswith(BEGINS) else "best of n"
-    none, each = costs["search"][search]
+    none, each = costs["search"][name if move is None else "halving"]
     given = seconds if move is None else seconds / 2
     method = replace(method, candidates=max(1 if move is None else 2, int((given - none) / each)))
     if move is None:
@@ -123,15 +121,7 @@ def judged(demo: DemoSetup, method: Method, index: int) -> dict[str, Any]:
     watch = lambda _number, best: curve.append((round(time.monotonic() - began, 3), float(best.losses[0])))  # noqa: E731
     best = methods.run(method, demo, text, FIRST_SEED["report"] + index, watch=watch)
     seconds = time.monotonic() - began
-    picture = best.pictures.movedim(1, -1).float().clamp(0, 1)
-    scored = judge.score(scene, judge.read(demo.reader, picture)[0])
-    small = F.interpolate(best.pictures.float(), size=(128, 128), mode="bilinear", antialias=True)
-    return {
-        "text": text, "seconds": seconds, "curve": curve,
-        "clip_a": float(F.cosine_similarity(demo.scorer.image(small), demo.scorer.text([text]))),
-        "clip_b": float(clip_scores.scores(demo.clip_b, picture, [text])),
-        **{key: scored[key] for key in ("share_right", "all_right", "exact")},
-    }  # fmt: skip
+    return {"text": text, "seconds": seconds, "curve": curve, **verdict(demo, scene, text, best)}
 
 
 def ready() -> DemoSetup:

@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from ...comfy.host import ROOT
 from ...shapesworld import judge, sets
-from ...shapesworld.world import caption
+from ...shapesworld.world import Scene, caption
 from .. import clip_scores, metrics, record
 from ..demo_setup import DemoSetup
 from ..processes import begin, in_processes
@@ -58,18 +59,30 @@ class Tried:
         scene = sets.scene(which, index, 2 + index % 3)
         text, began = caption(scene), time.monotonic()
         best = methods.run(method, self.demo, text, FIRST_SEED[which] + index)
-        seconds = time.monotonic() - began
-        picture, scorer = best.pictures.movedim(1, -1).float().clamp(0, 1), self.demo.scorer
-        scored = judge.score(scene, judge.read(self.demo.reader, picture)[0])
-        small = F.interpolate(best.pictures.float(), size=(128, 128), mode="bilinear", antialias=True)
+        seconds, picture = time.monotonic() - began, shown(best)
         picture_path.parent.mkdir(parents=True, exist_ok=True)
         np.save(picture_path, as_bytes(picture[0]))
         return {
             "text": text, "seconds": seconds, "losses": [values[0] for values in best.iterations],
-            "clip_a": float(F.cosine_similarity(scorer.image(small), scorer.text([text]))),
-            "clip_b": float(clip_scores.scores(self.demo.clip_b, picture, [text])), "norm": float(best.start.norm()),
-            **{key: scored[key] for key in ("share_right", "all_right", "exact")},
-        }  # fmt: skip
+            "norm": float(best.start.norm()), **verdict(self.demo, scene, text, best),
+        }
+
+
+def shown(best: Any) -> Tensor:
+    """The best picture as ComfyUI's IMAGE."""
+    return best.pictures.movedim(1, -1).float().clamp(0, 1)
+
+
+def verdict(demo: DemoSetup, scene: Scene, text: str, best: Any) -> dict[str, float]:
+    """What the judges say of the best picture, and CLIP A, which it was chosen by."""
+    picture = shown(best)
+    scored = judge.score(scene, judge.read(demo.reader, picture)[0])
+    small = F.interpolate(best.pictures.float(), size=(128, 128), mode="bilinear", antialias=True)
+    return {
+        "clip_a": float(F.cosine_similarity(demo.scorer.image(small), demo.scorer.text([text]))),
+        "clip_b": float(clip_scores.scores(demo.clip_b, picture, [text])),
+        **{key: scored[key] for key in ("share_right", "all_right", "exact")},
+    }
 
 
 def digest(method: Method) -> str:

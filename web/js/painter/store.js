@@ -25,9 +25,9 @@ export class Store {
     this.shape = null; // which of its shapes has handles: a number
     this.unfolded = null; // the row whose settings are shown: an id
     this.tool = "brush";
-    this.brush = brush ?? { radius: 24, hardness: 100 }; // pixels, percent
+    this.brush = brush; // its radius in pixels, its hardness in percent
     this.snap = true; // shapes to halves and thirds
-    this.opacity = opacity ?? 75; // of what is painted, in percent
+    this.opacity = opacity; // of what is painted, in percent
     this.view = WHOLE;
     this.backdrop = { offered: [], files: [], key: "", percent: 60 };
     this.full = false;
