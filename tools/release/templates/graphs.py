@@ -14,6 +14,7 @@ from .parts import (
     demo,
     encoded,
     models,
+    seed,
     seen,
     show,
     start,
@@ -174,7 +175,7 @@ def cascade_demo(board: Board) -> None:
     given["positive"] = encoded(board, 0, "Prompt", given["clip"], text)
     given["negative"] = encoded(board, 0, "Empty prompt", given["clip"], "")
     given["latent"] = board.put("EmptyLatentImage", 0, width=256, height=256, batch_size=2), 0
-    given["seed"] = board.put("PrimitiveInt", 0, "Seed for all", "shared", value=5), 0
+    given["seed"] = seed(board, 0, 5)
     small = len(board.nodes) + 1, 0  # the sampler that comes now
     show(board, 1, given, "256 pixels", beside=2, tall=270, **DEMO_STEPS)
     large = board.put("LatentUpscale", 1, "To 384 pixels", samples=small, upscale_method="bislerp", width=384,

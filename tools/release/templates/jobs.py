@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ..board import Board
-from .parts import DEMO_STEPS, SDXL, THREE_THINGS, Output, encoded, models, pictures, show, start, written
+from .parts import DEMO_STEPS, SDXL, THREE_THINGS, Output, encoded, models, pictures, seed, show, start, written
 
 SCENE = "a lighthouse on a cliff above a stormy sea, oil painting"
 
@@ -95,7 +95,7 @@ def experts_demo(board: Board) -> None:
     given["positive"] = encoded(board, 1, "Prompt", given["clip"], text)
     given["negative"] = encoded(board, 1, "Empty prompt", given["clip"], "")
     given["latent"] = board.put("EmptyLatentImage", 1, width=256, height=256, batch_size=4), 0
-    given["seed"] = board.put("PrimitiveInt", 1, "Seed for all", "shared", value=5), 0
+    given["seed"] = seed(board, 1, 5)
     expert = board.put("FoveaExpert", 1, tint="ours", model=(low, 0), boundary_unit="timestep", boundary=0.66)
     sigmas = board.put("BasicScheduler", 2, "For the report", model=(high, 0), scheduler="normal", steps=20)
     switch = board.put("FoveaExpertSwitch", 2, tint="ours", model=(high, 0), experts=(expert, 0), sigmas=(sigmas, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..board import Board
-from .parts import DEMO_STEPS, THREE_THINGS, Output, demo, encoded, pictures, seen, show, written
+from .parts import DEMO_STEPS, THREE_THINGS, Output, demo, encoded, pictures, seed, seen, show, written
 
 WHITE, GREEN, BLUE = 0xFFFFFF, 0x00FF00, 0x0000FF
 HALVES = """[
@@ -131,7 +131,7 @@ def optimize_demo(board: Board) -> None:
     saliency = board.put("FoveaLoadSaliencyModel", 0), 0
     given: dict[str, Output] = {"model": (load, 0), "clip": (load, 1), "vae": (load, 2)}
     given["latent"] = board.put("EmptyLatentImage", 0, width=256, height=256, batch_size=2), 0
-    given["seed"] = board.put("PrimitiveInt", 0, "Seed for all", "shared", value=11), 0
+    given["seed"] = seed(board, 0, 11)
     given["positive"] = encoded(board, 1, "Prompt", given["clip"], text)
     given["negative"] = encoded(board, 1, "Empty prompt", given["clip"], "")
     few = {**DEMO_STEPS, "steps": 8}
@@ -256,7 +256,7 @@ def style_demo(board: Board) -> None:
     given["negative"] = encoded(board, 0, "Empty prompt", given["clip"], "")
     one, four = (board.put("EmptyLatentImage", 0, title, folded=True, width=256, height=256, batch_size=count)
                  for title, count in (("One picture", 1), ("Four pictures", 4)))  # fmt: skip
-    given["seed"] = board.put("PrimitiveInt", 0, "Seed for all", "shared", value=5), 0
+    given["seed"] = seed(board, 0, 5)
     given["latent"] = four, 0
     reference = show(board, 1, given, "The style picture", beside=0, tall=270, latent=(one, 0), positive=wanted,
                      **DEMO_STEPS)  # fmt: skip
@@ -300,7 +300,7 @@ def encoders_demo(board: Board) -> None:
     given: dict[str, Output] = {"model": (load, 0), "clip": (load, 1), "vae": (load, 2)}
     given["negative"] = encoded(board, 0, "Empty prompt", given["clip"], "")
     given["latent"] = board.put("EmptyLatentImage", 0, width=256, height=256, batch_size=4), 0
-    given["seed"] = board.put("PrimitiveInt", 0, "Seed for all", "shared", value=5), 0
+    given["seed"] = seed(board, 0, 5)
     for curves in ("eDiff-I", "CLIP only"):
         schedule = board.put("FoveaEncoderSchedule", 1, f"Encoder Schedule: {curves}", "ours", clip=given["clip"],
                              prompt=text, curves=curves)  # fmt: skip
