@@ -15,6 +15,13 @@ SIDE = 256
 # The search dialog is open and letters go into its field; before, they would be the editor's own keys.
 SEARCHING = """() => document.activeElement?.tagName === 'INPUT'
     && !!document.activeElement.closest('[role=dialog], [role=listbox]')"""
+NO_DIALOG = "() => !document.querySelector('[role=dialog], [role=listbox]')"
+# How far the stage is zoomed in: the paper's width over what it has when all of it is seen.
+ZOOM = """() => {
+    const [stage, paper] = ['stage', 'paper'].map(name => document.querySelector(`.fovea-${name}`));
+    const room = stage.getBoundingClientRect(), shown = paper.getBoundingClientRect();
+    return shown.width / Math.min(room.width, room.height * shown.width / shown.height);
+}"""
 
 
 class Painter:
@@ -51,16 +58,20 @@ class Painter:
         box = self.page.locator(".fovea-paper").first.bounding_box()
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
-    def still(self) -> dict[str, float]:
-        """The paper's place on the page, once it stays there: the editor lays itself out late on a busy machine."""
-        paper, before = self.page.locator(".fovea-paper").first, None
+    def still(self, name: str = "paper") -> dict[str, float]:
+        """Where the paper or the stage is on the page, once it stays: the editor lays itself out late when it is busy."""
+        part, seen = self.page.locator(f".fovea-{name}").first, []
         for _ in range(40):
-            now = paper.bounding_box()
-            if now == before:
+            seen.append(part.bounding_box())
+            if len(seen) > 3 and all(place == seen[-1] for place in seen[-4:]):
                 break
-            before = now
-            self.page.wait_for_timeout(300)
-        return now
+            self.page.wait_for_timeout(200)
+        return seen[-1]
+
+    def zoom(self) -> float:
+        """1 if all of the drawing is seen, once the paper stays."""
+        self.still()
+        return self.page.evaluate(ZOOM)
 
     def drag(self, *points: tuple[float, float], button: str = "left") -> None:
         self.page.mouse.move(*self.at(*points[0]))
@@ -131,6 +142,7 @@ def search_for(page: Any, text: str, position: tuple[float, float]) -> None:
     box = page.locator("#graph-canvas").bounding_box()
     for _ in range(5):
         page.keyboard.press("Escape")  # what a try before has opened
+        page.wait_for_function(NO_DIALOG)  # it still takes letters while it closes
         page.mouse.dblclick(box["x"] + position[0], box["y"] + position[1])
         if appears(page, SEARCHING, 5):
             break

@@ -30,8 +30,17 @@ FLAGS = [
 MISSING = "no Chromium is installed (apt-get install chromium)"
 
 
-STATE = """() => ({nodes: window.app?.graph?.nodes?.map(node => node.type), focus: document.activeElement?.outerHTML
-    .slice(0, 200), open: [...document.querySelectorAll("[role=dialog], [role=listbox]")].map(one => one.innerText)})"""
+STATE = """() => {
+    const all = (selector, of) => [...document.querySelectorAll(selector)].map(of);
+    const place = one => { const { x, y, width, height } = one.getBoundingClientRect(); return [x, y, width, height]; };
+    return {
+        nodes: window.app?.graph?.nodes?.map(node => [node.type, ...node.pos, ...node.size]),
+        seen: [window.app?.canvas?.ds?.scale, ...window.app?.canvas?.ds?.offset ?? []],
+        painters: all('.fovea-painter, .fovea-stage, .fovea-paper, .fovea-right', one => [one.className, ...place(one)]),
+        focus: document.activeElement?.outerHTML.slice(0, 200),
+        open: all('[role=dialog], [role=listbox]', one => one.innerText),
+    };
+}"""
 
 
 @pytest.hookimpl(wrapper=True)
