@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as mm
@@ -33,6 +34,7 @@ from ..guidance.noise_optimization.config import (
 from ..guidance.noise_optimization.losses import SALIENT_VIEWS, SalientLoss
 from ..guidance.noise_optimization.noise_sampler import SamplingInputs, best_of_n, optimize_noise
 from ..guidance.noise_optimization.particles import STRENGTH
+from ..guidance.noise_optimization.presets import PRESETS, Preset
 from ..guidance.noise_optimization.region_goal import RegionGoal
 from ..guidance.noise_optimization.search import Best, Limits
 from ..guidance.regions.masks import Regions
@@ -41,7 +43,7 @@ from ..models.scorers.scorer import Scorer
 from .region_sources import RegionsType
 from .saliency import SaliencyType
 from .scorers import ScorerType, prompt_lines
-from .ui import charts, notices, search_report
+from .ui import charts, choice, notices, search_report
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -96,6 +98,53 @@ def _search_inputs() -> list[io.Input]:
     ]  # fmt: skip
 
 
+# The inputs that a preset shows; the rest is as published.
+_OF_THE_PAPERS = ("iterations", "candidates", "learning_rate")
+SHOWN = {
+    "default": ("iterations", "candidates", "salient_weight"),
+    "SGOOL": (*_OF_THE_PAPERS, "salient_weight", "saliency_interval"),
+    "DOODL": (*_OF_THE_PAPERS, "view_resize"), "ReNO": _OF_THE_PAPERS,
+    "custom": tuple(field.name for field in fields(Preset)),
+}  # fmt: skip
+
+
+def _preset_inputs(preset: str) -> list[io.Input]:
+    """What can be set of a preset, with its own values first."""
+    shown, usual = SHOWN[preset], PRESETS[preset]
+    every: list[io.Input] = [
+        io.Int.Input("iterations", default=usual.iterations, min=0, max=1000, optional=True,
+                     tooltip="How often the noise is changed; 50 in the papers. 0: only the candidates."),
+        io.Int.Input("candidates", default=usual.candidates, min=1, max=1000, optional=True,
+                     tooltip="Try so many noises first, and go on with the best. 1 in the papers."),
+        io.Float.Input("learning_rate", default=usual.learning_rate, min=0.0, max=1000.0, step=0.1, optional=True,
+                       tooltip="How far each change goes, in the rule's own unit. 0 is as iterations 0."),
+        io.Combo.Input("update_rule", options=list(update_rules.RULES), default=usual.update_rule, optional=True,
+                       tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
+                       "norm, for models of one to four steps. spherical: always equally far."),
+        io.Combo.Input("gradient_path", options=list(GRADIENT_PATHS), default=usual.gradient_path, optional=True,
+                       tooltip="past_model: faster, with almost any model, but only a direction. last_steps: "
+                       "exact through the last backprop_steps steps. all_steps: exact through all steps."),
+        io.Int.Input("backprop_steps", default=usual.backprop_steps, min=1, max=1000, optional=True,
+                     tooltip="For gradient_path last_steps: through how many steps the gradient goes."),
+        io.Float.Input("salient_weight", default=usual.salient_weight, min=0.0, max=1.0, step=0.05, optional=True,
+                       tooltip="Share of the salient parts in the loss (SGOOL: above 0, such as 0.5). 0 looks "
+                       "at the whole picture only."),
+        io.Combo.Input("salient_views", options=list(SALIENT_VIEWS), default=usual.salient_views, optional=True,
+                       tooltip="crops: around the map's bright parts (SGOOL). cutouts: random squares, drawn "
+                       "where the map is bright."),
+        io.Int.Input("saliency_interval", default=usual.saliency_interval, min=1, max=100, optional=True,
+                     advanced=True, tooltip="Look for the salient parts anew every so many trials."),
+        io.Int.Input("cutouts", default=usual.cutouts, min=0, max=64, optional=True, advanced=True,
+                     tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
+        io.Combo.Input("view_resize", options=list(RESIZE), default=usual.view_resize, optional=True, advanced=True,
+                       tooltip="How squares are brought to the scorer's size. average pooling is DOODL's."),
+        io.Combo.Input("mode", options=list(MODES), default=usual.mode, optional=True, advanced=True,
+                       tooltip="checkpoint keeps a latent per step. invertible is EDICT: keeps none, at twice "
+                       "the time; needs gradient_path all_steps."),
+    ]  # fmt: skip
+    return [each for each in every if each.id in shown]
+
+
 def _result_outputs() -> list[io.Output]:
     return [
         io.Latent.Output(
@@ -127,26 +176,11 @@ class FoveaOptimizeLatent(io.ComfyNode):
             search_aliases=[*ALIASES, "SGOOL", "DOODL", "ReNO"],
             inputs=[
                 *_sampling_inputs(EULER),
-                io.Int.Input("iterations", default=20, min=0, max=1000,
-                             tooltip="How often the noise is changed; 50 in the papers. 0: only the candidates."),
-                io.Float.Input("learning_rate", default=1.0, min=0.0, max=1000.0, step=0.1,
-                               tooltip="How far each change goes, in the rule's own unit. 0 is as iterations 0."),
-                io.Combo.Input("update_rule", options=list(update_rules.RULES), default="spherical",
-                               tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
-                               "norm, for models of one to four steps. spherical: always equally far."),
-                io.Float.Input("salient_weight", default=0.0, min=0.0, max=1.0, step=0.05,
-                               tooltip="Share of the salient parts in the loss (SGOOL: above 0, such as 0.5). 0 looks "
-                               "at the whole picture only."),
-                io.Combo.Input("salient_views", options=list(SALIENT_VIEWS), default="cutouts",
-                               tooltip="crops: around the map's bright parts (SGOOL). cutouts: random squares, drawn "
-                               "where the map is bright."),
-                io.Int.Input("saliency_interval", default=1, min=1, max=100,
-                             tooltip="Look for the salient parts anew every so many trials."),
-                io.Int.Input("cutouts", default=0, min=0, max=64, advanced=True,
-                             tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
-                io.Combo.Input("mode", options=list(MODES), default="checkpoint", advanced=True,
-                               tooltip="checkpoint keeps a latent per step. invertible is EDICT: keeps none, at twice "
-                               "the time; needs gradient_path all_steps."),
+                io.DynamicCombo.Input(
+                    "preset", options=[io.DynamicCombo.Option(name, _preset_inputs(name)) for name in PRESETS],
+                    tooltip="default: a cheap direction in place of a gradient, from the best of some candidates. "
+                    "SGOOL, DOODL, ReNO: as published, with exact gradients. custom: everything can be set.",
+                ),
                 io.Int.Input("patience", default=0, min=0, max=1000, advanced=True,
                              tooltip="Stop after so many trials without a better one. 0: never."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
@@ -155,15 +189,6 @@ class FoveaOptimizeLatent(io.ComfyNode):
                                    tooltip="From Load Saliency Model. Without one: the spectral residual."),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Where the picture matters, instead of a saliency model."),
-                io.Int.Input("candidates", default=8, min=1, max=1000, optional=True,
-                             tooltip="Try so many noises first, and go on with the best."),
-                io.Combo.Input("gradient_path", options=list(GRADIENT_PATHS), default="past_model", optional=True,
-                               tooltip="past_model: faster, with almost any model, but only a direction. last_steps: "
-                               "exact through the last backprop_steps steps. all_steps: exact through all steps."),
-                io.Int.Input("backprop_steps", default=1, min=1, max=1000, optional=True,
-                             tooltip="For gradient_path last_steps: through how many steps the gradient goes."),
-                io.Combo.Input("view_resize", options=list(RESIZE), default=RESIZE[0], optional=True, advanced=True,
-                               tooltip="How squares are brought to the scorer's size. average pooling is DOODL's."),
                 *_search_inputs(),
                 io.Float.Input("candidate_share", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
                                advanced=True, tooltip="With a limit of seconds: what part of them is for candidates. "
@@ -175,27 +200,29 @@ class FoveaOptimizeLatent(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
-        prompt: str, seed: int, steps: int, scheduler: str, cfg: float, iterations: int, learning_rate: float,
-        update_rule: str, salient_weight: float, salient_views: str, saliency_interval: int, cutouts: int, mode: str,
-        patience: int, seconds: float, saliency_model: Callable[[Tensor], Tensor] | None = None,
-        mask: Tensor | None = None, candidates: int = 8, gradient_path: str = "past_model", backprop_steps: int = 1,
-        view_resize: str = RESIZE[0], rounds: int = 0, prune_percent: float = FIRST_CUT, batch_size: int = 1,
+        prompt: str, seed: int, steps: int, scheduler: str, cfg: float, preset: dict[str, Any] | None = None,
+        patience: int = 0, seconds: float = 0.0, saliency_model: Callable[[Tensor], Tensor] | None = None,
+        mask: Tensor | None = None, rounds: int = 0, prune_percent: float = FIRST_CUT, batch_size: int = 1,
         preview_vae: VAE | None = None, regions: Regions | None = None, region_weight: float = 0.5,
         candidate_share: float = 0.5,
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   preview_vae=preview_vae)  # fmt: skip
-        chosen = update_rules.RULES[update_rule]()
-        iterations = iterations if learning_rate > 0 else 0
+        name, changed = choice.chosen(preset, "preset", PRESETS, OPTIMIZE)
+        chosen = replace(PRESETS[name], **changed)
+        rule = update_rules.RULES[chosen.update_rule]()
+        iterations = chosen.iterations if chosen.learning_rate > 0 else 0
         config = OptimizationConfig(
-            scorer, prompt, SalientLoss(salient_weight, cutouts, salient_views, resize=view_resize),
-            type(chosen)(rate=chosen.rate * learning_rate), Limits(iterations, seconds, patience),
-            mask if mask is not None else (saliency_model or spectral_residual), saliency_interval, mode,
-            candidates=candidates, backprop_steps=gradient_steps(gradient_path, backprop_steps),
+            scorer, prompt,
+            SalientLoss(chosen.salient_weight, chosen.cutouts, chosen.salient_views, resize=chosen.view_resize),
+            type(rule)(rate=rule.rate * chosen.learning_rate), Limits(iterations, seconds, patience),
+            mask if mask is not None else (saliency_model or spectral_residual), chosen.saliency_interval, chosen.mode,
+            candidates=chosen.candidates, backprop_steps=gradient_steps(chosen.gradient_path, chosen.backprop_steps),
             search=CandidateSearch(rounds, prune_percent, batch_size, share=candidate_share),
             regions=_region_goal(regions, region_weight),
         )  # fmt: skip
-        progress = _Progress(evaluations(mode, steps, iterations, candidates, config.backprop_steps, config.search))
+        progress = _Progress(evaluations(chosen.mode, steps, iterations, chosen.candidates, config.backprop_steps,
+                                         config.search))  # fmt: skip
         with _advice(inputs, with_gradients=True):
             result = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
         return _result(result, inputs, latent_image, config, scorer, "iteration", OPTIMIZE)

@@ -23,7 +23,7 @@ from ..guidance.regions.control import RegionControl
 from ..guidance.regions.masks import Regions
 from ..guidance.regions.score_bias import SCORE_UNITS, SELF_RANGE, TEXT_RANGE, RegionBias
 from .region_sources import ALIASES, RegionsType
-from .ui import notices
+from .ui import choice, notices
 from .ui.prompt_graph import unsteered_samplers
 
 if TYPE_CHECKING:
@@ -108,6 +108,25 @@ def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
     return first, last
 
 
+def _method_inputs(method: str) -> list[io.Input]:
+    """What can be set of this method alone."""
+    rest = io.Float.Input(
+        "rest_strength", default=REST, min=0.0, max=1.0, step=0.05, optional=True,
+        tooltip="How much the rest of the prompt (background, style) keeps where regions fill the picture, in mode "
+        "prompt: 1 all, 0 hardly anything. With room left, less in proportion.",
+    )  # fmt: skip
+    area = io.Float.Input(
+        "area_strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True,
+        tooltip="How much gentler large regions are treated than small ones. 0: all alike.",
+    )
+    stride = io.Int.Input(
+        "key_stride", default=1, min=1, max=64, optional=True, advanced=True,
+        tooltip="1 measures scores exactly; n looks at every n-th place only, which is faster and a little weaker.",
+    )
+    own: dict[str, list[io.Input]] = {"fovea": [rest], "densediffusion": [area, stride], "hard": []}
+    return own[method]
+
+
 class FoveaDenseDiffusion(io.ComfyNode):
     """Inputs are only ever appended."""
 
@@ -135,11 +154,6 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     tooltip="How strongly places look at their own region rather than at others. 0 is off.",
                 ),
                 io.Float.Input(
-                    "area_strength", default=1.0, min=0.0, max=1.0, step=0.05,
-                    tooltip="How much gentler large regions are treated than small ones, in method densediffusion. "
-                    "0: all alike.",
-                ),
-                io.Float.Input(
                     "time_exponent", default=2.0, min=0.0, max=20.0, step=0.1,
                     tooltip="How fast the effect fades from the first step on: (timestep / 1000) to this power. 0: not "
                     "at all. DenseDiffusion has 5.",
@@ -149,23 +163,13 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     tooltip="Where in the schedule steering ends. Steps outside the window cost nothing. The paper "
                     "of DenseDiffusion has 0.3.",
                 ),
-                io.Combo.Input(
-                    "method", options=list(METHODS), default="fovea",
+                io.DynamicCombo.Input(
+                    "method", options=[io.DynamicCombo.Option(name, _method_inputs(name)) for name in METHODS],
                     tooltip="fovea: words are pulled up in their place and pushed down in all others. "
                     "densediffusion: as published, which pushes everything else down, style words included. hard: "
                     "places see nothing but their own words.",
                 ),
                 *last,
-                io.Int.Input(
-                    "key_stride", default=1, min=1, max=64, advanced=True,
-                    tooltip="In method densediffusion: 1 measures scores exactly; n looks at every n-th place only, "
-                    "which is faster and a little weaker. The others need not look.",
-                ),
-                io.Float.Input(
-                    "rest_strength", default=REST, min=0.0, max=1.0, step=0.05, optional=True,
-                    tooltip="How much the rest of the prompt (background, style) keeps where regions fill the picture, "
-                    "in method fovea and mode prompt: 1 all, 0 hardly anything. With room left, less in proportion.",
-                ),
                 io.Int.Input(
                     "layout_iterations", default=0, min=0, max=20, optional=True,
                     tooltip="Moves the starting noise so often first, until the model's own attention finds each "
@@ -186,15 +190,16 @@ class FoveaDenseDiffusion(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: ModelPatcher, clip: CLIP, regions: Regions, prompt: str, negative_prompt: str,
-        cross_strength: float, self_strength: float, area_strength: float, time_exponent: float, end_percent: float,
-        method: str, start_percent: float, mode: str, blocks: str, encode_regions_separately: bool, key_stride: int,
-        rest_strength: float = REST, layout_iterations: int = 0,
-        arranged_noises: int = 0,
+        cross_strength: float, self_strength: float, time_exponent: float, end_percent: float,
+        start_percent: float, mode: str, blocks: str, encode_regions_separately: bool,
+        method: dict[str, Any] | None = None, layout_iterations: int = 0, arranged_noises: int = 0,
     ) -> io.NodeOutput:  # fmt: skip
-        chosen = METHODS[method]
+        name, own = choice.chosen(method, "method", METHODS, DENSE)
+        chosen = METHODS[name]
         bias = replace(
-            chosen.bias, key_stride=key_stride, area_weight=area_strength if chosen.bias.area_weight else 0.0,
-            free_weight=rest_strength if chosen.bias.outside_weight else 0.0,
+            chosen.bias, key_stride=own.get("key_stride", 1),
+            area_weight=own.get("area_strength", 1.0) if chosen.bias.area_weight else 0.0,
+            free_weight=own.get("rest_strength", REST) if chosen.bias.outside_weight else 0.0,
         )  # fmt: skip
         control = RegionControl(
             bias, chosen.text * cross_strength, chosen.image * self_strength, start_percent, end_percent, chosen.law,

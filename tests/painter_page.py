@@ -59,7 +59,7 @@ class Painter:
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
     def still(self, name: str = "paper") -> dict[str, float]:
-        """Where the paper or the stage is on the page, once it stays: the editor lays itself out late when it is busy."""
+        """Where the paper or the stage is, once it stays there: a busy editor lays itself out late."""
         part, seen = self.page.locator(f".fovea-{name}").first, []
         for _ in range(40):
             seen.append(part.bounding_box())

@@ -21,7 +21,7 @@ from fovea.nodes.region_start import FoveaRegionStart
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from fovea.nodes.style import FoveaStyleGuidance
-from tools.studies.regions.methods import defaults
+from tools.comfy.node_values import arguments
 
 PROMPT = "a plain red star and a striped blue circle on a white background"
 STEPS = 2
@@ -52,7 +52,7 @@ def shapesworld() -> World:
 
 def outputs(node: Any, **given: Any) -> tuple:
     """A node's outputs; inputs that are not given have the values that the node shows first."""
-    return node.execute(**{**defaults(node), **given}).result
+    return node.execute(**arguments(node, **given)).result
 
 
 def sample(model: Any, world: World, positive: list | None = None, negative: list | None = None) -> Tensor:

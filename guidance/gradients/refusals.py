@@ -39,7 +39,7 @@ def refuse_packed_weights(*modules: nn.Module) -> None:
                 raise NoGradient(
                     f"The weights of {type(module).__name__} are packed ({type(tensor).__name__}), as those of GGUF "
                     "files are, so no gradient is taken through them. Load it from a safetensors file. Optimize Latent "
-                    "can also go past a sampled model (gradient_path past_model)."
+                    "can also go past a sampled model (preset default, or gradient_path past_model)."
                 )
 
 
@@ -63,7 +63,7 @@ def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[st
     if EXPERTS in _wrappers(patcher):
         raise NoGradient(
             "The model has an Expert Switch, whose models give no gradient. Connect one model, or go past it (Optimize "
-            "Latent with gradient_path past_model)."
+            "Latent with preset default, or gradient_path past_model)."
         )
 
 
@@ -98,7 +98,8 @@ def refuse_clip_guidance(patcher: ModelPatcher) -> None:
     """Raise NoGradient for CLIP guidance, whose push is a gradient itself and is not followed back."""
     if CLIP_GUIDANCE in _wrappers(patcher):
         raise NoGradient(
-            "The model has CLIP Guidance, whose push has no gradient. Remove it, or set gradient_path to past_model."
+            "The model has CLIP Guidance, whose push has no gradient. Remove it, or use gradient_path past_model "
+            "(as in preset default)."
         )
 
 
@@ -111,5 +112,6 @@ def refuse_streaming(model: Any) -> None:
     if getattr(model, "model_lowvram", False):
         raise NoGradient(
             "The model does not fit into the GPU's memory as a whole, which gradients need. Use a smaller model, or "
-            "one in half precision or fp8, or go past it (Optimize Latent with gradient_path past_model)."
+            "one in half precision or fp8, or go past it (Optimize Latent with preset default, or "
+            "gradient_path past_model)."
         )

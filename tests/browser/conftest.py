@@ -36,7 +36,7 @@ STATE = """() => {
     return {
         nodes: window.app?.graph?.nodes?.map(node => [node.type, ...node.pos, ...node.size]),
         seen: [window.app?.canvas?.ds?.scale, ...window.app?.canvas?.ds?.offset ?? []],
-        painters: all('.fovea-painter, .fovea-stage, .fovea-paper, .fovea-right', one => [one.className, ...place(one)]),
+        painters: all('.fovea-painter, .fovea-stage, .fovea-paper', one => [one.className, ...place(one)]),
         focus: document.activeElement?.outerHTML.slice(0, 200),
         open: all('[role=dialog], [role=listbox]', one => one.innerText),
     };

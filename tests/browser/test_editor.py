@@ -136,6 +136,34 @@ def test_blueprints_are_offered_by_the_search(page, client, settings) -> None:
         page.get_by_text(path.stem).first.wait_for()
 
 
+OWN = {"FoveaOptimizeLatent": ("preset", {"DOODL": {"iterations", "candidates", "learning_rate", "view_resize"},
+                                          "default": {"iterations", "candidates", "salient_weight"}}),
+       "FoveaDenseDiffusion": ("method", {"densediffusion": {"area_strength", "key_stride"}, "hard": set(),
+                                          "fovea": {"rest_strength"}})}  # fmt: skip
+
+
+@pytest.mark.parametrize("renderer", ["classic", "vue"])
+def test_an_option_brings_its_own_inputs(renderer: str, page, client, settings) -> None:
+    """The node shows and queues those of the chosen option, and they are kept with the workflow."""
+    opened(page, client, settings, renderer)
+    for kind, (combo, options) in OWN.items():
+        page.evaluate(SELECT, kind)
+        for option, names in options.items():
+            page.evaluate(
+                """([combo, option]) => { const [node] = window.app.graph.nodes;
+                const widget = node.widgets.find(widget => widget.name === combo);
+                widget.value = option; widget.callback?.(option); }""",
+                [combo, option],
+            )
+            saved = page.evaluate("window.app.graph.serialize()")
+            page.evaluate("graph => window.app.loadGraphData(graph)", saved)
+            page.wait_for_function("window.app.graph.nodes.length === 1")
+            queued = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+            (node,) = queued.values()
+            own = {name.partition(".")[2] for name in node["inputs"] if name.startswith(f"{combo}.")}
+            assert (node["inputs"][combo], own) == (option, names)
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_help_is_shown_in_the_editors_language(language: str, page, client, settings) -> None:
     """Every page that the editor shows is the right one, with its pictures, and fits the panel's width."""

@@ -110,7 +110,8 @@ def test_translation_has_the_same_parts(page: Path, language: str) -> None:
 @every_page
 def test_translation_names_inputs_as_the_node_shows_them(page: Path, language: str) -> None:
     text, inputs = read(page, language), told(language)[page.stem]["inputs"]
-    shown = {key: f"`{key}`\uff08{texts['name']}\uff09" for key, texts in inputs.items()}
+    english = told("en")[page.stem]["inputs"]
+    shown = {key: f"`{english[key]['name']}`\uff08{texts['name']}\uff09" for key, texts in inputs.items()}
     assert not [name for name in shown.values() if name not in text]
 
 

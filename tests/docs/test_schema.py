@@ -21,6 +21,11 @@ NODES = asyncio.run(asyncio.run(fovea.comfy_entrypoint()).get_node_list())
 every_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.define_schema().node_id)
 
 
+def sockets(node: type) -> list:
+    """All inputs, those of a combo's options too."""
+    return [each for socket in node.define_schema().inputs for each in socket.get_all()]
+
+
 def is_plain(text: str | None, least: int) -> bool:
     """A text worth reading: long enough, plain ASCII, no leftover mark."""
     return bool(text) and len(text or "") >= least and (text or "").isascii()
@@ -46,14 +51,14 @@ def test_names(node: type) -> None:
 @every_node
 def test_every_socket_explains_itself(node: type) -> None:
     schema = node.define_schema()
-    silent = [socket.id for socket in schema.inputs if not is_plain(socket.tooltip, 15)]
+    silent = [socket.id for socket in sockets(node) if not is_plain(socket.tooltip, 15)]
     silent += [socket.display_name or socket.id for socket in schema.outputs if not is_plain(socket.tooltip, 10)]
     assert not silent, f"{schema.node_id}: no tooltip on {silent}"
 
 
 @every_node
 def test_inputs_are_well_formed(node: type) -> None:
-    for socket in node.define_schema().inputs:
+    for socket in sockets(node):
         assert re.fullmatch(r"[a-z][a-z0-9_]*", socket.id), socket.id
         low, high, default = (getattr(socket, name, None) for name in ("min", "max", "default"))
         if low is not None and high is not None and default is not None:
@@ -66,7 +71,7 @@ def test_help_page(node: type) -> None:
     page = ROOT / "web" / "docs" / f"{schema.node_id}.md"
     assert page.is_file(), f"{page.relative_to(ROOT)} is missing"
     text = page.read_text(encoding="utf-8")
-    untold = [socket.id for socket in schema.inputs if f"`{socket.id}`" not in text]
+    untold = {socket.id for socket in sockets(node) if f"`{socket.id}`" not in text}
     assert text.startswith("# ") and not untold, f"{page.name} does not explain {untold}"
 
 

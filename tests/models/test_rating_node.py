@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.model_management as mm
 import pytest
+import techniques
 import torch
 from comfy_api.latest import io
 from comfy_extras.nodes_images import GetImageSize
@@ -188,11 +189,9 @@ def test_searches(given: dict[str, Any]) -> None:
         made = scorer("Brightness", '{"model": 0}', lower)
         with torch.inference_mode():
             _, _, image, _, report, _ = FoveaBestOfN.execute(**given, scorer=made, candidates=6, seconds=0.0).result
-            _, _, same, _, told, _ = FoveaOptimizeLatent.execute(
-                **given, scorer=made, candidates=6, seconds=0.0, iterations=3, learning_rate=1.0, salient_weight=0.5,
-                update_rule="spherical", salient_views="crops", saliency_interval=1, cutouts=0, mode="checkpoint",
-                patience=0, gradient_path="past_model",
-            ).result  # fmt: skip
+            _, _, same, _, told, _ = techniques.outputs(
+                FoveaOptimizeLatent, **given, scorer=made, candidates=6, iterations=3, salient_weight=0.5,
+            )  # fmt: skip
             score = FoveaScoreImages.execute(image, made, "star").result[2]
         assert torch.equal(image, same) and "gives no gradient" in told and "gives no gradient" not in report
         assert score.endswith("picture 1")

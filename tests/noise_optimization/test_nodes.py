@@ -9,6 +9,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import pytest
+import techniques
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
@@ -26,13 +27,13 @@ from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from fovea.nodes.saliency import FoveaSaliencyMap
 from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages
 from fovea.nodes.ui import charts
+from tools.comfy.node_values import arguments
 
 TEXT = "a plain red star and a striped blue circle on a white background"
 STEPS, CFG = 4, 4.0
 OPTIONS = {
     "iterations": 2, "learning_rate": 30.0, "update_rule": "doodl", "salient_weight": 0.5, "salient_views": "crops",
-    "saliency_interval": 1, "cutouts": 0, "mode": "checkpoint", "patience": 0, "seconds": 0.0, "candidates": 1,
-    "gradient_path": "all_steps",
+    "candidates": 1, "gradient_path": "all_steps",
 }  # fmt: skip
 PAST = {"gradient_path": "past_model", "update_rule": "spherical", "learning_rate": 1.0}
 
@@ -53,7 +54,7 @@ def given() -> dict[str, Any]:
 
 def optimized(given: dict[str, Any], **changes: Any) -> tuple:
     with torch.inference_mode():
-        return FoveaOptimizeLatent.execute(**{**given, **OPTIONS, **changes}).result
+        return techniques.outputs(FoveaOptimizeLatent, **{**given, **OPTIONS, **changes})
 
 
 def sampled(given: dict[str, Any], noise: Tensor, latent: Tensor, **extra: Any) -> Tensor:
@@ -103,6 +104,34 @@ def test_losses_fall_and_the_best_is_what_samplers_draw(given: dict[str, Any], c
                 noise, guider, comfy.samplers.sampler_object("euler"), sigmas, given["latent_image"]
             ).result[0]
         assert close(again["samples"], samples["samples"], 1e-3)
+
+
+PUBLISHED = {"update_rule": "doodl", "gradient_path": "all_steps", "salient_weight": 0.0}
+PAPERS: dict[str, dict[str, Any]] = {
+    "DOODL": PUBLISHED, "SGOOL": {**PUBLISHED, "salient_weight": 0.5, "salient_views": "crops"},
+    "ReNO": {**PUBLISHED, "update_rule": "reno"},
+    "default": {"update_rule": "spherical", "gradient_path": "past_model", "salient_weight": 0.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PAPERS)
+def test_presets_are_settings(given: dict[str, Any], preset: str) -> None:
+    """What a preset leaves out is as in the papers; what it shows begins with their values."""
+    few = {"iterations": 2, "candidates": 1}
+    with torch.inference_mode():
+        short = FoveaOptimizeLatent.execute(**given, preset={"preset": preset, **few}).result
+        custom = FoveaOptimizeLatent.execute(**given, preset={"preset": "custom", **few, **PAPERS[preset]}).result
+    assert torch.equal(short[1]["samples"], custom[1]["samples"])
+    shown = arguments(FoveaOptimizeLatent, preset=preset)["preset"]
+    usual = {"default": (20, 8)}.get(preset, (50, 1))
+    assert (shown["iterations"], shown["candidates"]) == usual
+    assert all(shown[name] == value for name, value in PAPERS[preset].items() if name in shown)
+
+
+def test_an_unknown_preset_is_answered_with_the_list(given: dict[str, Any]) -> None:
+    for wrong in ({"preset": "sgool"}, {}, None):
+        with pytest.raises(ValueError, match="Optimize Latent: preset must be one of: default, SGOOL"):
+            FoveaOptimizeLatent.execute(**given, preset=wrong)
 
 
 def test_the_same_seed_finds_the_same_and_plain_runs_stay_the_same(given: dict[str, Any]) -> None:

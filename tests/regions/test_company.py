@@ -18,6 +18,7 @@ from fovea.guidance.regions import prompt_encoding
 from fovea.guidance.regions.prompt_regions import MARK
 from fovea.guidance.token_spans import word_tokens
 from fovea.nodes.regions import FoveaDenseDiffusion
+from tools.comfy.node_values import arguments
 
 CAPTION = "a plain red star and a plain blue circle on a white background"
 
@@ -132,9 +133,6 @@ def test_transformers_with_their_own_text_encoders(name: str, changes: dict) -> 
 
 def dense(model: Any, clip: Any, turned: bool = False) -> Any:
     left, right = boxes()
-    return FoveaDenseDiffusion.execute(
-        model=model, clip=clip, regions=two_regions((right, left) if turned else (left, right)), prompt=CAPTION,
-        negative_prompt="", cross_strength=1.0, self_strength=0.3, area_strength=1.0, time_exponent=2.0,
-        end_percent=0.6, method="fovea", start_percent=0.0, mode="auto", blocks="all", encode_regions_separately=True,
-        key_stride=1,
-    )  # fmt: skip
+    regions = two_regions((right, left) if turned else (left, right))
+    given = {"model": model, "clip": clip, "regions": regions, "prompt": CAPTION, "end_percent": 0.6}
+    return FoveaDenseDiffusion.execute(**arguments(FoveaDenseDiffusion, **given))

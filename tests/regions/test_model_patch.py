@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import techniques
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
@@ -26,9 +27,7 @@ from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
 
 DENSE = {
-    "negative_prompt": "", "cross_strength": 1.0, "self_strength": 0.3, "area_strength": 1.0, "time_exponent": 5.0,
-    "end_percent": 0.3, "method": "densediffusion", "start_percent": 0.0, "mode": "auto", "blocks": "all",
-    "encode_regions_separately": True, "key_stride": 1,
+    "cross_strength": 1.0, "self_strength": 0.3, "time_exponent": 5.0, "end_percent": 0.3, "method": "densediffusion",
 }  # fmt: skip
 PAINT = {"negative_prompt": "", "strength": 0.4, "score_unit": "row max", "end_percent": 1.0, "start_percent": 0.0,
          "mode": "auto", "blocks": "all", "encode_regions_separately": True}  # fmt: skip
@@ -359,13 +358,13 @@ class TestNodes:
         plain = shapesworld["clip"].encode_from_tokens_scheduled(shapesworld["clip"].tokenize(CAPTION))
         off = {k: 0.0 for k in settings if k in ("cross_strength", "self_strength", "strength")}
         for regions, changes in ((two_regions(), off), (Regions(), {}), (two_regions(), {"end_percent": 0.0})):
-            result = node.execute(regions=regions, prompt=CAPTION, **shapesworld, **{**settings, **changes}).result
+            result = techniques.outputs(node, regions=regions, prompt=CAPTION, **shapesworld, **{**settings, **changes})
             assert result[0] is shapesworld["model"]
             assert torch.equal(result[1][0][0], plain[0][0]) and set(result[1][0][1]) == set(plain[0][1])
 
     def test_inputs_are_not_changed(self, shapesworld: dict) -> None:
         before = dict(shapesworld["model"].model_options["transformer_options"])
-        FoveaDenseDiffusion.execute(regions=two_regions(), prompt=CAPTION, **shapesworld, **DENSE)
+        techniques.outputs(FoveaDenseDiffusion, regions=two_regions(), prompt=CAPTION, **shapesworld, **DENSE)
         assert shapesworld["model"].model_options["transformer_options"] == before
 
     def test_phrases_are_found_and_encoded_alone(self, shapesworld: dict) -> None:
@@ -395,11 +394,11 @@ class TestNodes:
 
     def test_a_missing_phrase_says_what_to_do(self, shapesworld: dict) -> None:
         with pytest.raises(ValueError, match=r"Dense Diffusion.*'a plain .*concat"):
-            FoveaDenseDiffusion.execute(
-                regions=two_regions(), prompt="a green star", **shapesworld, **{**DENSE, "mode": "prompt"}
+            techniques.outputs(
+                FoveaDenseDiffusion, regions=two_regions(), prompt="a green star", **shapesworld, **DENSE, mode="prompt"
             )
         given = {"regions": two_regions(), "prompt": "a green star", **shapesworld}
-        result = FoveaDenseDiffusion.execute(**given, **DENSE).result
+        result = techniques.outputs(FoveaDenseDiffusion, **given, **DENSE)
         assert result[3] and result[1][0][0].shape[1] == 3 * 77 and result[1][0][1][MARK].appended == 77
 
     def test_a_negative_phrase_marks_the_negative_prompt(self, shapesworld: dict) -> None:

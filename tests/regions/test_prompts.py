@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import techniques
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
@@ -27,11 +28,7 @@ from fovea.nodes.region_sources import FoveaRegion, FoveaRegionsFromBoxes
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
 
 PROMPT = "a red star and a blue circle"
-DENSE = {
-    "cross_strength": 1.0, "self_strength": 0.3, "area_strength": 1.0, "time_exponent": 2.0, "end_percent": 0.5,
-    "method": "fovea", "start_percent": 0.0, "mode": "prompt", "blocks": "all", "encode_regions_separately": True,
-    "key_stride": 1, "negative_prompt": "",
-}  # fmt: skip
+DENSE = {"method": "fovea", "mode": "prompt"}
 PAINT = {
     "strength": 0.4, "score_unit": "row max", "end_percent": 1.0, "start_percent": 0.0, "mode": "prompt",
     "blocks": "all", "encode_regions_separately": True, "negative_prompt": "",
@@ -66,7 +63,8 @@ def two(first: str = "a red star", second: str = "a blue circle") -> Regions:
 
 
 def dense(model: Any, clip: Any, regions: Regions, prompt: str = PROMPT, **changes: Any) -> tuple:
-    return FoveaDenseDiffusion.execute(model, clip, regions, prompt, **{**DENSE, **changes}).result
+    given = {"model": model, "clip": clip, "regions": regions, "prompt": prompt}
+    return techniques.outputs(FoveaDenseDiffusion, **{**given, **DENSE, **changes})
 
 
 def paint(model: Any, clip: Any, regions: Regions, prompt: str = PROMPT, **changes: Any) -> tuple:

@@ -69,11 +69,11 @@ def test_structure(path: Path) -> None:
 def test_against_the_live_server(path: Path, client, object_info: dict) -> None:
     blueprint = load(path)
     assert not ui.node_problems(inside(blueprint), object_info)
-    kinds = {str(node["id"]): node["type"] for node in inside(blueprint)["nodes"]}
+    nodes = {str(node["id"]): node for node in inside(blueprint)["nodes"]}
     shown = blueprint["nodes"][0]["properties"]["proxyWidgets"]
     assert shown
     for node, widget in shown:
-        assert widget in ui.widget_slots(object_info[kinds[node]])
+        assert widget in ui.widget_slots(object_info[nodes[node]["type"]], nodes[node]["widgets_values"])
 
 
 @pytest.mark.server

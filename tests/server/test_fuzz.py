@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import fovea
 from fovea.nodes.demo_model import DUAL
 from tools.comfy.api import Client, Refused, Run
-from tools.comfy.workflow import inputs_of, is_widget
+from tools.comfy.workflow import choices_of, first_value, inputs_of, is_widget
 from tools.soak import FEW
 from tools.sweep.jobs import node
 
@@ -70,10 +70,8 @@ def values(name: str, kind: Any, options: dict[str, Any]) -> list[Any]:
         return [low, most, low - 1, high + 1, 0, -0.0, 1, 0.5, float("nan"), 1e308, "7", "seven", None, [], {}, True]
     if kind == "BOOLEAN":
         return [True, False, "yes", None, 2]
-    if kind == "COMBO" or isinstance(kind, list):
-        choices = kind if isinstance(kind, list) else options.get("options") or []
-        return [*choices, "nonsense", 0, None, ""]
-    return TEXTS
+    choices = choices_of(kind, options)
+    return TEXTS if choices is None else [*choices, "nonsense", 0, None, ""]
 
 
 # What some nodes need in place of the defaults.
@@ -90,9 +88,8 @@ def plain(info: dict[str, Any], connected: bool) -> dict[str, Any]:
     required = info["input"].get("required") or {}
     for name, (kind, options) in inputs_of(info).items():
         if is_widget(kind, options):
-            choices = kind if isinstance(kind, list) else options.get("options")
-            default = options.get("default", choices[0] if choices else "")
-            made[name] = min(default, FEW[name]) if name in FEW and isinstance(default, int) else default
+            default, most = first_value(kind, options), FEW.get(name.rpartition(".")[2])
+            made[name] = min(default, most) if most is not None and isinstance(default, int) else default
         else:
             sources = [OFFERED[part] for part in str(kind).split(",") if part in OFFERED]
             if sources and (connected or name in required):

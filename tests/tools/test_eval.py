@@ -14,6 +14,7 @@ from fovea.guidance.regions.score_bias import RegionBias
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.regions import METHODS as NODE_METHODS
 from fovea.nodes.regions import FoveaDenseDiffusion
+from tools.comfy.node_values import arguments
 from tools.shapesworld.world import render
 from tools.studies import metrics
 from tools.studies.noise_optimization import methods as latent_methods
@@ -125,10 +126,10 @@ class TestLayouts:
         assert all(one.masks.any(axis=(1, 2)).all() for one in found)
 
     def test_what_is_reported_as_fovea_is_what_the_node_does_by_default(self) -> None:
-        widgets = {i.id: i.default for i in FoveaDenseDiffusion.define_schema().inputs if hasattr(i, "default")}
-        preset = NODE_METHODS[widgets["method"]]
+        widgets = arguments(FoveaDenseDiffusion)
+        preset = NODE_METHODS[widgets["method"]["method"]]
         measured = METHODS["fovea"]
-        assert isinstance(measured, Steered) and widgets["method"] == "fovea"
+        assert isinstance(measured, Steered) and widgets["method"]["method"] == "fovea"
         assert measured.text == pytest.approx(preset.text * widgets["cross_strength"])
         assert measured.image == pytest.approx(preset.image * widgets["self_strength"])
         assert (measured.law, measured.exponent, measured.end) == (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fovea
-from tools.comfy.workflow import widget_slots
+from tools.comfy.workflow import choices_of, inputs_of, widget_slots
 from tools.release import rename_inputs
 
 NODES = {node.define_schema().node_id: node for module in fovea.MODULES for node in module.NODES}
@@ -42,18 +42,18 @@ OLD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", list(OLD))
 def test_every_input_is_one_of_today(kind: str) -> None:
     renamed = rename_inputs.rename_values(kind, OLD[kind])
-    inputs = {each.id: each for each in NODES[kind].define_schema().inputs}
-    assert set(renamed) <= set(inputs) and len(renamed) >= len(OLD[kind])
+    specs = inputs_of(NODES[kind].GET_NODE_INFO_V1(), renamed)
+    assert set(renamed) <= set(specs) and len(renamed) >= len(OLD[kind])
     for name, value in renamed.items():
-        options = getattr(inputs[name], "options", None)
-        assert not options or value in options, f"{name}: {value}"
+        choices = choices_of(*specs[name])
+        assert not choices or value in choices, f"{name}: {value}"
     assert rename_inputs.rename_values(kind, renamed) == renamed, "what is new stays"
 
 
 @pytest.mark.parametrize("through, path, steps", [(-1, "all_steps", 1), (0, "past_model", 1), (5, "last_steps", 5)])
 def test_one_input_became_two(through: int, path: str, steps: int) -> None:
     found = rename_inputs.rename_values("FoveaOptimizeLatent", {"through": through})
-    assert found == {"gradient_path": path, "backprop_steps": steps}
+    assert (found["preset.gradient_path"], found["preset.backprop_steps"]) == (path, steps)
 
 
 def test_drawings_have_todays_keys() -> None:
@@ -77,9 +77,13 @@ def test_files_are_rewritten_in_place(tmp_path: Path, monkeypatch: pytest.Monkey
     rename_inputs.main()
     found = json.loads(workflow.read_text())
     for renamed in (found["nodes"][0], found["definitions"]["subgraphs"][0]["nodes"][0]):
-        slots = widget_slots(NODES["FoveaOptimizeLatent"].GET_NODE_INFO_V1())
+        slots = widget_slots(NODES["FoveaOptimizeLatent"].GET_NODE_INFO_V1(), renamed["widgets_values"])
         values = dict(zip(slots, renamed["widgets_values"]))
-        assert values["prompt"] == "a star" and values["candidates"] == 4 and values["update_rule"] == "spherical"
-        assert values["gradient_path"] == "last_steps" and values["backprop_steps"] == 3 and values["seed"] == 5
+        own = {name.removeprefix("preset."): value for name, value in values.items() if name and "." in name}
+        assert values["prompt"] == "a star" and values["seed"] == 5 and values["preset"] == "custom"
+        assert own["candidates"] == 4 and own["update_rule"] == "spherical" and own["salient_views"] == "crops"
+        assert own["gradient_path"] == "last_steps" and own["backprop_steps"] == 3 and values["patience"] == 0
         assert renamed["inputs"][0]["name"] == renamed["inputs"][0]["widget"]["name"] == "prompt"
     assert json.loads(graph.read_text())["1"]["inputs"]["steps"] == 8
+    rename_inputs.main()
+    assert json.loads(workflow.read_text()) == found, "what is new stays"

@@ -11,36 +11,65 @@ from typing import Any
 Workflow = dict[str, Any]
 NOTES = {"Note", "MarkdownNote"}
 PLAIN_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"  # a combo whose options have inputs of their own
 TITLE_HEIGHT = 30  # the bar above a node's own rectangle
 HEIGHTS = Path(__file__).with_name("node_heights.json")
 GROWTH = {"FoveaOptimizeLatent": 220, "FoveaBestOfN": 220, "PreviewImage": 236}  # by pictures, once these run
 ACTIVE = 0  # mode of a node that is neither muted nor bypassed
 
 
-def inputs_of(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Input name -> (type, options), in the order in which the frontend shows them."""
-    found = {}
+def inputs_of(info: dict[str, Any], values: dict[str, Any] | None = None) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Input name -> (type, options), in the order in which the frontend shows them.
+
+    A combo whose options have inputs of their own is followed by those of the option that values have, else of the
+    first; their names are "combo.input".
+    """
+    found: dict[str, tuple[Any, dict[str, Any]]] = {}
     for group in ("required", "optional"):
         section = info["input"].get(group) or {}
         for name in info.get("input_order", {}).get(group, section):
             spec = section[name]
-            found[name] = (spec[0], spec[1] if len(spec) > 1 else {})
+            kind, options = found[name] = (spec[0], spec[1] if len(spec) > 1 else {})
+            if kind == DYNAMIC:
+                chosen = (values or {}).get(name, options["options"][0]["key"])
+                own: dict[str, Any] = next((each["inputs"] for each in options["options"] if each["key"] == chosen), {})
+                found |= {f"{name}.{key}": each for key, each in inputs_of({"input": own}).items()}
     return found
 
 
 def is_widget(kind: Any, options: dict[str, Any]) -> bool:
-    plain = isinstance(kind, list) or kind in PLAIN_TYPES or "widgetType" in options
+    plain = isinstance(kind, list) or kind in {*PLAIN_TYPES, DYNAMIC} or "widgetType" in options
     return plain and not options.get("forceInput", False)
 
 
-def widget_slots(info: dict[str, Any]) -> list[str | None]:
+def choices_of(kind: Any, options: dict[str, Any]) -> list[Any] | None:
+    """What may be chosen; None where anything may be said."""
+    if kind == DYNAMIC:
+        return [each["key"] for each in options["options"]]
+    return kind if isinstance(kind, list) else options.get("options") if kind == "COMBO" else None
+
+
+def first_value(kind: Any, options: dict[str, Any]) -> Any:
+    """What a widget shows in a new node."""
+    choices = choices_of(kind, options)
+    return options.get("default", choices[0] if choices else "")
+
+
+def widget_slots(info: dict[str, Any], values: list[Any]) -> list[str | None]:
     """Names in the order of widgets_values; None for the frontend's own 'control after generate' box."""
     slots: list[str | None] = []
+    said: dict[str, Any] = {}
     for name, (kind, options) in inputs_of(info).items():
-        if is_widget(kind, options):
-            slots.append(name)
-            if options.get("control_after_generate"):
-                slots.append(None)
+        if "." in name or not is_widget(kind, options):
+            continue
+        if len(slots) < len(values):
+            said[name] = values[len(slots)]
+        slots.append(name)
+        if options.get("control_after_generate"):
+            slots.append(None)
+        if kind == DYNAMIC:
+            every = inputs_of(info, said)
+            slots += [own for own in every if own.startswith(f"{name}.") and is_widget(*every[own])]
     return slots
 
 
@@ -53,7 +82,8 @@ def to_api(workflow: Workflow, object_info: dict[str, Any]) -> dict[str, dict[st
             continue
         info = object_info[node["type"]]
         inputs: dict[str, Any] = {}
-        for name, value in zip(widget_slots(info), node.get("widgets_values") or []):
+        values = node.get("widgets_values") or []
+        for name, value in zip(widget_slots(info, values), values):
             if name is not None:
                 inputs[name] = value
         for socket in node.get("inputs", []):
@@ -143,15 +173,17 @@ def node_problems(workflow: Workflow, object_info: dict[str, Any]) -> list[str]:
             continue
         if not info["python_module"].startswith(("nodes", "comfy_extras.", "custom_nodes.fovea")):
             found.append(f"{name} belongs to another pack")
-        slots, values = widget_slots(info), node.get("widgets_values") or []
+        values = node.get("widgets_values") or []
+        slots = widget_slots(info, values)
+        specs = inputs_of(info, dict(zip((slot or "" for slot in slots), values)))
         if len(slots) != len(values):
             found.append(f"{name} has {len(values)} widget values for {len(slots)} widgets")
         files = {model["name"] for model in models_of(node)}
         for slot, value in zip(slots, values):
-            upload = slot is not None and inputs_of(info)[slot][1].get("image_upload")
+            upload = slot is not None and specs[slot][1].get("image_upload")
             if slot is not None and value not in files and not upload:  # a server has what was brought there
-                found += [f"{name}: {problem}" for problem in value_problems(slot, value, inputs_of(info)[slot])]
-        known = set(inputs_of(info))
+                found += [f"{name}: {problem}" for problem in value_problems(slot, value, specs[slot])]
+        known = set(specs)
         found += [
             f"{name} has no input {socket['name']}" for socket in node.get("inputs", []) if socket["name"] not in known
         ]
@@ -163,7 +195,7 @@ def node_problems(workflow: Workflow, object_info: dict[str, Any]) -> list[str]:
 
 def value_problems(name: str, value: Any, spec: tuple[Any, dict[str, Any]]) -> list[str]:
     kind, options = spec
-    choices = kind if isinstance(kind, list) else options.get("options") if kind == "COMBO" else None
+    choices = choices_of(kind, options)
     if choices is not None and value not in choices:
         return [f"{name} {value!r} is none of its choices"]
     low, high = options.get("min"), options.get("max")

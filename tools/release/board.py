@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..comfy.workflow import Workflow, inputs_of, is_widget, node_heights, taken_height
+from ..comfy.workflow import Workflow, first_value, inputs_of, is_widget, node_heights, taken_height
 
 COLUMN, GAP, TITLE = 30, 30, 30
 WIDE, WIDTHS = 340, {"FoveaRegionPainter": 460}
@@ -40,19 +40,18 @@ class Board:
             folded: bool = False, **inputs: Any) -> int:  # fmt: skip
         """Add a node; inputs: values, or (node, output) for links. tall, wide: its size. folded: only its title shows.
 
-        -> its id.
+        -> its id. Inputs of a combo's option are given by their own names.
         """
-        spec, node_id = inputs_of(self.info[kind]), len(self.nodes) + 1
-        unknown = set(inputs) - set(spec)
+        spec, node_id = inputs_of(self.info[kind], inputs), len(self.nodes) + 1
+        unknown = set(inputs) - {name.rpartition(".")[2] for name in spec}
         assert not unknown, f"{kind} has no {unknown}"
         values: list[Any] = []
         sockets = []
         for name, (type_, options) in spec.items():
-            given = inputs.get(name)
+            given = inputs.get(name.rpartition(".")[2])
             linked = isinstance(given, tuple)
             if is_widget(type_, options):
-                choices = type_ if isinstance(type_, list) else options.get("options")
-                default = options.get("default", choices[0] if choices else "")
+                default = first_value(type_, options)
                 if options.get("image_upload"):
                     default = "example.png"  # ComfyUI brings it along
                 values.append(default if given is None or linked else given)

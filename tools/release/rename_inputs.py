@@ -35,6 +35,25 @@ NAMES: dict[str, dict[str, str]] = {
     "FoveaAttentionMap": {"text": "prompt"},
 }  # fmt: skip
 OUTPUTS = {"FoveaRegionPainter": {"caption": "prompt"}}
+# Inputs that only an option of a combo has today: the combo, what it was where it was none yet, by option its inputs
+# with what they were where they were not there yet.
+OPTIONS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
+    "FoveaOptimizeLatent": ("preset", "custom", {"custom": {
+        "iterations": 20, "candidates": 1, "learning_rate": 1.0, "update_rule": "doodl", "gradient_path": "all_steps",
+        "backprop_steps": 1, "salient_weight": 0.0, "salient_views": "cutouts", "saliency_interval": 1, "cutouts": 0,
+        "view_resize": "antialiased", "mode": "checkpoint",
+    }}),
+    "FoveaDenseDiffusion": ("method", "fovea", {
+        "fovea": {"rest_strength": 1.0}, "densediffusion": {"area_strength": 1.0, "key_stride": 1},
+    }),
+}  # fmt: skip
+# Widgets of today in front of that combo, of nodes where it moved.
+BEFORE = {
+    "FoveaOptimizeLatent": ["prompt", "seed", "control_after_generate", "steps", "scheduler", "cfg"],
+    "FoveaDenseDiffusion": [
+        "prompt", "negative_prompt", "cross_strength", "self_strength", "time_exponent", "end_percent",
+    ],
+}  # fmt: skip
 # Old widgets in the order of widgets_values, of nodes where a value is written otherwise or one became two.
 _AFTER = ["start_percent", "mode", "blocks", "encode_phrases"]
 WIDGETS: dict[str, list[str]] = {
@@ -103,7 +122,22 @@ def rename_values(node: str, values: dict[str, Any]) -> dict[str, Any]:
             found |= change(value)
         else:
             found[NAMES.get(node, {}).get(name, name)] = value
-    return found
+    return _into_options(node, found)
+
+
+def _into_options(node: str, values: dict[str, Any]) -> dict[str, Any]:
+    """With the inputs that only an option of a combo has today behind that combo. What another option has is left."""
+    if node not in OPTIONS:
+        return values
+    combo, option, own = OPTIONS[node]
+    moved = {combo, *set().union(*own.values())}
+    if any(name.startswith(f"{combo}.") for name in values) or not moved & values.keys():
+        return values
+    option = values.get(combo, option)
+    inner = {f"{combo}.{name}": values.get(name, usual) for name, usual in own.get(option, {}).items()}
+    before = {name: values[name] for name in BEFORE[node] if name in values}
+    after = {name: value for name, value in values.items() if name not in moved | before.keys()}
+    return {**before, combo: option, **inner, **after}
 
 
 def rename_graph(graph: dict[str, Any]) -> dict[str, Any]:
@@ -136,9 +170,15 @@ def _renamed_node(node: dict[str, Any]) -> dict[str, Any]:
     outputs = OUTPUTS.get(kind, {})
     changed["outputs"] = [{**out, "name": outputs.get(out["name"], out["name"])} for out in node.get("outputs", [])]
     values = node.get("widgets_values")
-    if kind in WIDGETS and isinstance(values, list):
+    if kind in WIDGETS and isinstance(values, list) and not _is_new(kind, values):
         changed["widgets_values"] = list(rename_values(kind, dict(zip(WIDGETS[kind], values))).values())
     return changed
+
+
+def _is_new(kind: str, values: list[Any]) -> bool:
+    """Whether widgets are in today's order, told by the name of an option that no old one had in this place."""
+    place = len(BEFORE.get(kind, ()))
+    return kind in BEFORE and len(values) > place and isinstance(values[place], str)
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ picture fits the prompt best, and changes that noise a little, again and again. 
         """## Try
 
 - more **candidates** and **iterations**: time grows with both; **salient_weight** 0 looks at the whole picture only;
-- **gradient_path** *all_steps* with **update_rule** *doodl*: the papers' exact gradient, at three times the time;
+- **preset** *SGOOL* or *DOODL*: the papers' exact gradient, at three times the time;
 - **your own model**: *Load Checkpoint*, and a CLIP of open_clip's in *models/scorers*.
 """,
     )

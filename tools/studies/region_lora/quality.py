@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...comfy.host import ROOT
+from ...comfy.node_values import arguments
 from ...shapesworld import judge, sets, train_style
 from ...shapesworld.shipped_weights import LORAS
 from ...shapesworld.world import N_OBJECT_CLASSES, caption, render
@@ -27,7 +28,6 @@ from .. import metrics, record
 from ..demo_setup import DemoSetup
 from ..plotting import picture, pyplot, save
 from ..processes import begin
-from ..regions.methods import defaults
 from ..sampling import as_bytes, encoded, painted, sample_encoded
 
 BATCH, STEPS, CFG, FIRST = 4, 20, 4.0, 9000  # of the report set: none that other studies use
@@ -82,8 +82,8 @@ def prepared(demo: DemoSetup, way: Way, parts: tuple[str, str], captions: list[s
             file = dict(region.loras[0].weights)
             model = comfy.sd.load_lora_for_models(model, None, file, way.merged, 0.0)[0]
     if way.node is not None:
-        given = {**defaults(FoveaRegionLora), **dict(way.node)}
-        model = FoveaRegionLora.execute(**{**given, "model": model, "regions": regions}).result[0]
+        given = arguments(FoveaRegionLora, **{**dict(way.node), "model": model, "regions": regions})
+        model = FoveaRegionLora.execute(**given).result[0]
     if way.hooks:
         masks, hooks = regions.canvas()[0], [model_patch.hooks_of(region) for region in regions.items]
         positive, negative = (

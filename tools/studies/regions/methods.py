@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...comfy.node_values import arguments
+
 Prepared = tuple[Any, list, list]  # model, positive, negative
 Method = Callable[[Any, Any, Any, str], Prepared]  # (model, clip, regions, caption) -> Prepared
 
@@ -117,25 +119,13 @@ class Nodes:
         from fovea.nodes.region_start import FoveaRegionStart
         from fovea.nodes.regions import FoveaDenseDiffusion
 
-        given = {**defaults(FoveaDenseDiffusion), **self.dense}
-        model, positive, negative, _ = FoveaDenseDiffusion.execute(
-            **{**given, "model": model, "clip": clip, "regions": regions, "prompt": caption}
-        ).result
+        given: dict[str, Any] = {**self.dense, "model": model, "clip": clip, "regions": regions, "prompt": caption}
+        dense = FoveaDenseDiffusion.execute(**arguments(FoveaDenseDiffusion, **given))
+        model, positive, negative, _ = dense.result
         if self.start:
-            given = {**defaults(FoveaRegionStart), "strength": self.start, "background": caption}
-            model = FoveaRegionStart.execute(**{**given, "model": model, "regions": regions}).result[0]
+            given = {"strength": self.start, "background": caption, "model": model, "regions": regions}
+            model = FoveaRegionStart.execute(**arguments(FoveaRegionStart, **given)).result[0]
         return model, positive, negative
-
-
-def defaults(node: Any) -> dict[str, Any]:
-    """What a node's inputs show first."""
-    shown = {}
-    for socket in node.define_schema().inputs:
-        if getattr(socket, "default", None) is not None:
-            shown[socket.id] = socket.default
-        elif getattr(socket, "options", None):
-            shown[socket.id] = socket.options[0]
-    return shown
 
 
 def settings(method: Method) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ...comfy.host import ROOT
+from ...comfy.node_values import arguments
 from .. import meter, record
 from ..demo_setup import DemoSetup
 from ..plotting import IMAGES, label, pyplot, save
@@ -54,11 +55,9 @@ def techniques() -> dict[str, Callable[[int], Callable[[], Any]]]:
         left[..., : size // 16] = 1
         found = FoveaRegion.execute(left, "a plain red star", 1.0, "").result[0]
         found = FoveaRegion.execute(1 - left, "a plain blue circle", 1.0, "", regions=found).result[0]
-        steered, conds, *_ = FoveaDenseDiffusion.execute(
-            demo.model, demo.clip, found, prompt=TEXT, negative_prompt="", cross_strength=1.0, self_strength=0.3,
-            area_strength=1.0, time_exponent=5.0, end_percent=1.0, method="fovea", start_percent=0.0, mode="auto",
-            blocks="all", encode_regions_separately=True, key_stride=1,
-        ).result  # fmt: skip
+        given = {"model": demo.model, "clip": demo.clip, "regions": found, "prompt": TEXT, "time_exponent": 5.0,
+                 "end_percent": 1.0}  # fmt: skip
+        steered, conds, *_ = FoveaDenseDiffusion.execute(**arguments(FoveaDenseDiffusion, **given)).result
         return run(steered, conds, size)
 
     def style(size: int) -> Callable[[], Any]:
