@@ -28,10 +28,10 @@ static = pytest.mark.static
 live_server = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[2]
-README, NODES, MODELS, TROUBLESHOOTING, DEVELOPERS, SHAPESWORLD, TECHNIQUES, COMPARISON = (
+README, NODES, MODELS, TROUBLESHOOTING, DEVELOPERS, SHAPESWORLD, TECHNIQUES, COMPARISON, CHOICE = (
     (ROOT / name).read_text(encoding="utf-8")
     for name in ("README.md", "docs/nodes.md", "docs/models.md", "docs/troubleshooting.md", "docs/developers.md",
-                 "docs/shapesworld.md", "docs/techniques/README.md", "docs/comparison.md")
+                 "docs/shapesworld.md", "docs/techniques/README.md", "docs/comparison_details.md", "docs/comparison.md")
 )  # fmt: skip
 MOST_LINES, MOST_WORDS = 130, 1050  # of the README: one page
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -231,6 +231,25 @@ def test_tests_that_the_comparison_names_exist() -> None:
     for file, names in named:
         there = set(re.findall(r"def (test_\w+)", (ROOT / file).read_text(encoding="utf-8")))
         assert set(re.findall(r"test_\w+", names)) <= there, file
+
+
+@static
+def test_what_decides_between_packs_is_what_was_measured() -> None:
+    facts = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    ours, twins = (facts[key]["table"] for key in ("regions", "regions_identities"))
+    styles = {row["name"]: row["both"][0] for row in facts["region_lora"]["rows"]}
+    masks, painted = "ConditioningSetMask", "painted start, dense diffusion"
+    there = [ours[name]["there"][0] for name in ("fovea", masks, "none")]
+    told = {
+        "%d %% of the objects in place by attention, core's masks %d %%, no regions %d %%": there,
+        "a color leaks in %d %%; %d %% with core's masks": [
+            twins[name]["leak"][0] for name in (painted, "ComfyUI's masked prompts")
+        ],
+        "in %d %%; core's masked hooks %d %%": [styles[name] for name in ("Region LoRA", "ComfyUI's masked hooks")],
+    }
+    for text, shares in told.items():
+        assert text % tuple(round(100 * share) for share in shares) in CHOICE, text
+    assert ", ".join(f"{ours[name]['global'][0]:.3f}" for name in ("fovea", masks, "none")) in CHOICE
 
 
 @static
