@@ -91,12 +91,15 @@ def experts_demo(board: Board) -> None:
     high, low = (board.put("FoveaLoadDemo", 0, f"Its expert for {which} noise", variant=f"expert: {which} noise")
                  for which in ("high", "low"))  # fmt: skip
     given: dict[str, Output] = {"model": (load, 0), "clip": (load, 1), "vae": (load, 2)}
-    text = "a dotted cyan heart, a plain red square and a striped yellow star on a gray background, shaded style"
+    text = "a plain cyan heart, a plain red square and a plain yellow star on a gray background, flat style"
+    finish = text.replace("plain", "dotted").replace("flat", "outlined")
     given["positive"] = encoded(board, 1, "Prompt", given["clip"], text)
+    finished = encoded(board, 1, "Prompt for low noise", given["clip"], finish)
     given["negative"] = encoded(board, 1, "Empty prompt", given["clip"], "")
     given["latent"] = board.put("EmptyLatentImage", 1, width=256, height=256, batch_size=4), 0
     given["seed"] = seed(board, 1, 5)
-    expert = board.put("FoveaExpert", 1, tint="ours", model=(low, 0), boundary_unit="timestep", boundary=0.66)
+    expert = board.put("FoveaExpert", 2, tint="ours", model=(low, 0), positive=finished, boundary_unit="timestep",
+                       boundary=0.66)  # fmt: skip
     sigmas = board.put("BasicScheduler", 2, "For the report", model=(high, 0), scheduler="normal", steps=20)
     switch = board.put("FoveaExpertSwitch", 2, tint="ours", model=(high, 0), experts=(expert, 0), sigmas=(sigmas, 0))
     board.put("PreviewAny", 2, "Who acts at which step", tall=300, source=(switch, 1))
@@ -106,14 +109,15 @@ def experts_demo(board: Board) -> None:
         """## Two models in one run
 
 Press **Run**. Both samplers take 20 steps of one model each. In the second, the *expert for high noise* begins, and
-*Expert* hands over to the other below timestep 0.66 of 1. The report names the model of every step.
+*Expert* hands over to the other below timestep 0.66 of 1. The report names the model of every step. The second has a
+prompt of its own, for dots and outlines: what the first has laid out, it finishes.
 
-The two are the demo model, trained on for 18 minutes each on their share of the noise only: pictures differ, and are
-not better beyond chance (128 each).
+The two are the demo model, trained on for 18 minutes each on their share of the noise only. With the same prompt for
+both, pictures are not better beyond chance (128 each).
 """,
         """## Try
 
-- **boundary** 0.9 or 0.3: when it hands over;
+- **boundary** 0.9 or 0.3: when it hands over, and how much the second prompt may change;
 - **blend** 1: both models are mixed around the border, at twice the cost there;
 - **cfg** 1 on *Expert*: no negative prompt for low noise, half the cost there;
 - **your own models**: two *Load Diffusion Model*, and the preset in **boundary_unit**: the template for Wan 2.2.

@@ -294,28 +294,30 @@ small model learned style in forty minutes: about half of its pictures take it o
 
 
 def encoders_demo(board: Board) -> None:
-    prompt = "a striped orange circle, a plain blue cross and a dotted pink heart on a white background, outlined style"
     load = board.put("FoveaLoadDemo", 0, variant="CLIP + T5 + style")
-    text = written(board, 0, "The prompt", prompt)
+    for_clip = written(board, 0, "The prompt for CLIP", "a plain orange circle and a plain blue cross on a white "
+                       "background, flat style")  # fmt: skip
+    for_t5 = written(board, 0, "The prompt for T5", "a plain green star and a plain pink heart on a black background, "
+                     "flat style")  # fmt: skip
     given: dict[str, Output] = {"model": (load, 0), "clip": (load, 1), "vae": (load, 2)}
     given["negative"] = encoded(board, 0, "Empty prompt", given["clip"], "")
     given["latent"] = board.put("EmptyLatentImage", 0, width=256, height=256, batch_size=4), 0
     given["seed"] = seed(board, 0, 5)
     for curves in ("eDiff-I", "CLIP only"):
         schedule = board.put("FoveaEncoderSchedule", 1, f"Encoder Schedule: {curves}", "ours", clip=given["clip"],
-                             prompt=text, curves=curves)  # fmt: skip
+                             clip_prompt=for_clip, t5_prompt=for_t5, curves=curves)  # fmt: skip
         show(board, 2, given, curves, positive=(schedule, 0), **DEMO_STEPS)
         board.put("PreviewImage", 4, f"Weights: {curves}", images=(schedule, 1))
     board.note(
         """## Two text encoders, weighted by noise level
 
-Press **Run**. This variant of the demo model reads the same prompt twice: through CLIP and through a small T5. *Encoder
-Schedule* gives each a weight over the schedule. Above: CLIP fades, T5 stays, as eDiff-I's figure of attention suggests.
-Below: CLIP alone.
+Press **Run**. This variant of the demo model reads a prompt through CLIP and one through a small T5. *Encoder Schedule*
+gives each a weight over the schedule. Above: CLIP fades, T5 stays, as eDiff-I's figure of attention suggests. Below:
+CLIP alone. The two prompts differ here so that you see which encoder speaks; usually **prompt** goes to both.
 """,
         """## Try
 
-- **t5_prompt** or **clip_prompt**: a prompt for each encoder, such as another style for CLIP;
+- the same text in both, with another style for CLIP;
 - **curves** *T5 only* or *T5 first*; *curves below* with **clip_curve** `0:0, 0.5:1`;
 - **your own model**: SD3, Flux or HiDream with *DualCLIPLoader* or *TripleCLIPLoader*. A step costs what it costs
 without the node.
