@@ -93,7 +93,7 @@ class FoveaRegion(io.ComfyNode):
             display_name="Region",
             category="Fovea/regions",
             description=(
-                "A place and what shall be there: a mask with a prompt. Chain several: later ones lie above earlier "
+                "A place and what should be there: a mask with a prompt. Chain several: later ones lie above earlier "
                 "ones. Connect the last to Dense Diffusion or Paint with Words."
             ),
             search_aliases=ALIASES,

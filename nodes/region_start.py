@@ -1,4 +1,4 @@
-"""The node that tells the starting noise what shall be where."""
+"""The node that tells the starting noise what should be where."""
 
 from __future__ import annotations
 

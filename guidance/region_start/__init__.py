@@ -1,1 +1,1 @@
-"""Where a picture begins: the starting noise told what shall be where (2309.15842, 2411.15580)."""
+"""Where a picture begins: the starting noise told what should be where (2309.15842, 2411.15580)."""

@@ -29,7 +29,7 @@ NO_PART = (
 class Factors(NamedTuple):
     """W [batch, image tokens, columns], T [batch or 1, keys, columns] and a [batch, image tokens] at strength 1.
 
-    free: text tokens of no region that shall keep some of their share, `keep` [batch, image tokens]; None where there
+    free: text tokens of no region that keep some of their share, `keep` [batch, image tokens]; None where there
     are none.
     """
 

@@ -1,4 +1,4 @@
-"""Regions: painted places and what shall be there, and how much of each lies in every token of a layer."""
+"""Regions: painted places and what should be there, and how much of each lies in every token of a layer."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class PromptRegions:
         return _placed(free, count, place, length)[:, 0]
 
     def hidden(self, count: int, place: TextPlace, length: int, steered: bool = False) -> Tensor:
-        """Which text tokens nobody shall see: [count]; place, length: as in `keys`. steered: whether those of acting
+        """Which text tokens nobody may see: [count]; place, length: as in `keys`. steered: whether those of acting
         regions are to be seen."""
         hidden = torch.arange(self.length) >= self.appended
         if steered:

@@ -107,6 +107,16 @@ def test_values_behind_a_link_are_found() -> None:
     assert all(graph[node]["class_type"] == "CLIPTextEncode" for node, _ in jobs.prompt_places(graph))
 
 
+def test_names_may_have_dots() -> None:
+    """An input of a combo's option, a title with a number in it."""
+    graph = graphs.load(ROOT / "demo" / "optimize.json")
+    (node,) = (key for key, each in graph.items() if each["class_type"] == "FoveaOptimizeLatent")
+    for name in (node, "SDXL 1.0"):
+        graph[node]["_meta"] = {"title": "SDXL 1.0"}
+        assert jobs.place(graph, f"{name}.preset.iterations") == (node, "preset.iterations")
+        assert jobs.place(graph, f"{name}.cfg") == (node, "cfg")
+
+
 @pytest.mark.parametrize(("name", "places"), [
     ("base", {"positive.text"}), ("optimize", {"positive.text", "optimize.prompt"}),
     ("regions", {"positive.text", "dense.prompt", "paint.prompt", "start.background"}),

@@ -130,7 +130,10 @@ def _layouts(path: Path, text: str) -> list[Prompt]:
 def place(graph: Graph, name: str) -> Place:
     """ "node.input" -> where that is; node by its id or its title. Raises SetupError."""
     node, _, field = name.strip().rpartition(".")
-    ids = [node] if node in graph else [each for each in graph if title(graph, each) == node]
+    ids = named(graph, node)
+    while not ids and "." in node:  # titles may have dots, and so may inputs of a combo's option
+        node, _, rest = node.rpartition(".")
+        ids, field = named(graph, node), f"{rest}.{field}"
     if len(ids) != 1:
         raise SetupError(f"{name!r}: the graph has {'no' if not ids else 'several'} nodes {node!r}. It has: "
                          f"{', '.join(f'{each} ({title(graph, each)})' for each in graph)}")  # fmt: skip
@@ -138,6 +141,11 @@ def place(graph: Graph, name: str) -> Place:
     if field not in inputs:
         raise SetupError(f"{name!r}: that node has no input {field!r}. It has: {', '.join(inputs) or 'none'}")
     return source(graph, (ids[0], field))
+
+
+def named(graph: Graph, node: str) -> list[str]:
+    """The nodes with this id or title."""
+    return [node] if node in graph else [each for each in graph if title(graph, each) == node]
 
 
 def source(graph: Graph, at: Place) -> Place:
