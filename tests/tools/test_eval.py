@@ -17,6 +17,7 @@ from fovea.nodes.regions import FoveaDenseDiffusion
 from tools.comfy.node_values import arguments
 from tools.shapesworld.world import render
 from tools.studies import metrics
+from tools.studies.noise_optimization import budgets
 from tools.studies.noise_optimization import methods as latent_methods
 from tools.studies.noise_optimization import plots as latent_plots
 from tools.studies.noise_optimization import quality as latents
@@ -171,6 +172,36 @@ def test_latent_reports_name_methods_that_exist() -> None:
     assert all(f"| {name} |" in page for name in methods) and "3" in page
     costs = latent_plots.costs_of(methods["past the model, whole"], 16, 2.0, 1.0)
     assert costs == [1.0] * 12 + [2.0] * 3 + [1.0] and len(costs) == 16
+
+
+COSTS = {"one": 1.0, "search": dict.fromkeys(budgets.SEARCHES, (0.5, 0.9)),
+         "move": dict.fromkeys(budgets.TIMED, (1.0, 2.5))}  # fmt: skip
+
+
+def test_searches_fit_into_their_time_and_their_page_names_them() -> None:
+    planned = budgets.plan(COSTS)
+    for name, method in planned.items():
+        budget, move = float(name.partition(" @ ")[2]), method.iterations > 0
+        spent = 0.5 + 0.9 * method.candidates + (1.0 + 2.5 * method.iterations) * move
+        assert name == "none @ 1" or budget - 2.5 < spent <= budget + 1.25, name
+    whole, moved = planned["halving @ 32"], planned["halving, then DOODL @ 32"]
+    assert whole.candidates == 35 and moved.candidates == 17 and moved.iterations > 3
+    assert planned["halving, then SGOOL, everywhere @ 32"].candidates == moved.candidates, "from the same best one"
+
+    rng = np.random.default_rng(0)
+    rows = {name: [{**{key: float(rng.random()) for key in latents.MEASURED}, "seconds": 1.0,
+                    "curve": [(0.5, 1.0), (0.75, 0.25)]} for _ in "1234"] for name in planned}  # fmt: skip
+    found = budgets.summary(rows, planned)
+    halves = list(zip(budgets.HALVES, budgets.DOUBLES))
+    better = np.mean([a["clip_b"] - b["clip_b"] for a, b in zip(rows["halving @ 4"], rows["best of n @ 8"])])
+    assert found["halving @ 4"]["against"][budgets.TWICE]["clip_b"][0] == pytest.approx(better, abs=1e-4)
+    page = report_latents.budgets_section({
+        "prompts": 4, "steps": 8, "cfg": 4.0, "batch": 8, "device": "cpu", "budgets": budgets.BUDGETS, "halves": halves,
+        "costs": COSTS, "ceiling": [0.9, 0.8, 1.0], "table": found,
+    })  # fmt: skip
+    assert all(page.count(f"| {name} |") == 2 for name in budgets.SEARCHED) and f"{100 * better:.1f}" in page
+    curve = budgets.steps_of(rows["none @ 1"][0], np.array([0.0, 20.0, 24.0, 32.0]))
+    assert np.isnan(curve[0]) and curve[1:].tolist() == [1.0, 0.25, 0.25]
 
 
 def test_counts_fill_the_time() -> None:

@@ -31,6 +31,7 @@ from ..sampling import painted
 from . import methods
 from .methods import CFG, METHODS, SGOOL, STEPS, STRAIGHT, Method
 from .quality import COMPARED, FIRST_SEED, FOLDER, MEASURED, digest, verdict, weights
+from .section import AGAINST, BEGINS, TWICE
 
 BUDGETS = (8, 32)  # times one picture
 HALVES, DOUBLES = (4, 16), (8, 32)  # what a search finds in half the time, beside another in all of it
@@ -51,11 +52,9 @@ MOVES = {  # of the best candidate, in the second half of the time
     "SGOOL, everywhere": replace(SGOOL, source="uniform"),
 }
 TIMED = ("past the model", "DOODL")  # an iteration of SGOOL takes as long as one of DOODL, see quality.py's seconds
-BEGINS = "halving, then "  # name of a search with a move
 SEARCHED = {
     **SEARCHES, **{BEGINS + name: replace(move, candidates=-1, batch=BATCH, rounds=1) for name, move in MOVES.items()},
 }  # fmt: skip
-AGAINST, TWICE = ("none", "best of n", BEGINS + "DOODL"), "best of n in twice the time"
 
 
 def seconds_of(demo: DemoSetup, method: Method, turns: int = 3) -> float:
@@ -180,10 +179,10 @@ def curves(rows: dict[str, list[dict]], one: float, path: Path) -> None:
 
 
 def steps_of(row: dict[str, Any], grid: np.ndarray) -> np.ndarray:
-    """A row's best loss so far, at shares of its time; before the first is known it is the first's."""
+    """A row's best loss so far, at shares of its time; NaN before the first is known."""
     times, losses = np.array(row["curve"]).T
-    at = np.searchsorted(times / row["seconds"] * max(BUDGETS), grid, side="right") - 1
-    return losses[np.maximum(at, 0)]
+    at = np.searchsorted(times / row["seconds"] * max(BUDGETS), grid, side="right")
+    return np.concatenate([[np.nan], losses])[at]
 
 
 def main() -> None:
@@ -202,7 +201,8 @@ def main() -> None:
     rows = {name: [row(folder, demo, method, i) for i in range(args.prompts)] for name, method in planned.items()}
     record.write(args.out / "budgets.json", {
         **record.source(), "prompts": args.prompts, "steps": STEPS, "cfg": CFG, "batch": BATCH,
-        "device": str(demo.model.load_device), "costs": costs, "ceiling": ceiling(demo, args.prompts),
+        "device": str(demo.model.load_device), "budgets": BUDGETS, "halves": list(zip(HALVES, DOUBLES)),
+        "costs": costs, "ceiling": ceiling(demo, args.prompts),
         "table": summary(rows, planned),
     })  # fmt: skip
     curves(rows, costs["one"], args.images / "latents_budgets.png")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..tables import interval, measured_on, paragraphs, table
 
 BASELINES = ("none", "best of n", "DOODL")
+BEGINS = "halving, then "  # name of a search with a move
+AGAINST, TWICE = ("none", "best of n", f"{BEGINS}DOODL"), "best of n in twice the time"  # what others are compared with
 
 
 def quality_section(report: dict) -> str:
@@ -39,6 +41,49 @@ def quality_section(report: dict) -> str:
         "The first prompts, unpicked:",
         "![Pictures](images/latents_methods.png)",
     )
+
+
+def budgets_section(report: dict) -> str:
+    """What searches find in the time of so many pictures, all from the same candidates."""
+    found, ceiling = report["table"], interval(report["ceiling"], 100)
+    parts = [f"### At the time of {budget} pictures" for budget in report["budgets"]]
+    tables = [_budget_table(found, str(budget)) for budget in report["budgets"]]
+    halves = [
+        f"Halving in the time of {half} pictures less best of n in that of {whole}: CLIP B "
+        f"{interval(found[f'halving @ {half}']['against'][TWICE]['clip_b'], 100)}."
+        for half, whole in report["halves"]
+    ]
+    each = ", ".join(f"{name} {seconds[1]:.2f}" for name, seconds in report["costs"]["search"].items())
+    moves = ", ".join(f"{name} {seconds[1]:.2f}" for name, seconds in report["costs"]["move"].items())
+    return paragraphs(
+        "## Searches at equal time",
+        f"`python -m tools.studies.noise_optimization.budgets`: {report['prompts']} prompts of two to four objects, "
+        f"{report['steps']} steps, CFG {report['cfg']:g}, batches of {report['batch']}, on {report['device']}, one "
+        "thread. The seconds of one picture, of a candidate and of an iteration were measured first, alone; every "
+        "method has what fits into its time, decoding and scoring included. Where a method moves the noise, half of "
+        "the time is for candidates, found by halving, and all moves start from the same best one. CLIP A is "
+        f"optimized; CLIP B and the reader judge. CLIP B gives painted pictures of the same scenes {ceiling}. "
+        "Differences are paired.",
+        f"Seconds: one picture {report['costs']['one']:.2f}; of a candidate: {each}; of an iteration: {moves}.",
+        *(part for pair in zip(parts, tables) for part in pair),
+        "\n".join(f"- {line}" for line in halves),
+        "![The best of CLIP A's losses so far over time](images/latents_budgets.png)",
+    )
+
+
+def _budget_table(found: dict, budget: str) -> str:
+    """Best first."""
+    own = {name.partition(" @ ")[0]: row for name, row in found.items() if name.endswith(f" @ {budget}")}
+    rows = [
+        (name, f"{row['settings']['candidates']} + {row['settings']['iterations']}", interval(row["clip_b"], 100),
+         *(interval(row["against"][other]["clip_b"], 100) if other != name and other in row["against"] else "-"
+           for other in AGAINST),
+         interval(row["share_right"], 100), interval(row["all_right"], 100), interval(row["clip_a"], 100))
+        for name, row in sorted({"none": found["none @ 1"], **own}.items(), key=lambda item: -item[1]["clip_b"][0])
+    ]  # fmt: skip
+    head = ("method", "candidates + iterations", "CLIP B", *(f"less {name}" for name in AGAINST), "objects right %",
+            "all right %", "CLIP A (optimized)")  # fmt: skip
+    return table(head, rows)
 
 
 def lines_section(report: dict) -> str:
