@@ -300,6 +300,6 @@ class TestHalfPrecision:
         models, world, single = small
         got = techniques.run(technique, models[dtype], world)
         assert torch.isfinite(got).all()
-        # A map shows which tokens are above a threshold: some are near it.
-        near = self.NEAR[dtype] * (4 if technique == "attention_map" and dtype == torch.bfloat16 else 1)
+        # A map shows which tokens are above a threshold: which of those near it are, other kernels decide otherwise.
+        near = max(self.NEAR[dtype], 0.3 if technique == "attention_map" else 0)
         assert relative(got, single[technique]) < near

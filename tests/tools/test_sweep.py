@@ -16,6 +16,7 @@ import pytest
 
 from fovea.nodes import region_start, regions
 from tools.comfy import graph as graphs
+from tools.comfy.workflow import inputs_of
 from tools.errors import SetupError
 from tools.sweep import blind, evaluate, jobs, report, work
 from tools.sweep.store import OLD, Result, Store
@@ -332,12 +333,12 @@ def test_layouts_go_with_their_prompts(tmp_path: Path) -> None:
         assert graph["prompt"]["inputs"]["value"] == layout["prompt"] and graph["seed"]["inputs"]["value"] == job.seed
         assert all(box["desc"] in layout["prompt"] for box in layout["boxes"]), "regions are found in the prompt"
     assert len(jobs.outputs(graph)) == 7
-    schemas = {node.define_schema().node_id: node.define_schema() for node in (*regions.NODES, *region_start.NODES)}
+    known = {node.define_schema().node_id: node for node in (*regions.NODES, *region_start.NODES)}
     for node in graph.values():
-        if schema := schemas.get(node["class_type"]):
-            known = {socket.id: socket for socket in schema.inputs}
-            assert set(node["inputs"]) <= set(known)
-            assert all(name in node["inputs"] for name, socket in known.items() if not socket.optional)
+        if kind := known.get(node["class_type"]):
+            assert set(node["inputs"]) <= set(inputs_of(kind.GET_NODE_INFO_V1(), node["inputs"]))
+            needed = (socket for socket in kind.define_schema().inputs if not socket.optional)
+            assert all(socket.id in node["inputs"] for socket in needed)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"prompt": "a"}]', '[{"boxes": []}]', "{}{}"])
