@@ -139,8 +139,8 @@ def test_nodes_that_remember_are_found() -> None:
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde", "seeds_2", "dpmpp_2m_sde_gpu", "lcm", "ddim"])
 def test_candidates_in_one_batch_are_what_each_is_alone(kind: tuple[str, Any], sampler: str) -> None:
-    """Places exchanged between candidates, too: each place keeps its own noise. Some CPUs multiply a batch otherwise than
-    its parts, which this model makes 1e-3 of; with another's noise a place would be another picture."""
+    """Places exchanged between candidates, too: each place keeps its own noise. Some CPUs multiply a batch otherwise
+    than its parts, which this model makes 1e-3 of; with another's noise a place would be another picture."""
     places = [torch.cat([start(kind[0])[:1] * 0 + torch.randn(
         start(kind[0]).shape, generator=torch.Generator().manual_seed(10 * c + p)) for p in range(2)])
         for c in range(3)]  # fmt: skip
