@@ -26,6 +26,7 @@ OUTPUT = ROOT / "output" / "demo"
 LOOK_FOR = {
     "painter": "Each thing stands where its region was painted.",
     "regions": "The same seeds: with regions the star stands top left, the heart top right, the circle below.",
+    "flow": "A flow transformer: left to chance, told places in words, told places by regions.",
     "optimize": "The same noise before and after: what the prompt does not ask for goes, what it asks for comes.",
     "style": "All pictures take the shading of the one picture that they were shown.",
     "base": "What the demo model draws by itself.",

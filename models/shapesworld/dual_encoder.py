@@ -6,6 +6,7 @@ A's vector of a picture beside the time, as unCLIP does. In training each of the
 
 from __future__ import annotations
 
+from inspect import getfile
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class T5Tokenizer(comfy.sd1_clip.SDTokenizer):
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
         super().__init__(
-            str(Path(comfy.text_encoders.t5.__file__).parent / "t5_tokenizer"), pad_with_end=False,
+            str(Path(getfile(comfy.text_encoders.t5)).parent / "t5_tokenizer"), pad_with_end=False,
             embedding_directory=embedding_directory, embedding_size=T5_CONFIG["d_model"], embedding_key="t5",
             tokenizer_class=T5TokenizerFast, has_start_token=False, pad_to_max_length=False, max_length=99999999,
             min_length=T5_LENGTH, tokenizer_data=tokenizer_data or {},

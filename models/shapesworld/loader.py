@@ -45,7 +45,7 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
 
 def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """State dict of one part (`unet`, `vae`, `clip_a`, `clip_b`, `reader`; as changes of the first `expert_high`,
-    `expert_low`, `dual`; `dit`), all its shards checked and merged."""
+    `expert_low`, `dual`, `steered`; `dit`), all its shards checked and merged."""
     state: dict[str, Tensor] = {}
     told = manifest(folder)
     generator = told["parts"].get("unet")
@@ -62,6 +62,17 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
             )
         state.update(comfy.utils.load_torch_file(str(path)))
     return state
+
+
+def picture_means(folder: Path = FOLDER) -> tuple[tuple[float, ...], ...]:
+    """Mean latents of some painted pictures, a value per channel: what the noisiest training samples began with.
+
+    Raises DemoFileError.
+    """
+    found = manifest(folder).get("picture_means")
+    if not found:
+        raise DemoFileError(f"FoveaLoadDemo: demo/{MANIFEST} has no means of pictures. {CURE}")
+    return tuple(map(tuple, found))
 
 
 def load_model(folder: Path = FOLDER, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
@@ -86,7 +97,8 @@ def _patcher(config_type: Any, state: dict[str, Tensor], folder: Path, fixed: bo
 
 
 def load_expert(part: str, folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
-    """The generator with the low-rank change of a part (`expert_high`, `expert_low`), as a LoRA of ComfyUI."""
+    """The generator with the low-rank change of a part (`expert_high`, `expert_low`, `steered`), as a LoRA of
+    ComfyUI."""
     return comfy.sd.load_lora_for_models(load_model(folder), None, load_part(part, folder), 1.0, 0.0)[0]
 
 

@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
     "patch_size": 2,
     "in_channels": 4,
     "dim": 192,
-    "n_layers": 7,
+    "n_layers": 6,
     "n_refiner_layers": 1,
     "n_heads": 3,
     "n_kv_heads": 3,

@@ -26,11 +26,12 @@ from . import (
     train_experts,
     train_lora,
     train_reader,
+    train_steered,
     train_style,
     train_unet,
     train_vae,
 )
-from .shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PARTS
+from .shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PARTS, STEERED
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
 STAGES = {  # in order; before them "data" paints the pictures
@@ -40,7 +41,7 @@ STAGES = {  # in order; before them "data" paints the pictures
 # On top of the shipped model, never part of "all".
 LATER = {
     "experts": train_experts.train, "dual": train_dual.train, "style": train_style.train, "dit": train_dit.train,
-    "loras": train_lora.train,
+    "loras": train_lora.train, "steered": train_steered.train,
 }  # fmt: skip
 
 
@@ -89,8 +90,8 @@ def main() -> None:
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
             {**STAGES, **LATER}[name](run, pictures)
     if args.export:
-        later = () if args.stage in LATER else PARTS
-        export.export(args.work, DEMO, {**CHANGES, **GENERATORS, "loras": tuple(LORAS)}.get(args.stage, later))
+        of_stage = {**CHANGES, **GENERATORS, "loras": tuple(LORAS), "steered": STEERED}
+        export.export(args.work, DEMO, of_stage.get(args.stage, () if args.stage in LATER else PARTS))
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 

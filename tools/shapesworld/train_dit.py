@@ -2,12 +2,15 @@
 
 What makes few pictures go a long way on a CPU: the middle of the network is aligned with what is painted where (REPA,
 arXiv 2410.06940, with the painter's own class maps in place of an encoder's features), matrices are optimized by
-Muon, batches are small and drawn one noise level per stratum. Words for places are rows of their own, appended to CLIP
+Muon, batches are small and drawn one noise level per stratum, and for most of the time the target is what the shipped
+UNet makes of the same noisy latent: its mean in place of one picture that might be in it, so that small things such as
+shapes are not drowned by chance. Words for places are rows of their own, appended to CLIP
 A's frozen table: the frozen tower carries them to the transformer, and no second text encoder has to be trained.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +23,18 @@ from .data import Dataset
 from .shipped_weights import DEMO, training_state
 from .stages import Run, Trainer, initialize
 from .train_unet import EMPTY_CAPTIONS, clean, encoded_pictures, text_tower
-from .world import BACKGROUND_NAMES, COLOUR_NAMES, N_CLASSES, N_OBJECT_CLASSES, SHAPES, caption, placed_caption
+from .train_unet import contexts as unet_contexts
+from .world import (
+    BACKGROUND_NAMES,
+    COLOUR_NAMES,
+    N_CLASSES,
+    N_OBJECT_CLASSES,
+    PLACES,
+    RELATIONS,
+    SHAPES,
+    caption,
+    placed_caption,
+)
 
 BATCH = 16
 PLACED_CAPTIONS = 0.5
@@ -28,6 +42,9 @@ RATE = 2e-3
 UNIFORM_LEVELS = 0.1  # of the noise levels: the logit-normal ones almost never reach the ends
 ALIGNED_LAYER, ALIGNED_WEIGHT = 2, 0.2
 SIDE = 16  # tokens along a side of a picture
+TAUGHT = 0.85  # of the time; then pictures alone, which know better where the UNet is wrong
+# Up to which noise level. The UNet's own end; with a place in the caption, of which it cannot read: where it sees it.
+TAUGHT_TO, TAUGHT_PLACED_TO = 0.93, 0.6
 FACTORS = (len(COLOUR_NAMES), len(SHAPES), len(BACKGROUND_NAMES))
 
 
@@ -126,6 +143,47 @@ def contexts(tower: nn.ModuleDict, places: nn.Embedding, captions: list[str], de
     return hidden
 
 
+PLACE = re.compile("|".join(f" {name}" for name in sorted((n for row in PLACES for n in row), key=len, reverse=True)))
+RELATION = re.compile("|".join(f" {name} " for name in RELATIONS))
+
+
+def unplaced(text: str) -> str:
+    """A caption without its words for places, in the grammar of those that never had any."""
+    plain = PLACE.sub("", text)
+    return RELATION.sub(lambda found: ", " if " and " in plain[found.end() :] else " and ", plain)
+
+
+class Teacher:
+    """The shipped UNet, frozen, as a flow model: noisy latents are those of its own schedule, but for their scale."""
+
+    def __init__(self, run: Run, tower: nn.ModuleDict) -> None:
+        from comfy.model_sampling import ModelSamplingDiscrete
+
+        from fovea.models.shapesworld import generator
+
+        unet = generator.unet()
+        unet.load_state_dict({k.removeprefix("unet."): v for k, v in training_state(DEMO, "unet").items()})
+        unet = unet.to(run.device).eval().requires_grad_(False)
+        self.forward, self.tower, self.device = torch.compile(unet) if run.compiled else unet, tower, run.device
+        self.schedule = ModelSamplingDiscrete()
+
+    @torch.no_grad()
+    def velocity(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+        """Of noisy latents [B, 4, 32, 32] at levels [B], up to TAUGHT_TO."""
+        signal, noise = (1 - t).view(-1, 1, 1, 1), t.view(-1, 1, 1, 1)
+        root = (signal**2 + noise**2).sqrt()
+        context = unet_contexts(self.tower, [unplaced(text) for text in captions], self.device)
+        v = self.forward(x / root, self.schedule.timestep(t / (1 - t)), context).float()
+        denoised = (signal * x / root - noise * v) / root
+        return (x - denoised) / noise
+
+
+def taught(t: Tensor, captions: list[str]) -> Tensor:
+    """Whose target is the teacher's: [B] of bool."""
+    placed = torch.tensor([unplaced(text) != text for text in captions], device=t.device)
+    return t <= torch.where(placed, TAUGHT_PLACED_TO, TAUGHT_TO)
+
+
 def shares(labels: np.ndarray) -> Tensor:
     """Class maps [B, 128, 128] -> the share of every class in every token, [B, 256, 52]."""
     batch, side = labels.shape[0], labels.shape[1] // SIDE
@@ -167,7 +225,7 @@ def train(run: Run, data: Dataset) -> None:
     latents, scale, drawn = encoded_pictures(run, data)
     tower = text_tower(run, training_state(DEMO, "clip_a"))  # the one that ships: its table is only added to
     trainer = Trainer(run, nn.ModuleDict({"network": model}), RATE, 0.9995, optimizer=optimizers(model))
-    forward = torch.compile(model) if run.compiled else model
+    forward, teacher = torch.compile(model) if run.compiled else model, Teacher(run, tower)
     rng = np.random.default_rng(run.seed + 43 + trainer.step)
     torch.manual_seed(run.seed + 44 + trainer.step)
     average: np.ndarray | None = None
@@ -176,10 +234,14 @@ def train(run: Run, data: Dataset) -> None:
         x0 = clean(latents, index, run.device) * scale
         t = noise_levels(BATCH, transformer.SHIFT).to(run.device)
         noise, level = torch.randn_like(x0), t.view(-1, 1, 1, 1)
+        noisy, target, captions = x0 + level * (noise - x0), noise - x0, wording(data, index, rng)
         with torch.autocast(run.device.type, torch.bfloat16):
-            context = contexts(tower, model.places, wording(data, index, rng), run.device)
-            velocity, layout = forward(x0 + level * (noise - x0), t, context)
-        loss = (velocity.float() - (noise - x0)).square().mean()
+            if run.fraction() < TAUGHT:
+                told = teacher.velocity(noisy, t.clamp(max=TAUGHT_TO), captions)
+                target = torch.where(taught(t, captions).view(-1, 1, 1, 1), told, target)
+            context = contexts(tower, model.places, captions, run.device)
+            velocity, layout = forward(noisy, t, context)
+        loss = (velocity.float() - target).square().mean()
         aligned = layout_loss(layout.float(), shares(np.stack([data.labels[i] for i in index])).to(run.device))
         trainer.backward(loss + ALIGNED_WEIGHT * aligned)
         now = np.array([loss.item(), aligned.item()])

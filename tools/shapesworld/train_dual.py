@@ -213,7 +213,7 @@ def train(run: Run, data: Dataset) -> None:
     tower, vectors = shipped_tower(run), styles(run, data)
     text.to(run.device)
 
-    def condition(captions: list[str], index: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+    def condition(captions: list[str], index: np.ndarray, _t: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         kept = {name: rng.random(len(captions)) >= share for name, share in LEFT_OUT.items()}
         untold = kept["style"] & (rng.random(len(captions)) < UNTOLD)
         captions = [STYLE_WORDS.sub("", text) if hide else text for text, hide in zip(captions, untold)]

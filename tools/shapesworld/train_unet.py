@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from tqdm import tqdm
 from . import train_clip, train_vae, words
 from .data import Dataset
 from .stages import Run, Trainer, averaged, initialize
-from .world import Scene, caption
+from .world import BACKGROUND_NAMES, Scene, caption
 
 BATCH = 32
 EMPTY_CAPTIONS = 0.1
 STEPS = 1000
+MEANS_OF, MEANS_OF_EACH = 512, 4  # pictures among which means of pictures are taken, and how many of each background
 # Drawn more often, because they show plainly which word is which shape; painted are as many of each.
 SHARES = {1: 0.4, 2: 0.3, 3: 0.2, 4: 0.1}
 
@@ -26,7 +28,7 @@ def encode(run: Run, data: Dataset) -> None:
     """Encode every training picture once; writes latents.npy [N, 4, 32, 32] fp16 and their statistics."""
     path = run.work / "latents.npy"
     if path.exists():
-        return
+        return _keep_means(run, data, np.load(path, mmap_mode="r"))
     model = nn.ModuleDict({"vae": train_vae.build(0)})
     model.load_state_dict(averaged(run, "vae"))
     # bf16, channels last and four at a time: ten times the speed of autocast on large batches on a CPU.
@@ -48,6 +50,13 @@ def encode(run: Run, data: Dataset) -> None:
     (run.work / "latents.json").write_text(json.dumps(facts, indent=1))
     out.flush()
     path.with_suffix(".part").rename(path)
+    return _keep_means(run, data, out)
+
+
+def _keep_means(run: Run, data: Dataset, latents: np.ndarray) -> None:
+    path, facts = run.work / "picture_means.json", json.loads((run.work / "latents.json").read_text())
+    if not path.exists():
+        path.write_text(json.dumps(picture_means(latents[:MEANS_OF], data, facts["scale_factor"])))
 
 
 def statistics(latents: np.ndarray, colors: np.ndarray) -> dict:
@@ -63,6 +72,14 @@ def statistics(latents: np.ndarray, colors: np.ndarray) -> dict:
         "channel_mean": x.mean(0).tolist(),
         "channel_std": x.std(0).tolist(),
     }
+
+
+def picture_means(latents: np.ndarray, data: Dataset, scale: float) -> list[list[float]]:
+    """The mean latent, a value per channel, of the first pictures of every background, of each as many."""
+    grounds = [[i for i in range(len(latents)) if data.scenes[i].background == name] for name in BACKGROUND_NAMES]
+    chosen = [i for same in zip(*(own[:MEANS_OF_EACH] for own in grounds)) for i in same]
+    found = latents[chosen].astype(np.float64).mean((2, 3)) * scale
+    return found.round(3).tolist()
 
 
 def text_tower(run: Run, state: dict[str, Tensor] | None = None) -> nn.ModuleDict:
@@ -117,12 +134,12 @@ def train(run: Run, data: Dataset) -> None:
     fit(run, data, nn.ModuleDict({"unet": build(run.seed + 4)}), noise_levels, ema=0.9993)
 
 
-Condition = Callable[[list[str], np.ndarray, np.random.Generator], dict[str, Tensor]]
+Condition = Callable[[list[str], np.ndarray, Tensor, np.random.Generator], dict[str, Any]]
 
 
 def read_by(tower: nn.ModuleDict, device: torch.device) -> Condition:
     """The generator is given CLIP A's tokens."""
-    return lambda captions, _index, _rng: {"context": contexts(tower, captions, device)}
+    return lambda captions, _index, _t, _rng: {"context": contexts(tower, captions, device)}
 
 
 def encoded_pictures(run: Run, data: Dataset) -> tuple[np.ndarray, float, np.ndarray]:
@@ -146,8 +163,8 @@ def fit(
     batch: int = BATCH, warm_up: int = 200,
 ) -> None:  # fmt: skip
     """Train modules["unet"], and what else of them needs gradients. levels: timesteps [n] for a batch of n. condition:
-    what the generator is given for captions and pictures of these numbers; CLIP A's tokens if there is none. told: the
-    scene that a picture's caption tells of; None where it is not drawn."""
+    what the generator is given for captions, pictures of these numbers and timesteps; CLIP A's tokens if there is none.
+    told: the scene that a picture's caption tells of; None where it is not drawn."""
     latents, scale, shares = encoded_pictures(run, data)
     scenes = [told(scene) for scene in data.scenes[: len(latents)]]
     shares = shares * np.array([scene is not None for scene in scenes])
@@ -167,7 +184,7 @@ def fit(
         noise = torch.randn_like(x0)
         target = a.sqrt() * noise - (1 - a).sqrt() * x0
         with torch.autocast(run.device.type, torch.bfloat16):
-            out = forward(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, **condition(captions, index, rng))
+            out = forward(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, **condition(captions, index, t, rng))
         loss = (out.float() - target).square().mean()
         trainer.backward(loss)
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()

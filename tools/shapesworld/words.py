@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
+from inspect import getfile
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def _tokenizer():
     import comfy.sd1_clip
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(str(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"))
+    return CLIPTokenizer.from_pretrained(str(Path(getfile(comfy.sd1_clip)).parent / "sd1_tokenizer"))
 
 
 @cache

@@ -14,8 +14,9 @@ FOUR_THINGS = "a plain red star, a striped green heart, a plain blue circle and 
 
 
 def sag_demo(board: Board) -> None:
-    prompt = "a striped red circle and a plain blue star on a white background, flat style"
-    given = demo(board, prompt)
+    prompt = ("a striped red circle at the top left and a plain blue star at the bottom right on a white background, "
+              "flat style")  # fmt: skip
+    given = demo(board, prompt, variant="flow transformer")
     guided = board.put("FoveaSelfAttentionGuidance", 1, tint="ours", model=given["model"], scale=0.75)
     show(board, 2, given, "Without guidance", **DEMO_STEPS)
     samples = len(board.nodes) + 1, 0  # of the sampler that comes now
@@ -31,13 +32,15 @@ def sag_demo(board: Board) -> None:
 Press **Run**. Both samplers start from the same seed and the same prompt; only the lower one samples from the guided
 model. Compare outlines, textures, smudges, how well shapes hold together. On this small model the effect is slight.
 
-*Attention Map* shows, at three noise levels, what the model looks at and what guidance blurs (*SAG mask*).
+*Attention Map* shows, at three noise levels, what the model looks at and what guidance blurs (*SAG mask*). This variant
+of the demo model is a transformer that samples by flow, as most new models do; it knows words for places.
 """,
         """## Try
 
 - **scale** 0: the two rows become identical. 2: too much of it.
 - an **empty prompt** and **cfg** 1 in both samplers: guidance works without a prompt.
-- another **phrase** of the prompt on *Attention Map*: which places attend to these words.
+- another **phrase** of the prompt on *Attention Map*: which places attend to these words;
+- **variant** *ShapesWorld*, a UNet like SD1.5, which knows no words for places;
 - **your own model**: *Load Checkpoint*, and its size (512 for SD1.5, 1024 for SDXL).
 """,
     )
