@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import getfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fovea.models.shapesworld.loader import load_clip
 
 WIDE, LAYERS, HEADS, SIDE = 64, 3, 2, 64
 TEXT = "a plain red star"
-TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
+TOKENIZER = Path(getfile(comfy.sd1_clip)).parent / "sd1_tokenizer"
 pictures = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 

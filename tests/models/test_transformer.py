@@ -110,6 +110,40 @@ def test_noise_levels_follow_the_shifted_schedule() -> None:
     assert (levels > 0.98).float().mean() > 0.003, "the beginning of sampling is trained"
 
 
+def test_the_teacher_is_the_unet_that_ships_as_a_flow_model(tmp_path: Path) -> None:
+    run = stages.Run("dit", tmp_path, torch.device("cpu"), 1)
+    teacher = train_dit.Teacher(run, train_unet.text_tower(run, training_state(DEMO, "clip_a")))
+    demo = DemoSetup()
+    model, text = demo.model.model, "a striped red circle and a plain blue star on a white background, flat style"
+    torch.manual_seed(0)
+    x0, noise, t = torch.randn(2, 4, 32, 32), torch.randn(2, 4, 32, 32), torch.tensor([0.4, 0.9])
+    level = t.view(-1, 1, 1, 1)
+    noisy = x0 + level * (noise - x0)
+    found = teacher.velocity(noisy, t, [TEXT.replace(" in the middle", ""), text])
+    with torch.no_grad():
+        context = sampling.encoded(demo.clip, [text] * 2)[0][0]
+        denoised = model.apply_model(noisy / (1 - level), t / (1 - t), c_crossattn=context)
+    torch.testing.assert_close(noisy - level * found, denoised.float(), atol=5e-3, rtol=5e-3)
+
+
+def test_a_teacher_that_reads_no_places_is_asked_where_it_sees_them() -> None:
+    plain, placed = "a red circle and a blue star on a white background", "a red circle at the top left"
+    assert train_dit.unplaced(TEXT) == "a striped red circle and a plain blue star on a white background, flat style"
+    assert train_dit.unplaced("a red circle left of a blue star at the top") == "a red circle and a blue star"
+    assert train_dit.unplaced("a red circle above a blue star and a tan heart") == (
+        "a red circle, a blue star and a tan heart"
+    )
+    assert train_dit.unplaced(plain) == plain
+    for index in range(100):
+        scene, rng = sets.scene("tune", index), np.random.default_rng(index)
+        words_left = words.split(train_dit.unplaced(world.placed_caption(scene, rng)))
+        assert not set(words_left) & set(words.PLACE_WORDS)
+    levels = torch.tensor([0.5, 0.7, 0.95])
+    assert train_dit.taught(levels, [plain] * 3).tolist() == [True, True, False]
+    assert train_dit.taught(levels, [placed] * 3).tolist() == [True, False, False]
+    assert train_dit.taught(levels, [""] * 3).tolist() == [True, True, False]
+
+
 def test_only_block_matrices_are_orthogonalized_and_all_is_trained(tmp_path: Path) -> None:
     model = train_dit.build(0)
     both = train_dit.optimizers(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import getfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tools.shapesworld import sets
 from tools.shapesworld.world import render
 
 WORDS = ["a plain red star", "two dogs on a bench"]
-TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
+TOKENIZER = Path(getfile(comfy.sd1_clip)).parent / "sd1_tokenizer"
 ACTIVATIONS = {"quick gelu": "quick_gelu", "gelu": "gelu"}
 pictures = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 

@@ -16,6 +16,14 @@ from .suite import Step
 
 QUALITY = [
     Step("tools.studies.generator.quality", "--out {out}/eval", "--prompts 16"),
+    *(
+        Step("tools.studies.generator.quality", f"--model dit --wording {wording} --out {{out}}/eval", "--prompts 16")
+        for wording in ("plain", "placed", "related")
+    ),
+    *(
+        Step("tools.studies.attention_map.quality", f"--model {model} --out {{out}}/eval", "--scenes 4")
+        for model in ("unet", "dit")
+    ),
     Step("tools.studies.sag.quality", "--out {out}/eval/sag", "--pictures 8"),
     Step("tools.studies.regions.quality", "--set tune --out {out}/eval/regions", "--layouts 3 --only paper"),
     Step("tools.studies.regions.quality", "--set report --out {out}/eval/regions", "--layouts 3"),

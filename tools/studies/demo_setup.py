@@ -6,16 +6,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..shapesworld.shipped_weights import DEMO
+from ..shapesworld.shipped_weights import CHANGES, DEMO, GENERATORS, STEERED
+
+# With the files of each beside those that all share.
+KINDS = {"unet": (), "dual": CHANGES["dual"], "steered": STEERED, **GENERATORS}
 
 
 class DemoSetup:
-    """folder: of the shipped files. kind: "unet"; "dual", which reads two text encoders and a style vector; "dit"."""
+    """folder: of the shipped files. kind: "unet"; "dual", which reads two text encoders and a style vector;
+    "steered", trained to follow regions; "dit".
+
+    more: the parts that its measurements depend on beside those of all (`record.source`).
+    """
 
     def __init__(self, folder: Path = DEMO, kind: str = "unet") -> None:
         from fovea.models.shapesworld import loader
 
-        self.loader, self.folder, self.kind = loader, folder, kind
+        self.loader, self.folder, self.kind, self.more = loader, folder, kind, KINDS[kind]
 
     def ready(self, *parts: str) -> DemoSetup:
         """Load these parts now, so that no measurement of time includes it."""
@@ -25,13 +32,27 @@ class DemoSetup:
 
     @cached_property
     def model(self) -> Any:
+        if self.kind == "steered":
+            return self.loader.load_expert("steered", self.folder)
         load = {"unet": self.loader.load_model, "dual": self.loader.load_dual, "dit": self.loader.load_dit}
         return load[self.kind](self.folder)
 
+    @property
+    def means(self) -> tuple[tuple[float, ...], ...]:
+        """What runs without a prompt begin with beside noise: from that alone the UNet makes no white backgrounds."""
+        return () if self.kind == "dit" else self.loader.picture_means(self.folder)
+
+    @cached_property
+    def model_without_prompt(self) -> Any:
+        """The model with a start that its training knew."""
+        from fovea.guidance.picture_mean import with_picture_means
+
+        return with_picture_means(self.model, self.means) if self.means else self.model
+
     @cached_property
     def clip(self) -> Any:
-        load = {"unet": self.loader.load_clip, "dual": self.loader.load_dual_clip, "dit": self.loader.load_dit_clip}
-        return load[self.kind](self.folder)
+        load = {"dual": self.loader.load_dual_clip, "dit": self.loader.load_dit_clip}
+        return load.get(self.kind, self.loader.load_clip)(self.folder)
 
     @cached_property
     def vae(self) -> Any:

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..shapesworld import judge, sets
-from ..shapesworld.world import caption, render
+from ..shapesworld.world import Scene, caption, render
 from . import clip_scores, metrics, record
 from .demo_setup import DemoSetup
 from .sampling import as_bytes, encoded, painted, sample_encoded
@@ -23,16 +23,21 @@ FIRST_SEED = {"report": 0, "tune": 10**6}
 SHOWN = 16
 
 
-class Sampled(Protocol):
+class Patched(Protocol):
+    """A patch and the CFG to sample it with."""
+
+    @property
+    def cfg(self) -> float: ...
+    def patch(self, model: Any) -> Any: ...
+
+
+class Sampled(Patched, Protocol):
     """A way to sample. prompted: the set's prompts, else none; cfg 1 evaluates no negative prompt."""
 
     @property
     def name(self) -> str: ...
     @property
     def prompted(self) -> bool: ...
-    @property
-    def cfg(self) -> float: ...
-    def patch(self, model: Any) -> Any: ...
     def encode(self, clip: Any, captions: list[str]) -> list: ...
 
 
@@ -46,25 +51,31 @@ class PictureSets:
         """CLIP B's image vectors of pictures [n, height, width, 3]."""
         return clip_scores.image_vectors(self.demo.clip_b, pictures).double().numpy()
 
-    def run(self, way: Sampled, which: str, count: int) -> dict[str, np.ndarray]:
-        """Sample a set ("tune", "report") or read what is there: features [n, d], right [n], certain [n]."""
-        make = partial(self._batch, way, way.patch(self.demo.model), which)
-        parts = record.kept_batches(self.folder / which / way.name, count, BATCH, make, f"{which} {way.name}")
-        return {key: np.concatenate([part[key] for part in parts]) for key in ("features", "right", "certain")}
+    def judged(self, scenes: list[Scene], pictures: torch.Tensor) -> dict[str, np.ndarray]:
+        """Per picture [n, height, width, 3] of these scenes: features [n, d], right [n], certain [n]."""
+        readings = judge.read(self.demo.reader, pictures)
+        certain = self.demo.reader(judge.small(pictures))[0].softmax(1).amax(1).mean((1, 2)).numpy()
+        right = [judge.score(scene, reading)["all_right"] for scene, reading in zip(scenes, readings)]
+        return {"features": self.features(pictures), "right": np.array(right), "certain": certain}
 
-    def _batch(self, way: Sampled, patched: Any, which: str, start: int) -> dict[str, Any]:
+    def run(self, way: Sampled, which: str, count: int, steps: int = STEPS) -> dict[str, np.ndarray]:
+        """Sample a set ("tune", "report") or read what is there: what is judged of its pictures."""
+        model = self.demo.model if way.prompted else self.demo.model_without_prompt
+        make = partial(self._batch, way, way.patch(model), which, steps)
+        name = way.name if steps == STEPS else f"{way.name}_{steps}steps"
+        parts = record.kept_batches(self.folder / which / name, count, BATCH, make, f"{which} {name}")
+        own = [key for key in parts[0] if key not in ("shown", "seconds")]
+        return {key: np.concatenate([part[key] for part in parts]) for key in own}
+
+    def _batch(self, way: Sampled, patched: Any, which: str, steps: int, start: int) -> dict[str, Any]:
         scenes = sets.scenes(which, start, BATCH)
         captions = [caption(scene) if way.prompted else "" for scene in scenes]
         started = time.monotonic()
         seed = FIRST_SEED[which] + start
         positive, negative = way.encode(self.demo.clip, captions), encoded(self.demo.clip, [""] * BATCH)
-        pictures = sample_encoded(patched, self.demo.vae, positive, negative, BATCH, seed, STEPS, way.cfg)
-        readings = judge.read(self.demo.reader, pictures)
-        certain = self.demo.reader(judge.small(pictures))[0].softmax(1).amax(1).mean((1, 2)).numpy()
-        right = [judge.score(scene, reading)["all_right"] for scene, reading in zip(scenes, readings)]
+        pictures = sample_encoded(patched, self.demo.vae, positive, negative, BATCH, seed, steps, way.cfg)
         kept = as_bytes(pictures[: max(0, SHOWN - start)])
-        found = {"features": self.features(pictures), "right": np.array(right), "certain": certain, "shown": kept}
-        return {**found, "seconds": time.monotonic() - started}
+        return {**self.judged(scenes, pictures), "shown": kept, "seconds": time.monotonic() - started}
 
     def shown(self, way: Sampled) -> np.ndarray:
         """The first pictures of the report set in a row, half as large."""

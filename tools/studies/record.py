@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ..comfy.host import ROOT
-from ..shapesworld.shipped_weights import CHANGES, DEMO, LORAS, PARTS
+from ..shapesworld.shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PARTS
 
 
 def commit() -> str:
@@ -30,7 +30,9 @@ def source(*more: str, demo: Path = DEMO) -> dict[str, str]:
 
 def shipped() -> list[str]:
     """The hashes of now: a measurement with another one is of weights that do not ship any more."""
-    return [weights_and((), more) for more in ((), *CHANGES.values(), tuple(LORAS))]
+    kinds = ((), *CHANGES.values(), *GENERATORS.values(), tuple(LORAS))
+    there = json.loads((DEMO / "shapesworld.json").read_text())["parts"].keys()
+    return [weights_and((), more) for more in kinds if there >= {*more}]
 
 
 def machine(device: torch.device, *more: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from ..comfy.pack import load_packages
 from ..shapesworld import data, train_reader, train_vae
 from . import record, suite, summary
+from .attention_map import section as attention_map
 from .demo_setup import DemoSetup
 from .encoder_schedule import section as encoder_schedule
 from .experts import section as experts
@@ -27,7 +28,9 @@ from .style import section as style
 from .tables import paragraphs, table
 
 MEASURED = {  # as the page's headings name them
-    "generator": "ShapesWorld", "sag": "Self-Attention Guidance", "sag_bench": "its speed", "regions": "regions",
+    "generator": "ShapesWorld", "dit": "its flow transformer", "dit_placed": "told places",
+    "dit_related": "told relations", "attention_map": "attention maps", "attention_map_dit": "those of the transformer",
+    "sag": "Self-Attention Guidance", "sag_bench": "its speed", "regions": "regions",
     "regions_start": "their start", "regions_overlap": "their overlaps",
     "regions_identities": "two of one kind", "regions_tuning": "their tuning",
     "regions_bench": "their speed", "region_lora": "their LoRAs", "region_lora_bench": "the speed of those",
@@ -112,8 +115,10 @@ def source_section(shipped: list[str], facts: dict) -> str:
 SECTIONS: list[tuple[tuple[str, ...], Callable[..., str]]] = [
     (("generator",), generator.quality_section),
     (("judges", "reader_check"), generator.judges_section),
+    (("dit", "dit_placed", "dit_related", "generator"), generator.transformer_section),
     (("sag",), sag.quality_section),
     (("sag_bench",), sag.speed_section),
+    (("attention_map", "attention_map_dit"), attention_map.quality_section),
     (("regions", "regions_tuning"), regions.quality_section),
     (("regions_start",), regions.start_section),
     (("regions_overlap",), regions.overlap_section),
@@ -138,7 +143,12 @@ def reports(results: Path) -> dict[str, dict[str, Path]]:
     return {
         "eval": {
             "generator": quality / "shapesworld.json",
+            "dit": quality / "dit.json",
+            "dit_placed": quality / "dit_placed.json",
+            "dit_related": quality / "dit_related.json",
             "sag": quality / "sag" / "report.json",
+            "attention_map": quality / "attention_map_unet.json",
+            "attention_map_dit": quality / "attention_map_dit.json",
             "regions": quality / "regions" / "report.json",
             "regions_start": quality / "regions" / "start.json",
             "regions_overlap": quality / "regions" / "overlap.json",
@@ -168,7 +178,8 @@ def gathered(facts: dict, results: Path) -> dict:
         if found:
             record.write(results / kind / "report.json", found)
         measured |= found
-    measured.get("generator", {}).pop("rows", None)  # every single picture
+    for name in ("generator", "dit", "dit_placed", "dit_related"):
+        measured.get(name, {}).pop("rows", None)  # every single picture
     if "ediffi" in measured:  # what needs weights that do not ship is measured where they are, and stays
         measured["ediffi"] = {**facts.get("ediffi", {}), **measured["ediffi"]}
     return {**facts, **measured}

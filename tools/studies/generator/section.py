@@ -28,6 +28,35 @@ def quality_section(generator: dict) -> str:
     )
 
 
+def transformer_section(plain: dict, placed: dict, related: dict, unet: dict) -> str:
+    """The flow transformer beside the UNet; and whether it puts things where a prompt says."""
+    settings, both = plain["settings"], (("flow transformer", plain), ("UNet", unet))
+    rows = [
+        (count, name, *(percent(*each["table"][count][key]) for key in ("all_right", "exact", "share_right")))
+        for count in ("1", "2", "3", "4") for name, each in both
+    ]  # fmt: skip
+    places = [
+        (count, percent(*placed["table"][count]["places_right"]), percent(*plain["table"][count]["places_right"]),
+         *(percent(*each["table"][count]["related_right"]) if count != "1" else "-" for each in (related, plain)))
+        for count in ("1", "2", "3", "4")
+    ]  # fmt: skip
+    backgrounds = ", ".join(f"{name} {100 * each['table']['background_right']:.1f} %" for name, each in both)
+    return paragraphs(
+        "### The flow transformer",
+        "`python -m tools.studies.generator.quality --model dit`, with `--wording placed` and `related`: the same "
+        f"{settings['prompts']} scenes ({placed['settings']['prompts']} where each object has its place, "
+        f"{sum(row['n'] for row in related['table'].values() if isinstance(row, dict))} where two are related), "
+        f"{settings['steps']} steps of {settings['sampler']} / {settings['scheduler']}, "
+        f"CFG {settings['cfg']:g}.",
+        table(("objects", "model", "all right (color and shape)", "exact", "share of objects right"), rows),
+        f"Background right: {backgrounds}. A picture takes {plain['time_to_unet']:.2f} times the time of the UNet's.",
+        "Places: of the objects asked for, how many are found in the field of the picture that the prompt names for "
+        "each; and where two are told by how they stand to each other, how often they do. The control is a prompt of "
+        "the same scene that names no places.",
+        table(("objects", "in the named field", "control", "related as told", "control"), places),
+    )
+
+
 def judges_section(judges: dict, check: dict | None) -> str:
     told = (
         f"Autoencoder: {judges['autoencoder_psnr_db']} dB PSNR on 128 held-out pictures (target 28). Reader: mean IoU "

@@ -40,13 +40,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
     begin()
-    drawn, table = Layouts(args.out / weights(), DemoSetup(args.demo)), {}
+    demo = DemoSetup(args.demo)
+    drawn, table = Layouts(args.out / weights(demo), demo), {}
     for name in WAYS:
         folder = drawn.folder / "identities" / name
         rows = [record.kept(folder / f"{i:03d}.json", partial(row, drawn, name, i)) for i in range(args.layouts)]
         table[name] = {key: metrics.mean(np.array([each[key] for each in rows])) for key in rows[0]}
         print(name, table[name], flush=True)
-    record.write(args.out / "identities.json", {**record.source(), "layouts": args.layouts, "table": table})
+    report = {**record.source(demo=args.demo), "layouts": args.layouts, "table": table}
+    record.write(args.out / "identities.json", report)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
     begin()
-    drawn = Layouts(args.out / weights(), DemoSetup(args.demo))
+    demo = DemoSetup(args.demo)
+    drawn = Layouts(args.out / weights(demo), demo)
     table = {name: summary(rows_of(drawn, name, args.layouts)) for name in METHODS}
-    record.write(args.out / "overlap.json", {**record.source(), "layouts": args.layouts, "table": table})
+    record.write(args.out / "overlap.json", {**record.source(demo=args.demo), "layouts": args.layouts, "table": table})
     for name, row in table.items():
         print(f"{name:<48} front {row['front']} there {row['there behind']} {row['there in front']}")
 

@@ -188,7 +188,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=IMAGES)
     args = parser.parse_args()
     begin()
-    drawn = Layouts(args.out / weights(), DemoSetup())
+    demo = DemoSetup()
+    drawn = Layouts(args.out / weights(demo), demo)
     if (args.out / "start.json").exists():
         sheet(drawn, "start", {name: START[name] for name in STARTED}, args.images / "regions_start.png")
     if not (args.out / "report.json").exists():

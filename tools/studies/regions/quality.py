@@ -144,8 +144,8 @@ def summary(rows: list[dict], real: np.ndarray, plain: list[dict]) -> dict[str, 
     return found
 
 
-def weights() -> str:
-    return record.weights_and((STEPS, CFG))
+def weights(demo: DemoSetup) -> str:
+    return record.weights_and((STEPS, CFG), demo.more, demo.folder)
 
 
 def best_of(rows: dict[str, list[dict]]) -> list[str]:
@@ -153,9 +153,9 @@ def best_of(rows: dict[str, list[dict]]) -> list[str]:
     return sorted(rows, key=lambda name: -np.mean([np.mean(row["iou"]) for row in rows[name]]))[:FINALISTS]
 
 
-def work(folder: Path, demo: Path, which: str, names: list[str], count: int) -> None:
-    """What a process does: the rows of some methods."""
-    drawn, known = Layouts(folder, DemoSetup(demo)), {**METHODS, **START, **candidates()}
+def work(folder: Path, demo: tuple[Path, str], which: str, names: list[str], count: int) -> None:
+    """What a process does: the rows of some methods. demo: folder and kind."""
+    drawn, known = Layouts(folder, DemoSetup(*demo)), {**METHODS, **START, **candidates()}
     for name in names:
         drawn.run(name, known[name], which, count)
 
@@ -166,7 +166,8 @@ def rows_of(
     """Every method's rows, missing ones made by several processes."""
     if processes > 1:  # slow methods are spread evenly enough by taking every n-th
         shares = [list(methods)[i::processes] for i in range(min(processes, len(methods)))]
-        in_processes(work, [(drawn.folder, drawn.demo.folder, which, share, count) for share in shares])
+        demo = drawn.demo.folder, drawn.demo.kind
+        in_processes(work, [(drawn.folder, demo, which, share, count) for share in shares])
     return {name: drawn.run(name, method, which, count) for name, method in methods.items()}
 
 
@@ -176,13 +177,23 @@ def main() -> None:
     parser.add_argument("--layouts", type=int, help="fewer than the whole set")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of methods")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1)))
+    parser.add_argument(
+        "--model", choices=("unet", "dit", "steered"), default="unet", help="of another: <model>_<set>.json"
+    )
     parser.add_argument("--demo", type=Path, default=DEMO)
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
     begin()
-    drawn = Layouts(args.out / weights(), DemoSetup(args.demo))
+    demo = DemoSetup(args.demo, args.model)
+    drawn = Layouts(args.out / weights(demo), demo)
     count = args.layouts or LAYOUTS[args.set]
-    wanted = lambda name: not args.only or any(part in name for part in args.only)  # noqa: E731
+
+    def wanted(name: str) -> bool:
+        """Attention couple, written out for comparison, knows the UNet's blocks alone."""
+        return (not args.only or any(part in name for part in args.only)) and (
+            args.model != "dit" or not name.startswith("attention couple")
+        )
+
     methods = START if args.set == "start" else METHODS
     chosen = {name: method for name, method in methods.items() if wanted(name) or name == "none"}
     if args.set == "tune":
@@ -199,9 +210,10 @@ def main() -> None:
     if args.set == "start":
         for name, ratio in drawn.times(chosen, TURNS).items():
             table[name]["time"] = ratio
-    record.write(args.out / f"{args.set}.json", {
-        **record.source(), "set": args.set, "layouts": count, "steps": STEPS, "cfg": CFG, "painted": PAINTED,
-        "device": str(drawn.demo.model.load_device), "table": table,
+    of_model = "" if args.model == "unet" else f"{args.model}_"
+    record.write(args.out / f"{of_model}{args.set}.json", {
+        **record.source(*demo.more, demo=args.demo), "model": args.model, "set": args.set, "layouts": count,
+        "steps": STEPS, "cfg": CFG, "painted": PAINTED, "device": str(demo.model.load_device), "table": table,
     })  # fmt: skip
     for name, row in sorted(table.items(), key=lambda item: -item[1]["iou"][0]):
         print(f"{name:<40} n {row['n']} iou {row['iou']} there {row['there']} global {row['global'][0]} "

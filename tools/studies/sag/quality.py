@@ -20,9 +20,10 @@ from PIL import Image
 
 from ...comfy.host import ROOT
 from ...shapesworld import sets
+from ...shapesworld.shipped_weights import DEMO
 from .. import metrics, record
 from ..demo_setup import DemoSetup
-from ..picture_sets import BATCH, CFG, FIRST_SEED, STEPS, PictureSets, measure
+from ..picture_sets import BATCH, CFG, FIRST_SEED, STEPS, Patched, PictureSets, measure
 from ..processes import begin
 from ..sampling import encoded, sample
 
@@ -65,11 +66,11 @@ class Cell:
         return encoded(clip, captions)
 
 
-def weights_and_settings() -> str:
-    return record.weights_and((BATCH, STEPS, CFG, Cell.BLUR))
+def weights_and_settings(demo: DemoSetup) -> str:
+    return record.weights_and((BATCH, STEPS, CFG, Cell.BLUR, demo.means), demo.more, demo.folder)
 
 
-def effective_cfg(demo: DemoSetup, cell: Cell, pictures: int = 16) -> float:
+def effective_cfg(demo: DemoSetup, cell: Patched, pictures: int = 16) -> float:
     """The CFG whose pull away from the positive prediction is as strong as the cell's, in the mean over steps.
 
     Pull: |guided - cond| / |uncond - cond|, which for CFG w alone is w - 1 ("Guidance Matters", arXiv 2602.22570).
@@ -89,12 +90,18 @@ def effective_cfg(demo: DemoSetup, cell: Cell, pictures: int = 16) -> float:
     return round(1 + float(np.mean(ratios)), 2)
 
 
+def methods(kind: str) -> list[str]:
+    """What is compared. ComfyUI's PAG knows no other attention than the UNet's."""
+    return [name for name in TRIALS if name != "PAG" or kind != "dit"]
+
+
 def tune(made: PictureSets, pictures: int) -> tuple[dict[str, float], list[dict]]:
     """Best scale of every method with and without a prompt, by KID on the tuning set; and all trials."""
     real = made.real("tune", 512)
     trials = []
     for prompted, cfg in ((False, 1.0), (True, CFG)):
-        for method, scales in TRIALS.items():
+        for method in methods(made.demo.kind):
+            scales = TRIALS[method]
             for scale in scales:
                 cell = Cell(method, scale, prompted, cfg)
                 found = made.run(cell, "tune", pictures)
@@ -104,7 +111,7 @@ def tune(made: PictureSets, pictures: int) -> tuple[dict[str, float], list[dict]
                 })  # fmt: skip
     best = {}
     for prompted in (False, True):
-        for method in TRIALS:
+        for method in methods(made.demo.kind):
             group = [t for t in trials if t["method"] == method and t["prompted"] == prompted]
             best[f"{method} {prompted}"] = min(group, key=lambda t: t["kid"])["scale"]
     return best, trials
@@ -115,7 +122,7 @@ def cells(demo: DemoSetup, best: dict[str, float]) -> list[Cell]:
     found = []
     for prompted, cfg in ((False, 1.0), (True, CFG)):
         found.append(Cell("none", 0.0, prompted, cfg))
-        found += [Cell(method, best[f"{method} {prompted}"], prompted, cfg) for method in TRIALS]
+        found += [Cell(method, best[f"{method} {prompted}"], prompted, cfg) for method in methods(demo.kind)]
     matched = effective_cfg(demo, Cell("SAG", best["SAG True"], True, CFG))
     return [*found, Cell("none", 0.0, True, matched)]
 
@@ -123,10 +130,12 @@ def cells(demo: DemoSetup, best: dict[str, float]) -> list[Cell]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, help="per cell")
+    parser.add_argument("--model", choices=("unet", "dit"), default="unet", help="of another: <model>_report.json")
+    parser.add_argument("--demo", type=Path, default=DEMO)
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
-    device, demo = begin(), DemoSetup()
-    made = PictureSets(args.out / weights_and_settings(), demo)
+    device, demo = begin(), DemoSetup(args.demo, args.model)
+    made = PictureSets(args.out / weights_and_settings(demo), demo)
     full = os.environ.get("PROFILE") == "full" or device.type == "cuda"
     pictures = args.pictures or (1024 if full else 256)
     pictures -= pictures % BATCH
@@ -140,10 +149,12 @@ def main() -> None:
         table.append({"cell": cell.name, "method": cell.method, "scale": cell.scale, "prompted": cell.prompted,
                       "cfg": cell.cfg, "n": pictures,
                       **measure(found[cell], found[plain], real, cell.prompted)})  # fmt: skip
-    Image.fromarray(np.concatenate([made.shown(cell) for cell in rows])).save(args.out / "pictures.png")
-    record.write(args.out / "report.json", {
-        **record.source(), "device": str(demo.model.load_device), "pictures": pictures, "steps": STEPS,
-        "sampler": "euler / normal", "seeds": FIRST_SEED, "seconds": round(made.seconds()),
+    of_model = "" if args.model == "unet" else f"{args.model}_"
+    Image.fromarray(np.concatenate([made.shown(cell) for cell in rows])).save(args.out / f"{of_model}pictures.png")
+    record.write(args.out / f"{of_model}report.json", {
+        **record.source(*demo.more, demo=args.demo), "model": args.model, "means": bool(demo.means),
+        "device": str(demo.model.load_device), "pictures": pictures, "steps": STEPS, "sampler": "euler / normal",
+        "seeds": FIRST_SEED, "seconds": round(made.seconds()),
         "tuning": {"pictures": tuning, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
     })  # fmt: skip
     print(json.dumps(table, indent=1))

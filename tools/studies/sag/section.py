@@ -32,6 +32,12 @@ def quality_section(report: dict) -> str:
          f"{100 * t['right']:.0f}" if t["prompted"] else "-")
         for t in tuning["trials"]
     ]  # fmt: skip
+    start = (
+        "Without a prompt runs begin with the mean of a painted picture in the noise (`start` of Load Demo Model)."
+        if report.get("means") else
+        "Without a prompt runs begin with noise alone, from which this model makes no white backgrounds, so that these "
+        "rows tell little: see `start` of Load Demo Model, which came later."
+    )  # fmt: skip
     return paragraphs(
         "## Self-Attention Guidance on ShapesWorld",
         f"`make eval`: {report['pictures']} pictures per row, the same seeds in every row, {report['steps']} steps "
@@ -39,6 +45,7 @@ def quality_section(report: dict) -> str:
         "painted pictures; lower is better. `blur`: the paper's blur guidance, the whole picture blurred. The last row "
         "is the control: plain CFG with as many steps, whose mean pull is as strong as SAG's and CFG's together. "
         "`less none`: the difference in KID, paired. In brackets: 95 % bootstrap interval over pictures.",
+        start,
         table(head, rows),
         f"Scales were chosen by KID on {tuning['pictures']} pictures of the tuning set, three trials per method:",
         table(("guidance", "prompt", "scale", "KID", "all right %"), tried),
