@@ -196,4 +196,12 @@ def _layout(clip: Any, tokens: Tokens, length: int) -> list[tuple[str, int]] | N
     for names in [encoders, *([name] for name in encoders)]:
         if names and sum(lengths[name] for name in names) == length:
             return [(name, sum(lengths[before] for before in names[:at])) for at, name in enumerate(names)]
+    if len(encoders) == 1 and _used(tokens[encoders[0]]) <= length < lengths[encoders[0]]:
+        return [(encoders[0], 0)]  # the padding behind the last word is left out
     return None
+
+
+def _used(sections: Sequence[Sequence[Entry]]) -> int:
+    """How many tokens there are up to the end token behind the last word."""
+    flat = [entry for section in sections for entry in section]
+    return max((i + 2 for i, entry in enumerate(flat) if entry[2]), default=2)

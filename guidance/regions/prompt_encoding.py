@@ -128,7 +128,8 @@ def _in_prompt(
     elif any(own is not clip for own in own_clips):
         spans.notes.append("LoRAs of regions act on the text encoder only where regions are encoded separately.")
     length = conditioning[0][0].shape[1]
-    return Encoded(_marked(conditioning, regions, spans.tokens, length, control, free=spans.free), spans.notes)
+    free = tuple(i for i in spans.free if i < length)  # some encoders leave padding out
+    return Encoded(_marked(conditioning, regions, spans.tokens, length, control, free=free), spans.notes)
 
 
 def find_regions(clip: Clip, prompt: str, region_prompts: Sequence[str]) -> Found:

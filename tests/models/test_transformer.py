@@ -16,12 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fovea.attention.families.registry import TRANSFORMERS
+from fovea.guidance.regions.masks import Region, Regions
+from fovea.guidance.token_spans import phrase_tokens
 from fovea.models.shapesworld import loader as demo_model
 from fovea.models.shapesworld import transformer
 from tools.shapesworld import export, judge, sets, stages, train_dit, train_unet, words, world
 from tools.shapesworld.shipped_weights import DEMO, training_state
 from tools.studies import sampling
+from tools.studies.attention_map import quality as maps
 from tools.studies.demo_setup import DemoSetup
+from tools.studies.regions.methods import Nodes
 
 TEXT = "a striped red circle at the top left and a plain blue star in the middle on a white background, flat style"
 
@@ -242,3 +246,46 @@ def test_pictures_come_out_of_the_hosts_sampler(folder: Path) -> None:
         demo = DemoSetup(folder, "dit")
         pictures = sampling.sample(demo, [TEXT, "a red circle"], 0, 2, 4.0)
     assert pictures.shape == (2, 256, 256, 3) and torch.isfinite(pictures).all()
+
+
+@pytest.mark.parametrize("given", [{}, {"arranged_noises": 1}, {"layout_iterations": 1}, {"mode": "concat"}])
+def test_regions_act_on_the_one_that_ships(given: dict) -> None:
+    """Its prompts have no padding behind the 48th token."""
+    demo, text = DemoSetup(kind="dit"), "a plain red star and a plain blue circle on a white background"
+    masks = torch.zeros(2, 64, 64)
+    masks[0, :, :32], masks[1, :, 32:] = 1, 1
+    regions = Regions((Region(masks[:1], "a plain red star"), Region(masks[1:], "a plain blue circle")))
+    model, positive, negative = Nodes(**given)(demo.model, demo.clip, regions, text)
+    latent, plain = torch.zeros(1, 4, 32, 32), sampling.encoded(demo.clip, [text])
+    with torch.no_grad():
+        steered = sampling.sample_latent(model, positive, negative, latent, 3, 2, 4.0)
+        left = sampling.sample_latent(demo.model, plain, negative, latent, 3, 2, 4.0)
+    assert torch.isfinite(steered).all() and (steered - left).abs().max() > 0.05
+
+
+def test_a_phrase_is_found_in_a_prompt_without_its_padding() -> None:
+    demo = DemoSetup(kind="dit")
+    length = demo.clip.encode_from_tokens(demo.clip.tokenize(TEXT)).shape[1]
+    assert length == transformer.TOKENS
+    whole = demo_model.load_clip()
+    assert phrase_tokens(demo.clip, TEXT, "blue star", length) == phrase_tokens(whole, TEXT, "blue star", 77)
+    for wrong in (76 + 77, 12, 78):  # of a longer text, of a shorter one, of another encoder
+        with pytest.raises(ValueError, match="Give the text"):
+            phrase_tokens(demo.clip, TEXT, "blue star", wrong)
+
+
+def test_attention_shows_where_things_are_in_the_one_that_ships() -> None:
+    with torch.no_grad():
+        rows = [row for i in range(3) for row in maps.rows(DemoSetup(kind="dit"), i, sets.scene("tune", i, 2))]
+    own, other = (np.mean([row[key][-1] for row in rows]) for key in ("area", "other"))
+    assert own > 0.6 and own > other + 0.1
+
+
+def test_the_one_that_ships_draws_what_it_is_told() -> None:
+    demo = DemoSetup(kind="dit")
+    scenes = [sets.scene("tune", i, 1) for i in range(8)]
+    with torch.no_grad():
+        pictures = sampling.sample(demo, [world.placed_caption(scene) for scene in scenes], 0, 12, 4.0)
+    found = [judge.score(scene, reading) for scene, reading in zip(scenes, judge.read(demo.reader, pictures))]
+    assert sum(each["all_right"] for each in found) >= 6
+    assert sum(each["background_right"] for each in found) >= 7
