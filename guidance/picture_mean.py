@@ -8,15 +8,12 @@ demo model no background comes out white.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import starting_noise
-
-if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,9 @@ class PictureMean:
         return noise + torch.tensor(self.means)[nearest].to(noise)[..., None, None] / float(run.sigmas[0])
 
 
-def with_picture_means(model: ModelPatcher, means: tuple[tuple[float, ...], ...]) -> ModelPatcher:
-    """The model, whose runs begin with these means in the noise. For samples without a prompt: what a prompt says of
-    the background is not known here."""
+def with_picture_means(model: Any, means: tuple[tuple[float, ...], ...]) -> Any:
+    """A model patcher's clone, whose runs begin with these means in the noise. For samples without a prompt: what a
+    prompt says of the background is not known here."""
     patched = model.clone()
     starting_noise.install(patched, PictureMean(means))
     return patched

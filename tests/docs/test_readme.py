@@ -20,6 +20,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 import fovea
+from fovea.nodes.demo_model import FLOW
 from tools.comfy import graph, host, server
 from tools.shapesworld import world
 from tools.sweep import evaluate
@@ -291,11 +292,23 @@ def test_the_grammar_is_the_worlds() -> None:
     texture, color, shape, background, style = ("(" + "|".join(names) + ")" for names in words)
     thing = f"a ({texture} )?{color} {shape}"
     caption = f"(a picture of )?({thing}(, {thing})* and )?{thing}( on a {background} background)?(, {style} style)?"
-    examples = re.findall(r"^- `(a [^`]+)`", SHAPESWORLD, re.MULTILINE)
+    plain, transformer = SHAPESWORLD.split("## The flow transformer")
+    examples = re.findall(r"^- `(a [^`]+)`", plain, re.MULTILINE)
     assert len(examples) == 2 and all(re.fullmatch(caption, example) for example in examples)
+    (block,) = code_blocks(transformer)
+    for rule, names in (("place", [name for row in world.PLACES for name in row]), ("relation", list(world.RELATIONS))):
+        told = re.search(rf"^{rule} += ((?:.|\n +\|)+)", block, re.MULTILINE)
+        assert told and re.split(r"\s+\| ", told[1]) == names
+    placed_thing = f"{thing}( ({'|'.join(name for row in world.PLACES for name in row)}))?"
+    joint = f"(, | and | {' | '.join(world.RELATIONS)} )"
+    placed = f"(a picture of )?{placed_thing}({joint}{placed_thing})*( on a {background} background)?(, {style} style)?"
+    examples = re.findall(r"^- `(a [^`]+)`", transformer, re.MULTILINE)
+    assert len(examples) == 2 and all(re.fullmatch(placed, each) for each in examples)
+    assert not any(re.fullmatch(caption, each) for each in examples)
     for index in range(50):  # and the grammar covers what the world says
         scene = world.sample_scene(np.random.default_rng(index))
         assert re.fullmatch(caption, world.caption(scene, np.random.default_rng(index)))
+        assert re.fullmatch(placed, world.placed_caption(scene, np.random.default_rng(index)))
     for path in graph.demo_graphs(ROOT / "demo").values():
         nodes = graph.load(path)
         texts = [
@@ -306,7 +319,8 @@ def test_the_grammar_is_the_worlds() -> None:
         ]
         if "painter" in nodes:
             texts.append(json.loads(nodes["painter"]["inputs"]["painting"])["prompt"])
-        assert all(re.fullmatch(caption, text) for text in texts), path.name
+        flow = any(node["inputs"].get("variant") == FLOW for node in nodes.values())
+        assert all(re.fullmatch(placed if flow else caption, text) for text in texts), path.name
         assert texts or "unconditional" in path.name
 
 

@@ -84,7 +84,8 @@ def test_the_archive_holds_what_users_need_and_no_more() -> None:
     pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "web" / "docs").rglob("*.*")}
     assert pages and pages <= set(names), "help pages and their pictures come along, docs/ does not"
     assert sum(name.endswith(".safetensors") for name in names) >= 5, "the demo model comes along"
-    assert sum((ROOT / name).stat().st_size for name in names) < 46 * 2**20
+    # The files of the demo model may have 52 MB (tests/models/test_shapesworld.py), everything else 3.
+    assert sum((ROOT / name).stat().st_size for name in names) < 55_000_000
 
 
 def test_tools_import_each_other_without_circles() -> None:
