@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fovea.models.shapesworld import evaluators
 from fovea.models.shapesworld import loader as demo_model
 from tools.shapesworld import judge, sets, words, world
-from tools.shapesworld.shipped_weights import CHANGES, LORAS, PARTS, training_state
+from tools.shapesworld.shipped_weights import CHANGES, GENERATORS, LORAS, PARTS, training_state
 
 shipped = pytest.mark.usefixtures("demo_model")
 
@@ -153,7 +153,7 @@ def test_manifest_tells_where_it_came_from():
     assert set(facts["parts"]) == {
         *PARTS,
         *LORAS,
-        *(part for parts in CHANGES.values() for part in parts),
+        *(part for parts in (*CHANGES.values(), *GENERATORS.values()) for part in parts),
     }
     assert facts["token_ids"] == list(words.known_ids())
 

@@ -80,7 +80,7 @@ def main() -> None:
     scenes = [scene for scene in sets.scenes("report", 0, 2 * args.scenes) if len(scene.things) > 1][: args.scenes]
     found = [rows(demo, i, scene) for i, scene in enumerate(tqdm(scenes, mininterval=5))]
     table = {
-        key: [metrics.mean([np.mean([row[key][level] for row in of_scene]) for of_scene in found])
+        key: [metrics.mean([float(np.mean([row[key][level] for row in of_scene])) for of_scene in found])
               for level in range(len(LEVELS))]
         for key in ("area", "other", "hit", "covered")
     }  # fmt: skip
