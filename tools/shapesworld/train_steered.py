@@ -112,14 +112,12 @@ def layouts(scenes: list[Scene], captions: list[str], rng: np.random.Generator) 
 def patches(network: nn.Module, given: Layouts, how: Operator, strengths: Tensor) -> dict[str, Any]:
     """transformer_options that steer every attention layer of the network. strengths: [batch], 0 for those that are
     left alone."""
-    replaced: dict[str, dict] = {"attn1": {}, "attn2": {}}
-    sections = (("input", network.input_blocks), ("middle", [network.middle_block]), ("output", network.output_blocks))
-    for section, blocks in sections:
-        for number, block in enumerate(blocks):
-            if any(hasattr(module, "transformer_blocks") for module in block):
-                replaced["attn1"][section, number] = partial(attend, given, how, strengths, None)
-                replaced["attn2"][section, number] = partial(attend, given, how, strengths, given.words)
-    return {"patches_replace": replaced}
+    from fovea.attention.families.unet import UNetFamily
+
+    blocks = [(block.section, block.number) for block in UNetFamily().blocks(network)]
+    ways = {"attn1": partial(attend, given, how, strengths, None),
+            "attn2": partial(attend, given, how, strengths, given.words)}  # fmt: skip
+    return {"patches_replace": {name: dict.fromkeys(blocks, way) for name, way in ways.items()}}
 
 
 def attend(

@@ -54,8 +54,9 @@ def encode(run: Run, data: Dataset) -> None:
 
 
 def _keep_means(run: Run, data: Dataset, latents: np.ndarray) -> None:
-    path, facts = run.work / "picture_means.json", json.loads((run.work / "latents.json").read_text())
+    path = run.work / "picture_means.json"
     if not path.exists():
+        facts = json.loads((run.work / "latents.json").read_text())
         path.write_text(json.dumps(picture_means(latents[:MEANS_OF], data, facts["scale_factor"])))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ class DemoSetup:
 
     @cached_property
     def model(self) -> Any:
-        if self.kind == "steered":
-            return self.loader.load_expert("steered", self.folder)
-        load = {"unet": self.loader.load_model, "dual": self.loader.load_dual, "dit": self.loader.load_dit}
+        load: dict[str, Callable[[Path], Any]] = {
+            "unet": self.loader.load_model, "dual": self.loader.load_dual, "dit": self.loader.load_dit,
+            "steered": partial(self.loader.load_expert, "steered"),
+        }  # fmt: skip
         return load[self.kind](self.folder)
 
     @property

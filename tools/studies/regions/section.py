@@ -64,32 +64,6 @@ def quality_section(report: dict, tuning: dict) -> str:
 
 def start_section(report: dict) -> str:
     """What changes of the starting noise add, by what a method is told."""
-    return paragraphs(
-        "## The start of regions on ShapesWorld",
-        f"`python -m tools.studies.regions.quality --set start`: {report['layouts']} layouts of the report set and "
-        f"their seeds, {report['steps']} steps of euler / normal, CFG {report['cfg']:g}; the nodes with their defaults "
-        "but for what a row names. There, IoU, CLIP B, Frechet: as above. Success: of a region whose IoU is at least "
-        f"{CEILING / 2:.2f}, half of what true pictures have. All right: every object has its color and shape, "
-        "wherever it is. Settings were chosen on 48 layouts of the tuning set; these are the second half of the report "
-        "set, since the means of changed noise were mended after a look at the first. Time: of a picture with encoding "
-        "and decoding, to none.",
-        *_by_what_is_told(report),
-        "The first layouts, unpicked; places are drawn in their object's color:",
-        "![Starts](images/regions_start.png)",
-    )
-
-
-def transformer_section(report: dict) -> str:
-    """The same on the flow transformer."""
-    return paragraphs(
-        "### On the flow transformer",
-        f"`python -m tools.studies.regions.quality --set start --model dit`: {report['layouts']} of the same layouts "
-        "and seeds; the nodes with the defaults that were chosen on the UNet. Prompts name no places here.",
-        *_by_what_is_told(report),
-    )
-
-
-def _by_what_is_told(report: dict) -> tuple[str, ...]:
     found = report["table"]
     counts = [key.removeprefix("success, regions ") for key in found["none"] if key.startswith("success, ")]
     head = ("method", "objects there %", "IoU %", "success %", *(f"with {n} %" for n in counts), "all right %",
@@ -108,11 +82,21 @@ def _by_what_is_told(report: dict) -> tuple[str, ...]:
 
     words = [name for name in found if name not in WITH_COLORS]
     colors = ["none", *(name for name in found if name in WITH_COLORS)]
-    return (
+    return paragraphs(
+        "## The start of regions on ShapesWorld",
+        f"`python -m tools.studies.regions.quality --set start`: {report['layouts']} layouts of the report set and "
+        f"their seeds, {report['steps']} steps of euler / normal, CFG {report['cfg']:g}; the nodes with their defaults "
+        "but for what a row names. There, IoU, CLIP B, Frechet: as above. Success: of a region whose IoU is at least "
+        f"{CEILING / 2:.2f}, half of what true pictures have. All right: every object has its color and shape, "
+        "wherever it is. Settings were chosen on 48 layouts of the tuning set; these are the second half of the report "
+        "set, since the means of changed noise were mended after a look at the first. Time: of a picture with encoding "
+        "and decoding, to none.",
         "Told masks and words:",
         table(head, rows(words)),
         "Told colors too, which the words name: not the same task.",
         table(head, rows(colors)),
+        "The first layouts, unpicked; places are drawn in their object's color:",
+        "![Starts](images/regions_start.png)",
     )
 
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from ...comfy.node_values import arguments
 from ...shapesworld import judge, sets
 from ...shapesworld.shipped_weights import DEMO
 from ...shapesworld.world import Scene, render
@@ -68,11 +69,11 @@ class Way:
 
         if not self.scale:
             return model
-        return FoveaSelfAttentionGuidance.execute(
-            model, scale=self.scale, blur_sigma=self.blur_sigma, threshold=1.0, mask_mode=self.mask_mode,
-            guided_prompt="auto", blocks=self.blocks, start_percent=self.window[0], end_percent=self.window[1],
-            every_n_steps=1, rescale=0.0, blur_kernel="auto",
-        ).result[0]  # fmt: skip
+        start, end = self.window
+        return FoveaSelfAttentionGuidance.execute(**arguments(
+            FoveaSelfAttentionGuidance, model=model, scale=self.scale, blur_sigma=self.blur_sigma, blocks=self.blocks,
+            mask_mode=self.mask_mode, start_percent=start, end_percent=end,
+        )).result[0]  # fmt: skip
 
     def encode(self, clip: Any, captions: list[str]) -> list:
         return encoded(clip, captions)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from ...comfy.host import ROOT
+from ...comfy.node_values import arguments
 from ...shapesworld import sets
 from ...shapesworld.shipped_weights import DEMO
 from .. import metrics, record
@@ -57,10 +58,9 @@ class Cell:
         if self.method == "PAG":
             return PerturbedAttentionGuidance.execute(model, self.scale).result[0]
         mode = "global" if self.method == "blur" else "threshold"
-        return FoveaSelfAttentionGuidance.execute(
-            model, scale=self.scale, blur_sigma=self.BLUR, threshold=1.0, mask_mode=mode, guided_prompt="auto",
-            blocks="auto", start_percent=0.0, end_percent=1.0, every_n_steps=1, rescale=0.0, blur_kernel="auto",
-        ).result[0]  # fmt: skip
+        return FoveaSelfAttentionGuidance.execute(**arguments(
+            FoveaSelfAttentionGuidance, model=model, scale=self.scale, blur_sigma=self.BLUR, mask_mode=mode,
+        )).result[0]  # fmt: skip
 
     def encode(self, clip: Any, captions: list[str]) -> list:
         return encoded(clip, captions)
