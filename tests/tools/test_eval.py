@@ -200,6 +200,13 @@ def test_searches_fit_into_their_time_and_their_page_names_them() -> None:
         "costs": COSTS, "ceiling": [0.9, 0.8, 1.0], "table": found,
     })  # fmt: skip
     assert all(page.count(f"| {name} |") == 2 for name in budgets.SEARCHED) and f"{100 * better:.1f}" in page
+    searches = budgets.plan({**COSTS, "move": {}})
+    assert {name.partition(" @ ")[0] for name in searches} == {"none", *budgets.SEARCHES}, "of the flow transformer"
+    page = report_latents.transformer_budgets_section({
+        "prompts": 4, "budgets": budgets.BUDGETS, "halves": halves, "costs": COSTS,
+        "table": budgets.summary({name: rows[name] for name in searches}, searches),
+    })  # fmt: skip
+    assert all(page.count(f"| {name} |") == 2 for name in budgets.SEARCHES)
     curve = budgets.steps_of(rows["none @ 1"][0], np.array([0.0, 20.0, 24.0, 32.0]))
     assert np.isnan(curve[0]) and curve[1:].tolist() == [1.0, 0.25, 0.25]
 

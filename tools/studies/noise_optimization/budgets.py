@@ -30,7 +30,7 @@ from ..processes import begin, in_processes
 from ..sampling import painted
 from . import methods
 from .methods import CFG, METHODS, SGOOL, STEPS, STRAIGHT, Method
-from .quality import COMPARED, FIRST_SEED, FOLDER, MEASURED, digest, verdict, weights
+from .quality import COMPARED, FIRST_SEED, FOLDER, MEASURED, digest, verdict
 from .section import AGAINST, BEGINS, TWICE
 
 BUDGETS = (8, 32)  # times one picture
@@ -75,12 +75,12 @@ def line(small: tuple[int, float], large: tuple[int, float]) -> tuple[float, flo
 
 
 def measured_costs(demo: DemoSetup) -> dict[str, Any]:
-    """Seconds of one picture; of candidates by search and of iterations by move, as (none, each)."""
+    """Seconds of one picture; of candidates by search and, on the UNet, of iterations by move, as (none, each)."""
     costs: dict[str, Any] = {"one": seconds_of(demo, METHODS["none"]), "search": {}, "move": {}}
     for name, search in SEARCHES.items():
         few, many = (seconds_of(demo, replace(search, candidates=count)) for count in (BATCH, 3 * BATCH))
         costs["search"][name] = line((BATCH, few), (3 * BATCH, many))
-    for name, move in ((name, MOVES[name]) for name in TIMED):
+    for name, move in ((name, MOVES[name]) for name in TIMED if demo.kind == "unet"):
         costs["move"][name] = line(*((count, seconds_of(demo, replace(move, iterations=count))) for count in (2, 8)))
     return costs
 
@@ -101,7 +101,8 @@ def fitted(name: str, costs: dict[str, Any], budget: float) -> Method:
 
 def plan(costs: dict[str, Any]) -> dict[str, Method]:
     """All that is sampled, by "method @ budget"."""
-    every = {f"{name} @ {budget}": method for budget in BUDGETS for name in SEARCHED
+    names = SEARCHED if costs["move"] else SEARCHES
+    every = {f"{name} @ {budget}": method for budget in BUDGETS for name in names
              if (method := fitted(name, costs, budget)).iterations >= 0}  # fmt: skip
     halves = {f"halving @ {budget}": fitted("halving", costs, budget) for budget in HALVES}
     return {"none @ 1": METHODS["none"], **every, **halves}
@@ -123,13 +124,13 @@ def judged(demo: DemoSetup, method: Method, index: int) -> dict[str, Any]:
     return {"text": text, "seconds": seconds, "curve": curve, **verdict(demo, scene, text, best)}
 
 
-def ready() -> DemoSetup:
-    return DemoSetup().ready("model", "clip", "vae", "scorer", "reader", "clip_b")
+def ready(kind: str) -> DemoSetup:
+    return DemoSetup(kind=kind).ready("model", "clip", "vae", "scorer", "reader", "clip_b")
 
 
-def work(folder: Path, costs: dict[str, Any], indices: list[int]) -> None:
+def work(folder: Path, kind: str, costs: dict[str, Any], indices: list[int]) -> None:
     """What a process does: all methods, prompt by prompt."""
-    demo, planned = ready(), plan(costs)
+    demo, planned = ready(kind), plan(costs)
     for index in tqdm(indices, desc="budgets", mininterval=20):
         for method in planned.values():
             row(folder, demo, method, index)
@@ -189,23 +190,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     parser.add_argument("--processes", type=int, default=max(1, os.cpu_count() or 1))
+    parser.add_argument("--model", choices=("unet", "dit"), default="unet")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--images", type=Path, default=FOLDER)
     args = parser.parse_args()
     begin(threads=1)
-    demo, folder = ready(), args.out / weights()
+    demo = ready(args.model)
+    folder = args.out / record.weights_and((STEPS, CFG), demo.more)
     costs = record.kept(folder / "budgets" / "costs.json", lambda: measured_costs(demo))
     planned = plan(costs)
     shares = [list(range(args.prompts))[i :: args.processes] for i in range(args.processes)]
-    in_processes(work, [(folder, costs, share) for share in shares if share])
+    in_processes(work, [(folder, args.model, costs, share) for share in shares if share])
     rows = {name: [row(folder, demo, method, i) for i in range(args.prompts)] for name, method in planned.items()}
-    record.write(args.out / "budgets.json", {
-        **record.source(), "prompts": args.prompts, "steps": STEPS, "cfg": CFG, "batch": BATCH,
-        "device": str(demo.model.load_device), "budgets": BUDGETS, "halves": list(zip(HALVES, DOUBLES)),
+    of_model = "" if args.model == "unet" else f"{args.model}_"
+    record.write(args.out / f"{of_model}budgets.json", {
+        **record.source(*demo.more), "model": args.model, "prompts": args.prompts, "steps": STEPS, "cfg": CFG,
+        "batch": BATCH, "device": str(demo.model.load_device), "budgets": BUDGETS, "halves": list(zip(HALVES, DOUBLES)),
         "costs": costs, "ceiling": ceiling(demo, args.prompts),
         "table": summary(rows, planned),
     })  # fmt: skip
-    curves(rows, costs["one"], args.images / "latents_budgets.png")
+    if args.model == "unet":
+        curves(rows, costs["one"], args.images / "latents_budgets.png")
 
 
 if __name__ == "__main__":

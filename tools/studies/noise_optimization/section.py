@@ -45,15 +45,6 @@ def quality_section(report: dict) -> str:
 
 def budgets_section(report: dict) -> str:
     """What searches find in the time of so many pictures, all from the same candidates."""
-    found, ceiling = report["table"], interval(report["ceiling"], 100)
-    parts = [f"### At the time of {budget} pictures" for budget in report["budgets"]]
-    tables = [_budget_table(found, str(budget)) for budget in report["budgets"]]
-    halves = [
-        f"Halving in the time of {half} pictures less best of n in that of {whole}: CLIP B "
-        f"{interval(found[f'halving @ {half}']['against'][TWICE]['clip_b'], 100)}."
-        for half, whole in report["halves"]
-    ]
-    each = ", ".join(f"{name} {seconds[1]:.2f}" for name, seconds in report["costs"]["search"].items())
     moves = ", ".join(f"{name} {seconds[1]:.2f}" for name, seconds in report["costs"]["move"].items())
     return paragraphs(
         "## Searches at equal time",
@@ -62,26 +53,56 @@ def budgets_section(report: dict) -> str:
         "thread. The seconds of one picture, of a candidate and of an iteration were measured first, alone; every "
         "method has what fits into its time, decoding and scoring included. Where a method moves the noise, half of "
         "the time is for candidates, found by halving, and all moves start from the same best one. CLIP A is "
-        f"optimized; CLIP B and the reader judge. CLIP B gives painted pictures of the same scenes {ceiling}. "
-        "Differences are paired.",
-        f"Seconds: one picture {report['costs']['one']:.2f}; of a candidate: {each}; of an iteration: {moves}.",
-        *(part for pair in zip(parts, tables) for part in pair),
-        "\n".join(f"- {line}" for line in halves),
+        "optimized; CLIP B and the reader judge. CLIP B gives painted pictures of the same scenes "
+        f"{interval(report['ceiling'], 100)}. Differences are paired.",
+        f"{_seconds(report)}; of an iteration: {moves}.",
+        *_budget_tables(report, "###"),
         "![The best of CLIP A's losses so far over time](images/latents_budgets.png)",
     )
+
+
+def transformer_budgets_section(report: dict) -> str:
+    """The same searches on the flow transformer."""
+    return paragraphs(
+        "### Searches on the flow transformer",
+        f"`python -m tools.studies.noise_optimization.budgets --model dit`: as above, {report['prompts']} prompts; "
+        "nothing moves the noise by its gradient.",
+        f"{_seconds(report)}.",
+        *_budget_tables(report, "####"),
+    )
+
+
+def _seconds(report: dict) -> str:
+    each = ", ".join(f"{name} {seconds[1]:.2f}" for name, seconds in report["costs"]["search"].items())
+    return f"Seconds: one picture {report['costs']['one']:.2f}; of a candidate: {each}"
+
+
+def _budget_tables(report: dict, level: str) -> list[str]:
+    """A table per budget under its title, and what halving finds in half of the time."""
+    parts: list[str] = []
+    for budget in report["budgets"]:
+        parts += [f"{level} At the time of {budget} pictures", _budget_table(report["table"], str(budget))]
+    halves = [
+        f"- Halving in the time of {half} pictures less best of n in that of {whole}: CLIP B "
+        f"{interval(report['table'][f'halving @ {half}']['against'][TWICE]['clip_b'], 100)}."
+        for half, whole in report["halves"]
+    ]
+    return [*parts, "\n".join(halves)]
 
 
 def _budget_table(found: dict, budget: str) -> str:
     """Best first."""
     own = {name.partition(" @ ")[0]: row for name, row in found.items() if name.endswith(f" @ {budget}")}
+    own = {"none": found["none @ 1"], **own}
+    others = [peer for peer in AGAINST if any(peer in row["against"] for row in own.values())]
     rows = [
         (name, f"{row['settings']['candidates']} + {row['settings']['iterations']}", interval(row["clip_b"], 100),
-         *(interval(row["against"][other]["clip_b"], 100) if other != name and other in row["against"] else "-"
-           for other in AGAINST),
+         *(interval(row["against"][peer]["clip_b"], 100) if peer != name and peer in row["against"] else "-"
+           for peer in others),
          interval(row["share_right"], 100), interval(row["all_right"], 100), interval(row["clip_a"], 100))
-        for name, row in sorted({"none": found["none @ 1"], **own}.items(), key=lambda item: -item[1]["clip_b"][0])
+        for name, row in sorted(own.items(), key=lambda item: -item[1]["clip_b"][0])
     ]  # fmt: skip
-    head = ("method", "candidates + iterations", "CLIP B", *(f"less {name}" for name in AGAINST), "objects right %",
+    head = ("method", "candidates + iterations", "CLIP B", *(f"less {peer}" for peer in others), "objects right %",
             "all right %", "CLIP A (optimized)")  # fmt: skip
     return table(head, rows)
 
