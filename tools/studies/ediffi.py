@@ -15,20 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from ..comfy.host import ROOT
-from ..shapesworld.shipped_weights import CHANGES
+from ..shapesworld.shipped_weights import CHANGES, GENERATORS
 from ..shapesworld.train_experts import EXPERTS
 from . import record
 from .demo_setup import DemoSetup
 from .encoder_schedule import prompt_swap
 from .encoder_schedule import quality as encoders
 from .experts import quality as experts
+from .experts import unlike
 from .picture_sets import BATCH, CFG, STEPS
 from .processes import begin
 from .style import quality as styles
 
 FOLDER = ROOT / "output" / "eval" / "ediffi"
-PARTS = ("losses", "experts", "encoders", "attended", "styles", "prompt_swap")
-CHANGE = {"losses": "experts", "experts": "experts", "encoders": "dual", "attended": "dual", "styles": "dual"}
+PARTS = ("losses", "experts", "unlike", "encoders", "attended", "styles", "prompt_swap", "prompt_swap_dit")
+OTHERS = {**CHANGES, **GENERATORS}
+USES = {  # beside what all use
+    "losses": "experts", "experts": "experts", "unlike": "dit", "encoders": "dual", "attended": "dual",
+    "styles": "dual", "prompt_swap_dit": "dit",
+}  # fmt: skip
 
 
 @cache
@@ -41,6 +46,8 @@ def folder(part: str, out: Path = FOLDER) -> Path:
     """Where results of a part are kept, below `out`: by all that they depend on."""
     sampled = (STEPS, CFG, BATCH)
     tested = (experts.BINS, experts.SAMPLES)
+    swap = ("swap", prompt_swap.SWAPS, prompt_swap.STEPS, prompt_swap.CFG, prompt_swap.BATCH, prompt_swap.SECOND,
+            prompt_swap.border(1))  # fmt: skip
     key = {
         "tree": lambda: record.weights_and(("tree", experts.WAYS, EXPERTS, *sampled, *tested, trained(*EXPERTS))),
         "dual": lambda: record.weights_and(("dual", encoders.readings(), *sampled), ("dual",)),
@@ -48,8 +55,11 @@ def folder(part: str, out: Path = FOLDER) -> Path:
             ("styles", styles.TRANSFERS, styles.BATCH, styles.STEPS, styles.CFG, styles.FIRST_REFERENCE,
              trained("style")), ("dual",),
         ),
-        "swap": lambda: record.weights_and(("swap", prompt_swap.SWAPS, prompt_swap.STEPS, prompt_swap.CFG,
-                                            prompt_swap.BATCH, prompt_swap.SECOND, prompt_swap.border(1))),
+        "swap": lambda: record.weights_and(swap),
+        "swap_dit": lambda: record.weights_and(swap, ("dit",)),
+        "unlike": lambda: record.weights_and(
+            ("unlike", unlike.BORDERS, unlike.MEASURED, unlike.BATCH, unlike.STEPS, unlike.CFG), ("dit",)
+        ),
     }[part]()  # fmt: skip
     path = out / key
     path.mkdir(parents=True, exist_ok=True)
@@ -70,15 +80,17 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=256, help="per row; styles: half, prompt swap: a quarter")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
-    device, one, two = begin(), DemoSetup(), DemoSetup(kind="dual")
+    device, one, two, flow = begin(), DemoSetup(), DemoSetup(kind="dual"), DemoSetup(kind="dit")
     path, count = args.out / "report.json", args.pictures - args.pictures % 32  # whole batches of every part
     find: dict[str, Any] = {
         "losses": lambda: experts.losses(folder("tree", args.out), one),
         "experts": lambda: experts.pictures(folder("tree", args.out), one, count),
+        "unlike": lambda: unlike.table(folder("unlike", args.out), flow, one, count),
         "encoders": lambda: encoders.pictures(folder("dual", args.out), one, two, count),
         "attended": lambda: encoders.attended(two),
         "styles": lambda: styles.table(folder("styles", args.out), two, experts.WORK, count // 2),
         "prompt_swap": lambda: prompt_swap.table(folder("swap", args.out), one, count // 4),
+        "prompt_swap_dit": lambda: prompt_swap.table(folder("swap_dit", args.out), flow, count // 4),
     }
     report = json.loads(path.read_text()) if path.exists() else {}
     lacking = missing()
@@ -87,7 +99,7 @@ def main() -> None:
             print(f"{part} is left out: {lacking[part]} is missing, see --help")
             continue
         found = find[part]()
-        report[part] = {**record.machine(device, *CHANGES.get(CHANGE.get(part, ""), ())), "found": found}
+        report[part] = {**record.machine(device, *OTHERS.get(USES.get(part, ""), ())), "found": found}
         record.write(path, report)
         print(json.dumps({part: found}, indent=1))
 

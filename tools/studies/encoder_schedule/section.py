@@ -29,16 +29,27 @@ def attended(found: dict) -> str:
 
 
 def prompt_swap(found: dict) -> str:
-    steps = found["steps"]
-    rows = [
-        (f"{100 * swap / steps:.0f} %", f"{100 * first:.0f} %", f"{100 * second:.0f} %", f"{far:.3f}")
-        for swap, first, second, far in zip(found["swaps"], found["first"], found["second"], found["far"])
-    ]
     return paragraphs(
         "### Prompt switching",
         f"The shipped model; another prompt from some step on, {found['n']} pairs of prompts. The paper's probe: "
         "another prompt in the last 7 % changes nothing, in the first 40 % everything.",
-        table(("steps with the first prompt", "its objects there", "the second's there",
-               "colors off the first prompt's picture"), rows),
+        _swaps(found),
         "![Prompt swap](images/ediffi_swap.png)",
+    )
+
+
+def transformer_swap(found: dict) -> str:
+    return paragraphs(
+        "### Prompt switching on the flow transformer", f"The same with {found['n']} pairs of prompts.", _swaps(found)
+    )
+
+
+def _swaps(found: dict) -> str:
+    rows = [
+        (f"{100 * swap / found['steps']:.0f} %", f"{100 * first:.0f} %", f"{100 * second:.0f} %", f"{far:.3f}")
+        for swap, first, second, far in zip(found["swaps"], found["first"], found["second"], found["far"])
+    ]
+    return table(
+        ("steps with the first prompt", "its objects there", "the second's there",
+         "colors off the first prompt's picture"), rows,
     )  # fmt: skip

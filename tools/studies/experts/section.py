@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tables import interval, paragraphs, pictures_table, table
+from ..tables import interval, paragraphs, percent, pictures_table, table
 
 SAID = {
     "expert_high": "high noise (660 on)", "expert_low": "low noise (to 660)", "expert_control": "trained on",
@@ -36,4 +36,23 @@ def experts(rows: list[dict]) -> str:
         "`as LoRA`: the low-rank part of the experts' change, as it ships. All right: every object in its "
         "color and shape, by the reader.",
         pictures_table(rows, "base"),
+    )
+
+
+def unlike(found: dict) -> str:
+    """By the noise level at which the UNet takes over from the flow transformer."""
+    names = {1.0: "the UNet alone", 0.0: "the flow transformer alone"}
+    rows = [
+        (names.get(border, f"the UNet below {border:g}"),
+         *(percent(*row[key]) for key in ("places_right", "share_right", "all_right", "background_right")))
+        for border, row in zip(found["borders"], found["rows"])
+    ]  # fmt: skip
+    return paragraphs(
+        "### Two unlike models as experts",
+        "Expert Switch with the flow transformer where it is noisy and the UNet below a noise level (of the flow, 0 "
+        "to 1): another architecture, another parameterization, another text encoder. "
+        f"{found['n']} prompts of one to four objects that name places; the UNet, which knows no such words, is told "
+        "the same scene without them. In the named field: of the objects, those found in the field of the picture that "
+        "the prompt names.",
+        table(("", "in the named field", "objects right", "all right", "background"), rows),
     )
