@@ -39,8 +39,9 @@ browser-test:  ## the real browser against the real frontend
 thumbnails:  ## draw the pictures of the templates anew (workflows/*.jpg)
 	$(RUN) -m tools.release.thumbnails
 
-locales:  ## write the English texts of the nodes anew (locales/en)
+locales:  ## write the English texts of the nodes anew (locales/en), and defaults in the help pages
 	$(RUN) -m tools.release.locales
+	$(RUN) -m tools.release.help_defaults
 
 train:  ## train ShapesWorld from nothing (ARGS="--device auto --minutes 60")
 	$(RUN) -m tools.shapesworld.train $(ARGS)

@@ -119,9 +119,9 @@ class FoveaOptimizeLatent(io.ComfyNode):
             display_name=OPTIMIZE,
             category="Fovea/latent",
             description=(
-                "Changes the starting noise step by step until the finished picture, and above all the parts that "
-                "people look at, fits the prompt (SGOOL, DOODL). Gradients go through scorer, decoder and the whole "
-                "sampling."
+                "Changes the starting noise step by step until the finished picture fits the prompt, as a scorer rates "
+                "it. By default from the best of some candidates, without a gradient through the model; DOODL, SGOOL "
+                "(which looks at salient parts) and ReNO are presets."
             ),
             search_aliases=[*ALIASES, "SGOOL", "DOODL", "ReNO"],
             inputs=[
@@ -188,8 +188,8 @@ class FoveaBestOfN(io.ComfyNode):
             display_name=BEST_OF_N,
             category="Fovea/latent",
             description=(
-                "Tries several starting noises and keeps the picture that fits the prompt best. What looks worse "
-                "after a part of the steps is dropped, so that more noises can be tried in the same time."
+                "Tries several starting noises and keeps the picture that fits the prompt best, as a scorer rates it. "
+                "With rounds, what looks worse after a part of the steps is dropped, to save its time."
             ),
             search_aliases=[*ALIASES, "best of n", "best seed", "seed finder", "seed search", "rejection sampling",
                             "successive halving"],

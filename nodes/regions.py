@@ -178,8 +178,8 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "arranged_noises", default=0, min=0, max=64, optional=True,
-                    tooltip="Moves blocks of the starting noise to the regions whose words look at them. 1: its own "
-                    "blocks, at the cost of half a step; more: the best of so many noises, each as much. For any "
+                    tooltip="Moves patches of the starting noise to the regions whose words look at them. 1: its own "
+                    "patches, at the cost of half a step; more: the best of so many noises, each as much. For any "
                     "model. 0 is off.",
                 ),
             ],

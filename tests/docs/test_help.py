@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tools.release import help_images, locales
+from tools.release import help_defaults, help_images, interface, locales
 
 pytestmark = pytest.mark.static
 
@@ -113,6 +113,21 @@ def test_translation_names_inputs_as_the_node_shows_them(page: Path, language: s
     english = told("en")[page.stem]["inputs"]
     shown = {key: f"`{english[key]['name']}`\uff08{texts['name']}\uff09" for key, texts in inputs.items()}
     assert not [name for name in shown.values() if name not in text]
+
+
+def test_defaults_are_those_of_the_nodes() -> None:
+    """Pages as the tool leaves them; what it does to a bullet."""
+    infos = interface.infos()
+    for name, (language, node) in help_defaults.pages().items():
+        page = (FOLDER / name).read_text(encoding="utf-8")
+        defaults = help_defaults.defaults_of(infos[node], language)
+        told = help_defaults.with_defaults(page, defaults, language)
+        assert told == page, f"{name}: run python -m tools.release.help_defaults"
+    page = "# A\n\n## Inputs\n\n- `a`, `b`: so.\n- `a` (default 3): *x* and\n  more.\n- `c`: no.\n\n## B\n\n- `a`: b\n"
+    told = page.replace("- `a`, `b`: so", "- `a`, `b` (default 1, off): so").replace("default 3", "default 1")
+    assert help_defaults.with_defaults(page, {"a": "1", "b": "off"}, "en") == told
+    long = f"## Inputs\n\n- `a`: {'word ' * 21}word.\n  - sub\n"
+    assert help_defaults.with_defaults(long, {"a": "1"}, "en").splitlines()[3:] == ["  word.", "  - sub"]
 
 
 @every_language

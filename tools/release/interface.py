@@ -27,7 +27,7 @@ def of_node(info: Mapping[str, Any]) -> dict[str, Any]:
     widgets: dict[str, dict[str, str]] = {}
     sockets: dict[str, str] = {}
     options: dict[str, list[str]] = {}
-    for choice in _choices(info):
+    for choice in choices(info):
         told = inputs_of(dict(info), choice)
         shown = {name: each for name, each in told.items() if is_widget(*each)}
         key = ", ".join(f"{name}: {value}" for name, value in choice.items())
@@ -43,7 +43,7 @@ def _kind(kind: Any) -> str:
     return "COMBO" if isinstance(kind, list) else str(kind)
 
 
-def _choices(info: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def choices(info: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """What may be chosen of the combo whose options have inputs of their own."""
     own = {name: choices_of(*each) or [] for name, each in inputs_of(dict(info)).items() if each[0] == DYNAMIC}
     yield from ({name: each} for name, found in own.items() for each in found)
@@ -51,11 +51,16 @@ def _choices(info: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield {}
 
 
-def of_pack() -> Interface:
-    """All nodes of the pack."""
+def infos() -> dict[str, dict[str, Any]]:
+    """All nodes of the pack, as `/object_info` tells them."""
     names = sorted(path.stem for path in (ROOT / "nodes").glob("*.py") if path.stem != "__init__")
     nodes = [node for name in names for node in importlib.import_module(f"fovea.nodes.{name}").NODES]
-    return {node.GET_SCHEMA().node_id: of_node(node.GET_NODE_INFO_V1()) for node in nodes}
+    return {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in nodes}
+
+
+def of_pack() -> Interface:
+    """All nodes of the pack."""
+    return {node: of_node(info) for node, info in infos().items()}
 
 
 def broken(before: Interface, now: Interface) -> list[str]:

@@ -6,7 +6,6 @@ hand. Translations (locales/zh, ...) are, and have the same keys.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from ..comfy.host import ROOT
 from ..comfy.pack import load_packages
 from ..comfy.workflow import DYNAMIC
+from . import interface
 
 FOLDER = ROOT / "locales"
 FILE = "nodeDefs.json"
@@ -46,9 +46,7 @@ def _every_input(sections: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
 
 def english() -> dict[str, Any]:
     """All nodes of the pack."""
-    names = sorted(path.stem for path in (ROOT / "nodes").glob("*.py") if path.stem != "__init__")
-    nodes = [node for name in names for node in importlib.import_module(f"fovea.nodes.{name}").NODES]
-    return {node.GET_SCHEMA().node_id: texts(node.GET_NODE_INFO_V1()) for node in nodes}
+    return {node: texts(info) for node, info in interface.infos().items()}
 
 
 def main() -> None:

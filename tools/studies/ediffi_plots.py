@@ -11,6 +11,7 @@ from ..comfy.pack import load_packages
 from . import ediffi
 from .encoder_schedule import plots as encoder_schedule
 from .experts import plots as experts
+from .experts import unlike
 from .plotting import IMAGES
 from .style import plots as style
 
@@ -24,6 +25,8 @@ def main() -> None:
     load_packages()
     if "losses" in report:
         experts.losses(report["losses"], args.images / "ediffi_losses.png")
+    if "unlike" in report:
+        unlike.sheet(ediffi.folder("unlike", args.out), args.images / "ediffi_unlike.png")
     if "attended" in report:
         encoder_schedule.attended(report["attended"], args.images / "ediffi_attended.png")
     if "prompt_swap" in report:

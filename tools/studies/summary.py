@@ -58,7 +58,7 @@ def sag(facts: dict[str, Any]) -> str:
     rows = {row["prompted"]: row for row in facts["sag"]["table"] if row["method"] == "SAG"}
     without, prompted = (interval(rows[kind]["kid_against_none"]) for kind in (False, True))
     return (
-        "**Self-Attention Guidance** changes the distance to painted pictures (KID, lower is better) by "
+        "**Self-Attention Guidance** changes the distance to reference pictures (KID, lower is better) by "
         f"{without} without a prompt and {prompted} with one: nothing beyond chance on this model."
     )
 

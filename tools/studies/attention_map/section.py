@@ -14,10 +14,10 @@ def quality_section(unet: dict, dit: dict) -> str:
     ]
     return paragraphs(
         "## Attention maps of a phrase on ShapesWorld",
-        f"`python -m tools.studies.attention_map.quality`: {unet['scenes']} painted pictures of two objects and more, "
-        f"{unet['phrases']} phrases; the mean map of the blocks that Attention Map reads by itself. Area: how often a "
-        "place of the object has more of its phrase's attention than a place outside of it (chance 50 %); at another: "
-        "the same at the place of another object. Hit: the "
+        f"`python -m tools.studies.attention_map.quality`: {unet['scenes']} reference pictures of two objects and "
+        f"more, {unet['phrases']} phrases; the mean map of the blocks that Attention Map reads by itself. Area: how "
+        "often a place of the object has more of its phrase's attention than one outside of it (chance 50 %); at "
+        "another: the same at the place of another object. Hit: the "
         "place with the most lies in the object (by chance "
         f"{100 * unet['table']['covered'][0][0]:.0f} %). In brackets: 95 % bootstrap interval over pictures.",
         table(

@@ -41,18 +41,17 @@ def experts(rows: list[dict]) -> str:
 
 def unlike(found: dict) -> str:
     """By the noise level at which the UNet takes over from the flow transformer."""
-    names = {1.0: "the UNet alone", 0.0: "the flow transformer alone"}
-    rows = [
-        (names.get(border, f"the UNet below {border:g}"),
-         *(percent(*row[key]) for key in ("places_right", "share_right", "all_right", "background_right")))
-        for border, row in zip(found["borders"], found["rows"])
-    ]  # fmt: skip
+    keys = ("places_right", "share_right", "all_right", "background_right")
+    rows = [(row["name"], *(percent(*row[key]) for key in keys)) for row in found["rows"]]
     return paragraphs(
         "### Two unlike models as experts",
-        "Expert Switch with the flow transformer where it is noisy and the UNet below a noise level (of the flow, 0 "
-        "to 1): another architecture, another parameterization, another text encoder. "
+        "Expert Switch with the flow transformer where it is noisy and the UNet below a noise level (of the flow, 0 to "
+        "1): another architecture on another noise schedule, with a prompt of its own through the same CLIP. "
         f"{found['n']} prompts of one to four objects that name places; the UNet, which knows no such words, is told "
         "the same scene without them. In the named field: of the objects, those found in the field of the picture that "
-        "the prompt names.",
+        "the prompt names. The UNet was the transformer's teacher, for prompts with places below 0.6. The UNet alone "
+        "runs on its own schedule, all other rows on the flow's.",
         table(("", "in the named field", "objects right", "all right", "background"), rows),
+        "The first prompts, unpicked:",
+        "![Unlike experts](images/ediffi_unlike.png)",
     )

@@ -63,8 +63,11 @@ class Tried:
         picture_path.parent.mkdir(parents=True, exist_ok=True)
         np.save(picture_path, as_bytes(picture[0]))
         return {
-            "text": text, "seconds": seconds, "losses": [values[0] for values in best.iterations],
-            "norm": float(best.start.norm()), **verdict(self.demo, scene, text, best),
+            "text": text,
+            "seconds": seconds,
+            "losses": [values[0] for values in best.iterations],
+            "norm": float(best.start.norm()),
+            **verdict(self.demo, scene, text, best),
         }
 
 

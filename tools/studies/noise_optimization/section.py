@@ -53,7 +53,7 @@ def budgets_section(report: dict) -> str:
         "thread. The seconds of one picture, of a candidate and of an iteration were measured first, alone; every "
         "method has what fits into its time, decoding and scoring included. Where a method moves the noise, half of "
         "the time is for candidates, found by halving, and all moves start from the same best one. CLIP A is "
-        "optimized; CLIP B and the reader judge. CLIP B gives painted pictures of the same scenes "
+        "optimized; CLIP B and the reader judge. CLIP B gives reference pictures of the same scenes "
         f"{interval(report['ceiling'], 100)}. Differences are paired.",
         f"{_seconds(report)}; of an iteration: {moves}.",
         *_budget_tables(report, "###"),

@@ -18,8 +18,8 @@ def quality_section(found: dict) -> str:
         f"{found['steps']} steps "
         f"of euler / normal, CFG {found['cfg']:g}, plain prompts. A classifier that was trained apart judges each half "
         "in which there is an object. *Both*: of pictures with objects in both halves, those with both in their style. "
-        "*Painted pictures* is what the classifier makes of true ones. Chance is a sixteenth; without LoRAs the model "
-        "draws one of four styles in the whole picture.",
+        "*Painted pictures* is what the classifier makes of reference pictures. Chance is a sixteenth; without LoRAs "
+        "the model draws one of four styles in the whole picture.",
         table(("", "N", "both in their style", "halves in theirs", "all right", "objects right"), rows),
         "The LoRAs (rank 4, about ten minutes of training each on one core) are not equally good: with Region LoRA "
         "98 % of the outlined halves are judged outlined, 67 % of the shaded ones shaded. What mixes styles in one "
