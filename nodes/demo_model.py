@@ -9,9 +9,10 @@ from ..models.shapesworld import loader as demo_model
 from .ui import notices
 
 NAME = "Load Demo Model (ShapesWorld)"
-PLAIN, DUAL, FLOW = "ShapesWorld", "CLIP + T5 + style", "flow transformer"
+PLAIN, DUAL, FLOW, FOLLOWS = "ShapesWorld", "CLIP + T5 + style", "flow transformer", "trained to follow regions"
 NOISE, PICTURE_MEAN = "noise", "noise and the mean of a picture"
 EXPERTS = {"expert: high noise": "expert_high", "expert: low noise": "expert_low"}
+CHANGED = {**EXPERTS, FOLLOWS: "steered"}  # the model with a low-rank change
 
 
 class FoveaLoadDemo(io.ComfyNode):
@@ -31,10 +32,11 @@ class FoveaLoadDemo(io.ComfyNode):
             search_aliases=["ShapesWorld", "demo checkpoint", "example model", "tiny model", "test model"],
             inputs=[
                 io.Combo.Input(
-                    "variant", options=[PLAIN, *EXPERTS, DUAL, FLOW], default=PLAIN, optional=True,
+                    "variant", options=[PLAIN, *EXPERTS, DUAL, FLOW, FOLLOWS], default=PLAIN, optional=True,
                     tooltip="The model; its experts for high and low noise (for Expert Switch); the one that reads two "
-                    "text encoders and a style picture (for Encoder Schedule and Style Guidance); or a transformer "
-                    "that samples by flow, as most new models do, and knows words for places.",
+                    "text encoders and a style picture (for Encoder Schedule and Style Guidance); a transformer "
+                    "that samples by flow, as most new models do, and knows words for places; or the model trained "
+                    "further with its attention told where things are (for Dense Diffusion).",
                 ),
                 io.Combo.Input(
                     "start", options=[NOISE, PICTURE_MEAN], default=NOISE, optional=True, advanced=True,
@@ -62,7 +64,7 @@ class FoveaLoadDemo(io.ComfyNode):
         elif variant == FLOW:
             model, clip = demo_model.load_dit(), demo_model.load_dit_clip()
         else:
-            model = demo_model.load_expert(EXPERTS[variant]) if variant in EXPERTS else demo_model.load_model()
+            model = demo_model.load_changed(CHANGED[variant]) if variant in CHANGED else demo_model.load_model()
             clip = demo_model.load_clip()
         if start == PICTURE_MEAN and variant == FLOW:
             notices.report(NAME, ["start does nothing here: the flow transformer begins with noise alone."])

@@ -96,7 +96,7 @@ def _patcher(config_type: Any, state: dict[str, Tensor], folder: Path, fixed: bo
     return patcher
 
 
-def load_expert(part: str, folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
+def load_changed(part: str, folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
     """The generator with the low-rank change of a part (`expert_high`, `expert_low`, `steered`), as a LoRA of
     ComfyUI."""
     return comfy.sd.load_lora_for_models(load_model(folder), None, load_part(part, folder), 1.0, 0.0)[0]

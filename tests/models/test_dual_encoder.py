@@ -10,13 +10,13 @@ import comfy.samplers
 import numpy as np
 import pytest
 import torch
-from comfy.model_sampling import ModelSamplingDiscrete
 
 from fovea.models.shapesworld import dual_encoder
 from fovea.models.shapesworld import loader as demo_model
-from fovea.nodes.demo_model import DUAL, EXPERTS, FoveaLoadDemo
+from fovea.nodes.demo_model import CHANGED, DUAL, FoveaLoadDemo
 from tools.shapesworld import sets, shipped_weights, t5_words, train_dual, train_experts, words, world
 from tools.studies import ediffi
+from tools.studies.demo_setup import DemoSetup
 from tools.studies.encoder_schedule import prompt_swap
 from tools.studies.sampling import encoded, joined
 
@@ -108,12 +108,12 @@ def test_changes_belong_to_the_generator_that_ships() -> None:
 
 
 @shipped
-@pytest.mark.parametrize("part", EXPERTS.values())
-def test_experts_change_every_layer(part: str) -> None:
-    expert, change = demo_model.load_expert(part), demo_model.load_part(part)
+@pytest.mark.parametrize("part", CHANGED.values())
+def test_changes_reach_every_layer(part: str) -> None:
+    expert, change = demo_model.load_changed(part), demo_model.load_part(part)
     names = {key.replace(".lora_up.weight", "").replace(".diff_b", "") for key in change if ".lora_down" not in key}
     assert len(expert.patches) == len([key for key in change if ".lora_down" not in key]) > len(names) / 2
-    assert not expert.is_clone(demo_model.load_expert(part)), "two loads are two models"
+    assert not expert.is_clone(demo_model.load_changed(part)), "two loads are two models"
 
 
 @shipped
@@ -167,7 +167,7 @@ def test_vision_sees_what_the_judge_of_pictures_sees() -> None:
 
 
 @shipped
-@pytest.mark.parametrize("variant", [*EXPERTS, DUAL])
+@pytest.mark.parametrize("variant", [*CHANGED, DUAL])
 def test_loader_offers_them(variant: str) -> None:
     model, clip, vae, vision = FoveaLoadDemo.execute(variant).result
     assert model.patches and vae.encode(torch.rand(1, 256, 256, 3)).shape == (1, 4, 32, 32)
@@ -187,8 +187,9 @@ def test_conditionings_of_one_picture_become_that_of_a_batch() -> None:
         joined([batch, [*batch, *batch]])
 
 
-def test_prompts_are_swapped_between_steps() -> None:
-    sampling = ModelSamplingDiscrete()
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_prompts_are_swapped_between_steps(kind: str) -> None:
+    sampling = DemoSetup(kind=kind).model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", prompt_swap.STEPS)
     for swap in range(1, prompt_swap.STEPS):
         assert sigmas[swap - 1] > sampling.percent_to_sigma(prompt_swap.border(swap)) > sigmas[swap]

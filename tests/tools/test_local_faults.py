@@ -51,7 +51,7 @@ def test_a_verdict_follows_its_rule() -> None:
     worse = {**none, "borders": none["borders"] + rng.uniform(0.01, 0.03, 64)}
     spoiled = {**better, "features": none["features"] + 3}
     said = [faults.verdict(faults.measure(each, none, real, True)) for each in (none, better, worse, spoiled)]
-    assert said == ["no difference beyond chance", "helps", "harms", "surer borders, farther from painted pictures"]
+    assert said == ["no difference beyond chance", "helps", "harms", "surer borders, farther from reference pictures"]
     assert "right" not in faults.measure(better, none, real, False), "without a prompt nothing was asked for"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..comfy.comfyui import sha256_of
 from . import t5_words, train_dual, train_experts, train_lora, words
-from .shipped_weights import CHANGES, LORAS, PARTS, PREFIXES, STEERED, TRAINING_ONLY
+from .shipped_weights import CHANGES, LORAS, PARTS, PREFIXES, TRAINING_ONLY
 
 SHARD_BYTES = 14_000_000
 
@@ -35,7 +35,7 @@ def shipped_state(work: Path, part: str) -> dict[str, Tensor]:
         return train_dual.change(work)
     if part in CHANGES["experts"]:
         return train_experts.lora(work, part)
-    if part in (*LORAS, *STEERED):
+    if part in (*LORAS, *CHANGES["steered"]):
         return train_lora.file_of(work, part)
     state = torch.load(work / f"{part}.pt", map_location="cpu", weights_only=True)["ema"]
     prefix = PREFIXES.get(part, "")
@@ -59,7 +59,7 @@ def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
             files[name] = sha256_of(folder / name)
         manifest["parts"][part] = files
         changes = (each for of_stage in CHANGES.values() for each in of_stage)
-        if part in (*LORAS, *STEERED, *changes):  # fits this generator only
+        if part in (*LORAS, *changes):  # fits this generator only
             manifest.setdefault("changes_of", {})[part] = manifest["parts"]["unet"]
     manifest["token_ids"], manifest["t5_ids"] = list(words.known_ids()), list(t5_words.known_ids())
     manifest["place_ids"] = list(words.place_ids())

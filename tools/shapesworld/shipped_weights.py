@@ -10,8 +10,9 @@ from ..comfy.host import ROOT
 
 DEMO = ROOT / "demo"
 PARTS = ("unet", "vae", "clip_a", "clip_b", "reader")
-CHANGES = {"experts": ("expert_high", "expert_low"), "dual": ("dual",)}  # of the generator that ships, by stage
-STEERED = ("steered",)  # of that generator too; can be trained, does not ship
+CHANGES = {  # of the generator that ships, by stage
+    "experts": ("expert_high", "expert_low"), "dual": ("dual",), "steered": ("steered",),
+}  # fmt: skip
 LORAS = {"lora_outlined": "outlined", "lora_shaded": "shaded"}  # of that generator, by the style of each
 GENERATORS = {"dit": ("dit",)}  # beside it, by stage
 PREFIXES = {"unet": "unet.", "vae": "vae.", "dit": "network."}  # of names in training that shipped files do without

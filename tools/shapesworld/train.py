@@ -31,7 +31,7 @@ from . import (
     train_unet,
     train_vae,
 )
-from .shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PARTS, STEERED
+from .shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PARTS
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
 STAGES = {  # in order; before them "data" paints the pictures
@@ -90,7 +90,7 @@ def main() -> None:
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
             {**STAGES, **LATER}[name](run, pictures)
     if args.export:
-        of_stage = {**CHANGES, **GENERATORS, "loras": tuple(LORAS), "steered": STEERED}
+        of_stage = {**CHANGES, **GENERATORS, "loras": tuple(LORAS)}
         export.export(args.work, DEMO, of_stage.get(args.stage, () if args.stage in LATER else PARTS))
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 

@@ -7,10 +7,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ..shapesworld.shipped_weights import CHANGES, DEMO, GENERATORS, STEERED
+from ..shapesworld.shipped_weights import CHANGES, DEMO, GENERATORS
 
 # With the files of each beside those that all share.
-KINDS = {"unet": (), "dual": CHANGES["dual"], "steered": STEERED, **GENERATORS}
+KINDS = {"unet": (), "dual": CHANGES["dual"], "steered": CHANGES["steered"], **GENERATORS}
 
 
 class DemoSetup:
@@ -35,7 +35,7 @@ class DemoSetup:
     def model(self) -> Any:
         load: dict[str, Callable[[Path], Any]] = {
             "unet": self.loader.load_model, "dual": self.loader.load_dual, "dit": self.loader.load_dit,
-            "steered": partial(self.loader.load_expert, "steered"),
+            "steered": partial(self.loader.load_changed, "steered"),
         }  # fmt: skip
         return load[self.kind](self.folder)
 

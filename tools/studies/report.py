@@ -30,21 +30,29 @@ from .tables import paragraphs, table
 MEASURED = {  # as the page's headings name them
     "generator": "ShapesWorld", "dit": "its flow transformer", "dit_placed": "told places",
     "dit_related": "told relations", "attention_map": "attention maps", "attention_map_dit": "those of the transformer",
-    "sag": "Self-Attention Guidance", "sag_bench": "its speed", "regions": "regions",
-    "regions_start": "their start", "regions_overlap": "their overlaps",
+    "sag": "Self-Attention Guidance",
+    **{f"sag_faults_{name}": f"local faults, {of}" for name, of in sag.MODELS.items()},
+    "sag_bench": "its speed", "regions": "regions",
+    "regions_start": "their start", "regions_start_dit": "on the transformer",
+    "regions_trained": "on a model trained to follow them", "regions_overlap": "their overlaps",
     "regions_identities": "two of one kind", "regions_tuning": "their tuning",
     "regions_bench": "their speed", "region_lora": "their LoRAs", "region_lora_bench": "the speed of those",
     "latents": "starting latents", "latents_budgets": "at equal time",
+    "latents_budgets_dit": "searches on the transformer",
     "latents_lines": "their gradients", "latents_bench": "their speed", "scaling": "growth with the picture",
-    "losses": "losses of experts", "experts": "pictures of experts", "encoders": "two encoders",
+    "losses": "losses of experts", "experts": "pictures of experts", "unlike": "unlike experts",
+    "encoders": "two encoders",
     "attended": "attention to them", "styles": "style from a picture", "prompt_swap": "prompt swapped on the way",
+    "prompt_swap_dit": "on the transformer",
 }  # fmt: skip
+NOT_YET = {"sag_faults_unet", "sag_faults_early", "sag_faults_dit", "latents_budgets_dit"}  # which the page says
 HEAD = """# Results
 
 Written by `python -m tools.studies.report` from `docs/results.json`; do not edit by hand.
 
 Who judges: the *reader*, a small network that finds shapes, colors and background in a picture; *CLIP A*, the demo
 model's own, which Load Scorer offers and some methods optimize; *CLIP B*, trained apart from it, which only judges.
+*Reference pictures* are drawn by the program that drew the training pictures.
 Speed is measured on ShapesWorld as it ships, and on SD1.5 and SDXL in their real shapes with random weights."""
 
 
@@ -89,8 +97,9 @@ def page(facts: dict) -> str:
 def ediffi_section(report: dict) -> str:
     """Whatever of it was measured."""
     parts: dict[str, Callable[[Any], str]] = {
-        "losses": experts.losses, "experts": experts.experts, "encoders": encoder_schedule.encoders,
-        "attended": encoder_schedule.attended, "styles": style.styles, "prompt_swap": encoder_schedule.prompt_swap,
+        "losses": experts.losses, "experts": experts.experts, "unlike": experts.unlike,
+        "encoders": encoder_schedule.encoders, "attended": encoder_schedule.attended, "styles": style.styles,
+        "prompt_swap": encoder_schedule.prompt_swap, "prompt_swap_dit": encoder_schedule.transformer_swap,
     }  # fmt: skip
     return paragraphs(
         "## eDiff-I in miniature on ShapesWorld",
@@ -108,7 +117,9 @@ def source_section(shipped: list[str], facts: dict) -> str:
          "those that ship" if measured[key].get("weights") in shipped else "older")
         for key, name in MEASURED.items() if key in measured
     ]  # fmt: skip
-    return paragraphs("## Provenance", table(("measured", "commit", "weights"), rows))
+    missing = ", ".join(name for key, name in MEASURED.items() if key in NOT_YET)
+    return paragraphs("## Provenance", table(("measured", "commit", "weights"), rows),
+                      f"Written, not yet measured: {missing}." if missing else "")  # fmt: skip
 
 
 # What a section needs of the facts, and what writes it, in the page's order.
@@ -117,10 +128,16 @@ SECTIONS: list[tuple[tuple[str, ...], Callable[..., str]]] = [
     (("judges", "reader_check"), generator.judges_section),
     (("dit", "dit_placed", "dit_related", "generator"), generator.transformer_section),
     (("sag",), sag.quality_section),
+    (("sag_faults_unet",), sag.rule_section),
+    (("sag_faults_unet",), sag.faults_section),
+    (("sag_faults_early",), sag.faults_section),
+    (("sag_faults_dit",), sag.faults_section),
     (("sag_bench",), sag.speed_section),
     (("attention_map", "attention_map_dit"), attention_map.quality_section),
     (("regions", "regions_tuning"), regions.quality_section),
     (("regions_start",), regions.start_section),
+    (("regions_start_dit", "regions_start"), regions.transformer_section),
+    (("regions_trained",), regions.trained_section),
     (("regions_overlap",), regions.overlap_section),
     (("regions_identities",), regions.identities_section),
     (("regions_bench",), regions.speed_section),
@@ -128,6 +145,7 @@ SECTIONS: list[tuple[tuple[str, ...], Callable[..., str]]] = [
     (("region_lora_bench",), region_lora.speed_section),
     (("latents",), noise_optimization.quality_section),
     (("latents_budgets",), noise_optimization.budgets_section),
+    (("latents_budgets_dit",), noise_optimization.transformer_budgets_section),
     (("latents_lines",), noise_optimization.lines_section),
     (("latents_bench",), noise_optimization.speed_section),
     (("scaling",), scaling.speed_section),
@@ -147,16 +165,20 @@ def reports(results: Path) -> dict[str, dict[str, Path]]:
             "dit_placed": quality / "dit_placed.json",
             "dit_related": quality / "dit_related.json",
             "sag": quality / "sag" / "report.json",
+            **{f"sag_faults_{name}": quality / "sag" / f"faults_{name}.json" for name in sag.MODELS},
             "attention_map": quality / "attention_map_unet.json",
             "attention_map_dit": quality / "attention_map_dit.json",
             "regions": quality / "regions" / "report.json",
             "regions_start": quality / "regions" / "start.json",
+            "regions_start_dit": quality / "regions" / "dit_start.json",
+            "regions_trained": quality / "regions" / "trained.json",
             "regions_overlap": quality / "regions" / "overlap.json",
             "regions_identities": quality / "regions" / "identities.json",
             "regions_tuning": quality / "regions" / "tune.json",
             "region_lora": quality / "region_lora.json",
             "latents": quality / "latents" / "report.json",
             "latents_budgets": quality / "latents" / "budgets.json",
+            "latents_budgets_dit": quality / "latents" / "dit_budgets.json",
             "latents_lines": quality / "latents" / "lines.json",
             "ediffi": quality / "ediffi" / "report.json",
         },

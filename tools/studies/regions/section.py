@@ -33,9 +33,9 @@ def quality_section(report: dict, tuning: dict) -> str:
         f"{report['cfg']:g}, on {report['device']}; judged by the reader. IoU: of a region with all pixels of its "
         "object's color and shape. There: the object covers at least 15 % of its region. CLIP B: cosine of the "
         "picture and the caption, and of each region's surroundings and a caption of its object alone. Frechet "
-        f"distance and KID on CLIP B's features against {report['painted']} painted pictures. In brackets: 95 % "
+        f"distance and KID on CLIP B's features against {report['painted']} reference pictures. In brackets: 95 % "
         "bootstrap interval over layouts.",
-        f"Painted true pictures have every object there and an IoU of {100 * CEILING:.0f} (48 tuning layouts), since "
+        f"Reference pictures have every object there and an IoU of {100 * CEILING:.0f} (48 tuning layouts), since "
         f"masks are as large as the objects, but not their shapes: an IoU is to be read against that.{told} Without "
         "regions an object goes where the noise happens to resemble its color, since captions in training named no "
         "places.",
@@ -87,7 +87,7 @@ def start_section(report: dict) -> str:
         f"`python -m tools.studies.regions.quality --set start`: {report['layouts']} layouts of the report set and "
         f"their seeds, {report['steps']} steps of euler / normal, CFG {report['cfg']:g}; the nodes with their defaults "
         "but for what a row names. There, IoU, CLIP B, Frechet: as above. Success: of a region whose IoU is at least "
-        f"{CEILING / 2:.2f}, half of what true pictures have. All right: every object has its color and shape, "
+        f"{CEILING / 2:.2f}, half of what reference pictures have. All right: every object has its color and shape, "
         "wherever it is. Settings were chosen on 48 layouts of the tuning set; these are the second half of the report "
         "set, since the means of changed noise were mended after a look at the first. Time: of a picture with encoding "
         "and decoding, to none.",
@@ -97,6 +97,66 @@ def start_section(report: dict) -> str:
         table(head, rows(colors)),
         "The first layouts, unpicked; places are drawn in their object's color:",
         "![Starts](images/regions_start.png)",
+    )
+
+
+def transformer_section(report: dict, unet: dict) -> str:
+    """The same nodes on the flow transformer."""
+    found, of_unet = report["table"], unet["table"]
+    head = ("method", "objects there %", "the UNet", "IoU %", "success %", "all right %", "background %",
+            "CLIP B, whole", "less none", "time")  # fmt: skip
+
+    def rows(names: list[str]) -> list[tuple]:
+        return [
+            (name, interval(r["there"], 100), f"{100 * of_unet[name]['there'][0]:.0f}" if name in of_unet else "-",
+             interval(r["iou"], 100), interval(r["success"], 100), interval(r["all right"], 100),
+             interval(r["background"], 100), interval(r["global"], 1, 3), interval(r["global_gain"], 1, 3),
+             r.get("time", ""))
+            for name, r in ((name, found[name]) for name in names)
+        ]  # fmt: skip
+
+    words = [name for name in found if name not in WITH_COLORS]
+    colors = ["none", *(name for name in found if name in WITH_COLORS)]
+    return paragraphs(
+        "### Regions on the flow transformer",
+        f"`python -m tools.studies.regions.quality --set start --model dit`: the first {report['layouts']} of these "
+        f"layouts with their seeds, everything else as above; the UNet's column is of {unet['layouts']}. The "
+        "prompts name no places, though this model knows words for them.",
+        "Told masks and words:",
+        table(head, rows(words)),
+        "Told colors too:",
+        table(head, rows(colors)),
+    )
+
+
+def trained_section(report: dict) -> str:
+    """What training a model to follow regions gives, apart from the methods' own tables."""
+    found, minutes = report["table"], report["minutes"]
+    head = ("method", *(f"objects there %, {model}" for model in found), "trained less sham",
+            *(f"all right %, {model}" for model in found), *(f"CLIP B, {model}" for model in found))  # fmt: skip
+
+    def rows(names: list[str]) -> list[tuple]:
+        return [
+            (name, *(interval(own[name]["there"], 100) for own in found.values()),
+             interval(found["trained"][name]["there_over_sham"], 100),
+             *(f"{100 * own[name]['all right'][0]:.0f}" for own in found.values()),
+             *(f"{own[name]['global'][0]:.3f}" for own in found.values()))
+            for name in names
+        ]  # fmt: skip
+
+    return paragraphs(
+        "### A model that was trained to follow regions",
+        f"`python -m tools.studies.regions.trained`: the first {report['layouts']} of these layouts with their seeds. "
+        "*trained*: the UNet with a low-rank change (variant *trained to follow regions* of Load Demo Model), "
+        f"{minutes['trained']:.0f} minutes with attention steered to the true places in half of the noisy samples, by "
+        f"operators and strengths drawn at random. *sham*: {minutes['sham']:.0f} minutes on the same pictures without "
+        "steering; it does not ship. This is no method, and not in the methods' tables: it shows what they do where "
+        "attention was asked to place things. How to do it with another model: "
+        "[technique page](techniques/regions.md#a-model-trained-to-follow-regions).",
+        "Told masks and words:",
+        table(head, rows([name for name in found["trained"] if name not in WITH_COLORS])),
+        "Told colors too:",
+        table(head, rows([name for name in found["trained"] if name in WITH_COLORS])),
     )
 
 

@@ -29,11 +29,12 @@ from ...shapesworld.world import Scene, render
 from .. import metrics, record
 from ..demo_setup import DemoSetup
 from ..picture_sets import BATCH, CFG, STEPS, PictureSets
-from ..processes import begin
+from ..processes import begin, in_processes
 from ..sampling import encoded, painted
 from .quality import FOLDER, effective_cfg
+from .section import MODELS
 
-TUNING = 256
+TUNING = 64  # pictures of the tuning set, per setting
 REPORT = {False: 512, True: 256}  # pictures without and with a prompt
 FEW_STEPS = 6
 BAND = 2  # pixels of 128 on both sides of a border
@@ -165,39 +166,62 @@ def verdict(row: dict[str, Any]) -> str:
     if low > 0:
         return "harms"
     if high < 0:
-        return "helps" if kid_low <= 0 else "surer borders, farther from painted pictures"
+        return "helps" if kid_low <= 0 else "surer borders, farther from reference pictures"
     return "no difference beyond chance"
+
+
+def sets_of(out: Path, demo: DemoSetup) -> FaultSets:
+    """What was drawn so far with the demo."""
+    how = (BATCH, STEPS, CFG, BAND, SPECK, demo.means)
+    return FaultSets(out / "faults" / record.weights_and(how, demo.more, demo.folder), demo)
+
+
+Drawn = dict[str, tuple[Way, dict[str, np.ndarray]]]  # by the row's name
+
+
+def draw(made: FaultSets, prompted: bool, most: int) -> tuple[Drawn, list[dict]]:
+    """Chooses on the tuning set and draws the report's rows, with or without a prompt; and all trials."""
+    chosen, tried = tune(made, prompted, min(TUNING, most))
+    none, count = plain(prompted), min(REPORT[prompted], most)
+    ways = {"none": none, "SAG": chosen}
+    if prompted:
+        ways["CFG as strong"] = replace(none, cfg=effective_cfg(made.demo, chosen))
+    found = {name: (way, made.run(way, "report", count)) for name, way in ways.items()}
+    return {**found, "six steps": (none, made.run(none, "report", count, FEW_STEPS))}, tried
+
+
+def work(out: Path, demo: tuple[Path, str], prompted: bool, most: int) -> None:
+    """What a process does. demo: folder and kind."""
+    draw(sets_of(out, DemoSetup(*demo)), prompted, most)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("unet", "dit"), default="unet")
     parser.add_argument("--demo", type=Path, default=DEMO, help="folder of the files, of an early model for instance")
-    parser.add_argument("--name", help="of the report; the model's by itself")
+    parser.add_argument("--name", choices=list(MODELS), help="of the report; the model's by itself")
     parser.add_argument("--pictures", type=int, help="at most so many per row, for a try")
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=2, help="with and without a prompt at once")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
+    if (args.demo != DEMO) != (args.name == "early") or (args.name or args.model) not in (args.model, "early"):
+        parser.error("weights of another folder are reported as early, and nothing else is")
     begin()
-    demo = DemoSetup(args.demo, args.model)
-    how = (BATCH, STEPS, CFG, BAND, SPECK, demo.means)
-    made = FaultSets(args.out / "faults" / record.weights_and(how, demo.more, demo.folder), demo)
-    most = args.pictures or max(REPORT.values())
+    demo, most = DemoSetup(args.demo, args.model), args.pictures or max(REPORT.values())
+    if args.processes > 1:
+        in_processes(work, [(args.out, (demo.folder, demo.kind), prompted, most) for prompted in REPORT])
+    made = sets_of(args.out, demo)
     real, tried, table = made.painted("report", min(512, most)), [], []
-    for prompted, count in REPORT.items():
-        count = min(count, most)
-        chosen, rows = tune(made, prompted, min(TUNING, most))
+    for prompted in REPORT:
+        drawn, rows = draw(made, prompted, most)
         tried += rows
-        ways = {"none": plain(prompted), "SAG": chosen}
-        if prompted:
-            ways["CFG as strong"] = replace(plain(True), cfg=effective_cfg(demo, chosen))
-        found = {name: made.run(way, "report", count) for name, way in ways.items()}
-        ways["six steps"] = plain(prompted)
-        found["six steps"] = made.run(plain(prompted), "report", count, FEW_STEPS)
-        for name, way in ways.items():
-            row = measure(found[name], found["none"], real, prompted)
+        for name, (way, found) in drawn.items():
+            row = measure(found, drawn["none"][1], real, prompted)
             table.append({"name": name, **asdict(way), **row, "verdict": verdict(row)})
-    record.write(args.out / f"faults_{args.name or args.model}.json", {
-        **record.source(*demo.more, demo=args.demo), "model": args.model, "device": str(demo.model.load_device),
+    name = args.name or args.model
+    record.write(args.out / f"faults_{name}.json", {
+        **record.source(*demo.more, demo=args.demo), "name": name, "tuning": min(TUNING, most),
+        "device": str(demo.model.load_device),
         "painted": {key: round(float(np.nanmean(real[key])), 5) for key in ("borders", "specks")}, "tried": tried,
         "table": table,
     })  # fmt: skip
