@@ -126,8 +126,8 @@ def test_defaults_are_those_of_the_nodes() -> None:
     page = "# A\n\n## Inputs\n\n- `a`, `b`: so.\n- `a` (default 3): *x* and\n  more.\n- `c`: no.\n\n## B\n\n- `a`: b\n"
     told = page.replace("- `a`, `b`: so", "- `a`, `b` (default 1, off): so").replace("default 3", "default 1")
     assert help_defaults.with_defaults(page, {"a": "1", "b": "off"}, "en") == told
-    long = f"## Inputs\n\n- `a`: {'word ' * 21}word.\n  - sub\n"
-    assert help_defaults.with_defaults(long, {"a": "1"}, "en").splitlines()[3:] == ["  word.", "  - sub"]
+    long = f"## Inputs\n\n- `a`: {'word ' * 20}`b c`.\n  - sub\n"
+    assert help_defaults.with_defaults(long, {"a": "1"}, "en").splitlines()[3:] == ["  `b c`.", "  - sub"]
 
 
 @every_language

@@ -74,9 +74,9 @@ def _wrapped(bullet: str) -> str:
     paragraph, rest = re.fullmatch(r"(.*?)((?:\n *- .*)?\n*)", bullet, re.DOTALL).groups()  # type: ignore[union-attr]
     if not bullet.isascii() or all(len(line) <= WIDTH for line in paragraph.splitlines()):
         return bullet
-    filled = textwrap.fill(" ".join(paragraph.split()), WIDTH, subsequent_indent="  ", break_long_words=False,
-                           break_on_hyphens=False)  # fmt: skip
-    return filled + rest
+    whole = re.sub(r"`[^`]+`", lambda code: code.group().replace(" ", "\0"), " ".join(paragraph.split()))
+    filled = textwrap.fill(whole, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return filled.replace("\0", " ") + rest
 
 
 def pages() -> dict[str, tuple[str, str]]:
