@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -18,8 +19,9 @@ INK, PAPER = (40, 40, 44), (250, 250, 248)
 
 
 def grid(rows: list[list[Image.Image]], titles: list[str], captions: list[str] | None = None) -> Image.Image:
-    """Rows of pictures, a title before each row or a caption (wrapped to four lines) under each picture."""
-    below = 4 * LINE + GAP if captions else GAP
+    """Rows of pictures, a title before each row or a caption under each picture."""
+    wrapped = [textwrap.wrap(caption, 33) for caption in captions or []]
+    below = max(map(len, wrapped), default=0) * LINE + GAP
     above = LINE + GAP if titles else 0
     height = len(rows) * (above + TILE + below) + GAP
     sheet = Image.new("RGB", (len(rows[0]) * (TILE + GAP) + GAP, height), PAPER)
@@ -32,7 +34,7 @@ def grid(rows: list[list[Image.Image]], titles: list[str], captions: list[str] |
             x = GAP + c * (TILE + GAP)
             sheet.paste(picture.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y + above))
             if captions:
-                text = "\n".join(textwrap.wrap(captions[r * len(row) + c], 33)[:4])
+                text = "\n".join(wrapped[r * len(row) + c])
                 draw.multiline_text((x, y + TILE + 4), text, INK, font, spacing=2)
     return sheet
 
@@ -58,10 +60,10 @@ def regions(demo: Path) -> Image.Image:
     return grid(rows, titles)
 
 
-def shapesworld(evaluation: Path) -> Image.Image:
-    """The first eight pictures of the report set, unpicked, with their captions."""
-    captions = [row["caption"] for row in json.loads((evaluation / "shapesworld.json").read_text())["rows"][:8]]
-    sheet = Image.open(evaluation / "shapesworld.png")
+def unpicked(name: str, evaluation: Path) -> Image.Image:
+    """The first eight pictures of a report set with their captions. name: of the report."""
+    captions = [row["caption"] for row in json.loads((evaluation / f"{name}.json").read_text())["rows"][:8]]
+    sheet = Image.open(evaluation / f"{name}.png")
     side = sheet.width // 8
     tiles = [sheet.crop((i * side, 0, (i + 1) * side, side)) for i in range(8)]
     return grid([tiles[:4], tiles[4:]], [], captions)
@@ -83,7 +85,8 @@ PICTURES: dict[str, tuple[Callable[[Path], Image.Image], str, str]] = {  # by wh
     "sag": (sag, "demo", "sag_off_on_without_sag_0.png"),
     "regions": (regions, "demo", "regions_without_regions_0.png"),
     "painter": (painter, "browser", "painter_vue.png"),
-    "shapesworld": (shapesworld, "eval", "shapesworld.png"),
+    "shapesworld": (partial(unpicked, "shapesworld"), "eval", "shapesworld.png"),
+    "flow_transformer": (partial(unpicked, "dit_placed"), "eval", "dit_placed.png"),
 }
 
 
