@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..tables import interval, paragraphs, percent, pictures_table, table
+from .unlike import MEASURED
 
 SAID = {
     "expert_high": "high noise (660 on)", "expert_low": "low noise (to 660)", "expert_control": "trained on",
@@ -41,8 +42,7 @@ def experts(rows: list[dict]) -> str:
 
 def unlike(found: dict) -> str:
     """By the noise level at which the UNet takes over from the flow transformer."""
-    keys = ("places_right", "share_right", "all_right", "background_right")
-    rows = [(row["name"], *(percent(*row[key]) for key in keys)) for row in found["rows"]]
+    rows = [(row["name"], *(percent(*row[key]) for key in MEASURED)) for row in found["rows"]]
     return paragraphs(
         "### Two unlike models as experts",
         "Expert Switch with the flow transformer where it is noisy and the UNet below a noise level (of the flow, 0 to "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..tables import interval, measured_on, paragraphs, table
 from .layouts import CEILING
 from .methods import WITH_COLORS
@@ -62,6 +64,12 @@ def quality_section(report: dict, tuning: dict) -> str:
     )
 
 
+def by_what_is_told(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Methods that are told masks and words, and those that are told colors too: not the same task."""
+    told = [*names]
+    return [name for name in told if name not in WITH_COLORS], [name for name in told if name in WITH_COLORS]
+
+
 def start_section(report: dict) -> str:
     """What changes of the starting noise add, by what a method is told."""
     found = report["table"]
@@ -80,8 +88,7 @@ def start_section(report: dict) -> str:
             for name, r in ((name, found[name]) for name in names)
         ]  # fmt: skip
 
-    words = [name for name in found if name not in WITH_COLORS]
-    colors = ["none", *(name for name in found if name in WITH_COLORS)]
+    words, colors = by_what_is_told(found)
     return paragraphs(
         "## The start of regions on ShapesWorld",
         f"`python -m tools.studies.regions.quality --set start`: {report['layouts']} layouts of the report set and "
@@ -94,7 +101,7 @@ def start_section(report: dict) -> str:
         "Told masks and words:",
         table(head, rows(words)),
         "Told colors too, which the words name: not the same task.",
-        table(head, rows(colors)),
+        table(head, rows(["none", *colors])),
         "The first layouts, unpicked; places are drawn in their object's color:",
         "![Starts](images/regions_start.png)",
     )
@@ -115,8 +122,7 @@ def transformer_section(report: dict, unet: dict) -> str:
             for name, r in ((name, found[name]) for name in names)
         ]  # fmt: skip
 
-    words = [name for name in found if name not in WITH_COLORS]
-    colors = ["none", *(name for name in found if name in WITH_COLORS)]
+    words, colors = by_what_is_told(found)
     return paragraphs(
         "### Regions on the flow transformer",
         f"`python -m tools.studies.regions.quality --set start --model dit`: the first {report['layouts']} of these "
@@ -125,7 +131,7 @@ def transformer_section(report: dict, unet: dict) -> str:
         "Told masks and words:",
         table(head, rows(words)),
         "Told colors too:",
-        table(head, rows(colors)),
+        table(head, rows(["none", *colors])),
     )
 
 
@@ -144,6 +150,7 @@ def trained_section(report: dict) -> str:
             for name in names
         ]  # fmt: skip
 
+    words, colors = by_what_is_told(found["trained"])
     return paragraphs(
         "### A model that was trained to follow regions",
         f"`python -m tools.studies.regions.trained`: the first {report['layouts']} of these layouts with their seeds. "
@@ -154,9 +161,9 @@ def trained_section(report: dict) -> str:
         "attention was asked to place things. How to do it with another model: "
         "[technique page](techniques/regions.md#a-model-trained-to-follow-regions).",
         "Told masks and words:",
-        table(head, rows([name for name in found["trained"] if name not in WITH_COLORS])),
+        table(head, rows(words)),
         "Told colors too:",
-        table(head, rows([name for name in found["trained"] if name in WITH_COLORS])),
+        table(head, rows(colors)),
     )
 
 
