@@ -61,7 +61,7 @@ KINDS = {"sd15": SD15, "sd2": {**SD15, "use_linear_in_transformer": True}, "sdxl
 
 
 def initialize(network: torch.nn.Module, seed: int, peak: float) -> None:
-    """Give every parameter a value (ComfyUI's layers have none); q and k are scaled so that attention is peaked."""
+    """Give every value that a checkpoint brings one (ComfyUI's layers have none); q and k make attention peaked."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2:
@@ -72,6 +72,21 @@ def initialize(network: torch.nn.Module, seed: int, peak: float) -> None:
         parameter.data.normal_(0, 1 / math.sqrt(parameter[0].numel()), generator=generator)
         if ".to_q." in name or ".to_k." in name:
             parameter.data.mul_(peak)
+    generator = torch.Generator().manual_seed(seed)
+    saved = network.state_dict()
+    for name, buffer in network.named_buffers():  # tables of positions and frequencies
+        if name in saved and buffer.is_floating_point():
+            buffer.normal_(generator=generator)
+
+
+def left_to_chance(build: Callable[[], comfy.model_patcher.ModelPatcher]) -> list[str]:
+    """Values of the model that it would read from memory as it happens to be: none is what is right."""
+    torch.use_deterministic_algorithms(True)  # memory that nobody filled is NaN then
+    try:
+        made = build()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return [name for name, value in made.model.diffusion_model.state_dict().items() if not value.isfinite().all()]
 
 
 def unet(

@@ -229,8 +229,6 @@ def build(name: str, seed: int = 0, **changes: Any) -> comfy.model_patcher.Model
             parameter.data.mul_(1.6)
         if parameter.ndim == 1 and "qknorm" in label:  # to which one is added when it is used
             parameter.data.add_(0.8)
-    if isinstance(getattr(network, "pos_embed", None), Tensor):
-        network.pos_embed.copy_(torch.randn(network.pos_embed.shape, generator=torch.Generator().manual_seed(seed)))
     return comfy.model_patcher.ModelPatcher(model, tiny.CPU, tiny.CPU)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sag_steps as steps
+import tiny_models as tiny
 import tiny_transformers as dit
 import torch
 from recording import recorded
@@ -24,6 +25,11 @@ NAMES = tuple(dit.KINDS)
 @pytest.fixture(scope="module")
 def models() -> dict[str, Any]:
     return {name: dit.build(name) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_is_left_to_chance(name: str) -> None:
+    assert not tiny.left_to_chance(lambda: dit.build(name))
 
 
 def image_saliency(q: Tensor, k: Tensor, start: int, count: int) -> Tensor:

@@ -95,6 +95,10 @@ def model(kind: Kind) -> Any:
     return build(kind)
 
 
+def test_no_value_is_left_to_chance(kind: Kind) -> None:
+    assert not tiny.left_to_chance(lambda: build(kind))
+
+
 def noise(kind: Kind, seed: int = 0) -> NestedTensor:
     generator = torch.Generator().manual_seed(seed)
     return NestedTensor([torch.randn(1, *size, generator=generator) for size in (kind.video, kind.sound)])
