@@ -33,7 +33,7 @@ ON_DEMO = "drawn on the demo model"
 # Template -> titles of the preview nodes that its thumbnail shows, a column each.
 SHOWN: dict[str, tuple[str, ...]] = {
     "1 Paint with words (demo)": (PAINTED, "The picture"),
-    "2 Two models in one run (demo)": ("One model", "Two models, at the same cost"),
+    "2 Two models in one run (demo)": ("The second alone", "Both, in as many steps"),
     "3 The best starting noise (demo)": ("Four noises by chance", "The best of 12"),
     "A LoRA for each region (demo)": ("Without LoRAs", "A LoRA per half"),
     "Draw a part anew (demo)": ("The whole picture", "The part, drawn anew"),

@@ -87,39 +87,41 @@ schedule; no further evaluation is needed. Every SDXL checkpoint works; the pack
 
 
 def experts_demo(board: Board) -> None:
-    load = board.put("FoveaLoadDemo", 0, "The model for all noise")
-    high, low = (board.put("FoveaLoadDemo", 0, f"Its expert for {which} noise", variant=f"expert: {which} noise")
-                 for which in ("high", "low"))  # fmt: skip
+    text = "a plain red star{}, a striped green heart{} and a plain blue circle{} on a white background, flat style"
+    places = (" at the top left", " at the top right", " at the bottom")
+    load = board.put("FoveaLoadDemo", 0, "First: knows words for places", variant="flow transformer")
+    other = board.put("FoveaLoadDemo", 0, "Second: knows none")
     given: dict[str, Output] = {"model": (load, 0), "clip": (load, 1), "vae": (load, 2)}
-    text = "a plain cyan heart, a plain red square and a plain yellow star on a gray background, flat style"
-    finish = text.replace("plain", "dotted").replace("flat", "outlined")
-    given["positive"] = encoded(board, 1, "Prompt", given["clip"], text)
-    finished = encoded(board, 1, "Prompt for low noise", given["clip"], finish)
+    given["latent"] = board.put("EmptyLatentImage", 0, width=256, height=256, batch_size=4), 0
+    given["seed"] = seed(board, 0, 5)
+    given["positive"] = encoded(board, 1, "Prompt", given["clip"], text.format(*places))
     given["negative"] = encoded(board, 1, "Empty prompt", given["clip"], "")
-    given["latent"] = board.put("EmptyLatentImage", 1, width=256, height=256, batch_size=4), 0
-    given["seed"] = seed(board, 1, 5)
-    expert = board.put("FoveaExpert", 2, tint="ours", model=(low, 0), positive=finished, boundary_unit="timestep",
-                       boundary=0.66)  # fmt: skip
-    sigmas = board.put("BasicScheduler", 2, "For the report", model=(high, 0), scheduler="normal", steps=20)
-    switch = board.put("FoveaExpertSwitch", 2, tint="ours", model=(high, 0), experts=(expert, 0), sigmas=(sigmas, 0))
+    own: dict[str, Any] = {
+        "positive": encoded(board, 1, "Prompt for the second", (other, 1), text.format("", "", "")),
+        "negative": encoded(board, 1, "Empty prompt for the second", (other, 1), ""),
+    }
+    expert = board.put("FoveaExpert", 2, tint="ours", model=(other, 0), boundary_unit="SNR dB", boundary=-7.0, **own)
+    sigmas = board.put("BasicScheduler", 2, "For the report", model=given["model"], scheduler="normal", steps=20)
+    switch = board.put("FoveaExpertSwitch", 2, tint="ours", model=given["model"], experts=(expert, 0),
+                       sigmas=(sigmas, 0))  # fmt: skip
     board.put("PreviewAny", 2, "Who acts at which step", tall=300, source=(switch, 1))
-    show(board, 3, given, "One model", **DEMO_STEPS)
-    show(board, 3, given, "Two models, at the same cost", model=(switch, 0), **DEMO_STEPS)
+    show(board, 3, given, "The second alone", model=(other, 0), **own, **DEMO_STEPS)
+    show(board, 3, given, "Both, in as many steps", model=(switch, 0), **DEMO_STEPS)
     board.note(
         """## Two models in one run
 
-Press **Run**. Both samplers take 20 steps of one model each. In the second, the *expert for high noise* begins, and
-*Expert* hands over to the other below timestep 0.66 of 1. The report names the model of every step. The second has a
-prompt of its own, for dots and outlines: what the first has laid out, it finishes.
+Press **Run**. A transformer that knows words for places begins: it decides what goes where. From a signal-to-noise
+ratio of -7 dB on, *Expert* hands over to a UNet that knows no such words, with a prompt without them: it draws the
+shapes. One sampler, 20 steps of one model each; the report names the model of every step.
 
-The two are the demo model, trained on for 18 minutes each on their share of the noise only. With the same prompt for
-both, pictures are not better beyond chance (128 each).
+In 64 tests the objects are where the words say in 82 % of the cases, with the UNet alone in 14 %. All of a picture's
+objects are right in 77 %; with the transformer alone in 70 %, with the UNet alone in 75 %.
 """,
         """## Try
 
-- **boundary** 0.9 or 0.3: when it hands over, and how much the second prompt may change;
+- **boundary** -12 or 0: the second begins earlier, and decides the places too, or later;
+- the sampler of *The second alone* on the transformer's model and prompts: what that draws alone;
 - **blend** 1: both models are mixed around the border, at twice the cost there;
-- **cfg** 1 on *Expert*: no negative prompt for low noise, half the cost there;
 - **your own models**: two *Load Diffusion Model*, and the preset in **boundary_unit**: the template for Wan 2.2.
 """,
     )
