@@ -3,7 +3,7 @@
 #   COMFYUI_TAG=v0.33.1             fetch that release of ComfyUI and use it, with packages of its own
 #   PORT=8288                       where `make serve` listens
 PYTHON3 := $(if $(PYTHON),$(PYTHON),python3)
-RUN := @$(PYTHON3) -m tools.comfy.host
+RUN := @"$(PYTHON3)" -m tools.comfy.host
 export COMFYUI_PATH COMFYUI_TAG PYTHON PORT
 PYTEST := -m pytest -c tests/pytest.ini --rootdir tests
 # A worker that crashes is told with its test; starting another would lose the groups of tests/conftest.py.
@@ -33,8 +33,8 @@ check:  ## lint, types, import rules, workflow files
 	$(RUN) -m tools.check
 
 browser-test:  ## the real browser against the real frontend
-	@$(PYTHON3) -m tools.browser
-	@FOVEA_NEEDS_BROWSER=1 $(PYTHON3) -m tools.comfy.host -m pytest -c tests/pytest.ini --rootdir tests tests/browser
+	@"$(PYTHON3)" -m tools.browser
+	@FOVEA_NEEDS_BROWSER=1 "$(PYTHON3)" -m tools.comfy.host -m pytest -c tests/pytest.ini --rootdir tests tests/browser
 
 thumbnails:  ## draw the pictures of the templates anew (workflows/*.jpg)
 	$(RUN) -m tools.release.thumbnails

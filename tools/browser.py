@@ -25,8 +25,8 @@ def ensure() -> str:
     if found:
         return found
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise SetupError("The browser tests need Chromium: install it with your system's packages (as root on Debian "
-                         "and Ubuntu: apt-get install chromium).")  # fmt: skip
+        raise SetupError("The browser tests need Chromium or Google Chrome: install one with your system's packages "
+                         "(as root on Debian: apt-get install chromium; Ubuntu has no such package).")  # fmt: skip
     print("fovea: installing Chromium for the browser tests", flush=True)
     for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
         done = subprocess.run(["apt-get", *command], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},

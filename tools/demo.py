@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .comfy import api, graph
 from .comfy.host import ROOT
+from .comfy.scratch import alone_in
 from .comfy.server import temporary
 from .errors import SetupError
 from .release import sheet
@@ -161,7 +162,11 @@ def demo() -> int:
     graphs = {name: graphs[name] for name in in_order(graphs)}
     if not graphs:
         raise SetupError(f"{GRAPHS} holds no graph (*.json).")
-    OUTPUT.mkdir(parents=True, exist_ok=True)
+    with alone_in(OUTPUT):
+        return _demo(graphs)
+
+
+def _demo(graphs: dict[str, graph.Graph]) -> int:
     for old in OUTPUT.glob("*.png"):
         old.unlink()
     print("starting ComfyUI", flush=True)

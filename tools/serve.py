@@ -12,7 +12,7 @@ from .errors import SetupError
 
 def wished_port() -> int:
     text = os.environ.get("PORT") or "8188"
-    if not text.isdigit():
+    if not text.isdigit() or not 0 < int(text) < 2**16:
         raise SetupError(f"PORT={text} is no port number. Example: make serve PORT=8288")
     return int(text)
 

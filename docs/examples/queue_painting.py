@@ -13,23 +13,29 @@ import json
 import urllib.error
 import urllib.request
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 
 def painting(places: list[tuple[str, str]], prompt: str = "") -> dict:
     """FoveaRegionPainter's inputs. places: (file, prompt), later ones lie in front; the first picture's size counts.
     prompt: of the whole picture."""
-    masks = [Image.open(file).convert("L") for file, _ in places]
+    masks = [mask(file) for file, _ in places]
     width, height = masks[0].size
-    regions = [{"prompt": own, "mask": url(mask.resize((width, height)))} for mask, (_, own) in zip(masks, places)]
+    regions = [{"prompt": own, "mask": url(each.resize((width, height)))} for each, (_, own) in zip(masks, places)]
     text = json.dumps({"version": 2, "width": width, "height": height, "prompt": prompt, "regions": regions})
     return {"width": width, "height": height, "painting": text}
 
 
-def url(mask: Image.Image) -> str:
+def mask(file: str) -> Image.Image:
+    """A picture as a mask: white is inside, black and clear are not."""
+    picture = Image.open(file).convert("RGBA")
+    return ImageChops.multiply(picture.convert("L"), picture.getchannel("A"))
+
+
+def url(picture: Image.Image) -> str:
     """A mask as the text of a PNG."""
     data = io.BytesIO()
-    mask.save(data, format="PNG", optimize=True)
+    picture.save(data, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
@@ -57,9 +63,11 @@ def main() -> None:
     with open(args.graph, encoding="utf-8") as file:
         graph = json.load(file)
     places = [(file, prompt) for file, _, prompt in (place.partition("=") for place in args.places)]
-    for node in graph.values():
-        if node["class_type"] == "FoveaRegionPainter":
-            node["inputs"].update(painting(places, args.prompt))
+    painters = [node for node in graph.values() if node["class_type"] == "FoveaRegionPainter"]
+    if not painters:
+        raise SystemExit(f"{args.graph} has no FoveaRegionPainter.")
+    for node in painters:
+        node["inputs"].update(painting(places, args.prompt))
     print("queued as", queue(graph, args.server))
 
 

@@ -329,6 +329,11 @@ def test_the_example_script_makes_a_painting(tmp_path: Path) -> None:
     regions = run(**script.painting(places, "two things"))[0]
     assert [r.prompt for r in regions.items] == ["a star", "a heart"]
     assert torch.equal(regions.items[1].mask[0], torch.from_numpy(INDEX == 7).float())
+    clear = Image.new("LA", INDEX.shape[::-1], (255, 0))  # white where nothing is seen
+    clear.putpixel((3, 2), (255, 255))
+    clear.save(tmp_path / "clear.png")
+    (region,) = run(**script.painting([(str(tmp_path / "clear.png"), "a dot")], ""))[0].items
+    assert region.mask.sum() == 1 and region.mask[0, 2, 3] == 1
 
 
 @pytest.mark.server

@@ -13,14 +13,17 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tools.comfy import comfyui, environment, host, server
+from tools import serve
+from tools.comfy import comfyui, environment, host, scratch, server
 from tools.errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,8 +105,11 @@ def test_resumes_from_a_finished_download(shelf: Path, no_network: None, tmp_pat
     downloads = tmp_path / "host" / "downloads"
     downloads.mkdir(parents=True)
     shutil.copy(shelf / comfyui.ARCHIVE, downloads)
-    (tmp_path / "host" / "partial-stale" / "comfy").mkdir(parents=True)
+    killed, others = (tmp_path / "host" / f"partial-{2**30}-{machine}-a" for machine in (scratch.MACHINE, "another"))
+    for each in (killed, others):
+        (each / "comfy").mkdir(parents=True)
     assert comfyui.version_of(comfyui.obtain(tmp_path / "host", Path("no-python"))) == comfyui.VERSION
+    assert not killed.exists() and others.exists(), "another machine's process may run"
 
 
 def test_truncated_download_is_fetched_again(shelf: Path, tmp_path: Path) -> None:
@@ -226,6 +232,18 @@ def make_wheel(folder: Path, name: str) -> None:
         wheel.writestr(f"{info}/RECORD", "")
 
 
+def test_half_an_environment_is_made_anew(tmp_path: Path) -> None:
+    """Stopped while pip was put into it."""
+    python = environment.create(tmp_path / "venv", sys.executable, str)
+    (pip,) = (tmp_path / "venv").glob("lib/*/site-packages/pip")
+    for part in pip.iterdir():
+        if part.name != "__init__.py":
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    assert environment.probe(python, "import pip") is not None, "twin: what is there looks like pip"
+    assert environment.create(tmp_path / "venv", sys.executable, str) == python
+    assert environment.probe(python, "import pip.__main__") is not None
+
+
 def test_environment_is_made_once(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("probe_torch", "probe_host", "probe_own"):
         make_wheel(shelf, name)
@@ -280,6 +298,44 @@ def test_port_taken() -> None:
         with pytest.raises(SetupError, match="taken"):
             server.check_port(holder.getsockname()[1])
     assert server.check_port(free := server.free_port()) == free
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "x"])
+def test_a_wrong_port_is_named(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", port)
+    with pytest.raises(SetupError, match=f"PORT={port} is no port number"):
+        serve.wished_port()
+
+
+def test_a_proxy_does_not_hide_our_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Up(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    up = HTTPServer(("127.0.0.1", 0), Up)
+    threading.Thread(target=up.serve_forever, daemon=True).start()
+    try:
+        assert server.answers(f"http://127.0.0.1:{up.server_port}")
+    finally:
+        up.shutdown()
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with scratch.alone_in(tmp_path):
+        with pytest.raises(SetupError, match="another run of this command works in"), scratch.alone_in(tmp_path):
+            pytest.fail("it was let in")
+        with pytest.raises(SetupError, match="another run"), server.running(tmp_path, tmp_path / "server.log"):
+            pytest.fail("it was let in")
+    with scratch.alone_in(tmp_path):
+        pass
 
 
 def test_server_that_cannot_start_tells_its_log(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,18 @@ def test_report_compares_pairs(tmp_path: Path, small: graphs.Graph) -> None:
     assert "<script>" not in page and "<b>c</b>" not in page and "&lt;i&gt;" in page and "data:image/png" in page
 
 
+def test_layouts_of_one_prompt_are_counted_apart(tmp_path: Path, small: graphs.Graph) -> None:
+    one = {key: node for key, node in small.items() if key in graphs.upstream(small, "save_with")}
+    every = planned(tmp_path, one, "Prompts\na\nb\n")
+    for number, job in enumerate(every):
+        every[number] = replace(job, prompt=jobs.Prompt("a", boxes=f"[{number}]"))
+    store, (output,) = Store(tmp_path), every[0].plan.outputs.values()
+    for number, job in enumerate(every):
+        store.commit(job, Result({output: [PNG]}, {output: {"s": [float(number)]}}, 1.0))
+    (row,) = report.tabulate(report.arms(every, store))
+    assert row["n"] == 2 and row["mean"][0] == 0.5 and len(row["mean"]) == 3, "two groups have an interval"
+
+
 def test_one_prompt_has_no_interval(tmp_path: Path, small: graphs.Graph) -> None:
     every, store = filled(tmp_path, small)
     (plain, _) = report.write(tmp_path, "t", every[:2], store, {})["table"]
@@ -214,7 +227,7 @@ def test_one_prompt_has_no_interval(tmp_path: Path, small: graphs.Graph) -> None
 
 def test_blind_votes(tmp_path: Path, small: graphs.Graph) -> None:
     every, store = filled(tmp_path, small)
-    (tmp_path / "blind.jsonl").write_text('{"pair": ["jobs/of/others"], "winner": "plain"}\n{"cut o\n')
+    (tmp_path / "blind.jsonl").write_text('{"pair": ["jobs/of/others"], "winner": "plain"}\n{"cut o')
     ballot = blind.Ballot(tmp_path, report.arms(every, store), "plain", "<i>")
     page = blind.server(ballot)
     threading.Thread(target=page.serve_forever, daemon=True).start()

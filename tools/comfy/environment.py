@@ -37,7 +37,8 @@ def probe(python: Path, code: str, *arguments: str) -> str | None:
 def create(venv: Path, base_python: str = sys.executable, say=print) -> Path:
     """The interpreter of `venv`, made with `base_python` where it is missing, broken or too old."""
     python = python_of(venv)
-    sound = "import sys, pip; assert sys.version_info >= (3, 10)"
+    # What was interrupted while it was made may have half of pip.
+    sound = "import sys; from pip._internal.cli.main import main; assert sys.version_info >= (3, 10)"
     if probe(python, sound) is not None:
         return python
     base = shutil.which(base_python)

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from ..errors import SetupError
 from .host import HOST_FOLDER, ROOT, locate
+from .scratch import alone_in, scratch_folder
 
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 START_SECONDS = 600
@@ -86,8 +86,9 @@ def command(base: Path, port: int, extra: Sequence[str] = ()) -> list[str]:
 
 
 def answers(address: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy reaches this machine's own ports
     try:
-        with urllib.request.urlopen(f"{address}/system_stats", timeout=10) as reply:
+        with direct.open(f"{address}/system_stats", timeout=10) as reply:
             return reply.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -150,13 +151,14 @@ def running(
 ) -> Iterator[Server]:
     """Start the server in `base`, wait until it answers, and stop it at the end, also on error, Ctrl-C and SIGTERM.
 
-    `base` and `log` are made where missing; `port` None takes a free one; `extra` goes to ComfyUI's command line.
+    `base`, which it has to itself, and `log` are made where missing; `port` None takes a free one; `extra` goes to
+    ComfyUI's command line.
     """
     host = locate()
     port = free_port() if port is None else check_port(port)
-    make_base(base.resolve(), pack)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with termination_as_exit(), log.open("wb") as sink:
+    with termination_as_exit(), alone_in(base), log.open("wb") as sink:
+        make_base(base.resolve(), pack)
         # Its own process group: a Ctrl-C meant for us reaches it only through stop().
         process = subprocess.Popen(
             command(base.resolve(), port, extra),
@@ -178,8 +180,5 @@ def running(
 @contextlib.contextmanager
 def temporary(name: str, log: Path | None = None) -> Iterator[Server]:
     """A server as `running` has it, in a base directory that goes with it. log: HOST_FOLDER/<name>.log if None."""
-    with (
-        tempfile.TemporaryDirectory(prefix=f"{name}-", dir=HOST_FOLDER) as base,
-        running(Path(base), log or HOST_FOLDER / f"{name}.log") as server,
-    ):
+    with scratch_folder(name, HOST_FOLDER) as base, running(base, log or HOST_FOLDER / f"{name}.log") as server:
         yield server

@@ -37,7 +37,7 @@ class Ballot:
         self.pairs = []
         for key in shared:
             sides = [one, other] if rng.random() < 0.5 else [other, one]
-            self.pairs.append({"prompt": key[0], "seed": key[1], "picture": key[2], "arms": sides,
+            self.pairs.append({"prompt": key.text, "seed": key.seed, "picture": key.number, "arms": sides,
                                "files": [found[arm][key]["file"] for arm in sides]})  # fmt: skip
 
     def identity(self, number: int) -> list[Any]:
@@ -67,7 +67,8 @@ class Ballot:
         told = {"pair": self.identity(number), "prompt": pair["prompt"], "arms": pair["arms"], "winner": winner}
         with self.lock, self.votes_file.open("a", encoding="utf-8") as file:
             if number in self.waiting():
-                file.write(json.dumps(told) + "\n")
+                whole = not file.tell() or self.votes_file.read_bytes().endswith(b"\n")  # else a line was cut off
+                file.write(("" if whole else "\n") + json.dumps(told) + "\n")
 
     def result(self) -> dict[str, Any]:
         """Wins of the first arm among decided votes, with Wilson's 95 % interval."""

@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,15 +19,24 @@ from .store import Store
 SHOWN = 12  # rows of pictures on the page
 
 
-def arms(jobs: Sequence[Job], store: Store) -> dict[str, dict[tuple[str, int, int], dict[str, Any]]]:
-    """Arm (setting and output) -> (prompt, seed, number in its batch) -> picture's file, scores, category.
+class Key(NamedTuple):
+    """Which pictures of all arms belong together. number: in its batch."""
+
+    text: str
+    boxes: str
+    seed: int
+    number: int
+
+
+def arms(jobs: Sequence[Job], store: Store) -> dict[str, dict[Key, dict[str, Any]]]:
+    """Arm (setting and output) -> key -> picture's file, scores, category.
 
     Arms in the order of the command line, whichever is finished first: differences are to the first one.
     """
     names = list(dict.fromkeys((job.setting.name, output) for job in jobs for output in job.plan.outputs.values()))
     several = len({output for _, output in names}) > 1
     said = {name: " / ".join(name) if several else name[0] for name in names}
-    found: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {arm: {} for arm in said.values()}
+    found: dict[str, dict[Key, dict[str, Any]]] = {arm: {} for arm in said.values()}
     for job in jobs:
         if not store.drawn(job):
             continue
@@ -36,7 +45,7 @@ def arms(jobs: Sequence[Job], store: Store) -> dict[str, dict[tuple[str, int, in
             rated = told["scores"].get(output, {})
             for i, name in enumerate(files):
                 scores = {scorer: values[i] for scorer, values in rated.items() if i < len(values)}
-                found[said[job.setting.name, output]][job.prompt.text, job.seed, i] = {
+                found[said[job.setting.name, output]][Key(job.prompt.text, job.prompt.boxes, job.seed, i)] = {
                     "file": f"jobs/{job.key}/{name}", "category": job.prompt.category, "seconds": told["seconds"],
                     "scores": {scorer: value for scorer, value in scores.items() if value is not None},
                 }  # fmt: skip
@@ -60,12 +69,12 @@ def tabulate(found: dict[str, dict]) -> list[dict[str, Any]]:
     return rows
 
 
-def with_interval(keys: Sequence[tuple[str, int, int]], values: Sequence[float]) -> list[float]:
+def with_interval(keys: Sequence[Key], values: Sequence[float]) -> list[float]:
     """Mean and interval. Pictures of one prompt are no independent samples: whole prompts are drawn, and of one prompt
     alone there is no interval."""
-    by_prompt: dict[str, list[float]] = {}
-    for (prompt, *_), value in zip(keys, values):
-        by_prompt.setdefault(prompt, []).append(value)
+    by_prompt: dict[tuple[str, str], list[float]] = {}
+    for key, value in zip(keys, values):
+        by_prompt.setdefault((key.text, key.boxes), []).append(value)
     groups = list(by_prompt.values())
     sums, counts = (np.array([float(of(group)) for group in groups]) for of in (sum, len))
 
@@ -125,7 +134,7 @@ def page(title: str, found: dict[str, dict], rows: Sequence[dict], failed: dict[
         lines += ["<h2>Failed</h2><ul>", *(f"<li>{safe(key)}: {safe(why)}" for key, why in failed.items()), "</ul>"]
     lines += ["<h2>The first pictures</h2><table><tr><th>", *(f"<th>{safe(arm)}" for arm in found)]
     for key in list(next(iter(found.values()), {}))[:SHOWN]:
-        lines.append(f"<tr><td>{safe(key[0])}<br>seed {key[1]}")
+        lines.append(f"<tr><td>{safe(key.text)}<br>seed {key.seed}")
         lines += ["<td>" + (f"<img loading=lazy src='{safe(arm[key]['file'])}'>" if key in arm else "")
                   for arm in found.values()]  # fmt: skip
     return "\n".join([*lines, "</table>"]) + "\n"

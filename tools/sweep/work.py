@@ -7,28 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import platform
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 from tqdm import tqdm
 
 from ..comfy.api import LOST, Client, Refused, Run
 from ..comfy.graph import Graph
 from ..comfy.host import HOST_FOLDER, ROOT
+from ..comfy.scratch import scratch_folder
 from ..comfy.server import running
 from ..errors import SetupError
 from .jobs import SCORE, Job
 from .store import Result, Store
 
 TRIES, STARTS = 3, 2  # of a job; of a worker that never came up, in a row
-MACHINE = re.sub(r"\W", "_", platform.node())
 
 
 class JobFailed(RuntimeError):
@@ -43,12 +38,9 @@ class Worker:
         self.stack = contextlib.ExitStack()
         try:
             if address is None:
-                clear()
-                HOST_FOLDER.mkdir(exist_ok=True)
                 if models is not None and not Path(models).is_dir():
                     raise SetupError(f"--models {models} is no folder.")
-                prefix = f"sweep-{os.getpid()}-{MACHINE}-"
-                base = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=HOST_FOLDER)))
+                base = self.stack.enter_context(scratch_folder("sweep", HOST_FOLDER))
                 if models is not None:
                     (base / "models").symlink_to(Path(models).resolve(), target_is_directory=True)
                 address = self.stack.enter_context(running(base, base / "server.log")).address
@@ -117,13 +109,6 @@ def keep(store: Store, failed: dict[str, str], job: Job, result: Result) -> None
     store.commit(job, result)
     if result.unscored:
         failed[job.key] = f"its pictures are kept, without scores: {result.unscored}"
-
-
-def clear() -> None:
-    """Remove folders of workers of this machine that were killed; others may share the folder."""
-    for left in HOST_FOLDER.glob(f"sweep-*-{MACHINE}-*"):
-        if not psutil.pid_exists(int(left.name.split("-")[1])):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def scores(job: Job, told: dict[str, Any]) -> dict[str, dict[str, list[float | None]]]:
