@@ -24,6 +24,41 @@ ZOOM = """() => {
 }"""
 
 
+# A drawing is given, and a mouse acts on the stage before it can be read. A null: none is given.
+AT_ONCE = f"""([text, events]) => {{
+    const stage = document.querySelector('.fovea-stage');
+    if (text !== null) {NODE}.widgets.find(widget => widget.name === 'painting').value = text;
+    for (const [kind, clientX, clientY] of events) stage.dispatchEvent(new PointerEvent(`pointer${{kind}}`, {{
+        pointerId: 1, button: kind === 'move' ? -1 : 0, buttons: kind === 'up' ? 0 : 1, clientX, clientY,
+        bubbles: true, cancelable: true }})); }}"""
+
+
+class Fingers:
+    """Fingers on the page, each at the same place of the list from its touch to its end."""
+
+    def __init__(self, page: Any) -> None:
+        self.device = page.context.new_cdp_session(page)
+        self.device.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def touch(self, kind: str, *spots: tuple[float, float]) -> None:
+        """kind: Start, Move or End. spots: where fingers are then, in pixels of the page."""
+        points = [{"x": x, "y": y, "id": at} for at, (x, y) in enumerate(spots)]
+        self.device.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    def tap(self, spot: tuple[float, float]) -> None:
+        self.touch("Start", spot)
+        self.touch("End")
+
+    def pinch(self, first: tuple[float, float], second: tuple[float, float], apart: float = 40) -> None:
+        """One after the other comes down, then they part by so many pixels each."""
+        (a, y), (b, z) = first, second
+        self.touch("Start", first)
+        self.touch("Start", first, second)
+        for step in range(1, 5):
+            self.touch("Move", (a - apart * step / 4, y), (b + apart * step / 4, z))
+        self.touch("End")
+
+
 class Painter:
     """The painter on the page."""
 
@@ -79,6 +114,10 @@ class Painter:
         for point in points[1:]:
             self.page.mouse.move(*self.at(*point), steps=10)
         self.page.mouse.up(button=button)
+
+    def at_once(self, *events: tuple[str, float, float], text: str | None = None) -> None:
+        """Events of the mouse, each ("down", x, y) or so, without a pause between them; before, a drawing is given."""
+        self.page.evaluate(AT_ONCE, [text, [(kind, *self.at(x, y)) for kind, x, y in events]])
 
     def tool(self, name: str) -> None:
         self.page.locator(f"[data-tool={name}]").first.click()

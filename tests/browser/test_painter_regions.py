@@ -332,6 +332,27 @@ def test_masks_come_in_and_go_out(page, client, settings) -> None:
     assert np.abs(out / 255 - masks[3]).max() < 0.01
 
 
+def test_a_picture_of_flat_colors_adds(page, client, settings) -> None:
+    """To the region of a color, whose shapes and paint stay as they are."""
+    painter = alone(page, client, settings, "classic")
+    painter.tool("rectangle")
+    painter.drag((0.1, 0.1), (0.4, 0.4))
+    painter.tool("brush")
+    page.get_by_label("Hardness", exact=True).fill("40")
+    painter.drag((0.6, 0.2), (0.9, 0.2))
+    before, (region,) = painter.masks()[1], painter.value()["regions"]
+    colors = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    colors[200:, :64] = [int(region["color"][at : at + 2], 16) for at in (1, 3, 5)]
+    give(page, 0, ("colors.png", png(colors)))
+    eventually(lambda: painter.masks()[1][210, 10] == 1)
+    wanted = before.copy()
+    wanted[200:, :64] = 1
+    (after,) = painter.value()["regions"]
+    assert np.array_equal(painter.masks()[1], wanted) and after["shapes"] == region["shapes"]
+    painter.button("Undo")
+    assert painter.value()["regions"] == [region]
+
+
 def test_the_color_of_the_thing_from_a_picture_behind(page, client, settings) -> None:
     """Any picture can lie behind; the eyedropper takes its color, the paint becomes as clear as one likes."""
     painter = alone(page, client, settings, "vue")

@@ -2,8 +2,9 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { listenFirst } from "./painter/before_editor.js";
 import { usePalette } from "./painter/drawing.js";
-import { backgroundsFor, captureStep, keepFromGraph, loraNames } from "./painter/host.js";
+import * as host from "./painter/host.js";
 import { Panel } from "./painter/panel.js";
 import { Store } from "./painter/store.js";
 import { useLanguage } from "./painter/texts.js";
@@ -16,25 +17,45 @@ const MIN_WIDTH = 720; // of a new node: the regions are beside the painting
 const NEW_HEIGHT = 480; // of a new node's panel
 const OTHER_WIDGETS = 220; // their height
 const SETTLED_AFTER = 300; // ms without another change: strokes in quick succession are one step of the graph's undo
-const SOON = 2000; // ms
 
 // Nodes that are cloned and thrown away are never told so: stores are only held as long as somebody else does.
 const stores = new Set();
-api.addEventListener("executed", () => setTimeout(() => { // ComfyUI hears of the same event, and keeps what it brings
+
+function forEachStore(act) {
   for (const held of stores) {
     const store = held.deref();
-    if (store) listBackgrounds(store);
+    if (store) act(store);
     else stores.delete(held);
   }
-}));
+}
 
-// The graph's undo makes every node anew: a painter in the place of one just gone goes on with its tool and zoom.
-const gone = new Map(); // by the ids of nodes
+// ComfyUI hears of the same event, and keeps what it brings.
+api.addEventListener("executed", () => setTimeout(() => forEachStore((store) => listBackgrounds(store))));
 
-function resume(node, store) {
-  const before = gone.get(node.id);
-  if (before && performance.now() - before.when < SOON) resumeWorkspace(store, before.workspace);
-  gone.delete(node.id);
+const painters = new WeakMap(); // {store, leave} by nodes
+let leaving = []; // painters whose nodes are about to be made anew
+const workspaces = new Map(); // by the names of nodes
+
+/** The graph's undo makes every node anew: a painter in the place of one before goes on with its tool and zoom. */
+function beforeNewNodes() {
+  const nodes = host.allNodes().filter((node) => painters.has(node));
+  leaving = nodes.map((node) => painters.get(node));
+  workspaces.clear();
+  if (!host.isGraphRestoring()) return;
+  for (const node of nodes) workspaces.set(host.nameOf(node), workspaceOf(painters.get(node).store));
+}
+
+/** The editor tells nodes that they go, but not those in subgraphs. */
+function afterNewNodes() {
+  for (const { leave } of leaving) leave();
+  leaving = [];
+  workspaces.clear();
+}
+
+async function show(node, store, text) {
+  const workspace = workspaces.get(host.nameOf(node));
+  await store.setText(text, ...sizeOf(node));
+  if (workspace) resumeWorkspace(store, workspace);
 }
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
@@ -52,19 +73,19 @@ function painter(node, name) {
   usePalette(palette);
   const store = new Store({
     width, height, ...wishes,
-    backgrounds: () => backgroundsFor(node),
-    loraNames,
+    backgrounds: () => host.backgroundsFor(node),
+    loraNames: host.loraNames,
     onChange(settled) {
       widget?.callback?.(store.text);
       clearTimeout(waiting);
-      if (settled) waiting = setTimeout(captureStep, SETTLED_AFTER);
+      if (settled) waiting = setTimeout(host.captureStep, SETTLED_AFTER);
     },
   });
-  const panel = new Panel(store, keepFromGraph, () => widget && requestAnimationFrame(() => grow(node)));
+  const panel = new Panel(store, host.keepFromGraph, () => widget && requestAnimationFrame(() => grow(node)));
   stores.add(new WeakRef(store));
   widget = node.addDOMWidget(name, WIDGET, panel.root, {
     getValue: () => store.text,
-    setValue: (text) => store.setText(text, ...sizeOf(node)).then(() => resume(node, store)),
+    setValue: (text) => show(node, store, text),
     getMinHeight: () => panel.minHeight,
     hideOnZoom: false,
     socketless: true,
@@ -77,10 +98,10 @@ function painter(node, name) {
   const removed = widget.onRemove;
   widget.onRemove = function (...given) {
     clearTimeout(waiting);
-    gone.set(node.id, { workspace: workspaceOf(store), when: performance.now() });
     panel.dispose();
     return removed?.apply(this, given);
   };
+  painters.set(node, { store, leave: () => widget.onRemove() });
   return { widget, minWidth: MIN_WIDTH, minHeight: NEW_HEIGHT + OTHER_WIDGETS };
 }
 
@@ -110,4 +131,11 @@ app.registerExtension({
   settings: SETTINGS,
   aboutPageBadges: [{ label: `Fovea ${VERSION_SHOWN}`, url: PAGE, icon: "pi pi-eye" }],
   getCustomWidgets: () => ({ [WIDGET]: painter }),
+  setup: listenFirst,
+  beforeConfigureGraph: beforeNewNodes,
+  afterConfigureGraph: afterNewNodes,
+  refreshComboInNodes() {
+    host.forgetLoras();
+    forEachStore((store) => store.notify("loras"));
+  },
 });

@@ -18,16 +18,19 @@ export function addRow(store) {
 }
 
 export function changeRow(store, id, next) {
+  store.cancel(); // here and below: what is changed is the drawing without the gesture under way
   store.change(edits.rowChanged(store.drawing, id, next));
 }
 
 /** by: places to the front. */
 export function moveRow(store, id, by) {
+  store.cancel();
   const next = edits.rowMoved(store.drawing, id, by);
   if (next) store.change(next);
 }
 
 export function removeRow(store, id) {
+  store.cancel();
   const next = edits.rowRemoved(store.drawing, id);
   store.keepChoice(next.rows);
   store.change(next);
@@ -39,13 +42,15 @@ export function chooseRowAt(store, place) {
 
 /** Nothing is painted for the chosen row any more. */
 export function clearRegion(store) {
+  store.cancel();
   if (store.chosen !== null) store.change(edits.cleared(store.drawing, store.chosen));
 }
 
 /** Move the chosen region by pixels. */
 export function moveRegion(store, dx, dy) {
+  store.cancel();
   const { row, drawing } = store;
-  store.change(edits.rowChanged(drawing, row.id, movedPlace(drawing, row, dx, dy)));
+  if (row) store.change(edits.rowChanged(drawing, row.id, movedPlace(drawing, row, dx, dy)));
 }
 
 /** Give the chosen row all of the picture that looks like the place around a point. */

@@ -1,7 +1,7 @@
 /** A drawing: rows with colors, prompts and places, and the prompt of the whole picture. To and from the JSON text that
  *  workflows keep. Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
-import { NOWHERE, placed } from "./places.js";
+import { MAX_EDGE, NOWHERE, placed } from "./places.js";
 import { pixelsOf } from "./pixels.js";
 import { grayPng } from "./png.js";
 import { t } from "./texts.js";
@@ -169,7 +169,7 @@ function loraFrom(lora) {
 function shapeFrom(shape) {
   const box = listOf(shape?.box, 4), isKnown = shape?.kind === "rectangle" || shape?.kind === "ellipse";
   if (!isKnown || box.length !== 4 || !box.every(Number.isFinite)) return null;
-  return { kind: shape.kind, box: box.map((value, at) => limited(value, at < 2 ? -4 : 0, 4)) };
+  return { kind: shape.kind, box: box.map((value, at) => limited(value, at < 2 ? -MAX_EDGE : 0, MAX_EDGE)) };
 }
 
 /** Masks by the ids of rows. */

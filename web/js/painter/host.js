@@ -6,10 +6,15 @@ import { t } from "./texts.js";
 
 const addressOf = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`);
 
-/** The editor's name for a node's results: in a subgraph its id alone is not enough. */
-function resultsOf(node) {
-  const name = node.graph?.isRootGraph === false ? `${node.graph.id}:${node.id}` : node.id;
-  return app.nodeOutputs?.[name];
+/** The editor's name for a node: in a subgraph its id alone is not enough. */
+export const nameOf = ({ graph, id }) => (graph?.isRootGraph === false ? `${graph.id}:${id}` : `${id}`);
+
+const resultsOf = (node) => app.nodeOutputs?.[nameOf(node)];
+
+/** All nodes, those in subgraphs as well. */
+export function allNodes() {
+  const root = app.rootGraph ?? app.graph;
+  return [root, ...(root.subgraphs?.values() ?? [])].flatMap((graph) => graph.nodes);
 }
 
 /** The last pictures that nodes have shown: our own input first, then results. */
@@ -28,19 +33,31 @@ export function backgroundsFor(node) {
 
 let loras = null; // a promise
 
-/** The LoRAs that the node Region offers, without its "none". */
+/** The LoRAs that the node Region offers, without its "none"; none at all where the server does not answer. */
 export function loraNames() {
-  loras ??= api.fetchApi("/object_info/FoveaRegion").then((reply) => reply.json()).then(namesIn, () => []);
+  loras ??= fetchLoras().catch(() => {
+    forgetLoras();
+    return [];
+  });
   return loras;
 }
 
-function namesIn({ FoveaRegion }) {
-  const [type, options] = FoveaRegion?.input?.optional?.lora ?? [];
-  return (Array.isArray(type) ? type : options?.options ?? []).slice(1);
+/** Ask the server again next time. */
+export function forgetLoras() {
+  loras = null;
+}
+
+async function fetchLoras() {
+  const reply = await api.fetchApi("/object_info/FoveaRegion"), { FoveaRegion } = await reply.json();
+  const [type, options] = FoveaRegion.input.optional.lora;
+  return (Array.isArray(type) ? type : options.options).slice(1);
 }
 
 /** The graph's undo. */
 const graphUndo = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+
+/** Whether the graph's undo is making the graph anew. */
+export const isGraphRestoring = () => graphUndo()?._restoringState === true;
 
 /** One step of the graph's undo, and what "Run (On Change)" waits for. */
 export function captureStep() {

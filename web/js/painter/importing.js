@@ -4,7 +4,7 @@ import { rowOf } from "./edits.js";
 import { rowsWith, toMask, toPicture } from "./pictures.js";
 import { t } from "./texts.js";
 
-/** Take regions from files: a picture of flat colors gives each row what has its color, one in black, white and gray
+/** Take regions from files: a picture of flat colors adds to each row what has its color, one in black, white and gray
  *  becomes a row of its own. All of them are one step of undo. */
 export async function importPictures(store, files) {
   const pictures = [], wrong = [];

@@ -70,8 +70,8 @@ function isFlat(pixels) {
   return most.reduce((sum, count) => sum + count, 0) >= FLAT * (pixels.length / 4);
 }
 
-/** Frequent colors are those of rows, or become rows; each pixel goes to the nearest of them, or to none when all are
- *  far. A row whose color is not in the picture stays as it is. */
+/** Frequent colors are those of rows, or become rows; each pixel is added to the nearest of them, or to none when all
+ *  are far. */
 function withColors(drawing, pixels) {
   const size = drawing.width * drawing.height, rows = [...drawing.rows], there = new Set();
   for (const color of frequentColors(pixels)) {
@@ -92,9 +92,13 @@ function withColors(drawing, pixels) {
     const row = nearest.get(key);
     if (row !== null) (masks[row] ??= new Uint8Array(size))[at] = 255;
   }
-  const next = rows.map((row, at) => (masks[at] ? { ...row, ...placed(drawing, masks[at], []) } : row));
+  const added = (row, mask) => ({ ...row, ...placed(drawing, union(row.mask, mask), row.shapes) });
+  const next = rows.map((row, at) => (masks[at] ? added(row, masks[at]) : row));
   return { rows: next, changed: rows.filter((_, at) => masks[at]).map((row) => row.id) };
 }
+
+/** What either of two masks has. mask: null for none. */
+const union = (mask, more) => (mask ? mask.map((value, at) => Math.max(value, more[at])) : more);
 
 const distance = ([x, y, z], [r, g, b]) => (x - r) ** 2 + (y - g) ** 2 + (z - b) ** 2;
 

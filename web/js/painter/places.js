@@ -8,7 +8,12 @@ import * as shapes from "./shapes.js";
 export const NOWHERE = Object.freeze({ mask: null, shapes: Object.freeze([]), area: null });
 export const IN = 128; // from which on a value counts as inside, where it must be one or the other
 
+export const MAX_EDGE = 4; // pictures: how far a shape may begin beside one, and how large it may be
+
 const PRECISION = 1e5;
+const BESIDE = (MAX_EDGE - 1) / 2; // what is left of the largest at each side of the picture
+const limited = (value, low, high) => Math.min(Math.max(value, low), high);
+const rounded = (value) => limited(Math.round(value * PRECISION) / PRECISION, -MAX_EDGE, MAX_EDGE);
 
 /** A place of these, in a drawing of this size. */
 export function placed({ width, height }, mask, parts) {
@@ -31,10 +36,15 @@ export function cornersOf({ width, height }, { box: [x, y, w, h] }) {
 
 /** A shape between two corners in pixels, which it puts on whole ones. */
 export function shapeBetween({ width, height }, kind, a, b) {
-  const [left, right] = [a.x, b.x].map(Math.round).sort((p, q) => p - q);
-  const [top, bottom] = [a.y, b.y].map(Math.round).sort((p, q) => p - q);
-  const box = [left / width, top / height, (right - left) / width, (bottom - top) / height];
-  return { kind, box: box.map((value) => Math.round(value * PRECISION) / PRECISION) };
+  const [x, w] = between(a.x, b.x, width), [y, h] = between(a.y, b.y, height);
+  return { kind, box: [x, y, w, h].map(rounded) };
+}
+
+/** Start and size as fractions of the side. Of what is larger than a shape may be, the part with the picture in it. */
+function between(a, b, side) {
+  const [start, end] = [a, b].map((edge) => Math.round(edge) / side).sort((p, q) => p - q);
+  const size = Math.min(end - start, MAX_EDGE);
+  return [limited(-BESIDE, start, end - size), size];
 }
 
 export const isThin = ({ box: [, , width, height] }) => !(width > 0 && height > 0);
@@ -61,8 +71,6 @@ export function movedPlace(size, { mask, shapes: parts }, dx, dy) {
   const moved = parts.map(({ kind, box }) => ({ kind, box: box.map((value, at) => rounded(value + by[at])) }));
   return placed(size, mask && shapes.moved({ ...size, map: mask }, dx, dy), moved);
 }
-
-const rounded = (value) => Math.min(Math.max(Math.round(value * PRECISION) / PRECISION, -4), 4);
 
 /** A place in a drawing of another size. */
 export function resizedPlace(before, { mask, shapes: parts }, size) {

@@ -1,6 +1,7 @@
 /** Mouse, pen and fingers on the stage. */
 
 import { addCorner, addShape, closePolygon, fillAt, pickColor, reshape } from "./actions.js";
+import { HANDED } from "./before_editor.js";
 import { freshRow } from "./drawing.js";
 import * as handles from "./handles.js";
 import * as outline from "./outline.js";
@@ -21,21 +22,26 @@ export class Pointers {
     Object.assign(this, { store, stage });
     this.down = new Map(); // where each pointer is on the screen, by its id
     this.gesture = null; // what is painted with one of them
+    this.tap = null; // what happens where one of them is released: {pointer, act}
+    this.choice = []; // row and shape that were chosen before the first of them was pressed
     this.panning = null; // where the pointer that moves the paper was
     this.pinch = null; // how two fingers were
     this.listen();
     store.subscribe((changed) => {
       if (changed !== "gesture" && changed !== "tool") return;
       if (!store.before) this.gesture = null;
+      this.tap = null;
       this.showCorners();
     });
   }
 
   listen() {
     const on = (name, action) => this.stage.element.addEventListener(name, action);
-    on("pointerdown", (event) => this.press(event));
-    on("pointermove", (event) => this.move(event));
-    on("pointerup", (event) => this.release(event));
+    for (const by of ["", HANDED]) {
+      on(`${by}pointerdown`, (event) => this.press(event));
+      on(`${by}pointermove`, (event) => this.move(event));
+      on(`${by}pointerup`, (event) => this.release(event));
+    }
     on("pointercancel", (event) => this.release(event, true));
     on("pointerleave", () => this.showCorners());
     on("dblclick", () => closePolygon(this.store));
@@ -49,8 +55,9 @@ export class Pointers {
     event.stopPropagation(); // the graph must not move the node
     stage.element.setPointerCapture(event.pointerId);
     this.down.set(event.pointerId, place(event));
+    if (this.down.size === 1) this.choice = [store.chosen, store.shape];
     if (event.pointerType === "touch" && this.down.size === 2) {
-      store.cancel();
+      this.takeBack();
       this.pinch = spread(this.down);
       return;
     }
@@ -60,11 +67,26 @@ export class Pointers {
       return;
     }
     if (![LEFT, RIGHT, ERASER].includes(event.button)) return;
-    const point = stage.at(event);
-    if (event.altKey) this.pick(point);
-    else if (store.tool === "eyedropper") pickColor(store, stage.colorBehind(point));
-    else if (store.tool === "polygon") this.corner(point);
-    else this.begin(point, event);
+    const act = this.actionOf(event);
+    if (act) this.tap = { pointer: event.pointerId, act };
+    else this.begin(stage.at(event), event);
+  }
+
+  /** What is done at the point where a pointer is released; null for what begins where it is pressed. Only then is it
+   *  known that no second finger came. */
+  actionOf(event) {
+    const { store, stage } = this;
+    if (event.altKey) return (point) => this.pick(point);
+    if (isEraser(event)) return null;
+    if (store.tool === "eyedropper") return (point) => pickColor(store, stage.colorBehind(point));
+    return store.tool === "polygon" ? (point) => this.corner(point) : null;
+  }
+
+  /** What the first of two fingers has done so far. */
+  takeBack() {
+    this.tap = this.panning = null;
+    this.store.drop();
+    this.store.choose(...this.choice);
   }
 
   /** Choose the region under the pointer. */
@@ -208,6 +230,7 @@ export class Pointers {
       return;
     }
     this.panning = null;
+    if (this.tap?.pointer === event.pointerId) return this.endTap(event, isCancelled);
     if (!gesture || gesture.pointer !== event.pointerId) return;
     if (isCancelled) return void store.cancel();
     const { start, last, line, tool, isMoved } = gesture;
@@ -218,6 +241,12 @@ export class Pointers {
     }
     if (tool === "lasso") store.paint((grid) => shapes.polygon(grid, line, 255));
     store.settle();
+  }
+
+  endTap(event, isCancelled) {
+    const { act } = this.tap;
+    this.tap = null;
+    if (!isCancelled) act(this.stage.at(event));
   }
 
   /** A click with a tool for shapes: give handles to the frontmost shape there. */

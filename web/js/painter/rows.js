@@ -24,6 +24,7 @@ export function rowList(store) {
   store.subscribe((changed) => {
     if (["drawing", "choice", "unfolded"].includes(changed)) show();
     if (changed === "words") for (const row of store.drawing.rows) lines.get(row.id).mark(row);
+    if (changed === "loras") lines.get(store.unfolded)?.list();
     const chosen = lines.get(store.chosen);
     if (chosen && (changed === "choice" || changed === "write here")) reveal(list, chosen.element);
     if (changed === "write here") chosen.write();
@@ -40,7 +41,7 @@ function reveal(list, line) {
 }
 
 /** A region's line: color, prompt, and what may be done with it. show(row, place) brings it up to date, mark(row) what
- *  tells of its prompt; write() is for somebody who wants to type. */
+ *  tells of its prompt; list() asks for LoRAs; write() is for somebody who wants to type. */
 function rowLine(store, id) {
   const color = colorField(store, id), prompt = promptField(store, id), number = element("span");
   const eye = iconButton("shown", t("Hide this region"), () => changeRow(store, id, { hidden: true }));
@@ -89,7 +90,7 @@ function rowLine(store, id) {
     line.dataset.empty = !row.prompt.trim() && !row.hidden;
   }
 
-  return { element: line, show, mark, write: () => prompt.focus({ preventScroll: true }) };
+  return { element: line, show, mark, list: () => fold?.list(), write: () => prompt.focus({ preventScroll: true }) };
 }
 
 function name(target, text) {

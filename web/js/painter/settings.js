@@ -15,9 +15,10 @@ const PLAIN = [
   ["gray", "#808080"], ["white", "#f5f5f5"],
 ]; // prettier-ignore
 
-/** show(row, place) brings it up to date. */
+/** show(row, place) brings it up to date, list() asks for LoRAs. */
 export function settings(store, id) {
-  const parts = [negative(store, id), numbers(store, id), colors(store, id), loras(store, id), place(store, id)];
+  const lists = loras(store, id);
+  const parts = [negative(store, id), numbers(store, id), colors(store, id), lists, place(store, id)];
   const group = element("div", { className: "fovea-settings", role: "group" }, ...parts.map((part) => part.element));
   return {
     element: group,
@@ -25,6 +26,7 @@ export function settings(store, id) {
       group.setAttribute("aria-label", t("Settings of region {}", at + 1));
       for (const part of parts) part.show(row);
     },
+    list: lists.list,
   };
 }
 
@@ -106,12 +108,15 @@ function colors(store, id) {
 /** The LoRAs that act here, and a list to add one. */
 function loras(store, id) {
   const box = element("div", { className: "fovea-loras" });
-  let names = [];
-  store.loraNames().then((found) => {
+  let names = [], asked = null;
+
+  async function list() {
+    const asking = (asked = store.loraNames()), found = await asking;
+    if (asking !== asked) return; // asked again meanwhile
     names = found;
     const row = store.drawing.rows.find((other) => other.id === id);
     if (row) show(row);
-  });
+  }
 
   function show(row) {
     const set = (next) => changeRow(store, id, { loras: next });
@@ -131,7 +136,8 @@ function loras(store, id) {
     box.replaceChildren(...lines, add);
   }
 
-  return { element: box, show };
+  list();
+  return { element: box, show, list };
 }
 
 function choice(values, value, onChoice) {

@@ -5,8 +5,8 @@
  *  "drawing": any of it. "words": a prompt, while somebody types. "pixels": some of a place, with the rectangle that
  *  they are in, while somebody paints. "gesture": it has ended, or the open polygon is another. "choice": another row
  *  is chosen, or another shape of it. "steps": something else can be undone. "write here": a row was added, its prompt
- *  comes next. The others are fields: "tool", "brush", "view", "backdrop", "full", "spaceHeld", "note", "unfolded",
- *  "snap", "opacity". */
+ *  comes next. "loras": others may be offered. The rest are fields: "tool", "brush", "view", "backdrop", "full",
+ *  "spaceHeld", "note", "unfolded", "snap", "opacity". */
 
 import { blank, fromText } from "./drawing.js";
 import * as edits from "./edits.js";
@@ -74,34 +74,37 @@ export class Store {
     return this.writer.ready;
   }
 
-  /** Show another drawing: a loaded workflow, an undo of the graph. */
+  /** Show another drawing: a loaded workflow, an undo of the graph. What is done until it is read is lost. */
   async setText(text, width, height) {
-    const wanted = text ?? "";
-    const fits = width === this.drawing.width && height === this.drawing.height;
+    const wanted = text ?? "", shown = this.loading ?? this.drawing;
+    const fits = width === shown.width && height === shown.height;
     if (wanted === this.text && (wanted || fits)) return;
     this.cancel();
     this.writer.text = wanted;
-    this.loading = { width, height };
+    const size = (this.loading = { width, height });
     const { drawing, error } = await fromText(wanted, width, height).then(
       (read) => ({ drawing: read }),
       (failed) => ({ drawing: blank(width, height), error: failed }),
     );
-    if (this.text !== wanted) return; // a later one came meanwhile
+    if (this.loading !== size) return; // a later one came meanwhile
+    this.cancel();
+    this.loading = null;
     this.say(error ? t("The drawing cannot be read: {}", error.message) : "", !!error);
     this.drawing = drawing;
-    this.writer.remember(drawing, wanted); // an unreadable one stays in the workflow until somebody paints
-    const size = this.loading;
-    this.loading = null;
+    this.writer.remember(drawing, wanted, !!error);
     this.stretchedFrom = null;
     this.history.clear();
     this.keepChoice();
     this.notify("drawing");
-    if (this.drawing.rows.length) this.resize(size.width, size.height);
+    this.resize(size.width, size.height);
+    this.typedFrom = this.drawing; // a field may have the focus
   }
 
-  /** Have the text written. Of a gesture under way it holds nothing yet. */
+  /** Have the text written. Of a gesture under way it holds nothing yet. While another drawing is read, its text is the
+   *  one to keep. */
   write(settled = true) {
-    this.writer.write(this.drawing, settled, (drawing) => drawing === (this.before ?? this.drawing));
+    const isWanted = (drawing) => !this.loading && drawing === (this.before ?? this.drawing);
+    if (!this.loading) this.writer.write(this.drawing, settled, isWanted);
   }
 
   // --- changes ------------------------------------------------------------------------------------------------------
@@ -132,6 +135,7 @@ export class Store {
     const { width, height } = this.drawing;
     const fits = state.width === width && state.height === height;
     this.drawing = fits ? state : edits.resized(state, { width, height });
+    this.writer.follow(state, this.drawing);
     this.stretchedFrom = null;
     this.keepChoice();
     this.write();
@@ -140,16 +144,18 @@ export class Store {
 
   /** The picture's size has changed: what is painted is stretched. */
   resize(width, height) {
-    if (this.loading) return void (this.loading = { width, height });
+    if (this.loading) return void Object.assign(this.loading, { width, height });
     if (width === this.drawing.width && height === this.drawing.height) return;
     this.cancel();
-    this.stretchedFrom ??= this.drawing;
+    const before = this.drawing;
+    this.stretchedFrom ??= before;
     const stretched = edits.resized(this.stretchedFrom, { width, height }).rows;
-    const rows = this.drawing.rows.map((row, at) => {
+    const rows = before.rows.map((row, at) => {
       const { mask, shapes, area } = stretched[at];
       return { ...row, mask, shapes, area };
     });
-    this.drawing = { ...this.drawing, width, height, rows };
+    this.drawing = { ...before, width, height, rows };
+    this.writer.follow(before, this.drawing);
     this.write(false);
     this.notify("drawing");
   }
@@ -162,20 +168,22 @@ export class Store {
   // --- typing: the text follows every letter, undo takes back all of a field -----------------------------------------
 
   startTyping() {
+    this.drop();
     this.typedFrom = this.drawing;
   }
 
   typePrompt(prompt) {
-    this.type({ prompt });
+    this.type(() => ({ prompt }));
   }
 
   /** next: texts of a row. */
   typeInRow(id, next) {
-    this.type(edits.rowChanged(this.drawing, id, next));
+    this.type((drawing) => edits.rowChanged(drawing, id, next));
   }
 
-  type(next) {
-    this.drawing = { ...this.drawing, ...next };
+  type(edit) {
+    this.drop();
+    this.drawing = { ...this.drawing, ...edit(this.drawing) };
     this.write(false);
     this.notify("words");
   }
@@ -195,9 +203,9 @@ export class Store {
     return edits.rowOf(this.drawing, this.chosen);
   }
 
-  /** shape: which of the row's shapes. */
+  /** shape: which of the row's shapes. A gesture keeps its row: while there is one, no other is chosen. */
   choose(id, shape = null) {
-    if (id === this.chosen && shape === this.shape) return;
+    if (this.before || (id === this.chosen && shape === this.shape)) return;
     this.set({ chosen: id, shape }, "choice");
   }
 
@@ -262,24 +270,23 @@ export class Store {
     this.notify("drawing");
   }
 
-  /** Paint without a gesture, at once. */
-  paintOnce(shape) {
-    this.begin();
-    this.paint(shape);
-    this.settle();
+  /** Take back the gesture under way, if there is one. */
+  drop() {
+    if (!this.before) return;
+    this.drawing = this.before;
+    this.before = null;
+    if (!this.row) this.chosen = null;
+    this.keepShape();
+    this.notify("gesture");
+    this.notify("drawing");
   }
 
   /** Take back the gesture under way, or forget the open polygon. Returns whether there was one. */
   cancel() {
-    if (!this.before && !this.corners.length) return false;
-    this.drawing = this.before ?? this.drawing;
-    if (!this.row) this.chosen = null;
-    this.keepShape();
-    this.before = null;
-    this.corners = [];
-    this.notify("gesture");
-    this.notify("drawing");
-    return true;
+    const isAny = this.before !== null || this.corners.length > 0;
+    this.drop();
+    if (this.corners.length) this.set({ corners: [] }, "gesture");
+    return isAny;
   }
 
   /** Nothing is heard of it any more. */

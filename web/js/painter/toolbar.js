@@ -4,7 +4,7 @@ import { clearRegion, reshapeOnce } from "./actions.js";
 import { element, iconButton } from "./elements.js";
 import { areShown } from "./handles.js";
 import { exportPicture, importPictures } from "./importing.js";
-import { isThin } from "./places.js";
+import { isThin, MAX_EDGE } from "./places.js";
 import { t } from "./texts.js";
 import { TOOLS } from "./tools.js";
 import * as workspace from "./workspace.js";
@@ -115,7 +115,7 @@ function boxNumbers(store) {
 
   function set(at, pixels) {
     const old = store.row.shapes[store.shape], box = [...old.box], side = sides()[at];
-    box[at] = Math.min(Math.max(Math.round(pixels) / side, at < 2 ? -4 : 0), 4);
+    box[at] = Math.min(Math.max(Math.round(pixels) / side, at < 2 ? -MAX_EDGE : 0), MAX_EDGE);
     if (Number.isFinite(box[at]) && !isThin({ box })) reshapeOnce(store, { ...old, box });
     show();
   }

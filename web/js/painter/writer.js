@@ -8,12 +8,19 @@ export class Writer {
     this.text = "";
     this.ready = Promise.resolve(); // until the text is the drawing's
     this.texts = new WeakMap(); // of drawings, so that undo gives back the very same text
+    this.unreadable = new WeakSet(); // drawings that are shown for texts that cannot be read
     this.onChange = onChange;
     this.onError = onError;
   }
 
-  remember(drawing, text) {
+  remember(drawing, text, isUnreadable = false) {
     this.texts.set(drawing, text);
+    if (isUnreadable) this.unreadable.add(drawing);
+  }
+
+  /** A drawing at another size: a text that cannot be read stays in the workflow until somebody paints. */
+  follow(before, after) {
+    if (this.unreadable.has(before)) this.remember(after, this.texts.get(before), true);
   }
 
   /** Write a drawing's text. A new map is packed first, by the browser and within milliseconds; whoever cannot do with

@@ -1,0 +1,87 @@
+"""The painter and its editor: the graph's undo, other workflows, subgraphs, refreshed lists."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from painter_page import NODE, ROOT, loaded
+from safetensors.torch import save_file
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+both_renderers = pytest.mark.parametrize("renderer", ["classic", "vue"])
+INSIDE = "[...window.app.graph.rootGraph.subgraphs.values()][0].nodes.find(node => node.type === 'FoveaRegionPainter')"
+PRESSED = "document.querySelector('[data-tool={}]')?.getAttribute('aria-pressed') === 'true'"
+
+
+def test_another_workflow_begins_anew(page, client, settings) -> None:
+    """Its painter has the same number, and is opened at once: tools stay with their own."""
+    painter = loaded(page, client, settings, "classic")
+    painter.tool("lasso")
+    graph = json.loads((ROOT / "workflows" / "1 Paint with words (demo).json").read_text(encoding="utf-8"))
+    page.evaluate("graph => window.app.loadGraphData(graph)", graph)
+    page.wait_for_function(PRESSED.format("brush"))
+    page.wait_for_timeout(500)
+    assert page.evaluate(PRESSED.format("brush"))
+    painter.tool("rectangle")
+    page.locator(".workflow-tab").nth(-2).click()
+    page.wait_for_function(f"{NODE}?.widgets?.find(widget => widget.name === 'painting')?.value === ''")
+    page.wait_for_timeout(500)
+    assert not page.evaluate(PRESSED.format("rectangle"))
+
+
+@both_renderers
+def test_the_graphs_undo_inside_a_subgraph(page, client, settings, renderer: str) -> None:
+    """The tool stays, and painters that are gone leave nothing behind."""
+    painter = loaded(page, client, settings, renderer)
+    painter.button("Add a region")
+    page.evaluate(f"() => {{ window.app.graph.convertToSubgraph(new Set([{NODE}])); }}")
+    page.evaluate("() => window.app.canvas.setGraph([...window.app.graph.subgraphs.values()][0])")
+    page.locator(".fovea-stage").first.wait_for()
+    page.wait_for_timeout(1000)
+    painter.tool("rectangle")
+    painter.still()
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    first = painter.map(INSIDE)
+    page.wait_for_timeout(700)  # the graph's step of undo
+    painter.drag((0.6, 0.6), (0.9, 0.9))
+    page.wait_for_timeout(700)
+    page.evaluate(f"""() => {{ const widget = {INSIDE}.widgets.find(widget => widget.name === 'painting');
+        const {{ onRemove }} = widget; window.removed = 0;
+        widget.onRemove = function (...given) {{ window.removed++; return onRemove.apply(this, given); }}; }}""")
+    page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
+    page.keyboard.press("Control+z")
+    for _ in range(50):
+        if np.array_equal(painter.map(INSIDE), first):
+            break
+        page.wait_for_timeout(100)
+    assert np.array_equal(painter.map(INSIDE), first)
+    assert page.evaluate("window.removed") == 1
+    page.wait_for_function(PRESSED.format("rectangle"))
+    assert page.locator(".fovea-painter").count() == 1
+    assert not page.ours()
+
+
+def test_loras_are_listed_anew(page, client, settings, live) -> None:
+    """A list that could not be had is asked for again, and refreshing the editor brings new files."""
+    folder = live.base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"x.lora_up.weight": torch.ones(2, 2)}, folder / "first.safetensors")
+    painter = loaded(page, client, settings, "classic")
+    painter.button("Add a region")
+    painter.tool("rectangle")
+    page.route("**/object_info/FoveaRegion", lambda route: route.fulfill(status=500, body="{}"))
+    more, lists = painter.row(1).get_by_role("button", name="Settings"), painter.row(1).get_by_label("LoRA", exact=True)
+    more.click()
+    page.wait_for_timeout(500)
+    assert not lists.last.is_visible()
+    page.unroute("**/object_info/FoveaRegion")
+    more.click()
+    more.click()
+    lists.last.wait_for()
+    assert "first.safetensors" in lists.last.locator("option").all_inner_texts()
+    save_file({"x.lora_up.weight": torch.ones(2, 2)}, folder / "second.safetensors")
+    page.evaluate("() => window.app.refreshComboInNodes()")
+    page.wait_for_function("!!document.querySelector('.fovea-loras option[value=\"second.safetensors\"]')")
