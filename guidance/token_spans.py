@@ -8,7 +8,6 @@ tests/phrase_cases.json.
 from __future__ import annotations
 
 import hashlib
-import string
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,12 @@ import torch
 Entry = tuple[Any, ...]  # id (or an embedding's vector), weight, word number (0: start, end or padding)
 Tokens = Mapping[str, Sequence[Sequence[Entry]]]  # encoder -> sections of entries
 CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g", "clip_h")
+_T5_ALONE = ({"l", "t5xxl"}, {"l", "g", "t5xxl", "llama"})  # Flux, HiDream: the others go elsewhere
 _UNKNOWN = "\ue000"  # private use: stands before what has no letters, so that it is found by identity
+# Of scripts without blanks between words, as Unicode's names of their letters begin.
+_UNSPACED = (
+    "CJK ", "IDEOGRAPHIC ", "HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ",
+)  # fmt: skip
 
 
 class Tokenizer(Protocol):
@@ -35,14 +39,14 @@ class Piece(NamedTuple):
 
     token: int
     start: int
-    letters: str
+    letters: bytes
 
 
 @dataclass(frozen=True)
 class Letters:
-    """A tokenized text as letters, with a blank between words."""
+    """A tokenized text as letters in UTF-8, with a blank between words. CLIP's tokens may be parts of letters."""
 
-    text: str
+    text: bytes
     pieces: tuple[Piece, ...]
 
 
@@ -57,13 +61,13 @@ class Match(NamedTuple):
 def letters_of(clip: Any, encoder: str, sections: Sequence[Sequence[Entry]]) -> Letters:
     """The letters of one encoder's tokens; start, end and padding have none."""
     vocabulary = _vocabulary(clip, encoder)
-    text, pieces = "", []
+    text, pieces = b"", []
     for place, entry in enumerate(entry for section in sections for entry in section):
         if not entry[2]:
             continue
-        piece = _piece(entry[0], vocabulary)
-        if piece.startswith(" ") and not text.endswith(" "):
-            text += " "
+        piece = _piece(entry[0], vocabulary, encoder in CLIP_ENCODERS)
+        if piece.startswith(b" ") and not text.endswith(b" "):
+            text += b" "
         pieces.append(Piece(place, len(text), piece.strip()))
         text += piece.lstrip()
     return Letters(text, tuple(pieces))
@@ -79,22 +83,35 @@ def _vocabulary(clip: Any, encoder: str) -> Mapping[int, str]:
     return {}
 
 
-def _piece(token: Any, vocabulary: Mapping[int, str]) -> str:
-    """A token's letters, with a blank where a word ends (CLIP) or begins (T5 and others)."""
+def _piece(token: Any, vocabulary: Mapping[int, str], is_clip: bool) -> bytes:
+    """A token's letters in UTF-8, with a blank where a word ends (CLIP) or begins (T5)."""
     if isinstance(token, torch.Tensor):  # an embedding: found where the same vector stands
-        return f"{_UNKNOWN}{hashlib.sha1(token.detach().float().cpu().numpy().tobytes()).hexdigest()} "
+        return f"{_UNKNOWN}{hashlib.sha1(token.detach().float().cpu().numpy().tobytes()).hexdigest()} ".encode()
     piece = vocabulary.get(token) if isinstance(token, int) else None
     if piece is None:
-        return f"{_UNKNOWN}{token if isinstance(token, int) else id(token)} "
-    if piece.endswith("</w>"):
-        return piece.removesuffix("</w>") + " "
-    return " " + piece[1:] if piece[:1] in ("\u2581", "\u0120") else piece
+        return f"{_UNKNOWN}{token if isinstance(token, int) else id(token)} ".encode()
+    if is_clip:
+        word = b"".join(_CLIP_BYTES.get(letter, letter.encode()) for letter in piece.removesuffix("</w>"))
+        return word + b" " if piece.endswith("</w>") else word
+    return (" " + piece[1:] if piece.startswith("\u2581") else piece).encode()
+
+
+def _clip_bytes() -> dict[str, bytes]:
+    """The letters by which CLIP's vocabulary writes bytes: Latin-1's, and those from U+0100 on where it has none."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    letters = {byte: byte for byte in printable} | {byte: 0x100 + n for n, byte in enumerate(others)}
+    return {chr(letter): bytes([byte]) for byte, letter in letters.items()}
+
+
+_CLIP_BYTES = _clip_bytes()
 
 
 def occurrences(prompt: Letters, phrase: Letters) -> list[Match]:
     """All places of a phrase in a prompt, in order and without overlaps: "very very" is once in "very very very".
 
-    A phrase begins and ends at the border of a word or beside a mark: "cat" is not in "catalog".
+    A phrase begins and ends at the border of a word, beside a mark, or beside a letter of a script without blanks
+    between words: "cat" is not in "catalog".
     """
     wanted = phrase.text.strip()
     lead = phrase.text.find(wanted)
@@ -110,16 +127,15 @@ def occurrences(prompt: Letters, phrase: Letters) -> list[Match]:
     return matches
 
 
-def _is_border(text: str, at: int) -> bool:
-    around = text[max(0, at - 1) : at + 1]
-    return at in (0, len(text)) or any(letter == " " or is_mark(letter) for letter in around)
+def _is_border(text: bytes, at: int) -> bool:
+    before, after = (part.decode(errors="ignore") for part in (text[:at], text[at:]))
+    return not before or not after or _stands_alone(before[-1]) or _stands_alone(after[0])
 
 
-def is_mark(letter: str) -> bool:
-    """Punctuation and symbols. Latin-1's count as letters: CLIP's vocabulary writes the bytes of other scripts so."""
-    if letter in string.punctuation:
-        return True
-    return ord(letter) > 0xFF and unicodedata.category(letter)[0] in "PS"
+def _stands_alone(letter: str) -> bool:
+    """A blank, a mark, or a letter of a script that writes words without blanks between them."""
+    is_mark = letter == " " or unicodedata.category(letter)[0] in "PS"
+    return is_mark or unicodedata.name(letter, "").startswith(_UNSPACED)
 
 
 def _match(prompt: Letters, phrase: Letters, start: int, end: int, lead: int) -> Match:
@@ -162,7 +178,7 @@ def phrase_tokens(clip: Tokenizer, text: str, phrase: str, length: int) -> tuple
         raise ValueError(f"Phrases cannot be told in this text encoder ({', '.join(text_tokens)}): leave phrase empty.")
     layout = _layout(clip, text_tokens, length)
     if layout is None:
-        count = sum(len(section) for section in text_tokens[encoders[0]])
+        count = sum(len(section) for name in encoders for section in text_tokens[name])
         raise ValueError(
             f"The conditioning has {length} tokens, the text {count}. Give the text (and the CLIP) that the "
             "conditioning was made from."
@@ -177,28 +193,34 @@ def phrase_tokens(clip: Tokenizer, text: str, phrase: str, length: int) -> tuple
 
 
 def _encoders(clip: Any, tokens: Tokens) -> list[str]:
-    """One of the CLIP encoders, which read the same tokens side by side (SDXL, SD3), and T5; without those that a
-    model can do without and was loaded without."""
+    """Whose tokens lie one after the other in an encoded prompt: one of the CLIPs', which read the same tokens side by
+    side (SDXL, SD3), and T5's; without those that a model can do without and was loaded without.
+
+    None of them where a language model encodes the prompt: a CLIP beside it gives the pooled vector alone.
+    """
+    t5 = [name for name in tokens if "t5" in name and name != "byt5"]  # which encodes quoted letters
+    clips = [name for name in CLIP_ENCODERS if name in tokens]
+    if set(tokens) in _T5_ALONE:
+        clips = []
+    elif len(clips) + len(t5) < len(tokens):
+        return []
     model = getattr(clip, "cond_stage_model", None)
-    there = [name for name in tokens
-             if all(getattr(model, each, True) is not None for each in (name, f"clip_{name}"))]  # fmt: skip
-    groups = (
-        next((name for name in CLIP_ENCODERS if name in there), None),
-        next((name for name in there if "t5" in name), None),
-    )
-    return [name for name in groups if name is not None]
+    loaded = ([name for name in names if _is_loaded(model, name)] for names in (clips, t5))
+    return [names[0] for names in loaded if names]
+
+
+def _is_loaded(model: Any, name: str) -> bool:
+    return all(getattr(model, each, True) is not None for each in (name, f"clip_{name}"))
 
 
 def _layout(clip: Any, tokens: Tokens, length: int) -> list[tuple[str, int]] | None:
-    """Which encoders' tokens lie one after the other in a prompt of this length, each with its first place."""
+    """The encoders with the first place of each in a prompt of this length; None where it does not fit them."""
     encoders = _encoders(clip, tokens)
-    lengths = {name: sum(len(section) for section in tokens[name]) for name in encoders}
-    for names in [encoders, *([name] for name in encoders)]:
-        if names and sum(lengths[name] for name in names) == length:
-            return [(name, sum(lengths[before] for before in names[:at])) for at, name in enumerate(names)]
-    if len(encoders) == 1 and _used(tokens[encoders[0]]) <= length < lengths[encoders[0]]:
-        return [(encoders[0], 0)]  # the padding behind the last word is left out
-    return None
+    lengths = [sum(len(section) for section in tokens[name]) for name in encoders]
+    trimmed = len(encoders) == 1 and _used(tokens[encoders[0]]) <= length < lengths[0]  # padding is left out
+    if not encoders or (length != sum(lengths) and not trimmed):
+        return None
+    return [(name, sum(lengths[:at])) for at, name in enumerate(encoders)]
 
 
 def _used(sections: Sequence[Sequence[Entry]]) -> int:

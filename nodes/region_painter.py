@@ -108,7 +108,7 @@ class FoveaRegionPainter(io.ComfyNode):
 
 def _given(masks: Tensor, drawn: Drawing) -> Tensor:
     """Masks [n, height, width], one per row, as the places of the rows that are not left out."""
-    masks = masks.reshape(-1, *masks.shape[-2:]).float().clamp(0, 1)
+    masks = torch.nan_to_num(masks.reshape(-1, *masks.shape[-2:]).cpu().float(), nan=0.0).clamp(0, 1)
     if len(masks) != len(drawn.rows):
         raise ValueError(
             f"{NAME}: {len(masks)} masks are given for {len(drawn.rows)} rows: connect one mask per row, or disconnect "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...attention import hooks
+from ...attention.packed import picture_of
 from ...attention.recorders import SaliencyRecorder
 from ...attention.run import AttentionWrapper, Record, Run
 from ...attention.sites import BlockId
@@ -33,7 +34,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Level:
-    """What was seen at a noise level. x0: the model's estimate, a latent. maps: name -> [batch, 1, *latent size]."""
+    """What was seen at a noise level. x0: the model's estimate, a latent; with sound, the video alone. maps: name ->
+    [batch, 1, *latent size]."""
 
     percent: float
     sigma: float
@@ -128,8 +130,8 @@ class _Viewing:
             if name in attention_wrappers:
                 recorded = [record for _, record in sorted(attention_wrappers[name].records.items())]
                 maps[name] = _average(recorded, relative=False, what=f"attention of the {name}")
-        process = run.model.process_latent_out
-        self.seen.append((process(args["denoised"]).float().cpu(), maps))
+        x0 = run.model.process_latent_out(picture_of(args["denoised"], run.shapes))
+        self.seen.append((x0.float().cpu(), maps))
         return args["denoised"]
 
 

@@ -11,8 +11,13 @@ from .sources import Box, rgb
 
 WRAPPERS = ("elements", "boxes", "objects", "regions", "items")  # keys under which lists of boxes lie
 DESCRIPTIONS = ("desc", "prompt", "label", "caption", "description", "text")
+MAX_THOUSANDTHS = 1020  # models pass 1000 by a little; 1024 is pixels
 MOSS_SPACE, MOSS_ORDER = "abs_centralized", "yxyx"
 _FENCE = re.compile(r"```\w*\s(.*?)```", re.DOTALL)
+_OPENING = re.compile(r"[\[{]")
+_KEY = re.compile(r'[\s,]*(?:\[\s*){0,2}\{\s*"[^"\\]*"\s*:')  # what only JSON begins with
+_DECODER = json.JSONDecoder()
+_BOX_KEYS = ({"bbox"}, {"box_2d"}, {"box"}, {"bboxes"}, {"x", "y", "width", "height"})
 _HEX = re.compile(r"#?[0-9a-fA-F]{6}")
 _FORMS = (
     "x, y, width and height in pixels, a bbox (top, left, bottom, right from 0 to 1000) or a box (left, top, right, "
@@ -36,20 +41,51 @@ def parse_boxes(data: Any, width: int, height: int) -> list[Box]:
 
 
 def _read_json(text: str) -> Any:
-    """The JSON in a text: all of it, what a code fence holds, or the list of objects that it ends with."""
+    """The layout in a text, else what the text is as a whole, for an error that says so."""
+    layout = find_layout(text)
+    if layout is not None:
+        return layout
     text = unfenced(text).strip()
-    if not text:
-        return []
     try:
-        return json.loads(text)
+        return json.loads(text) if text else []
     except (ValueError, RecursionError) as why:
-        if not text.startswith(("[", "{")):
-            for match in re.finditer(r"\[\s*\{", text):  # a prompt with a table of boxes behind it
-                try:
-                    return json.loads(text[match.start() :])
-                except (ValueError, RecursionError):
-                    continue
-        raise ValueError(f"The boxes are no valid JSON: {why}.") from None
+        raise _not_json(why) from None
+
+
+def find_layout(text: str) -> Any:
+    """The first JSON in a text that has boxes, in a code fence if there is one; words around it do not matter. None
+    where there is none. Raises ValueError for JSON that breaks off, or goes on with more JSON: what can be read is a
+    part of a layout."""
+    found = _first_layout(unfenced(text))
+    return _first_layout(text) if found is None else found
+
+
+def _first_layout(text: str) -> Any:
+    at = 0
+    while opening := _OPENING.search(text, at):
+        try:
+            data, at = _DECODER.raw_decode(text, opening.start())
+            is_layout = _has_boxes(data)
+        except (ValueError, RecursionError) as why:
+            if _KEY.match(text, opening.start()):
+                raise _not_json(why) from None
+            at = opening.end()  # words in brackets
+            continue
+        if is_layout and _KEY.match(text, at):
+            raise _not_json("there is more behind the first box or list. Write one list of all boxes")
+        if is_layout:
+            return data
+    return None
+
+
+def _has_boxes(data: Any) -> bool:
+    if isinstance(data, Mapping):
+        return any(keys <= data.keys() for keys in _BOX_KEYS) or any(map(_has_boxes, data.values()))
+    return _is_list(data) and any(map(_has_boxes, data))
+
+
+def _not_json(why: object) -> ValueError:
+    return ValueError(f"The boxes are no valid JSON: {why}.")
 
 
 def unfenced(text: str) -> str:
@@ -131,6 +167,9 @@ def _edges(
         if 0 < max(values) <= 1 and min(values) >= 0:
             raise ValueError(f"Box {number}: a bbox counts from 0 to 1000. Fractions are written as box: left, top, "
                              f"right, bottom. Got {_short(entry)}.")  # fmt: skip
+        if max(values) > MAX_THOUSANDTHS:
+            raise ValueError(f"Box {number}: a bbox counts from 0 to 1000. Pixels are written as x, y, width and "
+                             f"height. Got {_short(entry)}.")  # fmt: skip
         return left / 1000, top / 1000, right / 1000, bottom / 1000
     if "box" in entry:
         return fractions(entry["box"]) if _is_list(entry["box"]) else None
@@ -164,7 +203,7 @@ def _numbers(values: Any) -> tuple[float, float, float, float] | None:
 
 
 def _description(entry: Mapping[str, Any], centered: bool) -> str:
-    """What is in the box. Words to be written there that the description lacks follow it in quotes."""
+    """What is in the box. Lines to be written there that the description lacks follow it in quotes, each in its own."""
     metadata = entry.get("metadata")
     metadata = metadata if isinstance(metadata, Mapping) else {}
     is_text = "text" in (entry.get("type"), metadata.get("type"), entry.get("label") if centered else None)
@@ -172,7 +211,8 @@ def _description(entry: Mapping[str, Any], centered: bool) -> str:
     keys = [key for key in DESCRIPTIONS if not (is_text and key == "text") and not (centered and key == "label")]
     said = next((text for part in (metadata, entry) for key in keys if (text := _text(part.get(key)))), "")
     words = (_text(entry.get("text")) or _text(metadata.get("text"))) if is_text else ""
-    return said if words in said else f'{said} "{words}"'.strip()
+    missing = [f'"{line.strip()}"' for line in words.splitlines() if line.strip() and line.strip() not in said]
+    return " ".join([said, *missing]).strip()
 
 
 def _text(value: Any) -> str:

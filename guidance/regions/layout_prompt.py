@@ -21,6 +21,7 @@ from .prompt_encoding import compose
 from .sources import Box
 
 GRID = 1000
+_UNCITED = r"(?!\s*<obj_\d+>)"
 _QUOTED = re.compile(r'"([^"]*[^"\s][^"]*)"')
 
 
@@ -122,29 +123,30 @@ def cite(prompt: str, placed: Sequence[Placed]) -> str:
 
     Words that it lacks are appended; an empty prompt is made of them.
     """
-    spans: list[tuple[int, int, str]] = []
-    appended = []
     missing = [one for one in placed if f"<{one.id}>" not in prompt]
+    taken = [span for one in placed for span in _spans(prompt, one.box.prompt, rf"(?=\s*<{one.id}>)")]
+    cited: list[tuple[int, str]] = []
+    appended = []
     for one in sorted(missing, key=lambda one: -len(one.box.prompt)):  # "a red star" before the "star" in it
-        span = _free_span(prompt, one.box.prompt, spans)
-        if span is None:
+        spans = _spans(prompt, one.box.prompt, _UNCITED)
+        free = next((span for span in spans if all(span[1] <= start or span[0] >= stop for start, stop in taken)), None)
+        if free is None:
             appended.append(one)
         else:
-            spans.append((*span, one.id))
-    for _, stop, name in sorted(spans, reverse=True):
+            taken.append(free)
+            cited.append((free[1], one.id))
+    for stop, name in sorted(cited, reverse=True):
         prompt = f"{prompt[:stop]} <{name}>{prompt[stop:]}"
     added = compose(f"{one.box.prompt} <{one.id}>" for one in missing if one in appended)
     prompt = prompt.strip()
     return f"{prompt.rstrip('.,')}, {added}" if prompt and added else prompt or added
 
 
-def _free_span(text: str, phrase: str, taken: Sequence[tuple[int, int, str]]) -> tuple[int, int] | None:
-    """Where a phrase stands in the text, as whole words, on none of the spans taken."""
+def _spans(text: str, phrase: str, behind: str) -> list[tuple[int, int]]:
+    """Where a phrase stands in the text, as whole words. behind: a pattern of what follows."""
     pattern = r"\s+".join(re.escape(word) for word in phrase.split())
-    for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE):
-        if all(match.end() <= start or match.start() >= stop for start, stop, _ in taken):
-            return match.span()
-    return None
+    found = re.finditer(rf"(?<!\w){pattern}(?!\w){behind}", text, re.IGNORECASE)
+    return [match.span() for match in found]
 
 
 def moss_image(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .box_formats import fractions, parse_boxes, unfenced
+from .box_formats import find_layout, fractions, parse_boxes, unfenced
 from .sources import Box
 
 Span = tuple[float, float]  # where something begins and ends, as fractions of a side
@@ -35,15 +35,16 @@ _SIZE = re.compile(r"\b(?:(\d{1,4})/(\d{1,4})\b|(\d{1,4}(?:\.\d{1,9})?)\s?(?:%|p
 
 
 def parse_layout(text: str, width: int, height: int) -> list[Box]:
-    """Boxes in drawing order, of lines "place: prompt", or of JSON as parse_boxes reads it.
+    """Boxes in drawing order, of lines "place: prompt", or of JSON as parse_boxes reads it, wherever in the text.
 
     Lines without words, and those that begin with #, do not matter; nor do bullets, numbers and code fences. A line
     that begins with | goes on with the one before. width, height: of the picture, for JSON with boxes in pixels.
     Raises ValueError that names the line and what is possible.
     """
+    layout = find_layout(text)
     text = unfenced(text)
-    if _JSON.match(text):
-        return parse_boxes(text, width, height)
+    if layout is not None or _JSON.match(text):
+        return parse_boxes(text if layout is None else layout, width, height)
     boxes: list[Box] = []
     for number, line in _lines(text):
         try:

@@ -52,15 +52,17 @@ def rgb(hexadecimal: str) -> tuple[float, float, float]:
 
 
 def color_masks(picture: Tensor, colors: Sequence[Color], tolerance: float) -> Tensor:
-    """Which pixels have which color: [colors, n, height, width] of pictures [n, height, width, 3], 0 or 1.
+    """Which pixels have which color: [colors, n, height, width] of pictures [n, height, width, channels], 0 or 1.
 
     Each pixel goes to the nearest color, so soft edges of a brush leave no gaps; pixels farther than `tolerance` (a
-    share of the distance from black to white) from all of them go to none.
+    share of the distance from black to white) from all of them go to none, and so do NaN. Fewer than three channels
+    are gray, with transparency.
     """
     palette = torch.tensor([color.rgb for color in colors])
-    distances = torch.cdist(picture[..., :3].float().cpu().flatten(0, -2), palette)
+    channels = picture[..., :3] if picture.shape[-1] > 2 else picture[..., :1].expand(*picture.shape[:-1], 3)
+    distances = torch.cdist(channels.float().cpu().flatten(0, -2), palette)
     nearest = distances.argmin(dim=1)
-    nearest[distances.amin(dim=1) > tolerance * 3**0.5] = -1
+    nearest[~(distances.amin(dim=1) <= tolerance * 3**0.5)] = -1
     return torch.stack([(nearest == i).float().reshape(picture.shape[:-1]) for i in range(len(colors))])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.sdxl_clip
@@ -14,6 +15,8 @@ import pytest
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
+from attention.test_packed_latents import KINDS, build
+from comfy.nested_tensor import NestedTensor
 from reference import sag as reference
 
 from fovea.attention.sites import BlockId
@@ -176,10 +179,10 @@ class TestMaps:
 
 
 class Clip:
-    """The tokenizing side of ComfyUI's CLIP."""
+    """The tokenizing side of ComfyUI's CLIP. encoders: by name, None for those that are not loaded."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, **encoders: Any) -> None:
+        self.tokenizer, self.cond_stage_model = tokenizer, SimpleNamespace(**encoders)
 
     def tokenize(self, text: str, return_word_ids: bool = False) -> Any:
         return self.tokenizer.tokenize_with_weights(text, return_word_ids)
@@ -209,7 +212,8 @@ class TestPhrases:
         assert pieces.replace("\u2581", " ").split() == ["red", "fox"]
         sd3 = Clip(comfy.text_encoders.sd3_clip.SD3Tokenizer())
         length = len(sd3.tokenize(self.TEXT)["t5xxl"][0])
-        assert phrase_tokens(sd3, self.TEXT, "red fox", 77) == (2, 3)
+        without = Clip(sd3.tokenizer, t5xxl=None)
+        assert phrase_tokens(without, self.TEXT, "red fox", 77) == (2, 3)
         both = phrase_tokens(sd3, self.TEXT, "red fox", 77 + length)
         assert both == (2, 3, *(77 + i for i in alone))
 
@@ -260,6 +264,28 @@ class TestNode:
         (over,) = FoveaAttentionMap.execute(**inputs, vae=vae).result
         assert over.shape[1] == heat_maps.LABEL + 5 * (256 + heat_maps.GAP)
         assert float(bare.min()) >= 0 and float(bare.max()) <= 1
+
+    @pytest.mark.parametrize("name", KINDS)
+    def test_video_with_sound(self, name: str) -> None:
+        """The latents of both come as one: what is shown, and decoded, is the video."""
+        kind, decoded = KINDS[name], []
+        frames, height, width = kind.video[1:]
+
+        class Vae:
+            def decode(self, latent: torch.Tensor) -> torch.Tensor:
+                decoded.append(latent)
+                return latent.movedim(1, -1)[..., :3].repeat_interleave(8, 2).repeat_interleave(8, 3).sigmoid()
+
+        latent = {"samples": NestedTensor([torch.zeros(1, *size) for size in (kind.video, kind.sound)])}
+        inputs = {"model": build(kind), "positive": dit.prompt(1), "latent": latent, **DEFAULTS}
+        with torch.inference_mode():
+            (bare,) = FoveaAttentionMap.execute(**inputs).result
+            (over,) = FoveaAttentionMap.execute(**inputs, vae=Vae()).result
+        assert [tuple(each.shape) for each in decoded] == [(1, *kind.video)] * 2
+        for sheets, rows in ((bare, 2), (over, 3)):
+            assert len(sheets) == frames and sheets.isfinite().all()
+            assert sheets.shape[1] == heat_maps.LABEL + rows * (8 * height + heat_maps.GAP)
+            assert 2 * 8 * width < sheets.shape[2] < 2 * 8 * width + 400
 
     @pytest.mark.parametrize(
         "changes, message",

@@ -19,6 +19,13 @@ KEYS = [
 ]  # fmt: skip
 
 
+AROUND = [
+    "{}", "```json\n{}\n```", "A layout:\n```\n{}\n```\nDone.", "{}\nHope this helps!", "Layout: {}",
+    "Here you are:\n{}\nHope this helps!", "[1] A layout, {as asked}, [[of it]]: {} [end]", '{"mood": "calm"} {}',
+    'A "```" begins code. {}',
+]  # fmt: skip
+
+
 class TestForms:
     @pytest.mark.parametrize(
         "data",
@@ -29,17 +36,38 @@ class TestForms:
          [[{"x": 0.0, "y": 50.0, "width": 100.0, "height": 150.0, "label": "a star", "score": 0.9}]],
          [{"type": "text", "text": "a star", "bbox": [250, 0, 1000, 500], "desc": "a star"}]],
     )  # fmt: skip
-    @pytest.mark.parametrize("around", ["{}", "```json\n{}\n```", "A layout:\n```\n{}\n```\nDone."])
+    @pytest.mark.parametrize("around", AROUND)
     def test_every_form(self, data: Any, around: str) -> None:
         (box,) = parse_boxes(around.replace("{}", json.dumps(data)), 200, 200)
         assert box[:4] == (0, 0.25, 0.5, 1) and box.prompt == "a star"
+
+    @pytest.mark.parametrize("around", ["{}", "```json\n{}\n```", "Layout: {} Done."])
+    @pytest.mark.parametrize(
+        "text",
+        ['[{"bbox": [0, 0, 9, 9], "desc": "a"}, {"bbox": [0, 0,', '[{"bbox": [0, 0, 9, 9],}, {"bbox": [0, 0, 9, 9]}]',
+         '{"elements": [{"bbox": [0, 0, 9, 9]}, {"bbox": [0, 0, 9 9]}]}'],
+    )  # fmt: skip
+    def test_a_part_of_a_broken_layout_is_none(self, text: str, around: str) -> None:
+        with pytest.raises(ValueError, match=r"^The boxes are no valid JSON: .*char \d+"):
+            parse_boxes(around.replace("{}", text), 64, 64)
+
+    @pytest.mark.parametrize("between", ["\n", ", ", " "])
+    def test_boxes_that_are_no_list_are_not_dropped(self, between: str) -> None:
+        text = between.join(json.dumps({"bbox": [0, 0, 9, 9], "desc": word}) for word in "ab")
+        with pytest.raises(ValueError, match="Write one list of all boxes"):
+            parse_boxes(text, 64, 64)
 
     def test_words_to_write_follow_in_quotes(self) -> None:
         entries = [{"type": "text", "text": "OPEN", "desc": "a sign", "bbox": [0, 0, 9, 9]},
                    {"type": "text", "text": "OPEN", "desc": "", "bbox": [0, 0, 9, 9]},
                    {"x": 0, "y": 0, "width": 9, "height": 9, "metadata": {"type": "text", "text": "A", "desc": "B"}},
+                   {"type": "text", "text": "OPEN\ntill 9", "desc": 'a "till 9" sign', "bbox": [0, 0, 9, 9]},
+                   {"label": "text", "text": "A\n\nB", "caption": 'A', "bbox": [0, 0, 9, 9]},
                    ]  # fmt: skip
-        assert [box.prompt for box in parse_boxes(entries, 64, 64)] == ['a sign "OPEN"', '"OPEN"', 'B "A"']
+        wanted = ['a sign "OPEN"', '"OPEN"', 'B "A"', 'a "till 9" sign "OPEN"', "text"]
+        assert [box.prompt for box in parse_boxes(entries, 64, 64)] == wanted
+        (moss,) = parse_boxes({"items": entries[-1:], "bbox_format": "yxyx"}, 64, 64)
+        assert moss.prompt == 'A "B"'
 
     def test_the_first_color_of_a_palette(self) -> None:
         entries = [{"bbox": [0, 0, 9, 9], "color_palette": ["#FF0000", "#00FF00"]},
@@ -49,9 +77,14 @@ class TestForms:
         made = FoveaRegionsFromBoxes.execute(entries, 64, 64, "", 1.0).result[0]
         assert made.items[0].color == (1, 0, 0)
 
+    def test_a_bbox_may_pass_the_edge_by_a_little(self) -> None:
+        (box,) = parse_boxes([{"bbox": [0, 0, 1001, 1005]}], 64, 64)
+        assert box[:4] == (0, 0, 1.005, 1.001)
+
     @pytest.mark.parametrize(
         "data, message",
         [([{"bbox": [0.1, 0.2, 0.5, 0.9]}], "Box 1: a bbox counts from 0 to 1000. Fractions are written as box"),
+         ([{"bbox": [0, 0, 9, 9]}, {"box_2d": [100, 200, 1024, 9]}], "Box 2: a bbox counts .* Pixels are written as x"),
          ([{"box": [10, 20, 50, 90]}], "Box 1 needs x, y"), ([{"box": ["10%", 0.2, 0.5, 0.9]}], "Box 1 needs"),
          ([{"bbox": [0, 0, 9, 9]}, "left"], "Box 2 needs"), ([{"bbox": [0, 0, True, 9]}], "Box 1 needs"),
          ([{"bbox": [0, 0, float("nan"), 9]}], "Box 1 needs"), ({"bboxes": [[1, 2]], "labels": []}, "Box 1 of bboxes"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fovea.guidance.regions import layout_prompt, sources
@@ -75,14 +75,19 @@ class TestMaskBox:
 
 
 class TestRoundTrips:
-    @given(placed=layouts, size=st.tuples(st.integers(500, 2048), st.integers(500, 2048)))
+    @given(
+        placed=layouts, size=st.tuples(st.integers(500, 2048), st.integers(500, 2048)),
+        prompt=st.text(alphabet='[]{}",: 1a`\n', max_size=20).filter(lambda text: not re.search(r'\{\s*"', text)),
+    )  # fmt: skip
+    @example([Placed(1, STAR)], (512, 512), "[masterpiece] a room")
+    @example([Placed(1, STAR)], (512, 512), "[1] ```{a}``` [[[")
     @settings(max_examples=100, deadline=None)
-    def test_what_is_written_is_read_again(self, placed: list[Placed], size: tuple[int, int]) -> None:
+    def test_what_is_written_is_read_again(self, placed: list[Placed], size: tuple[int, int], prompt: str) -> None:
         """MOSS-Image counts in pixels: to half of one. The others are exact."""
         forms = {
             "elements": layout_prompt.elements(placed),
             "json": json.dumps(layout_prompt.elements(placed)),
-            "flux": layout_prompt.flux3("a prompt [with] {marks}", placed),
+            "flux": layout_prompt.flux3(prompt, placed),
             "ideogram": layout_prompt.ideogram4("a prompt", placed, "a wall"),
             "moss": layout_prompt.moss_image("a prompt", placed, *size),
         }
@@ -95,7 +100,7 @@ class TestRoundTrips:
 
     @pytest.mark.parametrize("kind", FORMATS)
     def test_through_the_nodes(self, kind: str) -> None:
-        regions = regions_of(STAR, CIRCLE, Box(0.2, 0.2, 0.4, 0.9, 'a sign "OPEN"'))
+        regions = regions_of(STAR, CIRCLE, Box(0.2, 0.2, 0.4, 0.9, 'a sign "OPEN" over "till 9"'))
         text, elements, report = written(regions, "a wall", kind)
         for form in (text, elements):
             (again,) = FoveaRegionsFromBoxes.execute(form, 1024, 512, "", 1.0).result
@@ -137,6 +142,22 @@ class TestFlux:
     def test_each_mention_is_one_region(self) -> None:
         twins = [Placed(1, STAR._replace(prompt="a star")), Placed(2, STAR), Placed(3, STAR)]
         assert cite("a red star and a star", twins) == "a red star <obj_2> and a star <obj_1>, a red star <obj_3>"
+
+    @pytest.mark.parametrize(
+        "prompt, cited",
+        [("a dog <obj_1> and a dog", "a dog <obj_1> and a dog <obj_2>, a red dog <obj_3>"),
+         ("a dog and A  dog<obj_1>", "a dog <obj_2> and A  dog<obj_1>, a red dog <obj_3>"),
+         ("a red dog <obj_3>, a hot dog <obj_1>", "a red dog <obj_3>, a hot dog <obj_1>, a dog <obj_2>"),
+         ("a dog <obj_9> and a dog", "a dog <obj_9> and a dog <obj_1>, a dog <obj_2> and a red dog <obj_3>")],
+    )  # fmt: skip
+    def test_words_that_are_cited_already_are_taken(self, prompt: str, cited: str) -> None:
+        dog = STAR._replace(prompt="a dog")
+        assert cite(prompt, [Placed(1, dog), Placed(2, dog), Placed(3, STAR._replace(prompt="a red dog"))]) == cited
+
+    def test_words_inside_of_cited_ones_are_taken(self) -> None:
+        """As those inside of words that get their citation here."""
+        both = [Placed(1, STAR), Placed(2, STAR._replace(prompt="red"))]
+        assert cite("a red star <obj_1>", both) == cite("a red star", both) == "a red star <obj_1>, red <obj_2>"
 
     @given(placed=layouts, prompt=st.text(max_size=40))
     @settings(max_examples=100, deadline=None)

@@ -171,8 +171,24 @@ class TestLines:
 
 def test_json_is_read_as_boxes_are() -> None:
     boxes = [{"box": [0, 0.25, 0.5, 1], "prompt": "a star"}, {"x": 20, "y": 0, "width": 44, "height": 64, "label": "b"}]
-    for around in ("{}", "```json\n{}\n```", "A layout:\n```\n{}\n```\nDone."):
-        assert parse_layout(around.replace("{}", json.dumps(boxes)), 64, 64) == parse_boxes(boxes, 64, 64)
+    for around in (
+        "{}", "```json\n{}\n```", "A layout:\n```\n{}\n```\nDone.", "{}\nHope this helps!", "Layout: {}",
+        "Here you are:\n{}\nHope this helps!", "- left [1]: a {lamp}\n{}",
+    ):  # fmt: skip
+        for data in (boxes, {"elements": boxes}):
+            assert parse_layout(around.replace("{}", json.dumps(data)), 64, 64) == parse_boxes(boxes, 64, 64)
+    assert parse_layout("Layout: " + json.dumps(boxes[0]), 64, 64) == parse_boxes(boxes[:1], 64, 64)
+
+
+def test_brackets_in_lines_are_no_json() -> None:
+    prompts = ["[masterpiece] a lamp", '{a|b}, a sign "[]"', '{"x": 1} on a screen', "[[a]] (b:1.2) [1, 2]", "[{]"]
+    boxes = parse_layout("\n".join(f"left third: {prompt}" for prompt in prompts), 64, 64)
+    assert [box.prompt for box in boxes] == prompts
+
+
+def test_broken_json_is_no_line() -> None:
+    with pytest.raises(ValueError, match="no valid JSON"):
+        parse_layout('Layout: [{"bbox": [0, 0, 9, 9], "desc": "a"}, {"bbox": [0', 64, 64)
 
 
 class TestNodes:

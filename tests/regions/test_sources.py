@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fovea.guidance.regions import sources
 from fovea.guidance.regions.masks import Regions
+from fovea.nodes.region_painter import FoveaRegionPainter
 from fovea.nodes.region_sources import (
     FoveaCropRegions,
     FoveaRegion,
@@ -68,6 +69,22 @@ class TestColors:
         picture[0, :2, :, :3] = torch.tensor([1.0, 0, 0])
         (made,) = FoveaRegionsFromColors.execute(picture, "ff0000 = red", 0.3, 2.0).result
         assert made.items[0].mask.sum(dim=(1, 2)).tolist() == [8, 0] and made.items[0].strength == 2
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_gray_pictures(self, channels: int) -> None:
+        """A mask as a picture, with transparency or without."""
+        picture = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 3, 1).expand(1, 2, 3, channels)
+        (made,) = FoveaRegionsFromColors.execute(picture, "#000000: night\n#ffffff: snow", 0.3, 1.0).result
+        assert [r.mask[0].tolist() for r in made.items] == [[[1, 0, 0]] * 2, [[0, 0, 1]] * 2]
+
+    def test_broken_pixels_are_nobodys(self) -> None:
+        for count in (2, 40):  # torch measures more than 25 in another way
+            picture = torch.zeros(1, count, 4, 3)
+            picture[0, 0, 0, 1], picture[0, 0, 1] = float("nan"), float("inf")
+            (made,) = FoveaRegionsFromColors.execute(picture, "#000000: a\n#ff0000: b", 1.0, 1.0).result
+            wanted = torch.ones(count, 4)
+            wanted[0, :2] = 0
+            assert torch.equal(made.items[0].mask[0], wanted) and not made.items[1].mask.any()
 
     @pytest.mark.parametrize(
         "lines, message",
@@ -186,6 +203,16 @@ def test_too_many_colors_are_refused_before_masks_are_made(monkeypatch: pytest.M
     colors = "\n".join(f"#0000{n:02x}: a star" for n in range(65))
     with pytest.raises(ValueError, match="Regions from Colors"):
         FoveaRegionsFromColors.execute(torch.zeros(1, 8, 8, 3), colors, 0.1, 1.0)
+
+
+def test_broken_masks_of_a_painting_are_black() -> None:
+    """Where nothing else is in a mask, the row has no place."""
+    nan, inf = float("nan"), float("inf")
+    masks = torch.tensor([[[nan, inf], [-inf, 0.5]], [[nan, 0.0], [0.0, 0.0]]])
+    painting = json.dumps({"regions": [{"prompt": "a"}, {"prompt": "b"}]})
+    regions, batch, preview, *_ = FoveaRegionPainter.execute(64, 64, masks=masks, painting=painting).result
+    assert [r.prompt for r in regions.items] == ["a"] and preview.isfinite().all()
+    assert batch.tolist() == [[[0, 1], [0, 0.5]], [[0, 0], [0, 0]]]
 
 
 class TestCrop:

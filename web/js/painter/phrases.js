@@ -5,6 +5,9 @@
 const WEIGHT = String.raw`:\s*[-+]?[\d.]+\s*(?=\))`;
 const OTHERS = String.raw`(?:\\[()]|(?!${WEIGHT})[^\s\p{L}\p{N}()])+`;
 const WORD = new RegExp(String.raw`${WEIGHT}|[()]|('(?:[stmd]|re|ve|ll)|\p{L}+|\p{N}|${OTHERS})`, "giu");
+// Blanks, marks, and letters of scripts that write words without blanks between them.
+const UNSPACED = String.raw`\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Thai}\p{scx=Laoo}\p{scx=Khmr}\p{scx=Mymr}`;
+const STANDS_ALONE = new RegExp(String.raw`[ \p{P}\p{S}${UNSPACED}]`, "u");
 const LETTER = /\\[()]|./gsu; // an escaped parenthesis is one
 
 /** A text's letters in lower case, with a blank between words. Each is at [at, ends) of the text. */
@@ -27,7 +30,7 @@ export function lettersOf(text) {
 }
 
 /** All places of a phrase in a prompt, in order and without overlaps: [{start, end}]. It begins and ends at the border
- *  of a word or beside a mark: "cat" is not in "catalog". */
+ *  of a word, beside a mark, or beside a letter of a script without blanks between words: "cat" is not in "catalog". */
 export function occurrences(prompt, phrase) {
   return placesIn(lettersOf(prompt), lettersOf(phrase).letters);
 }
@@ -43,9 +46,9 @@ function placesIn({ letters, at, ends }, wanted) {
   return found;
 }
 
-/** Marks beyond ASCII do not count: a CLIP reads them as bytes, like the letters of other scripts. */
 function isBorder(letters, at) {
-  return at === 0 || at === letters.length || /[ -/:-@[-`{-~]/.test(letters.slice(at - 1, at + 1));
+  const before = letters.slice(0, at).match(/.$/su)?.[0], after = letters.slice(at).match(/^./su)?.[0];
+  return !before || !after || STANDS_ALONE.test(before) || STANDS_ALONE.test(after);
 }
 
 /** What of a prompt belongs to which row: [{start, end, row}], in order and without overlaps. Long ones choose first.
