@@ -22,6 +22,8 @@ from torch import Tensor
 
 from .compiled import is_compiled, original, uncompiled
 from .conds import Conds, CondTable, Row, Window
+from .controlnet_text import TEXT as CONTROLNET_TEXT
+from .controlnet_text import for_controlnets
 from .families.registry import Family, family_of
 from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
 from .layers import changed_layers
@@ -112,7 +114,8 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     techniques = options.get(TECHNIQUES)
     if not techniques:
         return executor(*args, **kwargs)
-    outer, run = options.get(RUN), Run(techniques, shapes=tuple(kwargs.get("latent_shapes") or ()))
+    shapes, sigmas = tuple(kwargs.get("latent_shapes") or ()), args[3]
+    outer, run = options.get(RUN), Run(techniques, shapes=shapes, highest=float(sigmas.max()) if len(sigmas) else 0.0)
     run.roles.begin(executor.class_obj)
     options[RUN] = run
     try:
@@ -142,6 +145,8 @@ def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timest
         return executor(model, conds, x_in, timestep, model_options)
     window = _window(model_options["transformer_options"].get("context_window"))
     table = CondTable(conds, window, run.roles) if model is run.model else None
+    for each in _trimmers(run):
+        conds = for_controlnets(conds, each.own_text)
     with run.calling(table, remember=DEGRADED not in model_options["transformer_options"]):
         return executor(model, conds, x_in, timestep, model_options)
 
@@ -168,6 +173,7 @@ def _apply_model(
     run = options.get(RUN)
     if run is None or CALL_STATE in options:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    kwargs.pop(CONTROLNET_TEXT, None)  # has served: `control` is what they made of it
     if run.table is not None:
         rows = run.table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
         network = original(executor.class_obj.diffusion_model)
@@ -194,11 +200,15 @@ def _can_be_trimmed(forward: Forward) -> bool:
     return family is None or not (family.text_is_mixed or family.text_place(forward).at_end)
 
 
+def _trimmers(run: Run) -> list[TextTrimmer]:
+    return [each for each in run.attention_wrappers if isinstance(each, TextTrimmer)]
+
+
 def _trimmed(
     run: Run, rows: tuple[Row, ...], batch: int, text: Any, inputs: dict[str, Any]
 ) -> tuple[tuple[Row, ...], Any, dict[str, Any]]:
     """A call's rows, text features and other inputs, without the tokens that a wrapper says nobody shall see."""
-    trimmers = [each for each in run.attention_wrappers if isinstance(each, TextTrimmer)]
+    trimmers = _trimmers(run)
     if not trimmers or not isinstance(text, Tensor) or text.ndim != 3 or sum(r.stop - r.start for r in rows) != batch:
         return rows, text, inputs
     count, kept = text.shape[1], min((n for each in trimmers if (n := each.visible_text(run, rows))), default=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -124,6 +124,10 @@ class TextTrimmer(Protocol):
         """How many text tokens this call, whose whole batch these rows are, shall see; None for all."""
         ...
 
+    def own_text(self, cond: Mapping[str, Any]) -> int | None:
+        """How many text tokens of a prompt were there before this wrapper's technique put others behind; None: all."""
+        ...
+
 
 class Technique(Protocol):
     """A guidance or control method installed in a model."""
@@ -156,7 +160,7 @@ class Record:
 class Run:
     """One sampling run. `shapes`: of the latents that are packed into one, see packed.py. `sigma` is the current noise
     level, `size` the axes of the whole picture after the channels, `conds` the guider's cond lists by its names for
-    them, as far as they are ComfyUI's, `cfg` its scale, if it has one."""
+    them, as far as they are ComfyUI's, `cfg` its scale, if it has one. `highest`: the schedule's highest sigma."""
 
     techniques: tuple[Technique, ...]
     shapes: Shapes = ()
@@ -165,6 +169,7 @@ class Run:
     size: tuple[int, ...] = ()
     conds: dict[str, Conds] = field(default_factory=dict)
     cfg: float | None = None
+    highest: float = 0.0
     roles: CondRoles = field(default_factory=CondRoles)
     attention_wrappers: tuple[AttentionWrapper, ...] = ()
     layer_changers: tuple[LayerChanger, ...] = ()

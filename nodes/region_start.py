@@ -104,7 +104,7 @@ class FoveaRegionStart(io.ComfyNode):
         except painting.NoColor as why:
             raise ValueError(f"{NAME}: {why}") from None
         patched = model.clone()
-        start = PaintedStart(Painting.of(acting.canvas(), every, latent_of), strength)
+        start = PaintedStart(Painting.of(acting, every, latent_of), strength)
         starting_noise.install(patched, start)
         return io.NodeOutput(patched, shown, told)
 

@@ -285,7 +285,8 @@ def _steered(
     prompt, negative_prompt, mode, separate = prompts
     if clip is None:
         raise ValueError(f"{node}: clip is empty. Connect the CLIP of a checkpoint that has a text encoder.")
-    whole, acting = prompt_encoding.whole_prompt(prompt, regions), regions.acting
+    acting = regions.acting
+    whole = prompt_encoding.whole_prompt(prompt, acting)
     notes = [*regions.idle(), *regions.wordless()]
     with_loras = model.clone() if any(region.loras for region in acting.items) else model
     try:
@@ -371,7 +372,7 @@ class FoveaRegionsToConditioning(io.ComfyNode):
                 io.Latent.Input(
                     "latent", optional=True,
                     tooltip="What will be sampled. Needed for regions with several masks each, which are fitted to its "
-                    "pictures or frames.",
+                    "pictures or frames. For models with an axis for frames (Qwen-Image): from a node that makes it.",
                 ),
             ],
             outputs=[

@@ -76,7 +76,7 @@ def initialize(network: torch.nn.Module, seed: int, peak: float) -> None:
     saved = network.state_dict()
     for name, buffer in network.named_buffers():  # tables of positions and frequencies
         if name in saved and buffer.is_floating_point():
-            buffer.normal_(generator=generator)
+            buffer.data.normal_(generator=generator)
 
 
 def left_to_chance(build: Callable[[], comfy.model_patcher.ModelPatcher]) -> list[str]:

@@ -132,7 +132,9 @@ class Transformer:
         if about in ("text", "prompt"):
             return LayerTokens(shape[1], self.text_place(forward) if about == "text" else TextPlace())
         if about == "map":
-            return LayerTokens(grid=grid, extent=extent, maps=True) if shape[2:] == grid else None
+            behind = math.prod(shape[2:]) - math.prod(grid)  # further frames, of reference pictures
+            fits = shape[2:] == grid or (len(grid) == 3 and shape[3:] == grid[1:] and behind > 0)
+            return LayerTokens(grid=grid, extent=extent, behind=behind, maps=True) if fits else None
         shared = about.startswith("one for ")
         text, before, behind = self.around(forward, about.removeprefix("one for "), 0 if shared else shape[1], grid)
         if min(text, before, behind) < 0 or (shared and shape[1] != 1):

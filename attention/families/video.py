@@ -49,11 +49,6 @@ class Wan(Transformer):
         text = 1 if network.model_type == "t2v" else 2
         return {0: "self", text: "cross"}.get(call)
 
-    def grid(self, forward: Forward) -> tuple[int, ...]:
-        frames, *rest = super().grid(forward)
-        more = forward.inputs.get("time_dim_concat")
-        return (frames if more is None else frames + -(-more.shape[2] // self.patch(forward.network)[0]), *rest)
-
     def around(
         self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]
     ) -> tuple[int, int, int]:
@@ -61,9 +56,10 @@ class Wan(Transformer):
         return 0, before, tokens - math.prod(grid) - before
 
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
-        patch = self.patch(forward.network)
-        contexts = forward.inputs.get("context_latents") or ()
-        return sum(math.prod(-(-n // size) for n, size in zip(c.shape[2:], patch)) for c in contexts)
+        """Reference pictures: Phantom's as further frames, others as latents of their own."""
+        patch, frames = self.patch(forward.network), forward.inputs.get("time_dim_concat")
+        contexts = [*(forward.inputs.get("context_latents") or ()), *([] if frames is None else [frames])]
+        return sum(tokens_of(each, patch) for each in contexts)
 
 
 class WanWithReferencesBehind(Wan):

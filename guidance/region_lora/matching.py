@@ -43,12 +43,15 @@ class CannotAct(Exception):
 def match(model: Any, loras: Iterable[tuple[int, Lora]]) -> tuple[dict[str, LayerChange], list[str]]:
     """Changes of a model's layers (comfy BaseModel) by the module's name in its network, and what there is to say.
 
-    loras: with the region that each is of. Raises NoMatch for a file that changes no layer.
+    loras: with the region that each is of; those of strength 0 change nothing. Raises NoMatch for a file that changes
+    no layer, but for one of the text encoder alone.
     """
     key_map = comfy.lora.model_lora_keys_unet(model, {})
     layers: dict[str, LayerChange] = {}
     notes: list[str] = []
     for region, lora in loras:
+        if not lora.model:
+            continue
         weights = comfy.lora_convert.convert_lora(dict(lora.weights))
         left_out: Counter[str] = Counter()
         loaded = comfy.lora.load_lora(weights, key_map, log_missing=False)
@@ -60,10 +63,15 @@ def match(model: Any, loras: Iterable[tuple[int, Lora]]) -> tuple[dict[str, Laye
                 left_out[str(why)] += 1
             else:
                 layers[name] = _with(layers.get(name, LayerChange()), change)
-        if sum(left_out.values()) == len(loaded):
+        if sum(left_out.values()) == len(loaded) and not (lora.clip and _of_text_encoder(lora)):
             raise NoMatch(_no_match(lora, model, left_out))
         notes += _told(lora, left_out, _unknown(weights, key_map))
     return layers, list(dict.fromkeys(notes))
+
+
+def _of_text_encoder(lora: Lora) -> bool:
+    """Whether a file changes nothing else."""
+    return bool(lora.weights) and all(key.startswith(TEXT_ENCODER) for key in lora.weights)
 
 
 def _with(change: LayerChange, more: Change) -> LayerChange:

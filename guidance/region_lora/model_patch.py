@@ -15,15 +15,18 @@ from ...attention import hooks
 from ...attention.conds import Row
 from ...attention.run import Layer, Run
 from ...attention.sites import Forward, LayerTokens
-from ..regions.masks import Region, Regions
+from ..regions.attention_patch import NO_PART
+from ..regions.masks import Lora, Region, Regions
 from ..regions.prompt_regions import MARK
 from ..schedule import inside
 from .apart import Apart
 from .layer_change import LayerChange, OnDevice, is_convolution
 from .matching import NoMatch, match
-from .shares import shares_of_row
+from .shares import knows_its_part, shares_of_row, words_now
 
 __all__ = ["NoMatch", "RegionLora", "clip_of", "ensure", "hooks_of", "install"]
+
+SETTINGS = ("apart", "common", "negative", "start", "end")  # of a RegionLora
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -54,7 +57,7 @@ class RegionLora:
         if not inside(sampling, run.sigma, self.start, self.end):
             return ()
         now = tuple(i for i, r in enumerate(items) if inside(sampling, run.sigma, r.start, r.end))
-        if not any(items[i].loras for i in now):
+        if not self.changes or not any(lora.model for i in now for lora in items[i].loras):
             return ()
         memory = run.state(self, Memory)
         if now not in memory.canvases:
@@ -89,14 +92,18 @@ class Acting:
     def in_call(self, run: Run, rows: tuple[Row, ...], forward: Forward) -> InCall | None:
         """What is done to the rows that have LoRAs; None where none has."""
         concerned = tuple(row for row in rows if self.technique.negative or not row.negative)
-        if not concerned:
+        known = tuple(row for row in concerned if knows_its_part(row, run, forward.latent_size))
+        if len(known) < len(concerned):
+            run.warn(NO_PART)
+        if not known:
             return None
-        if any(row.key.window is not None for row in concerned):
+        if any(row.key.window is not None for row in known):
             self.memory.shares.clear()  # windows may lie elsewhere in the next step
         key = (id(self.canvas), forward.latent_size, tuple(
-            (row.key, row.area, row.length, row.start, row.stop, row.marks.get(MARK)) for row in concerned
+            (row.key, row.area, row.length, row.start, row.stop, row.marks.get(MARK), words_now(row, run))
+            for row in known
         ))  # fmt: skip
-        return InCall(self, run, concerned, forward, self.memory.shares.setdefault(key, {}))
+        return InCall(self, run, known, forward, self.memory.shares.setdefault(key, {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,15 +193,25 @@ def install(patcher: ModelPatcher, regions: Regions, **settings: Any) -> list[st
 
 
 def ensure(patcher: ModelPatcher, regions: Regions) -> list[str]:
-    """As `install`, with its defaults, but for regions whose LoRAs act already: a node of its own has installed them.
-    """
-    has_any = any(region.loras for region in regions.items)
-    return install(patcher, regions) if has_any and not _installed(patcher, regions) else []
+    """As `install`, with the settings of what it replaces or else its defaults; nothing if all LoRAs act already: a
+    node of its own has installed them."""
+    before = _installed(patcher, regions)
+    known = {region for each in before for region in each.regions.items}
+    if all(region in known for region in regions.items if region.loras):
+        return []
+    settings = {name: getattr(before[0], name) for name in SETTINGS} if before else {}
+    return install(patcher, regions, **settings)
 
 
 def _installed(patcher: ModelPatcher, regions: Regions) -> list[RegionLora]:
-    return [each for each in hooks.techniques_of(patcher)
-            if isinstance(each, RegionLora) and set(each.regions.items) & set(regions.items)]  # fmt: skip
+    """What acts for these regions, or for others that they were made of (cropped, or given a further LoRA)."""
+    found = [each for each in hooks.techniques_of(patcher) if isinstance(each, RegionLora)]
+    ours = _parts(regions)
+    return [each for each in found if ours & _parts(each.regions)]
+
+
+def _parts(regions: Regions) -> set[Region | Lora]:
+    return {*regions.items, *(lora for region in regions.items for lora in region.loras)}
 
 
 def clip_of(clip: CLIP, region: Region) -> CLIP:

@@ -23,44 +23,52 @@ def shares_of_row(
     words of a region are its own.
     """
     count, tokens = row.stop - row.start, tokens or LayerTokens()
-    part = part_of(run.size, latent_size, row.area, row.key.window) or Part(latent_size[-2:])
-    covered = _seen(_covered(canvas, latent_size, part), count, None, part)  # [pictures, 1, regions]
-    placeless = common * covered
+    part = part_of(run.size, latent_size, row.area, row.key.window)
+    assert part is not None, "rows of which it is not known are left out: see knows_its_part"
+    placeless = common * _covered(canvas, latent_size, count, part)  # [pictures, 1, regions]
     parts = []
     if tokens.text_tokens:
-        parts.append(_of_words(row, tokens, regions, placeless))
+        parts.append(_of_words(row, run, tokens, regions, placeless))
     if tokens.before:
         parts.append(placeless.expand(-1, tokens.before, -1))
     if tokens.grid:
         frames = tokens.grid[0] if len(tokens.grid) == 3 else None
         shares = token_shares(canvas, tokens.grid[-2:], tokens.extent[-2:], part.size, part.origin)
-        parts.append(_seen(shares, count, frames, part))
+        parts.append(of_batch(shares, count, frames, part.seen, part.total))
     if tokens.behind:
         parts.append(placeless.expand(-1, tokens.behind, -1))
     return torch.cat(parts, dim=1) if parts else placeless
 
 
-def _covered(canvas: Tensor, latent_size: tuple[int, ...], part: Part) -> Tensor:
-    """What share of the part each region covers: [n, 1, regions]."""
-    return token_shares(canvas, (1, 1), latent_size[-2:], part.size, part.origin)
+def knows_its_part(row: Row, run: Run, latent_size: tuple[int, ...]) -> bool:
+    """Whether it is known which part of the picture a row's call of the network sees. Tiling nodes do not tell."""
+    return part_of(run.size, latent_size, row.area, row.key.window) is not None
 
 
-def _seen(shares: Tensor, count: int, frames: int | None, part: Part) -> Tensor:
-    """What is known per mask for the pictures or frames that the network sees. Without frames a video's are averaged
-    over those."""
-    if frames is None and part.total:
-        seen = torch.tensor(part.seen) * len(shares) // part.total
-        return shares[seen].mean(dim=0, keepdim=True).expand(count, -1, -1)
-    return of_batch(shares, count, frames, part.seen, part.total)
+def words_now(row: Row, run: Run) -> tuple[int, ...]:
+    """Which of a prompt's regions act at this noise level, whose words are theirs."""
+    known = regions_of(row)
+    return () if known is None else known.acting(run.model.model_sampling, run.sigma)
 
 
-def _of_words(row: Row, tokens: LayerTokens, regions: tuple[Region, ...], placeless: Tensor) -> Tensor:
-    """[pictures, words, regions]. Words of several regions are shared among them."""
+def _covered(canvas: Tensor, latent_size: tuple[int, ...], count: int, part: Part) -> Tensor:
+    """What share of the part each region covers, of a video in the mean over the frames seen: [pictures, 1, regions].
+    """
+    covered = token_shares(canvas, (1, 1), latent_size[-2:], part.size, part.origin)
+    frames = latent_size[0] if len(latent_size) == 3 else None
+    each = of_batch(covered, count, frames, part.seen, part.total)
+    return each.mean(dim=1, keepdim=True)
+
+
+def _of_words(row: Row, run: Run, tokens: LayerTokens, regions: tuple[Region, ...], placeless: Tensor) -> Tensor:
+    """[pictures, words, regions]. Words of several regions are shared among them, those of regions that do not act now
+    are nobody's."""
     count = tokens.text_tokens
     shares = placeless.expand(-1, count, -1)
     known = regions_of(row)
     if known is None or not known.items:
         return shares
+    known = known.only(words_now(row, run))
     members = known.keys(count, tokens.text, row.length)  # [words, regions of the prompt]
     owned = torch.zeros(count, len(regions))
     for place, region in enumerate(known.items):

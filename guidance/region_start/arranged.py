@@ -99,7 +99,7 @@ def arranged(noises: Tensor, maps: Tensor, canvas: Tensor, inside: Tensor) -> Te
     block = tuple(max(1, round(side / cells)) for side, cells in zip(size, grid))
     cells = (size[0] // block[0], size[1] // block[1])
     covered = (cells[0] * block[0], cells[1] * block[1])  # what is left at the far edges stays
-    canvas = canvas.mean(dim=0, keepdim=True) if noises.ndim == 6 else canvas
+    canvas = canvas.mean(dim=0, keepdim=True) if noises.ndim == 6 and noises.shape[3] > 1 else canvas
     shares = of_batch(token_shares(canvas, cells, covered, size), batch, None)
     looked = F.interpolate(maps.flatten(0, 1).float(), size=cells, mode="area").unflatten(0, maps.shape[:2])
 

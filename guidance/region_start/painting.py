@@ -45,10 +45,12 @@ class Painting:
         return (shares @ self.latents).mT.reshape(like.shape).to(like)
 
     @classmethod
-    def of(cls, canvas: Tensor, found: Sequence[RGB | None], latent_of: Mapping[RGB, Tensor]) -> Painting:
-        """found: color of every region and of the background; latent_of: their latents [channels]."""
+    def of(cls, regions: Regions, found: Sequence[RGB | None], latent_of: Mapping[RGB, Tensor]) -> Painting:
+        """found: color of every region and of the background; latent_of: their latents [channels]. Each region's is as
+        strong as the region."""
         nothing = torch.zeros_like(next(iter(latent_of.values())))
-        return cls(canvas, torch.stack([nothing if color is None else latent_of[color] for color in found]))
+        latents = torch.stack([nothing if color is None else latent_of[color] for color in found])
+        return cls(regions.canvas(), latents * torch.tensor([*(each.strength for each in regions.items), 1.0])[:, None])
 
 
 @dataclass(frozen=True, eq=False)

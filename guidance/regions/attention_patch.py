@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from . import score_bias
 from .augmented_attention import LowRankScores, attend
 from .control import RegionControl, Strengths
 from .masks import Part, of_batch, part_of, token_shares
-from .prompt_regions import PromptRegions, regions_of
+from .prompt_regions import MARK, PromptRegions, regions_of
 
 HIDDEN = -1e4  # added to scores of tokens not to be seen, where keys cannot be cut; exp of it is 0 everywhere
 NO_PART = (
@@ -102,6 +102,11 @@ class RegionAttention:
         if len(kept) != 1 or any(not length or min(kept) % length for length in others):
             return None
         return kept.pop()
+
+    def own_text(self, cond: Mapping[str, Any]) -> int | None:
+        """See TextTrimmer."""
+        regions: PromptRegions | None = cond.get(MARK)
+        return None if regions is None or regions.appended == regions.length else regions.appended
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         """The call with the marked prompts' rows steered; shaped like `attention` gives it. See AttentionWrapper."""

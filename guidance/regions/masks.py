@@ -203,11 +203,11 @@ def of_batch(
 ) -> Tensor:
     """Shares [n, tokens, regions] of pictures as those of a model batch: [batch, all tokens, regions].
 
-    Without frames the n masks repeat over the batch. With frames (video) they are spread over the frames, evenly where
-    the numbers differ, the same for every video of the batch. seen: which pictures, or which of `total` frames, these
-    are, if not all.
+    Without frames, or with one, the n masks repeat over the batch. With frames (video) they are spread over the frames,
+    evenly where the numbers differ, the same for every video of the batch. seen: which pictures, or which of `total`
+    frames, these are, if not all.
     """
-    if frames is None:
+    if frames is None or (frames == 1 and total <= 1):  # many models of pictures have an axis for frames
         at = torch.arange(batch) if seen is None else torch.tensor(seen)[torch.arange(batch) % len(seen)]
         return shares[at % shares.shape[0]]
     seen, total = (tuple(range(frames)), frames) if seen is None else (seen, total)
@@ -247,9 +247,9 @@ def part_of(
     if tuple(sizes[-2:]) != latent[-2:]:
         return None
     seen, total = None, 0
-    if axes == 2 and window is not None and window.axis == 0:
+    if window is not None and window.axis == 0 and (axes == 2 or whole[0] == 1):
         seen = window.seen
-    elif axes == 3:
+    elif axes == 3 and whole[0] > 1:
         if window is not None and window.axis == 2 and len(window.seen) == latent[0]:
             seen, total = window.seen, whole[0]
         elif window is None and sizes[0] == latent[0] < whole[0]:

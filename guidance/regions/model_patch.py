@@ -96,10 +96,10 @@ def _say_if_nothing_happens(run: Run) -> None:
         )
     if run.cfg == 1.0 and any(each.negative for each in regions):
         run.warn("Regions' negative prompts do nothing in this run: at CFG 1 no negative prompt is evaluated.")
-    sampling = run.model.model_sampling
+    sampling, highest = run.model.model_sampling, max(run.sigma, run.highest)  # noise may rise
     starting = any(each.control.starts for each in regions)
-    if regions and not starting and all(each.control.is_over(sampling, run.sigma) for each in regions):
-        begins, end = 1 - left_of_schedule(sampling, run.sigma), max(each.control.end for each in regions)
+    if regions and not starting and all(each.control.is_over(sampling, highest) for each in regions):
+        begins, end = 1 - left_of_schedule(sampling, highest), max(each.control.end for each in regions)
         run.warn(
             f"Regions do nothing in this run: it begins at {begins:.2f} of the schedule (denoise below 1, or a second "
             f"pass), and they end at end_percent {end:g}."

@@ -295,11 +295,13 @@ def masked(
     Raises ValueError where several masks per region cannot be fitted without latent.
     """
     canvas = _fitted(regions.canvas(), latent)
+    framed = len(canvas) > 1 and latent is not None and len(latent) == 5 and latent[2] == 1
     conditioning = []
     for i, region in enumerate(regions.items):
         encoder = own_clips[i] if own_clips else clip
         own = list(region.conditioning) if region.conditioning is not None else encode(encoder, region.prompt)
-        settings = {"mask": canvas[:, i], "set_area_to_bounds": False, "mask_strength": region.strength}
+        mask = canvas[:, i : i + 1] if framed else canvas[:, i]  # ComfyUI reads three axes as frames, height, width
+        settings = {"mask": mask, "set_area_to_bounds": False, "mask_strength": region.strength}
         if hooks and hooks[i] is not None:
             settings["hooks"] = hooks[i]
         if (region.start, region.end) != (0.0, 1.0):
@@ -317,6 +319,6 @@ def _fitted(canvas: Tensor, latent: tuple[int, ...] | None) -> Tensor:
         return canvas
     if latent is None:
         raise ValueError(f"the regions have {count} masks each: connect latent, so that they can be fitted to it.")
-    if len(latent) == 5:
+    if len(latent) == 5 and latent[2] > 1:
         return canvas[(torch.arange(latent[2]) * count / latent[2]).long()]
     return canvas[torch.arange(latent[0]) % count]

@@ -104,7 +104,60 @@ class TestBatches:
         assert far(found[:, :, :2], plain[:, :, :2]) < 1e-5 and far(found[:, :, 2:], full[:, :, 2:]) < 1e-5
 
 
+    def test_what_has_no_place_takes_the_mean_over_a_videos_frames(self) -> None:
+        """A region that is there in half of the frames, first or last: the values of words change by half."""
+        model = transformers.build("wan")
+        name = "blocks.0.cross_attn.v"
+        file = files.weights(model, 1, lambda each: each == name)
+        layer = model.model.diffusion_model.get_submodule(name)
+        start, shares = transformers.noise("wan", frames=4), []
+        for at in (0, 1):
+            masks = torch.zeros(2, 8, 12)
+            masks[at] = 1
+            seen: list[tuple[Tensor, Tensor]] = []
+            for each in (model, patched(model, Regions((files.region(masks, file),)))):
+                with Later(layer, seen):
+                    transformers.sample(each, start, steps=1, cfg=1.0)
+            (x, plain), (_, changed) = seen
+            full = x @ file_change(file, name).T
+            shares.append(float((changed - plain).flatten() @ full.flatten() / full.square().sum()))
+        assert shares == pytest.approx([0.5, 0.5], abs=1e-4)
+
+    def test_reference_frames_have_no_place(self) -> None:
+        """Phantom's, which come as further frames: masks are those of the video's own, and a full one is the loader's.
+        """
+        model, start = transformers.build("wan"), transformers.noise("wan", frames=4)
+        positive = transformers.prompt(1, time_dim_concat=torch.randn(1, 16, 2, 16, 24))
+        file = files.weights(model, 1)
+        full, wanted = (transformers.sample(each, start, steps=1, positive=positive, cfg=1.0)
+                        for each in (patched(model, files.everywhere(file)), loaded(model, file)))  # fmt: skip
+        assert far(full, wanted) < 1e-5
+        file, masks = files.weights(model, 1, lambda name: name.endswith("head.head")), torch.zeros(2, 8, 12)
+        masks[1] = 1
+        found, plain, full = (
+            transformers.sample(each, start, steps=1, positive=positive, cfg=1.0)
+            for each in (patched(model, Regions((files.region(masks, file),))), model, loaded(model, file))
+        )
+        assert far(found[:, :, :2], plain[:, :, :2]) < 1e-5 and far(found[:, :, 2:], full[:, :, 2:]) < 1e-5
+
+
 class TestParts:
+    def test_a_tile_that_nothing_tells_of_is_left_alone(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A node that cuts the picture in two inside of a run: masks cannot be fitted, and it is said."""
+        model = tiny.unet("sd15")
+
+        def halves(apply: Any, args: dict[str, Any]) -> Tensor:
+            parts = (apply(args["input"][..., at : at + 16], args["timestep"], **args["c"]) for at in (0, 16))
+            return torch.cat(list(parts), dim=-1)
+
+        model.set_model_unet_function_wrapper(halves)
+        left = torch.zeros(1, 8, 8)
+        left[..., :4] = 1
+        region = patched(model, Regions((files.region(left, files.weights(model, 1)),)))
+        plain = tiny.sample(model, tiny.noise(32, 32), steps=1)
+        assert torch.equal(tiny.sample(region, tiny.noise(32, 32), steps=1), plain)
+        assert "Regions do nothing here" in caplog.text
+
     def test_context_windows_over_pictures(self) -> None:
         model = tiny.unet("sd15")
         file, start = files.weights(model, 1), tiny.noise(16, 16, batch=6)
@@ -161,7 +214,7 @@ class TestApart:
         regions = Regions((Region(left), files.region(1 - left, file)))
         outputs = {}
         for apart in (0.0, 4.0):
-            for strength in (0.0, 1.0):
+            for strength in (1e-12, 1.0):  # 0 would turn all off, what keeps places apart too
                 items = (regions.items[0], replace(regions.items[1], loras=(Lora("x", file, strength, 0.0),)))
                 clone, seen = patched(model, Regions(items), apart=apart), []
                 layer = model.model.diffusion_model.get_submodule(f"{tiny.MIDDLE}.attn1.to_out.0")
@@ -170,7 +223,7 @@ class TestApart:
                 handle.remove()
                 outputs[apart, strength] = seen[0].unflatten(1, (8, 8))
         for apart, reaches in ((0.0, True), (4.0, False)):
-            change = (outputs[apart, 1.0] - outputs[apart, 0.0]).abs().amax(dim=(0, 1, 3))
+            change = (outputs[apart, 1.0] - outputs[apart, 1e-12]).abs().amax(dim=(0, 1, 3))
             assert change[4:].min() > 1e-3, "twin: the right half changes"
             assert bool(change[:4].max() > 1e-4) == reaches
 
@@ -226,6 +279,41 @@ class TestWithOthers:
         loras = [[each for each in hooks.techniques_of(m) if isinstance(each, model_patch.RegionLora)]
                  for m in (node, own, after)]  # fmt: skip
         assert [[each.common for each in found] for found in loras] == [[1.0], [0.0], [0.0]]
+
+    def test_a_later_lora_and_a_crop_replace_what_acts(self) -> None:
+        """Whatever is changed about regions, each of their LoRAs acts once, with the settings that were chosen."""
+        model = tiny.unet("sd15")
+        one, two = (Lora(f"{seed}.safetensors", files.weights(model, seed), 1.0, 0.0) for seed in (1, 2))
+        left, right = techniques.halves().items
+        first = Regions((replace(left, loras=(one,)), right))
+        added = Regions((first.items[0], replace(right, loras=(two,))))
+        more = Regions(tuple(replace(each, loras=(*each.loras, two)) for each in first.items))
+        clone = model.clone()
+        model_patch.install(clone, first, common=0.5)
+        for changed in (added, more, added.cropped((0, 0, 64, 64), (128, 128))):
+            again = clone.clone()
+            assert model_patch.ensure(again, changed) == []
+            (acts,) = (each for each in hooks.techniques_of(again) if isinstance(each, model_patch.RegionLora))
+            assert acts.regions is changed and acts.common == 0.5
+        assert model_patch.ensure(clone, first) == []
+        assert [each.regions for each in hooks.techniques_of(clone)] == [first]
+
+    def test_words_of_a_region_that_does_not_act_now_are_nobodys(self) -> None:
+        world, model = techniques.shapesworld(), techniques.demo_model.load_model()
+        name = next(n for n in files.layers(model.model.diffusion_model) if n.endswith("attn2.to_v"))
+        file = files.weights(model, 1, lambda each: each == name)
+        left, right = techniques.halves().items
+        elsewhere = files.weights(model, 2, lambda each: each.startswith("out.2"))
+        layer = model.model.diffusion_model.get_submodule(name)
+        seen: list[tuple[Tensor, Tensor]] = []
+        right = files.region(right.mask, elsewhere, prompt=right.prompt)
+        for first in (replace(left, start=0.9), files.region(left.mask, file, prompt=left.prompt, start=0.9)):
+            given = {"model": model, "clip": world.clip, "regions": Regions((first, right))}
+            steered, positive, negative, _ = techniques.outputs(FoveaDenseDiffusion, **given, prompt=techniques.PROMPT)
+            with torch.inference_mode(), Later(layer, seen):
+                tiny.sample(steered, world.start, cfg=1.0, steps=1, positive=positive, negative=negative)
+        (_, plain), (_, changed) = seen
+        assert torch.equal(plain, changed)
 
     def test_words_of_a_region_have_its_lora_and_no_other(self) -> None:
         """Only the values of words are changed: fully where they are the left region's, not at all where they are the

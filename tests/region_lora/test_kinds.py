@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.sd
@@ -13,8 +14,9 @@ import tiny_transformers as transformers
 import torch
 from torch import Tensor
 
-from fovea.guidance.region_lora import model_patch
+from fovea.guidance.region_lora import matching, model_patch
 from fovea.guidance.region_lora.matching import NoMatch
+from fovea.guidance.regions.masks import Lora
 
 FF = f"diffusion_model.{tiny.MIDDLE}.ff.net.2"
 CONV = "diffusion_model.middle_block.0.in_layers.2"
@@ -159,6 +161,20 @@ class TestWhatCannotAct:
         file = {key: torch.cat([value, value]) if "up" in key else value for key, value in self.file(model).items()}
         with pytest.raises(NoMatch, match="1 of another size"):
             self.told(model, file)
+
+    def test_a_file_for_the_text_encoder_alone(self) -> None:
+        """No error where its part acts; of strength 0 on the model a file changes nothing, whatever is in it."""
+        model = tiny.unet("sd15")
+        words = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(4, 1)}
+        assert matching.match(model.model, [(0, Lora("t", words, 1.0, 1.0))]) == ({}, [])
+        assert matching.match(model.model, [(0, Lora("t", files.weights(model, 1), 0.0, 1.0))]) == ({}, [])
+        off = files.halves(files.weights(model, 1), files.weights(model, 2))
+        off = files.Regions(tuple(replace(r, loras=tuple(replace(x, model=0.0) for x in r.loras)) for r in off.items))
+        clone = model.clone()
+        model_patch.install(clone, off)
+        assert torch.equal(tiny.sample(clone, tiny.noise(16, 16)), tiny.sample(model, tiny.noise(16, 16)))
+        with pytest.raises(NoMatch, match="LoRA t fits no layer"):
+            matching.match(model.model, [(0, Lora("t", words, 1.0, 0.0))])
 
     def test_nothing_that_can_act_is_an_error(self) -> None:
         with pytest.raises(NoMatch, match=r"nothing in LoRA test.safetensors can act in a place"):

@@ -158,6 +158,15 @@ class TestColors:
         wanted = tiny.sample(model, by_hand(model, NOISE, None, (BLUE, BLUE)))
         assert (got - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
+    def test_a_regions_strength_is_that_of_its_color(self, model: Any) -> None:
+        left, right = regions().items
+        weak, none = (Regions((replace(left, strength=strength), right)) for strength in (0.5, 0.0))
+        moved, half, gone = (
+            started(model, each).model_options["transformer_options"][STARTS][0].painting.fitted(NOISE)
+            for each in (regions(), weak, none)
+        )
+        assert (half - (moved + gone) / 2).abs().max() < 1e-5 and (moved - gone).abs().max() > 0.1
+
     def test_a_picture_gives_the_mean_of_every_place(self, model: Any) -> None:
         picture = torch.ones(1, 64, 64, 3)
         picture[:, :32, :32] = torch.tensor(BLUE)

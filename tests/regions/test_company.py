@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import comfy.samplers
 import pytest
 import tiny_models as tiny
 import tiny_transformers as dit
@@ -104,6 +106,40 @@ def test_controlnet(model: Any) -> None:
     assert_alike(got, wanted, 1e-4)
     without = tiny.sample(steered(model), tiny.noise(), 5.0, 2, marked(tiny.prompt(1), regions))
     assert relative(got, without) > 1e-3
+
+
+def test_rising_noise(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Unsampling is steered in its noisy part, and nobody says that it is not."""
+    levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6).flip(0)
+    control, found = replace(PAPER, end=0.5), []
+    for positive in (tiny.prompt(1), marked(tiny.prompt(1), two_regions(), control=control)):
+        guider = comfy.samplers.CFGGuider(steered(model))
+        guider.set_conds(positive, tiny.prompt(2))
+        with torch.inference_mode():
+            found.append(guider.sample(torch.zeros(1, 4, 16, 16), tiny.noise(16, 16), comfy.samplers.sampler_object(
+                "euler"), levels.clamp_min(1e-3), disable_pbar=True, seed=0))  # fmt: skip
+        said, seen = "Regions do nothing in this run: it begins" in caplog.text, relative(found[-1], found[0])
+    assert not said and seen > 1e-4
+
+
+def test_controlnets_see_the_prompt_without_what_was_put_behind_it(model: Any) -> None:
+    """Outside of the window the result is the prompt's own, with as many evaluations."""
+    _, control = tiny.controlnet()
+    hint = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(2))
+    extra = {"control": control.copy().set_cond_hint(hint, 1.0), "control_apply_to_uncond": False}
+    plain, negative, words = tiny.prompt(1, **extra), tiny.prompt(2, **extra), tiny.prompt(5)[0][0]
+    whole = [[torch.cat([plain[0][0], words, words], dim=1), plain[0][1]]]
+    places = (tuple(range(77, 154)), tuple(range(154, 231)))
+    prompts = {
+        when: marked(whole, two_regions(), places, how, appended=77) for when, how in (("now", PAPER), ("later", LATER))
+    }
+    with tiny.watching(model) as calls:
+        wanted = tiny.sample(model, tiny.noise(), 5.0, 2, plain, negative)
+        once = len(calls)
+        got = tiny.sample(steered(model), tiny.noise(), 5.0, 2, prompts["later"], negative)
+    assert relative(got, wanted) < 1e-5 and len(calls) == 2 * once
+    assert relative(tiny.sample(steered(model), tiny.noise(), 5.0, 2, prompts["now"], negative), wanted) > 1e-3
+    assert relative(tiny.sample(model, tiny.noise(), 5.0, 2, prompts["later"], negative), wanted) > 1e-3
 
 
 @pytest.mark.parametrize("name, changes", [("flux", {"vec_in_dim": tiny.CONTEXT}), ("sd3", {"adm_in_channels": 2048})])

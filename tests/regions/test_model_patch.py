@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,6 +140,35 @@ class TestBatches:
         for i, masks in enumerate(((left, right), (right, left))):
             alone = tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions(masks)))
             assert_alike(got[i : i + 1], alone)
+
+    @pytest.mark.parametrize("name", [name for name, kind in dit.KINDS.items() if kind.video])
+    def test_every_picture_has_its_mask_where_latents_have_an_axis_for_frames(self, name: str) -> None:
+        left, right = boxes()
+        several = (torch.cat([left, right]), torch.cat([right, left]))
+        patched = steered(dit.build(name))
+        start = dit.noise(name).repeat_interleave(2, dim=0)
+        control = RegionControl(RegionBias(temperature=0.0, background=False), 1.0, 0.3, 0.0, 0.6)
+        got = dit.sample(patched, start, positive=marked(dit.prompt(1), two_regions(several), control=control))
+        for i, masks in enumerate(((left, right), (right, left))):
+            prompt = marked(dit.prompt(1), two_regions(masks), control=control)
+            assert_alike(got[i : i + 1], dit.sample(patched, start[:1], positive=prompt))
+
+    def test_masked_prompts_have_a_mask_per_picture_there_too(self, shapesworld: dict) -> None:
+        left, right = boxes()
+        several, model = two_regions((torch.cat([left, right]), torch.cat([right, left]))), dit.build("qwen")
+        start = dit.noise("qwen").repeat_interleave(2, dim=0)
+        texts = iter([dit.prompt(1), dit.prompt(3)] * 4)
+
+        def drawn(regions: Regions, noise: Tensor) -> Tensor:
+            items = tuple(replace(each, conditioning=next(texts)) for each in regions.items)
+            conditioning = FoveaRegionsToConditioning.execute(
+                shapesworld["clip"], Regions(items), "", 0.0, {"samples": noise}
+            ).result[0]
+            return dit.sample(model, noise, positive=conditioning)
+
+        got = drawn(several, start)
+        for i, masks in enumerate(((left, right), (right, left))):
+            assert_alike(got[i : i + 1], drawn(two_regions(masks), start[:1]))
 
     def test_several_positive_prompts(self, model: Any) -> None:
         """One of two combined prompts has regions, and the two are of different lengths."""
@@ -412,6 +442,13 @@ class TestNodes:
     def test_an_empty_caption_is_made_of_the_phrases(self, shapesworld: dict) -> None:
         positive = FoveaPaintWithWords.execute(regions=two_regions(), prompt=" ", **shapesworld, **PAINT).result[1]
         assert positive[0][1][MARK].tokens == ((1, 2, 3, 4), (6, 7, 8, 9))
+
+    def test_a_region_that_is_left_out_is_not_asked_for(self, shapesworld: dict) -> None:
+        both = two_regions()
+        regions = Regions((both.items[0], replace(both.items[1], strength=0.0)))
+        report = [FoveaPaintWithWords.execute(regions=given, prompt="", **shapesworld, **PAINT).result for given in (
+            regions, Regions(both.items[:1]))]  # fmt: skip
+        assert "it is left out" in report[0][3] and torch.equal(*(found[1][0][0] for found in report))
 
     def test_unsupported_model(self, shapesworld: dict) -> None:
         with pytest.raises(ValueError, match=r"PixArt.*Regions to Conditioning"):

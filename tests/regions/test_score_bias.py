@@ -313,6 +313,8 @@ def test_frames_get_their_own_masks() -> None:
     assert of_batch(shares, 1, 2)[0, ::6, 0].tolist() == [0, 2]
     assert of_batch(shares, 1, 8)[0, ::6, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert of_batch(shares, 6, None)[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1]
+    assert of_batch(shares, 6, 1)[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1], "pictures that have an axis for frames"
+    assert of_batch(shares, 1, 1, (2,), 4)[:, 0, 0].tolist() == [2], "one frame of a video"
 
 
 def test_standard_deviation_needs_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:

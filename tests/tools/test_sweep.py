@@ -210,7 +210,8 @@ def test_layouts_of_one_prompt_are_counted_apart(tmp_path: Path, small: graphs.G
     one = {key: node for key, node in small.items() if key in graphs.upstream(small, "save_with")}
     every = planned(tmp_path, one, "Prompts\na\nb\n")
     for number, job in enumerate(every):
-        every[number] = replace(job, prompt=jobs.Prompt("a", boxes=f"[{number}]"))
+        plan = replace(job.plan, boxes_at=[("positive", "boxes")])
+        every[number] = replace(job, plan=plan, prompt=jobs.Prompt("a", boxes=f"[{number}]"))
     store, (output,) = Store(tmp_path), every[0].plan.outputs.values()
     for number, job in enumerate(every):
         store.commit(job, Result({output: [PNG]}, {output: {"s": [float(number)]}}, 1.0))
