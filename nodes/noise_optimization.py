@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,8 @@ CLIP_GUIDANCE = "CLIP Guidance"
 ALIASES = ["latent optimization", "noise optimization"]
 
 
+CANCELS: Counter[str] = Counter()  # of searches, by node
+
 EULER = " The sampler is Euler, which is DDIM without noise."
 
 
@@ -95,6 +98,14 @@ def _search_inputs() -> list[io.Input]:
     ]  # fmt: skip
 
 
+def _methods() -> dict[str, list[io.Input]]:
+    """What can be set of each of SEARCHES alone."""
+    strength = io.Float.Input("particle_strength", default=STRENGTH, min=0.0, max=100.0, step=0.1, advanced=True,
+                              tooltip="How much a better score counts. 0: all alike.")  # fmt: skip
+    own: dict[str, list[io.Input]] = {"particles": [strength]}
+    return {name: own.get(name, []) for name in SEARCHES}
+
+
 def _result_outputs() -> list[io.Output]:
     return [
         io.Latent.Output(
@@ -109,7 +120,21 @@ def _result_outputs() -> list[io.Output]:
     ]  # fmt: skip
 
 
-class FoveaOptimizeLatent(io.ComfyNode):
+class _Search(io.ComfyNode):
+    """A search whose cancel leaves the best of what was finished."""
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> tuple[str, int]:
+        """Another value after a cancel of this node: ComfyUI keeps what that left as if it were the whole search's, and
+        would answer the next queue with it. By node, so that a cancel makes no other search run again."""
+        return _node_id(cls), CANCELS[_node_id(cls)]
+
+
+def _node_id(node: type[io.ComfyNode]) -> str:
+    return str(node.hidden.unique_id) if node.hidden else ""
+
+
+class FoveaOptimizeLatent(_Search):
     """Inputs are only ever appended."""
 
     @classmethod
@@ -144,6 +169,7 @@ class FoveaOptimizeLatent(io.ComfyNode):
                                advanced=True, tooltip="With a limit of seconds: what part of them is for candidates. "
                                "The rest is for iterations while they pay, then for further candidates."),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=_result_outputs(),
         )  # fmt: skip
 
@@ -175,10 +201,11 @@ class FoveaOptimizeLatent(io.ComfyNode):
                                          config.search))  # fmt: skip
         with _advice(inputs, with_gradients=True):
             result = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
+        CANCELS[_node_id(cls)] += result.best.canceled
         return _result(result, inputs, latent_image, config, scorer, "iteration", OPTIMIZE)
 
 
-class FoveaBestOfN(io.ComfyNode):
+class FoveaBestOfN(_Search):
     """Inputs are only ever appended."""
 
     @classmethod
@@ -202,12 +229,13 @@ class FoveaBestOfN(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
                                optional=True, tooltip="As for a sampler. One that remembers earlier steps begins anew "
                                "with the candidates that are left, which takes more time."),
-                io.Combo.Input("method", options=list(SEARCHES), default="halving", optional=True, advanced=True,
-                               tooltip="halving: the worse half is dropped, rounds times. particles: none is; those "
-                               "whose pictures improve multiply. Needs a sampler that draws noise (euler_ancestral)."),
-                io.Float.Input("particle_strength", default=STRENGTH, min=0.0, max=100.0, step=0.1, optional=True,
-                               advanced=True, tooltip="How much a better score counts, for particles. 0: all alike."),
+                io.DynamicCombo.Input(
+                    "method", options=[io.DynamicCombo.Option(name, own) for name, own in _methods().items()],
+                    tooltip="halving: the worse half is dropped, rounds times. particles: none is; those whose "
+                    "pictures improve multiply. Needs a sampler that draws noise (euler_ancestral).",
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=_result_outputs(),
         )  # fmt: skip
 
@@ -217,17 +245,20 @@ class FoveaBestOfN(io.ComfyNode):
         prompt: str, seed: int, steps: int, scheduler: str, cfg: float, candidates: int, seconds: float,
         rounds: int = 0, prune_percent: float = FIRST_CUT, batch_size: int = 1, preview_vae: VAE | None = None,
         regions: Regions | None = None, region_weight: float = 0.5, sampler_name: str = "euler",
-        method: str = "halving", particle_strength: float = STRENGTH,
+        method: dict[str, Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   sampler_name, preview_vae)  # fmt: skip
-        search = CandidateSearch(rounds, prune_percent, batch_size, sampler_name, method, particle_strength)
+        name, own = choice.chosen(method, "method", SEARCHES, BEST_OF_N)
+        strength = own.get("particle_strength", STRENGTH)
+        search = CandidateSearch(rounds, prune_percent, batch_size, sampler_name, name, strength)
         config = OptimizationConfig(scorer, prompt, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
                                     candidates=candidates, search=search,
                                     regions=_region_goal(regions, region_weight))  # fmt: skip
         progress = _Progress(search.steps(candidates, steps))
         with _advice(inputs, with_gradients=False):
             result = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
+        CANCELS[_node_id(cls)] += result.best.canceled
         return _result(result, inputs, latent_image, config, scorer, "candidate", BEST_OF_N)
 
 

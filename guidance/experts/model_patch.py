@@ -154,12 +154,14 @@ def _predict(executor: Any, x: Tensor, timestep: Tensor, model_options: dict | N
 
 @dataclass
 class _Run:
-    """One sampling run. active: who is loaded now, 0 the main model."""
+    """One sampling run. active: who is loaded now, 0 the main model. first: the level at which its sampler began to
+    evaluate, which may lie below that of the schedule; None: it has not yet. furthest: the lowest noise since then."""
 
     switch: ExpertSwitch
     guider: Any
     latent_shapes: Any
     active: tuple[int, ...] | None = (0,)
+    first: float | None = None
     furthest: float = -math.inf
     started: Started | None = None
     steps: list[plan.Step] = field(default_factory=list)
@@ -182,6 +184,11 @@ class _Run:
             finally:
                 logger.info("%s:\n%s", NODE, plan.format_table(self.steps, self.names(), self.flow))
 
+    def conds(self) -> list[Mapping[str, Any]]:
+        """All that the experts' prompts hold, for whoever asks what is sampled."""
+        lists = [listed for expert in self.experts for listed in expert.original_conds.values()]
+        return [cond for listed in lists for cond in listed or ()]
+
     def names(self) -> list[str]:
         first = f"main model ({name_of(self.guider.model_patcher)})"
         return [first, *(f"expert {at} ({name_of(expert.model_patcher)})" for at, expert in enumerate(self.experts, 1))]
@@ -191,7 +198,7 @@ class _Run:
         schedule = [half_log_snr(float(sigma), self.flow) for sigma in sigmas]
         self.started = Started(schedule, sigmas, extra_args["model_options"], noise, latent_image, denoise_mask,
                                 extra_args.get("seed"))  # fmt: skip
-        self.furthest = -math.inf
+        self.first = None
         if self.steps:  # a second sampler within the run
             self.steps.clear()
             self.active = None
@@ -203,7 +210,8 @@ class _Run:
         assert self.started is not None
         level = half_log_snr(float(sigma.flatten()[0]), self.flow)
         if self.switch.decide_by == "monotonic":
-            if level <= self.started.schedule[0] + LEVEL_TOLERANCE:  # from the start: another trial of a search
+            self.first = level if self.first is None else self.first
+            if level <= self.first + LEVEL_TOLERANCE:  # from the start: another trial of a search
                 self.furthest = -math.inf
             level = self.furthest = max(level, self.furthest)
         shared = plan.blend_weights(level, self.switch.boundaries, self.switch.blend)

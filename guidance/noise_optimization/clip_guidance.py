@@ -77,6 +77,17 @@ class ClipGuidance:
         return clone
 
 
+def roots(sampling: Any, level: float) -> tuple[float, float, float]:
+    """What a network's input is multiplied with at a noise level, and the roots of alpha and of 1 - alpha there.
+
+    Some models (EDM) bring their latents to unit deviation, too, which the input's scale shows where there is no noise.
+    """
+    one = torch.ones(1)
+    scale, clean = (float(sampling.calculate_input(one * at, one)) for at in (level, 0.0))
+    noise = float(sampling.noise_scaling(one * level, one, torch.zeros_like(one)))
+    return scale, scale / clean, noise * scale
+
+
 @dataclass(frozen=True, eq=False)
 class _Guide:
     """What acts inside a run."""
@@ -112,15 +123,13 @@ class _Guide:
             return args["denoised"]
         refuse_streaming(model)
         loaded_to_normal_tensors([self.vae, *patchers_of(self.settings.scorer)])
-        one = torch.ones(1, device=x.device)
-        scale = float(sampling.calculate_input(one * level, one))  # of the network's input: the root of alpha
-        noise = float(sampling.noise_scaling(one * level, one, torch.zeros_like(one))) * scale  # the root of 1 - alpha
+        scale, signal, noise = roots(sampling, level)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             with saved_tensor_guard(model.current_patcher, conds)():
                 (x0,) = comfy.samplers.calc_cond_batch(model, [conds], leaf, sigma, args["model_options"])
             pictures = Decoder(self.settings.vae, self.vae.model, model.process_latent_out)(
-                noise * x0 + (1 - noise) * scale * leaf
+                noise * x0 + (1 - noise) * signal * leaf
             )
             losses = SalientLoss(weight=0.0, cutouts=self.settings.cutouts)(
                 self.settings.scorer, self.wanted, pictures, None,

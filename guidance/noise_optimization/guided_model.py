@@ -32,6 +32,10 @@ def ignore_model_call(_count: int) -> None:
 class GuidedModel:
     """The guided model of a run, as samplers get it, for evaluations in any order and with gradients.
 
+    With the mask of an inpainting, a state is a latent and, behind it in the batch, the noise that is laid over what
+    is kept at every step: that follows from the starting noise, too, so gradients have to reach both. Without, a state
+    is a latent.
+
     through_model: whether gradients are taken through the model. Raises NoGradient where its weights do not fit.
     """
 
@@ -48,7 +52,7 @@ class GuidedModel:
         self.on_model_call = on_model_call
         self.starts_at_full_noise = comfy.samplers.Sampler().max_denoise(model_wrap, sigmas)
         self.inner = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        self.inner.latent_image, self.inner.noise = latent, noise
+        self.inner.latent_image = latent
         levels = tuple(float(sigma) for sigma in sigmas)
         one = torch.ones(1, device=noise.device)
         self.schedule = Schedule(levels, tuple(float(self.sampling.calculate_input(one * at, one)) for at in levels))
@@ -58,37 +62,53 @@ class GuidedModel:
         guard = saved_tensor_guard(model_wrap.model_patcher, conds) if through_model else contextlib.nullcontext
         self.saved_tensor_guard = guard
 
-    def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        """The guided prediction x0 of a noisy latent."""
+    def denoise(self, state: Tensor, sigma: float) -> Tensor:
+        """The guided prediction x0 of a noisy latent; the noise in a state stays what it is."""
         self.on_model_call(1)
         comfy.model_management.throw_exception_if_processing_interrupted()
+        x = self.latent_of(state)
+        self.inner.noise = noise = state[len(x) :]
         level = torch.full((x.shape[0],), sigma, device=x.device, dtype=torch.float32)
         with self.saved_tensor_guard():
-            return self.inner(x, level, self.mask, **self.extra_args).to(x.dtype)
+            x0 = self.inner(x, level, self.mask, **self.extra_args).to(x.dtype)
+        return x0 if self.mask is None else torch.cat([x0, noise])
 
     def start_of(self, z: Tensor) -> Tensor:
-        """The first latent that unit noise gives, with what the model's nodes do to the noise."""
-        return self.scaled(self.begun(self.settled(z)), self.latent)
+        """The first state that unit noise gives, with what the model's nodes do to the noise."""
+        noise = self.begun(self.settled(z))
+        first = self.scaled(noise, self.latent)
+        return first if self.mask is None else torch.cat([first, noise])
+
+    def latent_of(self, state: Tensor) -> Tensor:
+        """A state without the noise."""
+        return state if self.mask is None else state[: len(state) // 2]
+
+    def gradient_of_state(self, at_latent: Tensor) -> Tensor:
+        """The gradient at a state, of something that only its latent matters to."""
+        return at_latent if self.mask is None else torch.cat([at_latent, torch.zeros_like(at_latent)])
 
     def begun(self, noise: Tensor) -> Tensor:
         """Noise as the model's nodes want it; the same tensor where there are none."""
         return begun(noise, self.run, self.starts)
 
-    def slope(self, z: Tensor) -> Tensor:
-        """How much the first latent moves with unit noise like z, element by element: it does so linearly.
+    def gradient_of_noise(self, at_first: Tensor) -> Tensor:
+        """The gradient at unit noise that belongs to this one at the first state, which moves with it linearly.
 
         What nodes do to the noise counts as a shift that goes along.
         """
-        one, zero = torch.ones_like(z), torch.zeros_like(z)
-        return self.scaled(self.settled(one), self.latent) - self.scaled(self.settled(zero), self.latent)
+        at_latent = self.latent_of(at_first)
+        one, zero = torch.ones_like(at_latent), torch.zeros_like(at_latent)
+        gradient = (self.scaled(one, self.latent) - self.scaled(zero, self.latent)) * at_latent
+        return gradient if self.mask is None else (gradient + at_first[len(at_latent) :]) * (self.mask > 0)
 
     def scaled(self, noise: Tensor, latent: Tensor | None) -> Tensor:
         """The first latent: noise at the first level, on what is drawn on."""
         return self.sampling.noise_scaling(self.sigmas[0], noise, latent, self.starts_at_full_noise)
 
     def settled(self, z: Tensor) -> Tensor:
-        """Unit noise that differs from the run's own only where the mask of an inpainting lets it."""
-        return z if self.mask is None else z * self.mask + self.noise.to(z) * (1 - self.mask)
+        """Unit noise that differs from the run's own only where the mask of an inpainting lets it: not mixed where that
+        is gray, since a mean of two noises has less deviation than each."""
+        return z if self.mask is None else torch.where(self.mask > 0, z, self.noise.to(z))
 
     def finished(self, latent: Tensor) -> Tensor:
         """The last latent as samplers return it."""

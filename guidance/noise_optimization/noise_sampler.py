@@ -42,6 +42,7 @@ from .guided_model import GuidedModel, OnModelCall, ignore_model_call
 from .halving import Halving
 from .memoryless import DRAWN_NOISE, samples_together, what_remembers
 from .particles import Particles
+from .per_picture import numbers_of_pictures
 from .refine import Phase, Refinement, add
 from .search import Best, Limits, best_of, search
 from .trial import Trial
@@ -126,13 +127,13 @@ class NoiseOptimizer(comfy.samplers.Sampler):
             if not finished:
                 raise
             best = finished[0] if finished[0] is finished[-1] else add(*finished)
-            best.stopped = "canceled: the best of what was finished"
+            best.stopped, best.canceled = "canceled: the best of what was finished", True
         best.start = model.settled(best.start)
         region_scores = self.region_scores(trial, best.pictures)
         if latent_image is not None and latent_image.ndim == VIDEO:
             best.pictures = decode.whole(best.sampled)
         best.sampled = model.finished(best.sampled)
-        started = process_out(model.start_of(best.start))
+        started = process_out(model.latent_of(model.start_of(best.start)))
         numbers = [0] * len(first) if best.numbers is None else best.numbers.tolist()
         seeds = [sampling_seed(self.inputs.seed, number) for number in numbers]
         self.result = OptimizationResult(best, started, trial.empty_saliency, seeds, self.phases,
@@ -171,7 +172,8 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         if config.mode == "invertible":  # whose samples are EDICT's
             return best_of(noises, trial.evaluate, seconds, self.seen)
         why = next(filter(None, (what_remembers(wanted.sampler, each) for each in self.options_of_models())), "")
-        batch = wanted.batch if samples_together(wanted.sampler) else 1
+        apart = self.per_picture(model)
+        batch = wanted.batch if samples_together(wanted.sampler) and not apart else 1
         wrap, vae, noise = model.inner.inner_model, self.inputs.preview_vae, model.noise
         fitting = fitting_batch(wrap.inner_model, noise.shape, batch, noise.device)
         preview = trial.decode if vae is None else Decoder(vae, vae.patcher.model, trial.decode.process_out)
@@ -188,6 +190,8 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         best = legs.run((z, model.begun(model.settled(z))) for z in noises)
         if why and len(at) > 1 and config.candidates > 1:
             best.notes.append(f"those left were sampled again from their noise: {why}")
+        if apart and wanted.batch > 1:
+            best.notes.append(f"candidates were sampled one at a time: {apart}")
         if fitting < batch:
             best.notes.append(f"memory sufficed for {fitting} at once, not for {batch}")
         return best
@@ -197,6 +201,15 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         with torch.no_grad():
             losses = trial.region_losses(pictures)
             return [] if losses is None else self.config.scorer.scores(losses).tolist()
+
+    def per_picture(self, model: GuidedModel) -> str:
+        """Why candidates cannot share a batch: inputs that are for each picture of it; "" if they can."""
+        conds = [cond for listed in model.inner.inner_model.conds.values() for cond in listed or ()]
+        experts = model.extra_args["model_options"].get("transformer_options", {}).get(EXPERTS)
+        conds += [] if experts is None else experts.conds()
+        places = len(model.noise)
+        wrong = [n for n in numbers_of_pictures(conds, self.options_of_models()) if places % n]
+        return f"prompts, masks or ControlNets are for {min(wrong)} pictures, the latent has {places}" if wrong else ""
 
     def options_of_models(self) -> list[dict[str, Any]]:
         """Of the sampled model, and of its experts."""

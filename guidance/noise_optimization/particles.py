@@ -16,11 +16,21 @@ from torch import Tensor
 from .candidate_legs import Candidates, Leg, LegSearch
 
 STRENGTH = 2.0
+MIN_SPREAD = 1e-12  # of scores: less is rounding, and tells nobody apart
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
     """How many equal ones weights [n, places] count for, [places]: 1 / sum of squares of the normalized ones."""
     return 1 / torch.softmax(log_weights, dim=0).square().sum(dim=0)
+
+
+def spread(losses: Tensor) -> Tensor:
+    """Standard deviation of the finite losses [n, places] of each place, [places]; 0 where all are alike."""
+    finite = torch.isfinite(losses)
+    count = finite.sum(dim=0).clamp_min(1)
+    mean = losses.where(finite, 0.0).sum(dim=0) / count
+    size = ((losses - mean).where(finite, 0.0).square().sum(dim=0) / count).sqrt()
+    return size.where(size > MIN_SPREAD, 0.0)
 
 
 def draw_ancestors(log_weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -34,8 +44,9 @@ def draw_ancestors(log_weights: Tensor, generators: Sequence[torch.Generator]) -
 @dataclass(eq=False)
 class Particles(LegSearch):
     """strength: lambda in units of 1 / the spread of the first scores, so that it means the same for every scorer.
-    generators: one per place, for the drawing. scored: the losses at the last cut; log_weights: what has been gathered
-    since the last drawing. resampled: where, for the report."""
+    generators: one per place, for the drawing. unit [places]: that spread, 0 while it is not known. scored: the last
+    losses that were finite; log_weights: what has been gathered since the last drawing. resampled: where, for the
+    report."""
 
     strength: float = STRENGTH
     generators: Sequence[torch.Generator] = ()
@@ -54,20 +65,21 @@ class Particles(LegSearch):
         """As many as there were; of places whose weights have become uneven, drawn by them."""
         losses = alive.losses.double()
         finite = torch.isfinite(losses)
-        if self.unit is None:
-            spread = [column[ok].std(correction=0) for column, ok in zip(losses.T, finite.T)]
-            self.unit = torch.stack(spread).nan_to_num(0.0).clamp_min(1e-12)
+        if self.unit is None or self.log_weights is None or self.scored is None:
+            self.unit = torch.zeros_like(losses[0])
             self.log_weights, self.scored = torch.zeros_like(losses), torch.zeros_like(losses)
-        assert self.log_weights is not None and self.scored is not None
-        self.log_weights = self.log_weights + self.strength * (self.scored - losses) / self.unit
-        self.log_weights = self.log_weights.where(finite, -torch.inf)
-        self.log_weights = self.log_weights.where(finite.any(dim=0), 0.0)  # nothing finite: nobody is better
-        self.scored = losses
-        sizes = effective_size(self.log_weights)
+        self.unit = torch.where(self.unit > 0, self.unit, spread(losses))
+        told = finite & (self.unit > 0)
+        gain = self.strength * (self.scored - losses) / self.unit
+        self.log_weights = self.log_weights + gain.where(told, 0.0)
+        self.scored = losses.where(told, self.scored)
+        weights = self.log_weights.where(finite, -torch.inf)  # in this look alone
+        weights = weights.where(finite.any(dim=0), 0.0)  # nothing finite: nobody is better
+        sizes = effective_size(weights)
         uneven = sizes < len(alive) / 2
         if uneven.any():
             order = torch.arange(len(alive))[:, None].expand_as(losses)
-            order = torch.where(uneven, draw_ancestors(self.log_weights, self.generators), order)
+            order = torch.where(uneven, draw_ancestors(weights, self.generators), order)
             self.log_weights = torch.where(uneven, 0.0, self.log_weights)
             self.scored = self.scored[order, torch.arange(order.shape[1])]
             self.resampled.append(f"step {start} ({float(sizes.min()):.1f} of {len(alive)} counted)")

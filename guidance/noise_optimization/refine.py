@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .search import Best, Evaluation, Limits
 
+NO_TIME = 1e-9  # seconds in which one candidate is drawn and no more; 0 would be any
 PATIENCE = 4  # iterations without a better picture, after which time is worth more for further candidates
 
 
@@ -51,7 +52,8 @@ class Refinement:
         best, draw = None, self.draw
         if draw is not None:
             share = 1 if self.iterate is None else self.share
-            best = self.done("candidates", None, partial(draw, limits.seconds * share, None))
+            seconds = max(limits.seconds * share, NO_TIME) if limits.seconds else 0.0
+            best = self.done("candidates", None, partial(draw, seconds, None))
         if self.iterate is None:
             assert best is not None
             return best

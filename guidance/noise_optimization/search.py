@@ -31,7 +31,7 @@ class Best:
     """The best of what was tried, each latent by itself, and the losses of all iterations [iterations][n].
 
     numbers [n]: which candidate each is, where there were several. dropped: how many were not finite. notes: for
-    people.
+    people. canceled: whether there was to be more.
     """
 
     losses: Tensor
@@ -44,6 +44,7 @@ class Best:
     numbers: Tensor | None = None
     dropped: int = 0
     notes: list[str] = field(default_factory=list)
+    canceled: bool = False
 
     def consider(self, start: Tensor, evaluated: Evaluation) -> Tensor:
         """Take over what is better; returns for which latents."""

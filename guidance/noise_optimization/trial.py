@@ -49,7 +49,7 @@ class Trial:
             ends = list(end)
         else:
             states = reversible_ode.euler(self.model.denoise, self.model.schedule, first)
-            ends = [states[-1]]
+            ends = [self.model.latent_of(states[-1])]
         losses, pictures, at_ends = self._scored(ends, gradient_wanted)
         gradient = None
         if gradient_wanted:
@@ -61,10 +61,11 @@ class Trial:
                     reversible_ode.same(again, first)
                 at_first = (pair.x + pair.y) / 2  # DOODL's mean over the two latents, whose clamp goes by its size
             else:
+                at_end = self.model.gradient_of_state(at_ends[0])
                 at_first = reversible_ode.euler_gradient(
-                    self.model.denoise, self.model.schedule, states, at_ends[0], self.config.backprop_steps
+                    self.model.denoise, self.model.schedule, states, at_end, self.config.backprop_steps
                 )
-            gradient = (self.model.slope(z) * at_first).to(z)
+            gradient = self.model.gradient_of_noise(at_first).to(z)
         self.gradients_taken += gradient_wanted
         return Evaluation(losses, gradient, ends[0], pictures)
 

@@ -92,13 +92,14 @@ class SelfAttentionGuidance:
         """Decide what this step needs: nothing, the last term again, or a new one with its saliency."""
         state = run.state(self, SagState)
         sampling = run.model.model_sampling
-        if not inside(sampling, run.sigma, self.start, self.end):
-            state.due = None
-            return ()
-        if state.fell and run.sigma > state.last and run.sigma >= state.top:  # sampling begins anew inside of this run
+        # Sampling begins anew inside of this run, as trials of a search do; those of one step never fall.
+        if run.sigma >= state.top and (state.fell or run.sigma == state.last):
             state.guided, state.term, state.fell = 0, None, False
         state.fell = state.fell or run.sigma < state.last
         state.top, state.last = max(state.top, run.sigma), run.sigma
+        if not inside(sampling, run.sigma, self.start, self.end):
+            state.due = None
+            return ()
         # Counted are steps whose result was seen: a cache may skip some after they began.
         state.due = state.guided % self.every_n_steps == 0 or state.term is None
         state.begun += 1

@@ -188,7 +188,7 @@ def test_searches(given: dict[str, Any]) -> None:
     for lower in (False, True):
         made = scorer("Brightness", '{"model": 0}', lower)
         with torch.inference_mode():
-            _, _, image, _, report, _ = FoveaBestOfN.execute(**given, scorer=made, candidates=6, seconds=0.0).result
+            _, _, image, _, report, _ = techniques.outputs(FoveaBestOfN, **given, scorer=made, candidates=6)
             _, _, same, _, told, _ = techniques.outputs(
                 FoveaOptimizeLatent, **given, scorer=made, candidates=6, iterations=3, salient_weight=0.5,
             )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +16,21 @@ import techniques
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
+from comfy_api.latest import io
+from comfy_execution.caching import CacheKeySetInputSignature
+from comfy_execution.graph import DynamicPrompt
 from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from execution import IsChangedCache
 from torch import Tensor
 
+import nodes as comfy_nodes
 from fovea.guidance.noise_optimization import candidate_sampler, noise_sampler
 from fovea.guidance.noise_optimization.decoding import Decoder
+from fovea.guidance.noise_optimization.trial import Trial
+from fovea.guidance.regions.masks import Region, Regions
 from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes import noise_optimization
 from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
 from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaOptimizeLatent
 from fovea.nodes.region_start import FoveaRegionStart
@@ -122,6 +131,7 @@ class TestIdentity:
         drawn = again(model, world, found[5], sampler, latent_image=latent)
         assert apart(drawn, found[1]["samples"]) < (1e-5 if soft else 1e-3)
         assert torch.allclose(found[1]["samples"][..., 24:], picture[..., 24:], atol=1e-5)
+        assert float(found[5].noise[..., 16:24].std()) == pytest.approx(1, abs=0.1), "as strong where the mask is gray"
 
     def test_cfg_one(self, model: Any, world: techniques.World) -> None:
         found = search(model, world, cfg=1.0)
@@ -176,6 +186,99 @@ class TestModels:
         assert apart(again(model, world, found[5]), found[1]["samples"]) > 1e-2, "twin: the nodes did something"
         remembers = name in ("SAG every second step", "experts, monotonic", "APG with momentum")
         assert ("sampled again" in found[4]) == remembers
+
+
+def sides(count: int) -> Tensor:
+    """A mask per picture [count, 256, 256], each of another half."""
+    masks = torch.zeros(count, 256, 256)
+    for at, mask in enumerate(masks):
+        mask[:, 128 * (at % 2) : 128 * (at % 2) + 128] = 1
+    return masks
+
+
+def masked_prompts(model: Any, world: techniques.World) -> tuple:
+    """The star on one side of every picture, the green square on the other, in turn."""
+    star, square = (
+        [[tensor, {**options, "mask": mask, "set_area_to_bounds": False, "mask_strength": 1.0}]
+         for tensor, options in prompt]
+        for prompt, mask in ((world.positive, sides(2)), (world.styled, sides(2).flip(0)))
+    )  # fmt: skip
+    return model, [*star, *square], world.negative
+
+
+def prompt_per_picture(model: Any, world: techniques.World) -> tuple:
+    texts = [[torch.cat([world.positive[0][0], world.styled[0][0]]), world.positive[0][1]]]
+    return model, texts, world.negative
+
+
+def controlled(_model: Any, _world: techniques.World) -> tuple:
+    _, control = tiny.controlnet()
+    hints = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+    extra = {"control": control.set_cond_hint(hints, 1.0), "control_apply_to_uncond": False}
+    return tiny.unet("sd15"), tiny.prompt(1, **extra), tiny.prompt(2, **extra)
+
+
+def sag_with_masks(model: Any, world: techniques.World) -> tuple:
+    (patched,) = techniques.outputs(FoveaSelfAttentionGuidance, model=model, mask=sides(2), scale=2.0)
+    return patched, world.positive, world.negative
+
+
+def regions_with_masks(model: Any, world: techniques.World) -> tuple:
+    regions = Regions((Region(sides(2), "a plain red star"), Region(1 - sides(2), "a striped blue circle")))
+    given = {"model": model, "clip": world.clip, "regions": regions, "prompt": techniques.PROMPT}
+    return techniques.outputs(FoveaDenseDiffusion, **given)[:3]
+
+
+def expert_with_masks(model: Any, world: techniques.World) -> tuple:
+    _, positive, negative = masked_prompts(model, world)
+    given = {"model": demo_model.load_model(), "boundary_unit": "percent", "boundary": 0.2}
+    (chain,) = techniques.outputs(FoveaExpert, **given, positive=positive, negative=negative)
+    return techniques.outputs(FoveaExpertSwitch, model=model, experts=chain)[0], world.positive, world.negative
+
+
+PER_PICTURE: dict[str, Callable[[Any, techniques.World], tuple]] = {
+    each.__name__: each for each in (masked_prompts, prompt_per_picture, controlled, sag_with_masks,
+                                     regions_with_masks, expert_with_masks)
+}  # fmt: skip
+
+
+class TestInputsOfEveryPicture:
+    """Of two pictures each, in the latent's own batch of one, two, three. (Prompts with two masks are an error of
+    ComfyUI's in a batch of three.)"""
+
+    @pytest.mark.parametrize(("name", "places"), [
+        *[(name, places) for name in PER_PICTURE for places in (1, 2)], ("prompt_per_picture", 3), ("controlled", 3),
+    ])  # fmt: skip
+    def test_stay_with_their_pictures(
+        self, model: Any, world: techniques.World, name: str, places: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last candidate, which is said to be the best. Twin: where their number divides the batch's, candidates
+        still share batches."""
+        real, judged = Trial.judge, list[int]()
+
+        def later_is_better(self: Trial, latents: Tensor, decode: Decoder) -> tuple[Tensor, Tensor]:
+            losses, pictures = real(self, latents, decode)
+            judged.append(len(judged))
+            return torch.full_like(losses, -judged[-1]), pictures
+
+        monkeypatch.setattr(Trial, "judge", later_is_better)
+        with torch.inference_mode():
+            patched, positive, negative = PER_PICTURE[name](model, world)
+        latent = {"samples": torch.zeros(places, 4, 32, 32)}
+        given = {"positive": positive, "negative": negative, "latent_image": latent, "steps": 2}
+        found = search(patched, world, candidates=4, rounds=0, batch_size=4, **given)
+        assert len(judged) == 4
+        assert apart(again(patched, world, found[5], **given), found[1]["samples"]) < (2e-3 if places == 2 else 1e-5)
+        said = f"one at a time: prompts, masks or ControlNets are for 2 pictures, the latent has {places}"
+        assert (said in found[4]) == (places != 2)
+
+    def test_of_one_are_no_reason(self, model: Any, world: techniques.World) -> None:
+        for name in ("SAG", "regions", "experts"):
+            with torch.inference_mode():
+                patched, positive, negative = MODELS[name](model, world)
+            found = search(patched, world, candidates=2, rounds=0, batch_size=2, steps=2, positive=positive,
+                           negative=negative)  # fmt: skip
+            assert "one at a time" not in found[4], name
 
 
 class Frames:
@@ -342,6 +445,40 @@ class TestFaults:
         assert "canceled: the best of what was finished" in found[4]
         assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-5, "nothing half-made"
 
+    def test_a_canceled_search_is_not_the_answer_to_the_next_queue(
+        self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By ComfyUI's own cache keys. A finished search is kept, and so is what other nodes found."""
+        class_name = "FoveaBestOfN"
+        monkeypatch.setitem(comfy_nodes.NODE_CLASS_MAPPINGS, class_name, FoveaBestOfN)
+
+        def keys() -> dict[str, Any]:
+            graph = DynamicPrompt({node: {"class_type": class_name, "inputs": {"seed": 1}} for node in ("7", "8")})
+            found = CacheKeySetInputSignature(graph, [], IsChangedCache("", graph, None))  # type: ignore[arg-type]
+            asyncio.run(found.add_keys(["7", "8"]))
+            return {node: found.get_data_key(node) for node in ("7", "8")}
+
+        def run(cancel_after: int) -> str:
+            done = [0]
+
+            def on_evaluation(self: Any, _iteration: int, _best: Any) -> None:
+                done[0] += 1
+                if done[0] == cancel_after:
+                    comfy.model_management.interrupt_current_processing()
+
+            monkeypatch.setattr(noise_optimization._Progress, "on_evaluation", on_evaluation)
+            node = FoveaBestOfN.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "7"}})
+            try:
+                return search(model, world, node, candidates=3, rounds=0, steps=2)[4]
+            finally:
+                comfy.model_management.interrupt_current_processing(False)
+
+        before = keys()
+        assert before["7"] != before["8"], "the same search in two nodes is not one: each may be canceled by itself"
+        assert "canceled" not in run(0) and keys() == before
+        assert "canceled" in run(1)
+        assert keys()["7"] != before["7"] and keys()["8"] == before["8"]
+
     def test_nothing_of_the_model_is_changed(self, model: Any, world: techniques.World) -> None:
         before = {key: value.clone() for key, value in model.model.state_dict().items()}
         options = str(model.model_options)
@@ -381,6 +518,14 @@ class TestRefinement:
         assert any(line.startswith("candidates: ") for line in told)
         assert any(line.startswith("iterations: ") for line in told), found[4]
         assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-4
+
+    @pytest.mark.parametrize("mode", ["checkpoint", "invertible"])
+    def test_a_share_of_zero_draws_one_at_first(self, model: Any, world: techniques.World, mode: str) -> None:
+        path = {"gradient_path": "all_steps" if mode == "invertible" else "past_model", "mode": mode}
+        found = search(model, world, FoveaOptimizeLatent, candidates=3, iterations=1, seconds=600.0,
+                       candidate_share=0.0, steps=2, **path)  # fmt: skip
+        told = [line.split(" in ")[0] for line in found[4].splitlines() if " in " in line]
+        assert "candidates: 1" in told and "iterations: 2" in told, found[4]
 
     def test_a_scorer_without_gradients_is_searched_only(self, model: Any, world: techniques.World) -> None:
         class Blind(type(world.scorer)):  # type: ignore[misc]

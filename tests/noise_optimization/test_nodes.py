@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -18,7 +20,9 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from torch import Tensor
 
 from fovea.guidance.gradients.autograd import NoGradient, fully_loaded
-from fovea.guidance.noise_optimization import noise_sampler
+from fovea.guidance.noise_optimization import clip_guidance, noise_sampler
+from fovea.guidance.noise_optimization.config import CandidateSearch, evaluations
+from fovea.guidance.noise_optimization.presets import PRESETS
 from fovea.guidance.regions import prompt_encoding
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
@@ -128,6 +132,12 @@ def test_presets_are_settings(given: dict[str, Any], preset: str) -> None:
     assert all(shown[name] == value for name, value in PAPERS[preset].items() if name in shown)
 
 
+def test_the_help_page_tells_how_many_pictures_are_drawn() -> None:
+    usual, page = PRESETS["default"], Path(__file__).resolve().parents[2] / "web/docs/FoveaOptimizeLatent.md"
+    drawn = evaluations(usual.mode, 1, usual.iterations, usual.candidates, 0, CandidateSearch())
+    assert f"draw {drawn} pictures" in page.read_text(encoding="utf-8")
+
+
 def test_an_unknown_preset_is_answered_with_the_list(given: dict[str, Any]) -> None:
     for wrong in ({"preset": "sgool"}, {}, None):
         with pytest.raises(ValueError, match="Optimize Latent: preset must be one of: default, SGOOL"):
@@ -165,10 +175,23 @@ def test_inpainting(given: dict[str, Any]) -> None:
         optimized(given, latent_image=latent, mode="invertible")
 
 
+@pytest.mark.parametrize("settings", [{}, PAST], ids=["all_steps", "past_model"])
+def test_inpainting_in_gray(given: dict[str, Any], settings: dict[str, Any]) -> None:
+    """The noise found gives the same picture again, whatever the mask; it is as strong as noise is."""
+    picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+    mask = torch.full((1, 1, 256, 256), 0.5)
+    latent = {"samples": picture, "noise_mask": mask}
+    _, samples, *_, noise = optimized(given, latent_image=latent, candidates=3, **settings)
+    drawn = noise.generate_noise(latent)
+    assert float(drawn.std()) == pytest.approx(1, abs=0.05)
+    assert not torch.equal(drawn, comfy.sample.prepare_noise(picture, 5)), "twin: something was found"
+    assert close(sampled(given, drawn, picture, noise_mask=mask), samples["samples"], 1e-4)
+
+
 def test_candidates_come_first(given: dict[str, Any]) -> None:
     """The best of the candidates is what Best of N finds with the same seed, and iterations only add to it."""
     with torch.inference_mode():
-        *_, best_report, _ = FoveaBestOfN.execute(**given, candidates=3, seconds=0.0).result
+        *_, best_report, _ = techniques.outputs(FoveaBestOfN, **given, candidates=3)
     report = optimized(given, candidates=3, iterations=0, salient_weight=0.0)[4]
     assert report.splitlines()[:2] == best_report.splitlines()[:2] and "4 trials" in report
     bests = [float(line.split()[-3]) for line in best_report.splitlines()[:2]]
@@ -227,7 +250,7 @@ def test_what_remembers_earlier_steps_is_refused_everywhere(given: dict[str, Any
         with pytest.raises(NoGradient, match="easycache"):
             optimized(given, model=cached, **changes)
     with pytest.raises(NoGradient, match="easycache"), torch.inference_mode():
-        FoveaBestOfN.execute(**{**given, "model": cached}, candidates=2, seconds=0.0)
+        techniques.outputs(FoveaBestOfN, **{**given, "model": cached}, candidates=2)
 
 
 def test_clip_guidance_has_no_gradient(given: dict[str, Any]) -> None:
@@ -272,8 +295,8 @@ def test_what_loses_gradient_is_refused(given: dict[str, Any]) -> None:
 
 def test_best_of_n(given: dict[str, Any]) -> None:
     with torch.inference_mode():
-        _, one, *_ = FoveaBestOfN.execute(**given, candidates=1, seconds=0.0).result
-        *_, image, _, report, _ = FoveaBestOfN.execute(**given, candidates=4, seconds=0.0).result
+        _, one, *_ = techniques.outputs(FoveaBestOfN, **given, candidates=1)
+        *_, image, _, report, _ = techniques.outputs(FoveaBestOfN, **given, candidates=4)
         order = FoveaScoreImages.execute(image, given["scorer"], TEXT).result[2]
     latent = given["latent_image"]["samples"]
     assert close(one["samples"], sampled(given, comfy.sample.prepare_noise(latent, 5), latent))
@@ -281,6 +304,13 @@ def test_best_of_n(given: dict[str, Any]) -> None:
     assert "4 trials" in report and sum(bests) < sum(firsts) and image.shape == (2, 256, 256, 3)
     best = max(float(line.split()[0]) for line in order.splitlines())
     assert best == pytest.approx(100 * torch.cos(torch.tensor(2 * min(bests)).sqrt()).item(), abs=0.1)
+
+
+def continuous(kind: type, spread: float) -> Any:
+    """A model_sampling whose latents have this deviation (sigma_data), over ShapesWorld's noise levels."""
+    sampling = type("Continuous", (comfy.model_sampling.ModelSamplingContinuousEDM, kind), {})()
+    sampling.set_parameters(0.03, 14.6, spread)
+    return sampling
 
 
 class TestClipGuidance:
@@ -337,9 +367,32 @@ class TestClipGuidance:
         """SAG acts after the model's predictions, of which the push is taken."""
         self.guided({**given, "model": guided_every_second_step(given)}, 20.0)
 
-    def test_the_push_is_the_gradient_of_the_loss(self, given: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
+    @pytest.mark.parametrize("kind", [comfy.model_sampling.EPS, comfy.model_sampling.EDM])
+    def test_alpha_is_that_of_latents_of_unit_deviation(self, kind: type, spread: float) -> None:
+        """Variance preserving, so that what is decoded near the end is the picture."""
+        for sigma in (1e-3, 0.3, 1.0, 14.0):
+            alpha = 1 / (1 + (sigma / spread) ** 2)
+            wanted = (sigma**2 + spread**2) ** -0.5, alpha**0.5, (1 - alpha) ** 0.5
+            assert clip_guidance.roots(continuous(kind, spread), sigma) == pytest.approx(wanted, rel=1e-4)
+        _, signal, noise = clip_guidance.roots(continuous(kind, spread), 0.002)
+        assert noise + (1 - noise) * signal == pytest.approx(1, abs=1e-4)
+
+    def test_a_flows_latents_are_the_picture_near_the_end(self) -> None:
+        assert clip_guidance.roots(dit.build("flux").get_model_object("model_sampling"), 0.3) == pytest.approx(
+            (1, 1, 0.3)
+        )
+
+    @pytest.mark.parametrize(("spread", "start"), [(1.0, None), (0.5, 0.5)])
+    def test_the_push_is_the_gradient_of_the_loss(
+        self, given: dict[str, Any], spread: float, start: float | None
+    ) -> None:
         """At one step, against finite differences of the loss that the formula names."""
         seen: dict[str, Tensor] = {}
+        if start is not None:
+            patched = given["model"].clone()
+            patched.add_object_patch("model_sampling", continuous(comfy.model_sampling.EPS, spread))
+            given = {**given, "model": patched}
 
         def keep(args: dict[str, Any]) -> Tensor:
             seen.update(x=args["input"].clone(), sigma=args["sigma"].clone(), denoised=args["denoised"].clone())
@@ -354,11 +407,12 @@ class TestClipGuidance:
                 comfy.sample.sample(
                     model, comfy.sample.prepare_noise(latent, 5), 1, CFG, "euler", "normal", given["positive"],
                     given["negative"], latent, disable_pbar=True, seed=5,
+                    sigmas=None if start is None else torch.tensor([start, 0.0]),
                 )  # fmt: skip
             seen[f"at {scale:g}"] = seen["denoised"]
         push = seen["at 0"] - seen["at 100"]
         sigma = float(seen["sigma"])
-        root = (1 + sigma**2) ** -0.5
+        root = (spread**2 + sigma**2) ** -0.5
 
         def loss(x: Tensor) -> float:
             with torch.inference_mode():
@@ -374,7 +428,7 @@ class TestClipGuidance:
                 x0 = guider.sample(torch.zeros_like(x), latent, Once(), levels, disable_pbar=True, seed=5)
                 x0 = given["model"].model.process_latent_in(x0)
                 noisy = sigma * root
-                mixed = given["model"].model.process_latent_out(noisy * x0 + (1 - noisy) * root * x)
+                mixed = given["model"].model.process_latent_out(noisy * x0 + (1 - noisy) * root * spread * x)
                 picture = given["vae"].decode(mixed).movedim(-1, 1)
                 small = torch.nn.functional.interpolate(picture, size=(128, 128), mode="bilinear", antialias=True)
                 vectors = given["scorer"].image(small), given["scorer"].text([TEXT])
@@ -413,7 +467,7 @@ def test_every_trial_of_a_search_starts_with_the_first_model(given: dict[str, An
     model = FoveaExpertSwitch.execute(given["model"], experts, 0.0, "auto", decide).result[0]
     settings = {**given, "model": model, "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}}
     with torch.inference_mode(), tiny.watching(low, at="") as calls:
-        _, samples, *_, noise = FoveaBestOfN.execute(**settings, candidates=3, seconds=0.0, rounds=rounds).result
+        _, samples, *_, noise = techniques.outputs(FoveaBestOfN, **settings, candidates=3, rounds=rounds)
     assert calls and len(calls) % (3 if rounds == 0 else 2) == 0 and len(calls) < 3 * STEPS
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(given["positive"], given["negative"])
@@ -430,7 +484,7 @@ def test_a_step_cache_on_an_expert_is_refused_by_name(given: dict[str, Any]) -> 
     experts = FoveaExpert.execute(cached, "timestep", 0.66, -1.0).result[0]
     model = FoveaExpertSwitch.execute(given["model"], experts, 0.0, "auto", "sigma").result[0]
     with pytest.raises(NoGradient, match="Expert 1 has easycache"):
-        FoveaBestOfN.execute(**{**given, "model": model}, candidates=2, seconds=0.0)
+        techniques.outputs(FoveaBestOfN, **{**given, "model": model}, candidates=2)
 
 
 def test_pictures_that_are_not_finite_come_last(given: dict[str, Any]) -> None:
@@ -473,8 +527,8 @@ def test_a_picture_of_nan_has_an_empty_map() -> None:
 def test_a_decoder_that_gives_nan_is_named_with_the_cure(given: dict[str, Any]) -> None:
     broken = copy.copy(given["vae"])
     broken.process_output = lambda x: x * float("nan")
-    for run in (lambda: optimized({**given, "vae": broken}, **PAST), lambda: FoveaBestOfN.execute(
-            **{**given, "vae": broken}, candidates=2, seconds=0.0)):  # fmt: skip
+    for run in (lambda: optimized({**given, "vae": broken}, **PAST), lambda: techniques.outputs(
+            FoveaBestOfN, **{**given, "vae": broken}, candidates=2)):  # fmt: skip
         with pytest.raises(ValueError, match="--fp32-vae"):
             run()
 
@@ -494,7 +548,7 @@ def test_best_of_n_decodes_picture_by_picture(given: dict[str, Any], monkeypatch
     found = []
     for fails_at in (0, 1):
         sizes.clear()
-        found.append(FoveaBestOfN.execute(**given, candidates=1, seconds=0.0).result[2])
+        found.append(techniques.outputs(FoveaBestOfN, **given, candidates=1)[2])
         assert {size[0] for size in sizes} == {1} and len(sizes) == (2 if fails_at == 0 else 5), "three ways of tiles"
     torch.testing.assert_close(*found, rtol=0, atol=0.02)
 
@@ -505,7 +559,7 @@ def test_memory_that_ends_is_told_with_a_cure_that_fits(given: dict[str, Any], m
 
     monkeypatch.setattr(comfy.samplers.CFGGuider, "predict_noise", full)
     with pytest.raises(RuntimeError, match="fewer pictures") as plain:
-        FoveaBestOfN.execute(**given, candidates=1, seconds=0.0)
+        techniques.outputs(FoveaBestOfN, **given, candidates=1)
     with pytest.raises(RuntimeError, match="gradient_path past_model"):
         optimized(given)
     assert "radient" not in str(plain.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -48,10 +49,11 @@ class TestWeights:
 @dataclass
 class Walk:
     """Latents [steps done, position, whose noise]: every step adds noise of the particle's own to the position, and the
-    loss is how far it is below `goal`."""
+    loss is how far it is below `goal`. blind: at the looks after these steps, whose losses are NaN, by order."""
 
     steps: int
     goal: float = 3.0
+    blind: Mapping[int, Sequence[int]] = field(default_factory=dict)
     scored: list[list[float]] = field(default_factory=list)
 
     def advance(self, candidates: Candidates, start: int, end: int) -> tuple[Tensor, Tensor]:
@@ -66,7 +68,9 @@ class Walk:
 
     def estimate(self, clean: Tensor) -> Tensor:
         self.scored.append(clean[..., 1].flatten().tolist())
-        return (self.goal - clean[..., 1]).clamp_min(0)
+        losses = (self.goal - clean[..., 1]).clamp_min(0)
+        losses[[*self.blind.get(int(clean[0, 0, 0]), ())]] = math.nan
+        return losses
 
     def finish(self, latents: Tensor) -> Evaluation:
         losses = (self.goal - latents[..., 1]).clamp_min(0)
@@ -83,6 +87,15 @@ def search(work: Walk, count: int, strength: float = 2.0, rounds: int = 3, place
     return particles.run((noise, noise) for noise in drawn(count, places))
 
 
+CUTS = cuts(8, 3)
+EVERYONE = [0, 1, 2, 3, 4]
+# After which steps whose losses are NaN: nobody's; all at the first look, or at the second; some; all but one.
+BLIND: list[dict[int, list[int]]] = [
+    {}, {CUTS[0]: EVERYONE}, {CUTS[1]: EVERYONE}, {CUTS[0]: EVERYONE, CUTS[1]: EVERYONE}, {CUTS[0]: [1, 3]},
+    {CUTS[1]: [0, 4]}, {CUTS[0]: [2], CUTS[1]: [2]}, {CUTS[0]: [0, 1, 2, 4]}, {CUTS[0]: [0, 1, 2, 4], CUTS[1]: [3]},
+]  # fmt: skip
+
+
 class TestSearch:
     def test_all_go_to_the_end(self) -> None:
         assert Particles(Walk(8), 5, (3, 6, 8)).planned(5, (3, 6, 8)) == (Leg(5, 0, 3), Leg(5, 3, 6), Leg(5, 6, 8))
@@ -97,11 +110,13 @@ class TestSearch:
         (told,) = search(Walk(8), 6, 5.0).notes
         assert "drawn anew at step" in told and "from noise" in told
 
+    @pytest.mark.parametrize("blind", BLIND, ids=str)
     @pytest.mark.parametrize("strength", [0.7, 3.0])
-    def test_the_slow_one(self, strength: float) -> None:
-        """One place, with dictionaries."""
-        count, at = 5, cuts(8, 3)
-        best = search(Walk(8), count, strength, places=1)
+    def test_the_slow_one(self, strength: float, blind: dict[int, list[int]]) -> None:
+        """One place, with dictionaries. Who is not seen at a look has no weight in it, and is compared with when it was
+        last seen."""
+        count, at = 5, CUTS
+        best = search(Walk(8, blind=blind), count, strength, places=1, batch=count)
         state = {slot: (0.0, slot) for slot in range(count)}  # position, whose noise it began with
         weight, before, unit = dict.fromkeys(range(count), 1.0), dict.fromkeys(range(count), 0.0), None
         random, start = torch.Generator().manual_seed(0), 0
@@ -114,24 +129,32 @@ class TestSearch:
             losses = {slot: max(0.0, 3.0 - position) for slot, (position, _) in state.items()}
             if cut == at[-1]:
                 break
-            if unit is None:
-                mean = sum(losses.values()) / count
-                unit = math.sqrt(sum((loss - mean) ** 2 for loss in losses.values()) / count)
-            for slot in state:  # r = -loss
+            start, seen = cut, [slot for slot in state if slot not in blind.get(cut, ())]
+            if not seen:
+                continue
+            mean = sum(losses[slot] for slot in seen) / len(seen)
+            spread = math.sqrt(sum((losses[slot] - mean) ** 2 for slot in seen) / len(seen))
+            unit = spread if unit is None and spread > 0 else unit
+            for slot in seen if unit is not None else ():  # r = -loss
                 weight[slot] *= math.exp(strength * (-losses[slot] + before[slot]) / unit)
-            before = dict(losses)
-            total = sum(weight.values())
-            shares = [weight[slot] / total for slot in range(count)]
+                before[slot] = losses[slot]
+            total = sum(weight[slot] for slot in seen)
+            shares = [weight[slot] / total if slot in seen else 0.0 for slot in range(count)]
             if 1 / sum(share**2 for share in shares) < count / 2:
                 chosen = torch.multinomial(torch.tensor(shares, dtype=torch.float64), count, True, generator=random)
                 order = sorted(chosen.tolist())
                 state = {slot: state[order[slot]] for slot in range(count)}
-                before = {slot: losses[order[slot]] for slot in range(count)}
+                before = {slot: before[order[slot]] for slot in range(count)}
                 weight = dict.fromkeys(range(count), 1.0)
-            start = cut
         winner = min(losses, key=lambda slot: losses[slot])
         assert float(best.losses[0]) == pytest.approx(losses[winner])
         assert int(best.start[0, 2]) == state[winner][1], "the noise is that of whom it descends from"
+
+    @pytest.mark.parametrize("blind", BLIND, ids=str)
+    def test_nobody_is_drawn_by_what_was_not_seen(self, blind: dict[int, list[int]]) -> None:
+        """A look that shows nothing, or little, does not end the method."""
+        best = search(Walk(8, blind=blind), 5, 50.0, places=8, batch=5)
+        assert torch.isfinite(best.losses).all() and "drawn anew at step" in best.notes[0]
 
     def test_it_climbs_higher_than_drawing_lots(self) -> None:
         steered, lots = (search(Walk(30, goal=60.0), 40, strength, rounds=9) for strength in (2.0, 0.0))

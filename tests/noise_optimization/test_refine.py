@@ -82,6 +82,14 @@ class TestTime:
         work.run(Limits(1000, seconds=100, patience=7))
         assert work.now == 100 and work.asked[-1] == ("draw", 36.0)
 
+    def test_a_share_of_zero_is_one_candidate(self) -> None:
+        """Not any number of them, which a limit of 0 seconds is elsewhere."""
+        work = Clocked(gains=[0.01] * 100)
+        _, phases = work.run(Limits(1000, seconds=41), 0.0)
+        assert [(phase.name, phase.trials) for phase in phases] == [("candidates", 1), ("iterations", 20)]
+        assert 0 < work.asked[0][1] < 1e-6 and work.now == 41
+        assert Clocked().run(Limits(3), 0.0)[1][0].trials == 100, "without a limit there is nothing to share"
+
     def test_candidates_that_take_all_of_it_leave_no_iterations(self) -> None:
         work = Clocked()
         _, phases = work.run(Limits(10, seconds=0.5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import comfy.samplers
 import pytest
 import tiny_models as tiny
 import torch
@@ -60,6 +61,45 @@ class TestEverySampler:
         rows = [len(call["chunks"]) for call in calls]
         assert len(calls) == 2 * 2 and sum(rows) == 2 * (2 if cfg == 1 else 3)
         assert torch.isfinite(result).all()
+
+
+class InTurn(comfy.samplers.Sampler):
+    """Euler on one noise after the other in one run, as a search goes on; keeps all results."""
+
+    def __init__(self, noises: list[Tensor]) -> None:
+        self.noises, self.found = noises, list[Tensor]()
+
+    def sample(self, wrap: Any, sigmas: Tensor, extra_args: dict, callback: Any, noise: Tensor, *rest: Any) -> Tensor:
+        euler = comfy.samplers.sampler_object("euler")
+        self.found = [euler.sample(wrap, sigmas, extra_args, callback, each, *rest) for each in self.noises]
+        return self.found[-1]
+
+
+def in_turn(model: Any, noises: list[Tensor], steps: int) -> list[Tensor]:
+    guider, sampler = comfy.samplers.CFGGuider(model), InTurn(noises)
+    guider.set_conds(tiny.prompt(1), tiny.prompt(2))
+    guider.set_cfg(3.0)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+    with torch.inference_mode():
+        guider.sample(noises[0], torch.zeros_like(noises[0]), sampler, sigmas, disable_pbar=True, seed=0)
+    return sampler.found
+
+
+class TestOneRunManyTrials:
+    @pytest.mark.parametrize("every", [2, 3])
+    @pytest.mark.parametrize(
+        ("steps", "window"),
+        [(4, (0.0, 1.0)), (4, (0.1, 0.5)), (4, (0.5, 1.0)), (4, (0.0, 0.2)), (3, (0.3, 0.6)), (1, (0.0, 1.0))],
+    )  # fmt: skip
+    def test_each_is_what_it_is_alone(self, model: Any, steps: int, window: tuple[float, float], every: int) -> None:
+        """Whatever part of the schedule guidance has, one evaluation too. Twin: it does something."""
+        patched = guided(model, every_n_steps=every, start_percent=window[0], end_percent=window[1])
+        noises = [tiny.noise(16, 16, seed=seed) for seed in range(3)]
+        together = in_turn(patched, noises, steps)
+        for noise, found in zip(noises, together):
+            (alone,) = in_turn(patched, [noise], steps)
+            assert torch.equal(found, alone)
+            assert relative(found, *in_turn(model, [noise], steps)) > 1e-4
 
 
 def freeu(model: Any) -> Any:
