@@ -5,28 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from .conds import Conds
 
 TEXT = "crossattn_controlnet"  # where ComfyUI's ControlNets look before they take the network's text
 
 
 def for_controlnets(
-    lists: Sequence[Conds | None], own_text: Callable[[Mapping[str, Any]], int | None]
+    lists: Sequence[Conds | None], added: Callable[[Mapping[str, Any]], slice]
 ) -> Sequence[Conds | None]:
     """Cond lists with a text for their ControlNets; the same ones if no prompt has both a ControlNet and additions.
 
-    own_text: how many tokens of a prompt are its own, None for all. Prompts without additions are given theirs, too:
-    ComfyUI batches those alone that bring the same along.
+    added: which tokens of a prompt are additions. Prompts without any are given a text, too: ComfyUI batches those
+    alone that bring the same along.
     """
     prompts = [cond for conds in lists for cond in conds or ()]
-    if not any("control" in cond and own_text(cond) is not None for cond in prompts):
+    if not any("control" in cond and _length(added(cond)) for cond in prompts):
         return lists
-    return [None if conds is None else [_with_text(cond, own_text(cond)) for cond in conds] for conds in lists]
+    return [None if conds is None else [_with_text(cond, added(cond)) for cond in conds] for conds in lists]
 
 
-def _with_text(cond: Mapping[str, Any], own: int | None) -> Mapping[str, Any]:
+def _length(part: slice) -> int:
+    return part.stop - part.start
+
+
+def _with_text(cond: Mapping[str, Any], added: slice) -> Mapping[str, Any]:
     inputs = cond["model_conds"]
     text = inputs.get("c_crossattn")
     if "control" not in cond or text is None or TEXT in inputs:
         return cond
-    return {**cond, "model_conds": {**inputs, TEXT: type(text)(text.cond[:, :own])}}
+    own = torch.cat([text.cond[:, : added.start], text.cond[:, added.stop :]], dim=1)
+    return {**cond, "model_conds": {**inputs, TEXT: type(text)(own)}}

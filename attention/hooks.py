@@ -108,18 +108,20 @@ def degraded_pass(
     return comfy.samplers.calc_cond_batch(run.model, lists, x, sigma, options)[index]
 
 
-def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+def _outer_sample(
+    executor: Any, noise: Tensor, latent_image: Any, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+) -> Any:
     """Give the run its state; drop it at the end, also after an error or a cancel."""
     options = executor.class_obj.model_options.setdefault("transformer_options", {})
     techniques = options.get(TECHNIQUES)
     if not techniques:
-        return executor(*args, **kwargs)
-    shapes, sigmas = tuple(kwargs.get("latent_shapes") or ()), args[3]
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    shapes = tuple(kwargs.get("latent_shapes") or ())
     outer, run = options.get(RUN), Run(techniques, shapes=shapes, highest=float(sigmas.max()) if len(sigmas) else 0.0)
     run.roles.begin(executor.class_obj)
     options[RUN] = run
     try:
-        samples = executor(*args, **kwargs)
+        samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         run.finish()
         return samples
     finally:
@@ -146,7 +148,7 @@ def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timest
     window = _window(model_options["transformer_options"].get("context_window"))
     table = CondTable(conds, window, run.roles) if model is run.model else None
     for each in _trimmers(run):
-        conds = for_controlnets(conds, each.own_text)
+        conds = for_controlnets(conds, each.added_text)
     with run.calling(table, remember=DEGRADED not in model_options["transformer_options"]):
         return executor(model, conds, x_in, timestep, model_options)
 

@@ -124,8 +124,8 @@ class TextTrimmer(Protocol):
         """How many text tokens this call, whose whole batch these rows are, shall see; None for all."""
         ...
 
-    def own_text(self, cond: Mapping[str, Any]) -> int | None:
-        """How many text tokens of a prompt were there before this wrapper's technique put others behind; None: all."""
+    def added_text(self, cond: Mapping[str, Any]) -> slice:
+        """Which text tokens of a prompt this wrapper's technique has put behind its own."""
         ...
 
 

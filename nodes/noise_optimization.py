@@ -52,7 +52,8 @@ CLIP_GUIDANCE = "CLIP Guidance"
 ALIASES = ["latent optimization", "noise optimization"]
 
 
-CANCELS: Counter[str] = Counter()  # of searches, by node
+# Of searches, by node. Here, since ComfyUI asks before it runs a node, and keeps none of what it was between.
+CANCELS: Counter[str] = Counter()
 
 EULER = " The sampler is Euler, which is DDIM without noise."
 
@@ -126,7 +127,8 @@ class _Search(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> tuple[str, int]:
         """Another value after a cancel of this node: ComfyUI keeps what that left as if it were the whole search's, and
-        would answer the next queue with it. By node, so that a cancel makes no other search run again."""
+        would answer the next queue with it. By the node's id, so that a cancel makes no other search of its graph run
+        again; one of that id in another graph is searched once more."""
         return _node_id(cls), CANCELS[_node_id(cls)]
 
 

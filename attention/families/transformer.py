@@ -132,9 +132,10 @@ class Transformer:
         if about in ("text", "prompt"):
             return LayerTokens(shape[1], self.text_place(forward) if about == "text" else TextPlace())
         if about == "map":
-            behind = math.prod(shape[2:]) - math.prod(grid)  # further frames, of reference pictures
-            fits = shape[2:] == grid or (len(grid) == 3 and shape[3:] == grid[1:] and behind > 0)
-            return LayerTokens(grid=grid, extent=extent, behind=behind, maps=True) if fits else None
+            (first, last), frame = self.frames_around(forward), math.prod(grid[1:])
+            around = {"before": first * frame, "behind": last * frame}
+            fits = shape[2:] == (first + grid[0] + last, *grid[1:])
+            return LayerTokens(grid=grid, extent=extent, maps=True, **around) if fits else None
         shared = about.startswith("one for ")
         text, before, behind = self.around(forward, about.removeprefix("one for "), 0 if shared else shape[1], grid)
         if min(text, before, behind) < 0 or (shared and shape[1] != 1):
@@ -149,6 +150,10 @@ class Transformer:
         """Tokens of text, others between them and the image's own, and others behind those. tokens: how many a layer
         has in all, 0 where it gives one vector for all."""
         return 0, 0, tokens - math.prod(grid)
+
+    def frames_around(self, forward: Forward) -> tuple[int, int]:
+        """How many frames of tokens are embedded with the video, of reference pictures, before and behind it."""
+        return 0, 0
 
     def announcing(self, network: Any) -> Iterable[nn.Module]:
         return ()

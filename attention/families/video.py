@@ -33,6 +33,11 @@ from .image import FluxFamily
 from .transformer import Transformer, naming_blocks, tokens_of
 
 
+def _frames(latent: Tensor | None, patch: tuple[int, ...]) -> int:
+    """How many frames of tokens a latent [batch, channels, frames, ...] becomes; 0 for none."""
+    return 0 if latent is None else -(-latent.shape[2] // patch[0])
+
+
 class Wan(Transformer):
     """Wan 2.x video and the models that run the same blocks beside a side network (VACE, camera control)."""
 
@@ -55,6 +60,9 @@ class Wan(Transformer):
         before = self.start(forward, {}, tokens, grid)
         return 0, before, tokens - math.prod(grid) - before
 
+    def frames_around(self, forward: Forward) -> tuple[int, int]:
+        return 0, _frames(forward.inputs.get("time_dim_concat"), self.patch(forward.network))
+
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
         """Reference pictures: Phantom's as further frames, others as latents of their own."""
         patch, frames = self.patch(forward.network), forward.inputs.get("time_dim_concat")
@@ -71,6 +79,9 @@ class WanWithReferencesBehind(Wan):
 
 class Scail(Wan):
     """SCAIL, whose reference pictures come before the video's tokens, and whose pose comes behind them."""
+
+    def frames_around(self, forward: Forward) -> tuple[int, int]:
+        return _frames(forward.inputs.get("reference_latent"), self.patch(forward.network)), 0
 
     def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
         return tokens_of(forward.inputs.get("reference_latent"), self.patch(forward.network))

@@ -207,8 +207,8 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         conds = [cond for listed in model.inner.inner_model.conds.values() for cond in listed or ()]
         experts = model.extra_args["model_options"].get("transformer_options", {}).get(EXPERTS)
         conds += [] if experts is None else experts.conds()
-        places = len(model.noise)
-        wrong = [n for n in numbers_of_pictures(conds, self.options_of_models()) if places % n]
+        places, video = len(model.noise), model.noise.ndim == VIDEO and model.noise.shape[2] > 1
+        wrong = [n for n in numbers_of_pictures(conds, self.options_of_models(), video) if places % n]
         return f"prompts, masks or ControlNets are for {min(wrong)} pictures, the latent has {places}" if wrong else ""
 
     def options_of_models(self) -> list[dict[str, Any]]:

@@ -19,30 +19,33 @@ MASKS = ("mask", "canvas")  # what masks are called in the pack's own prompts an
 TEXTS = ("cross_attn", "pooled_output")
 
 
-def numbers_of_pictures(conds: Iterable[Mapping[str, Any]], options: Iterable[Mapping[str, Any]]) -> set[int]:
+def numbers_of_pictures(
+    conds: Iterable[Mapping[str, Any]], options: Iterable[Mapping[str, Any]], video: bool = False
+) -> set[int]:
     """How many pictures the inputs of a run are for, 1 left out. conds: cond dicts, encoded by the model or not yet;
-    options: of the sampled models."""
+    options: of the sampled models. video: whether latents have several frames, whose masks are the frames'."""
     found: set[int] = set()
     for cond in conds:
-        found |= {*_of_prompt(cond)}
-    for each in options:
+        found |= {*_of_prompt(cond, video)}
+    for each in () if video else options:
         found |= {*_of_masks(each.get("transformer_options", {}).get(hooks.TECHNIQUES, ()))}
     return found - {0, 1}
 
 
-def _of_prompt(cond: Mapping[str, Any]) -> Iterator[int]:
+def _of_prompt(cond: Mapping[str, Any], video: bool) -> Iterator[int]:
     encoded = cond.get("model_conds")
     if encoded is None:
         inputs = {**further_inputs(cond), **{name: cond.get(name) for name in TEXTS}}
         yield from _of_tensors([*inputs.values()])
     else:  # what is the same for all pictures has size [1]
         yield from _of_tensors([each.cond for each in encoded.values() if list(each.size()) != [1]])
-    yield from _of_tensors(cond.get("mask"))
+    if not video:
+        yield from _of_tensors(cond.get("mask"))
+        yield from _of_masks([value for name, value in cond.items() if name.startswith("fovea_")])
     control = cond.get("control")
     while control is not None:  # hints as they were given, not those made for the last batch
         yield from _of_tensors([value for name, value in vars(control).items() if "orig" in name])
         control = control.previous_controlnet
-    yield from _of_masks([value for name, value in cond.items() if name.startswith("fovea_")])
 
 
 def _of_tensors(value: Any) -> Iterator[int]:

@@ -103,10 +103,10 @@ class RegionAttention:
             return None
         return kept.pop()
 
-    def own_text(self, cond: Mapping[str, Any]) -> int | None:
-        """See TextTrimmer."""
+    def added_text(self, cond: Mapping[str, Any]) -> slice:
+        """See TextTrimmer. Others may have put more behind it."""
         regions: PromptRegions | None = cond.get(MARK)
-        return None if regions is None or regions.appended == regions.length else regions.appended
+        return slice(0, 0) if regions is None else slice(regions.appended, regions.length)
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         """The call with the marked prompts' rows steered; shaped like `attention` gives it. See AttentionWrapper."""

@@ -71,7 +71,7 @@ def _first_layout(text: str) -> Any:
                 raise _not_json(why) from None
             at = opening.end()  # words in brackets
             continue
-        if is_layout and _KEY.match(text, at):
+        if is_layout and _KEY.match(text, at) and _first_layout(text[at:]) is not None:
             raise _not_json("there is more behind the first box or list. Write one list of all boxes")
         if is_layout:
             return data

@@ -44,7 +44,8 @@ class SagState:
 
     begun, guided: steps inside the window that began and that reached us with their result, the latter since sampling
     began anew. reached: whether any has. last, top: the noise level of the step before, and the highest so far. fell:
-    whether noise has fallen since sampling began anew; where it only rises (unsampling) it never does.
+    whether noise has fallen since sampling began anew; where it only rises (unsampling) it never does. rose: whether
+    it has risen.
     """
 
     due: bool | None = None
@@ -55,6 +56,7 @@ class SagState:
     last: float = 0.0
     top: float = 0.0
     fell: bool = False
+    rose: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +94,11 @@ class SelfAttentionGuidance:
         """Decide what this step needs: nothing, the last term again, or a new one with its saliency."""
         state = run.state(self, SagState)
         sampling = run.model.model_sampling
-        # Sampling begins anew inside of this run, as trials of a search do; those of one step never fall.
-        if run.sigma >= state.top and (state.fell or run.sigma == state.last):
+        # Sampling begins anew inside of this run, as trials of a search do; those of one step never fall. Where noise
+        # rises, a level may be evaluated twice.
+        if run.sigma >= state.top and (state.fell or (run.sigma == state.last and not state.rose)):
             state.guided, state.term, state.fell = 0, None, False
-        state.fell = state.fell or run.sigma < state.last
+        state.fell, state.rose = state.fell or run.sigma < state.last, state.rose or 0 < state.last < run.sigma
         state.top, state.last = max(state.top, run.sigma), run.sigma
         if not inside(sampling, run.sigma, self.start, self.end):
             state.due = None

@@ -132,13 +132,21 @@ class TestBatches:
         full, wanted = (transformers.sample(each, start, steps=1, positive=positive, cfg=1.0)
                         for each in (patched(model, files.everywhere(file)), loaded(model, file)))  # fmt: skip
         assert far(full, wanted) < 1e-5
-        file, masks = files.weights(model, 1, lambda name: name.endswith("head.head")), torch.zeros(2, 8, 12)
+        masks = torch.zeros(2, 8, 12)
         masks[1] = 1
-        found, plain, full = (
-            transformers.sample(each, start, steps=1, positive=positive, cfg=1.0)
-            for each in (patched(model, Regions((files.region(masks, file),))), model, loaded(model, file))
-        )
-        assert far(found[:, :, :2], plain[:, :, :2]) < 1e-5 and far(found[:, :, 2:], full[:, :, 2:]) < 1e-5
+        for name in ("head.head", "patch_embedding"):
+            file = files.weights(model, 1, lambda each, name=name: each.endswith(name))
+            layer = model.model.diffusion_model.get_submodule(name)
+            outputs = []
+            for each in (patched(model, Regions((files.region(masks, file),))), model, loaded(model, file)):
+                seen: list[tuple[Tensor, Tensor]] = []
+                with Later(layer, seen):
+                    transformers.sample(each, start, steps=1, positive=positive, cfg=1.0)
+                values = seen[0][1]
+                outputs.append(values if values.ndim == 5 else values.unflatten(1, (6, -1)).transpose(1, 2))
+            found, plain, full = outputs  # [1, channels, 4 frames and 2 of references, ...]
+            assert far(found[:, :, :2], plain[:, :, :2]) < 1e-5 and far(found[:, :, 2:4], full[:, :, 2:4]) < 1e-5
+            assert far(found[:, :, 4:], (plain + full)[:, :, 4:] / 2) < 1e-5
 
 
 class TestParts:

@@ -139,6 +139,10 @@ def test_controlnets_see_the_prompt_without_what_was_put_behind_it(model: Any) -
         got = tiny.sample(steered(model), tiny.noise(), 5.0, 2, prompts["later"], negative)
     assert relative(got, wanted) < 1e-5 and len(calls) == 2 * once
     assert relative(tiny.sample(steered(model), tiny.noise(), 5.0, 2, prompts["now"], negative), wanted) > 1e-3
+    more = [[torch.cat([tensor, words[:, :77]], dim=1), options] for tensor, options in prompts["later"]]
+    wide = [[torch.cat([plain[0][0], words[:, :77]], dim=1), plain[0][1]]]  # what another node puts behind stays
+    got = tiny.sample(steered(model), tiny.noise(), 5.0, 2, more, negative)
+    assert relative(got, tiny.sample(model, tiny.noise(), 5.0, 2, wide, negative)) < 1e-5
     assert relative(tiny.sample(model, tiny.noise(), 5.0, 2, prompts["later"], negative), wanted) > 1e-3
 
 

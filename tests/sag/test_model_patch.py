@@ -128,6 +128,18 @@ class TestCost:
                               disable_pbar=True, seed=0)  # fmt: skip
             assert len(calls) == 6 + passes and not caplog.records
 
+    def test_rising_noise_with_two_evaluations_per_step(self, model: Any) -> None:
+        """A level that is evaluated twice is no new beginning: every fourth evaluation is guided."""
+        levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6).flip(0)
+        guider = comfy.samplers.CFGGuider(guided(model, every_n_steps=4))
+        guider.set_conds(tiny.prompt(1), tiny.prompt(2))
+        guider.set_cfg(3.0)
+        with tiny.watching(model) as calls, torch.inference_mode():
+            guider.sample(torch.zeros(1, 4, 16, 16), tiny.noise(16, 16), comfy.samplers.sampler_object("heun"),
+                          levels.clamp_min(1e-3), disable_pbar=True, seed=0)  # fmt: skip
+        extra = [call for call in calls if call["chunks"] == [1]]
+        assert len(extra) == -(-(len(calls) - len(extra)) // 4)
+
     @pytest.mark.parametrize("start, end, steps", [(0.0, 0.5, 5), (0.5, 1.0, 5), (0.25, 0.75, 5), (0.0, 1.0, 10)])
     def test_window(self, model: Any, start: float, end: float, steps: int) -> None:
         with tiny.watching(model) as calls:

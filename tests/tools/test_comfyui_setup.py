@@ -330,9 +330,9 @@ def test_a_proxy_does_not_hide_our_own_server(monkeypatch: pytest.MonkeyPatch) -
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with scratch.alone_in(tmp_path):
-        with pytest.raises(SetupError, match="another run of this command works in"), scratch.alone_in(tmp_path):
+        with pytest.raises(SetupError, match="another command works in"), scratch.alone_in(tmp_path):
             pytest.fail("it was let in")
-        with pytest.raises(SetupError, match="another run"), server.running(tmp_path, tmp_path / "server.log"):
+        with pytest.raises(SetupError, match="another command"), server.running(tmp_path, tmp_path / "server.log"):
             pytest.fail("it was let in")
     with scratch.alone_in(tmp_path):
         pass

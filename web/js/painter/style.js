@@ -107,9 +107,9 @@ const RULES = `
 .fovea-said { min-height: 0; color: var(--descrip-text, #999); font-size: 11px; }
 .fovea-said:empty { display: none; }
 .fovea-said[data-wrong="true"] { color: var(--error-text, #ff4444); }
-dialog.fovea-full { touch-action: pan-x pan-y; width: 98vw; height: 96vh; max-width: none; max-height: none; padding: 10px; border-radius: 10px;
-  border: 1px solid var(--border-color, #4e4e4e); background: var(--comfy-menu-bg, #353535); color: var(--input-text,
-  #ddd); font-family: inherit; }
+dialog.fovea-full { touch-action: pan-x pan-y; width: 98vw; height: 96vh; max-width: none; max-height: none;
+  padding: 10px; border-radius: 10px; border: 1px solid var(--border-color, #4e4e4e); font-family: inherit;
+  background: var(--comfy-menu-bg, #353535); color: var(--input-text, #ddd); }
 dialog.fovea-full::backdrop { background: rgb(0 0 0 / 60%); }
 dialog.fovea-full[open] { display: flex; container-type: inline-size; }
 /* Room for the regions beside the painting; panel.js knows the width */
