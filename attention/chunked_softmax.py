@@ -84,7 +84,10 @@ def score_chunks(
 
 def _free_bytes(device: torch.device) -> int:
     """Free memory of a GPU; of other devices, whose drivers do not tell, a guess that is safe."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2**30
+    if device.type != "cuda":
+        return 2**30
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for whoever asks
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 @torch.no_grad()

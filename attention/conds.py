@@ -44,8 +44,9 @@ class Row:
 
     index: place of the cond list in ComfyUI's call, often 0 for the positive prompt. negative: of a negative prompt.
     original: not ComfyUI's copy of another list's cond, which has that one's marks and area and this list's prompt.
-    area: (height, width, y, x) in latent pixels as ComfyUI keeps it, or None. marks: the cond's `fovea_` entries.
-    length: text tokens of the prompt, with what other nodes have put behind it; 0 where it has none.
+    area: (height, width, y, x) in latent pixels as ComfyUI keeps it, or None. marks: the cond's `fovea_` entries,
+    text_marks: those of the prompt whose text it carries. length: text tokens, with what other nodes have put behind
+    the prompt; 0 where it has none.
     """
 
     key: RowKey
@@ -58,6 +59,7 @@ class Row:
     negative: bool = False
     original: bool = True
     length: int = 0
+    text_marks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cond_signature(conds: Conds) -> tuple[uuid.UUID, ...]:
@@ -100,8 +102,8 @@ class CondRoles:
     def is_negative(self, signature: tuple[uuid.UUID, ...], uid: uuid.UUID, index: int) -> bool:
         """Whether a cond is of a negative prompt. A list without a name that tells counts by its place: after the first
         they are negative."""
-        names = self._names.get(signature, set())
-        names = names & self._owners.get(uid, names) or names
+        names, owners = self._names.get(signature, set()), self._owners.get(uid, set())
+        names = names & owners or names or (owners if len(owners) == 1 else names)  # a part of a list has no name
         if any("negative" in name for name in names):
             return True
         return index > 0 and not any(name in POSITIVE or name.startswith(MARK_PREFIX) for name in names)
@@ -125,19 +127,28 @@ class CondTable:
         self._rows: dict[tuple[int, uuid.UUID], Row | None] = {}
         self.signatures = tuple(None if conds is None else cond_signature(conds) for conds in lists)
         roles = roles or CondRoles()
+        prompts = {
+            id(_text(cond)): cond for signature, conds in zip(self.signatures, lists) for cond in conds or ()
+            if _text(cond) is not None and roles.is_original(signature or (), cond["uuid"])
+        }  # fmt: skip
         for index, conds in enumerate(lists):
             signature = self.signatures[index] or ()
             for position, cond in enumerate(conds or ()):
                 area = tuple(cond["area"]) if cond.get("area") is not None else None
-                marks = MappingProxyType({k: v for k, v in cond.items() if k.startswith(MARK_PREFIX)})
+                prompt = prompts.get(id(_text(cond)), cond)
                 key, uid = RowKey(signature, position, window), cond["uuid"]
                 known = (index, uid) in self._rows
                 row = Row(
-                    key, index, uid, area, marks, negative=roles.is_negative(signature, uid, index),
-                    original=roles.is_original(signature, uid), length=_text_tokens(cond),
+                    key, index, uid, area, _marks(cond), negative=roles.is_negative(signature, uid, index),
+                    original=roles.is_original(signature, uid), length=_text_tokens(prompt), text_marks=_marks(prompt),
                 )  # fmt: skip
                 # Two conds of one list with one uuid look alike inside the model: better none than the wrong one.
                 self._rows[index, uid] = None if known else row
+
+    def text_marks(self, index: int, uid: uuid.UUID) -> Mapping[str, Any]:
+        """See Row; none where it is not known which cond is meant."""
+        row = self._rows.get((index, uid))
+        return {} if row is None else row.text_marks
 
     def rows(self, indices: Sequence[int], uuids: Sequence[uuid.UUID], batch: int) -> tuple[Row, ...]:
         """Rows of a model batch made of equal chunks, in order; unknown chunks are left out."""
@@ -150,6 +161,15 @@ class CondTable:
             if row is not None:
                 rows.append(replace(row, start=chunk * size, stop=(chunk + 1) * size))
         return tuple(rows)
+
+
+def _marks(cond: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType({key: value for key, value in cond.items() if key.startswith(MARK_PREFIX)})
+
+
+def _text(cond: Mapping[str, Any]) -> Any:
+    """What ComfyUI made of a prompt's text, the same object in every cond that it copied the prompt into."""
+    return cond.get("model_conds", {}).get("c_crossattn")
 
 
 def _text_tokens(cond: Mapping[str, Any]) -> int:

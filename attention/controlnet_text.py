@@ -13,17 +13,18 @@ TEXT = "crossattn_controlnet"  # where ComfyUI's ControlNets look before they ta
 
 
 def for_controlnets(
-    lists: Sequence[Conds | None], added: Callable[[Mapping[str, Any]], slice]
+    lists: Sequence[Conds | None], added: Callable[[int, Mapping[str, Any]], slice]
 ) -> Sequence[Conds | None]:
     """Cond lists with a text for their ControlNets; the same ones if no prompt has both a ControlNet and additions.
 
-    added: which tokens of a prompt are additions. Prompts without any are given a text, too: ComfyUI batches those
-    alone that bring the same along.
+    added: which tokens of a prompt, of the list of this number, are additions. Prompts without any are given a text,
+    too: ComfyUI batches those alone that bring the same along.
     """
-    prompts = [cond for conds in lists for cond in conds or ()]
-    if not any("control" in cond and _length(added(cond)) for cond in prompts):
+    prompts = [(i, cond) for i, conds in enumerate(lists) for cond in conds or ()]
+    if not any("control" in cond and _length(added(i, cond)) for i, cond in prompts):
         return lists
-    return [None if conds is None else [_with_text(cond, added(cond)) for cond in conds] for conds in lists]
+    return [None if conds is None else [_with_text(cond, added(i, cond)) for cond in conds]
+            for i, conds in enumerate(lists)]  # fmt: skip
 
 
 def _length(part: slice) -> int:

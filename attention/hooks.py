@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
@@ -28,7 +29,7 @@ from .families.registry import Family, family_of
 from .head_widths import MAX_FLASH, MAX_QUANTIZED, outgrown
 from .layers import changed_layers
 from .packed import picture_size
-from .run import Attention, AttentionCall, AttentionWrapper, Run, Technique, TextTrimmer
+from .run import Attention, AttentionCall, AttentionWrapper, Run, Shared, Technique, TextTrimmer
 from .sites import CALL_STATE, Forward, Site
 from .tensor_layout import head_width
 
@@ -42,6 +43,10 @@ PREVIOUS_OVERRIDE = "fovea_previous_override"
 DEGRADED = "fovea_degraded"  # in transformer_options of an extra, degraded evaluation: the name of its technique
 OVERRIDE = "optimized_attention_override"
 OWN_KEYS = frozenset({TECHNIQUES, RUN, DEGRADED})  # what we add to the options of calls without wrappers
+
+
+class Techniques(Shared, tuple):
+    """Those of a model. A copy of the options has the same ones: they are told apart by identity."""
 
 
 @dataclass(eq=False)
@@ -61,7 +66,7 @@ def install(patcher: ModelPatcher, technique: Technique) -> None:
     options = patcher.model_options.setdefault("transformer_options", {})
     if technique in options.get(TECHNIQUES, ()):
         return
-    options[TECHNIQUES] = (*options.get(TECHNIQUES, ()), technique)
+    options[TECHNIQUES] = Techniques((*options.get(TECHNIQUES, ()), technique))
     for kind, wrapper in _WRAPPERS.items():
         if not patcher.get_wrappers(kind, KEY):
             patcher.add_wrapper_with_key(kind, KEY, wrapper)
@@ -75,7 +80,7 @@ def techniques_of(patcher: ModelPatcher) -> tuple[Technique, ...]:
 def remove(patcher: ModelPatcher, techniques: Sequence[Technique]) -> None:
     """Take techniques out of a freshly cloned patcher."""
     if techniques:
-        left = tuple(each for each in techniques_of(patcher) if each not in techniques)
+        left = Techniques(each for each in techniques_of(patcher) if each not in techniques)
         patcher.model_options["transformer_options"][TECHNIQUES] = left
 
 
@@ -147,10 +152,14 @@ def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timest
         return executor(model, conds, x_in, timestep, model_options)
     window = _window(model_options["transformer_options"].get("context_window"))
     table = CondTable(conds, window, run.roles) if model is run.model else None
-    for each in _trimmers(run):
-        conds = for_controlnets(conds, each.added_text)
+    for each in _trimmers(run) if table is not None else ():
+        conds = for_controlnets(conds, partial(_added_text, each, table))
     with run.calling(table, remember=DEGRADED not in model_options["transformer_options"]):
         return executor(model, conds, x_in, timestep, model_options)
+
+
+def _added_text(trimmer: TextTrimmer, table: CondTable, index: int, cond: Mapping[str, Any]) -> slice:
+    return trimmer.added_text(table.text_marks(index, cond["uuid"]))
 
 
 def _window(host_window: Any) -> Window | None:

@@ -124,8 +124,8 @@ class TextTrimmer(Protocol):
         """How many text tokens this call, whose whole batch these rows are, shall see; None for all."""
         ...
 
-    def added_text(self, cond: Mapping[str, Any]) -> slice:
-        """Which text tokens of a prompt this wrapper's technique has put behind its own."""
+    def added_text(self, marks: Mapping[str, Any]) -> slice:
+        """Which text tokens this wrapper's technique has put behind a prompt with these marks."""
         ...
 
 
@@ -156,8 +156,15 @@ class Record:
     latent_size: tuple[int, ...]
 
 
+class Shared:
+    """Copies of a model's options, which other packs make in the middle of a run, refer to the same object."""
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Shared:
+        return self
+
+
 @dataclass(eq=False)
-class Run:
+class Run(Shared):
     """One sampling run. `shapes`: of the latents that are packed into one, see packed.py. `sigma` is the current noise
     level, `size` the axes of the whole picture after the channels, `conds` the guider's cond lists by its names for
     them, as far as they are ComfyUI's, `cfg` its scale, if it has one. `highest`: the schedule's highest sigma."""

@@ -8,7 +8,8 @@ from typing import Any
 # Entries that come with the text, or that ComfyUI and this pack make; all others are further inputs.
 TEXT_KEYS = frozenset({
     "cross_attn", "pooled_output", "attention_mask", "model_conds", "uuid", "hooks", "mask", "additional_models",
-    "prompt_type", "conditioning_llama3", "conditioning_lyrics", "t5xxl_ids", "t5xxl_weights",
+    "prompt_type", "conditioning_llama3", "conditioning_lyrics", "conditioning_byt5small", "cross_attn_controlnet",
+    "t5xxl_ids", "t5xxl_weights",
 })  # fmt: skip
 NAMES = {
     "concat_latent_image": "start image", "concat_mask": "mask of the start image", "concat_image": "start image",

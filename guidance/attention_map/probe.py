@@ -15,7 +15,7 @@ from torch import Tensor
 from ...attention import hooks
 from ...attention.packed import picture_of
 from ...attention.recorders import SaliencyRecorder
-from ...attention.run import AttentionWrapper, Record, Run
+from ...attention.run import AttentionWrapper, Record, Run, Shared
 from ...attention.sites import BlockId
 from ..sag import formulas
 from ..token_pictures import saliency_map, token_picture
@@ -96,7 +96,7 @@ class _LevelByLevel(comfy.samplers.Sampler):
 
 
 @dataclass(frozen=True, eq=False)
-class _Viewing:
+class _Viewing(Shared):
     """The technique of one look; `seen` gets (x0, maps) of every evaluation."""
 
     wanted: Look

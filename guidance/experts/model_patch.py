@@ -20,6 +20,7 @@ import comfy.sampler_helpers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from ...attention.run import Shared
 from ..noise_levels import LEVEL_TOLERANCE, convert_latent, half_log_snr
 from ..wrapper_keys import EXPERTS, REMEMBERS_STEPS
 from . import plan
@@ -65,7 +66,7 @@ def check(main: ModelPatcher, experts: Sequence[Expert]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class ExpertSwitch:
+class ExpertSwitch(Shared):
     """Experts from high noise to low, and how to switch. blend: width of the window around each border in which both
     models are evaluated and mixed, in half-logSNR; 0 is a hard switch."""
 
@@ -153,7 +154,7 @@ def _predict(executor: Any, x: Tensor, timestep: Tensor, model_options: dict | N
 
 
 @dataclass
-class _Run:
+class _Run(Shared):
     """One sampling run. active: who is loaded now, 0 the main model. first: the level at which its sampler began to
     evaluate, which may lie below that of the schedule; None: it has not yet. furthest: the lowest noise since then."""
 

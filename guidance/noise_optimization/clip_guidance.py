@@ -17,6 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...attention.run import Shared
 from ..additional_models import patchers_of, with_additional_models
 from ..gradients.autograd import (
     NoGradient,
@@ -89,7 +90,7 @@ def roots(sampling: Any, level: float) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Guide:
+class _Guide(Shared):
     """What acts inside a run."""
 
     settings: ClipGuidance

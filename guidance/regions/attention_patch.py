@@ -103,9 +103,9 @@ class RegionAttention:
             return None
         return kept.pop()
 
-    def added_text(self, cond: Mapping[str, Any]) -> slice:
+    def added_text(self, marks: Mapping[str, Any]) -> slice:
         """See TextTrimmer. Others may have put more behind it."""
-        regions: PromptRegions | None = cond.get(MARK)
+        regions: PromptRegions | None = marks.get(MARK)
         return slice(0, 0) if regions is None else slice(regions.appended, regions.length)
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
@@ -122,8 +122,11 @@ class RegionAttention:
         return self._split(call, steered, attention)
 
     def regions_for(self, run: Run, row: Row) -> PromptRegions | None:
-        """Those of a row that act in this step, the same object whenever these act."""
-        regions = regions_of(row)
+        """Those of a row that act in this step, the same object whenever these act; none of them in a row that has the
+        text of a prompt with regions in another place."""
+        regions, text = regions_of(row), row.text_marks.get(MARK)
+        if regions is None and text is not None:
+            return self.facts.setdefault((text, ()), text.only(()))
         if regions is None or not regions.windows:
             return regions
         if regions not in self.step:

@@ -17,7 +17,7 @@ from ...attention.block_names import block_name
 from ...attention.conds import Window
 from ...attention.packed import picture_of, with_picture
 from ...attention.recorders import SaliencyRecorder
-from ...attention.run import AttentionWrapper, Record, Run
+from ...attention.run import AttentionWrapper, Record, Run, Shared
 from ...attention.sites import BlockId
 from ..blur import gaussian_blur
 from ..schedule import inside
@@ -60,7 +60,7 @@ class SagState:
 
 
 @dataclass(frozen=True, eq=False)
-class SelfAttentionGuidance:
+class SelfAttentionGuidance(Shared):
     """Settings of one guidance, and the technique itself. See the node for what each setting means.
 
     start, end: percent of the schedule as fractions. mask: [n, height, width] where guidance acts, or None.

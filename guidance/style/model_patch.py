@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...attention import hooks
+from ...attention.run import Shared
 from ..cond_inputs import further_inputs
 from ..schedule import inside
 from ..wrapper_keys import EXPERTS
@@ -38,7 +39,7 @@ class BadStyle(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class StyleGuidance:
+class StyleGuidance(Shared):
     """text: CONDITIONING without style. scale: of the style; the sampler's CFG is the text's. start, end: window in
     percent of the schedule as fractions."""
 
@@ -104,7 +105,7 @@ class StyleGuidance:
 
 
 @dataclass
-class _Branches:
+class _Branches(Shared):
     """What ComfyUI calls for its predictions of [text, null]; the styled one is evaluated along.
 
     Patches that bring a picture into attention (IPAdapter) know lists 0 and 1 only, and some give both a picture. So

@@ -42,7 +42,7 @@ def bars(values: Sequence[float], names: Sequence[str], title: str) -> Tensor:
     canvas = _Canvas(title, [*finite, 0.0] if min(finite, default=0) >= 0 else finite)
     slots = len(values) + 2
     width = (WIDTH - LEFT - RIGHT) / slots
-    floor = canvas.up(max(canvas.low, 0.0))
+    floor = canvas.up(max(canvas.low, min(canvas.high, 0.0)))
     for i, (value, name) in enumerate(zip(values, names)):
         left = LEFT + (i + 0.15) * width
         if math.isfinite(value):

@@ -45,6 +45,8 @@ def test_a_cond_that_was_copied_into_another_list_is_not_its_own() -> None:
     made.step(SimpleNamespace(conds={"positive": [area], "negative": [own, area]}))
     copied = cond_signature([own, area])
     assert made.is_original(copied, own["uuid"]) and not made.is_original(copied, area["uuid"])
+    assert made.is_negative(cond_signature([own]), own["uuid"], 0), "a part of the list, evaluated by itself"
+    assert not made.is_negative(cond_signature([area]), area["uuid"], 0)
     assert made.is_original(cond_signature([area]), area["uuid"])
 
 

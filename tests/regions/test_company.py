@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
+import lora_files as files
 import pytest
+import techniques
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
@@ -16,10 +19,13 @@ from region_steps import LATER, PAPER, PLACES, assert_alike, boxes, marked, publ
 from sag_steps import relative
 from tiny_encoders import encoder
 
+from fovea.guidance.region_lora import model_patch as region_lora
 from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions.masks import Regions
 from fovea.guidance.regions.prompt_regions import MARK
 from fovea.guidance.token_spans import word_tokens
 from fovea.nodes.regions import FoveaDenseDiffusion
+from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from tools.comfy.node_values import arguments
 
 CAPTION = "a plain red star and a plain blue circle on a white background"
@@ -144,6 +150,51 @@ def test_controlnets_see_the_prompt_without_what_was_put_behind_it(model: Any) -
     got = tiny.sample(steered(model), tiny.noise(), 5.0, 2, more, negative)
     assert relative(got, tiny.sample(model, tiny.noise(), 5.0, 2, wide, negative)) < 1e-5
     assert relative(tiny.sample(model, tiny.noise(), 5.0, 2, prompts["later"], negative), wanted) > 1e-3
+
+
+def test_a_text_is_hidden_wherever_it_is_carried(model: Any) -> None:
+    """ComfyUI's copy of a prompt with an area has the negative's text: words that were put behind that are not seen
+    there; nor in a prompt that is in the wrong socket. A ControlNet sees such a copy whole, but for these words."""
+    negative, words = tiny.prompt(2), tiny.prompt(5)[0][0]
+    whole = [[torch.cat([negative[0][0], words], dim=1), negative[0][1]]]
+    one = Regions(two_regions().items[:1])
+    behind = marked(whole, one, (tuple(range(77, 154)),), LATER, appended=77, negative=True)
+    area = [*tiny.prompt(1), *tiny.prompt(3, area=(32, 32, 0, 0))]
+    patched = steered(model)
+    wanted = tiny.sample(model, tiny.noise(), 5.0, 2, area, negative)
+    assert relative(tiny.sample(patched, tiny.noise(), 5.0, 2, area, behind), wanted) < 1e-5
+    assert relative(tiny.sample(model, tiny.noise(), 5.0, 2, area, behind), wanted) > 1e-3
+    wrong = marked(whole, one, (tuple(range(77, 154)),), LATER, appended=77)
+    plain = tiny.sample(model, tiny.noise(), 5.0, 2, tiny.prompt(1), negative)
+    assert relative(tiny.sample(patched, tiny.noise(), 5.0, 2, tiny.prompt(1), wrong), plain) < 1e-5
+    _, control = tiny.controlnet()
+    hint = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(2))
+    extra = {"control": control.copy().set_cond_hint(hint, 1.0), "control_apply_to_uncond": False}
+    long = [[torch.cat([negative[0][0], words], dim=1), {**negative[0][1], **extra}]]
+    own = tiny.prompt(1, area=(32, 32, 0, 0), **extra)
+    both = [[torch.cat([own[0][0], words], dim=1), own[0][1]]]
+    ours = marked(both, one, (tuple(range(77, 154)),), LATER, appended=77)
+    everywhere = tiny.prompt(3, **extra)
+    wanted = tiny.sample(model, tiny.noise(), 5.0, 2, [*everywhere, *own], long)
+    assert relative(tiny.sample(patched, tiny.noise(), 5.0, 2, [*everywhere, *ours], long), wanted) < 1e-5
+
+
+def test_another_packs_copy_of_the_options_is_of_the_same_run(model: Any) -> None:
+    """Some copy them deeply before every step, with all that is in them."""
+    patched = steered(model)
+    file = files.weights(model, 1)
+    region_lora.install(patched, files.halves(file, file))
+    patched = techniques.outputs(FoveaSelfAttentionGuidance, model=patched)[0]
+    prompt = marked(tiny.prompt(1), two_regions())
+    wanted = tiny.sample(patched, tiny.noise(), 5.0, 2, prompt)
+
+    def copying(args: dict[str, Any]) -> Any:
+        options = copy.deepcopy(args["model_options"])
+        return comfy.samplers.calc_cond_batch(args["model"], args["conds"], args["input"], args["sigma"], options)
+
+    patched = patched.clone()
+    patched.set_model_sampler_calc_cond_batch_function(copying)
+    assert relative(tiny.sample(patched, tiny.noise(), 5.0, 2, prompt), wanted) < 1e-5
 
 
 @pytest.mark.parametrize("name, changes", [("flux", {"vec_in_dim": tiny.CONTEXT}), ("sd3", {"adm_in_channels": 2048})])

@@ -8,8 +8,9 @@ from .world import Scene, caption, sample_scene
 
 SEEDS = {
     "train": 1_000_000_000, "held_out": 2_000_000_000, "tune": 3_000_000_000, "report": 4_000_000_000,
-    "overlap": 5_000_000_000, "twins": 6_000_000_000,
+    "overlap": 5_000_000_000, "twins": 6_000_000_000, "reference": 7_000_000_000,
 }  # fmt: skip
+REFERENCE = "other scenes"  # what painted pictures show that made ones are compared with; reports say so
 
 
 def rng_for(name: str, index: int) -> np.random.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -57,7 +58,7 @@ def _distances(a: Array, b: Array) -> Array:
     return np.sqrt(square.clip(0))
 
 
-def bootstrap(statistic: Callable[[Array], float], count: int, draws: int = 200, seed: int = 0) -> tuple[float, float]:
+def bootstrap(statistic: Callable[[Array], float], count: int, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of statistic(indices) over resampled indices; the same seed draws the same, so cells stay paired.
 
     The draws' spread around the value itself: distances between sets grow when members repeat, so the draws lie beside
@@ -69,15 +70,32 @@ def bootstrap(statistic: Callable[[Array], float], count: int, draws: int = 200,
     return float(low), float(high)
 
 
-def with_interval(statistic: Callable[[Array], float], count: int, draws: int = 200, digits: int = 4) -> list[float]:
+def with_interval(statistic: Callable[[Array], float], count: int, draws: int = 2000, digits: int = 4) -> list[float]:
     """statistic of all indices and its 95 % interval, rounded."""
     return rounded((statistic(np.arange(count)), *bootstrap(statistic, count, draws)), digits)
 
 
 def mean(values: Sequence[float] | Array, digits: int = 4) -> list[float]:
-    """Mean of independent samples [n] and its 95 % interval, rounded."""
-    known = np.asarray(values)
+    """Mean of independent samples [n] and its 95 % interval, rounded. Of samples that are all 0 or 1 it is the score
+    interval of their share: where all are alike, drawing among them says that nothing else can happen."""
+    known = np.asarray(values, dtype=float)
+    if np.isin(known, (0.0, 1.0)).all():
+        return rounded(wilson(int(known.sum()), len(known)), digits)
+    return difference(known, digits)
+
+
+def difference(values: Sequence[float] | Array, digits: int = 4) -> list[float]:
+    """The same of paired differences [n], by bootstrap."""
+    known = np.asarray(values, dtype=float)
     return with_interval(lambda i: float(known[i].mean()), len(known), digits=digits)
+
+
+def wilson(wins: int, count: int, z: float = 1.96) -> tuple[float, float, float]:
+    """A share of `count` (at least 1) with its score interval (Wilson, 1927)."""
+    share, spread = wins / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return share, max(0.0, middle - half), min(1.0, middle + half)
 
 
 def rounded(values: Sequence[float] | Array, digits: int = 4) -> list[float]:

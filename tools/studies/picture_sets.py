@@ -21,6 +21,7 @@ from .sampling import as_bytes, encoded, painted, sample_encoded
 BATCH, STEPS, CFG = 8, 20, 4.0
 FIRST_SEED = {"report": 0, "tune": 10**6}
 SHOWN = 16
+DRAWS, FEW_DRAWS = 500, 200  # of the bootstrap; of what takes longer
 
 
 class Patched(Protocol):
@@ -87,22 +88,23 @@ class PictureSets:
         """What all pictures took, those of earlier runs included."""
         return sum(float(np.load(path)["seconds"]) for path in self.folder.glob("*/*/*.npz"))
 
-    def real(self, which: str, count: int) -> np.ndarray:
-        """Features of painted pictures of the same scenes' distribution as `which`."""
-        path = self.folder / which / "real.npy"
+    def real(self, count: int) -> np.ndarray:
+        """Features of painted pictures of scenes that nothing draws: twins of what is judged would lie too near."""
+        path = self.folder / f"reference_{count}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             batches = []
-            for start in tqdm(range(0, count, 64), desc=f"painting {which}"):
-                scenes = sets.scenes(which, start, min(64, count - start))
+            for start in tqdm(range(0, count, 64), desc="painting references"):
+                scenes = sets.scenes("reference", start, min(64, count - start))
                 batches.append(self.features(painted([render(scene)[0] for scene in scenes])))
             np.save(path, np.concatenate(batches))
         return np.load(path)
 
     def compared(self, made: dict[str, dict[str, np.ndarray]], against: str) -> list[dict]:
         """A row per prompted set of pictures, by its name. against: the name of the one that all are compared with."""
-        real = self.real("report", 1024)
-        return [{"name": name, "n": len(each["features"]), **measure(each, made[against], real, True)}
+        real = self.real(1024)
+        return [{"name": name, "n": len(each["features"]), "reference": sets.REFERENCE,
+                 **measure(each, made[against], real, True)}
                 for name, each in made.items()]  # fmt: skip
 
 
@@ -118,14 +120,14 @@ def measure(made: dict[str, np.ndarray], plain: dict[str, np.ndarray], real: np.
         return metrics.kid(features[i], real) - metrics.kid(plain["features"][i], real)
 
     found = {
-        "frechet": with_interval(lambda i: metrics.frechet(features[i], real), 100),
-        "kid": with_interval(lambda i: metrics.kid(features[i], real), 100),
-        "kid_against_none": with_interval(distance, 100),
-        "precision": with_interval(lambda i: metrics.precision_recall(features[i], reference)[0], 50),
-        "recall": with_interval(lambda i: metrics.precision_recall(features[i], reference)[1], 50),
+        "frechet": with_interval(lambda i: metrics.frechet(features[i], real), FEW_DRAWS),
+        "kid": with_interval(lambda i: metrics.kid(features[i], real), DRAWS),
+        "kid_against_none": with_interval(distance, DRAWS),
+        "precision": with_interval(lambda i: metrics.precision_recall(features[i], reference)[0], FEW_DRAWS),
+        "recall": with_interval(lambda i: metrics.precision_recall(features[i], reference)[1], FEW_DRAWS),
         "certain": metrics.mean(made["certain"], 5),
     }
     if prompted:
         found["right"] = metrics.mean(made["right"], 5)
-        found["right_against_none"] = metrics.mean(made["right"] - plain["right"], 5)
+        found["right_against_none"] = metrics.difference(made["right"] - plain["right"], 5)
     return found

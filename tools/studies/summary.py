@@ -67,10 +67,13 @@ def noise(facts: dict[str, Any]) -> str:
 
 def sag(facts: dict[str, Any]) -> str:
     rows = {row["prompted"]: row for row in facts["sag"]["table"] if row["method"] == "SAG"}
-    without, prompted = (interval(rows[kind]["kid_against_none"]) for kind in (False, True))
+    found = [rows[kind]["kid_against_none"] for kind in (False, True)]
+    without, prompted = map(interval, found)
+    is_chance = all(low <= 0 <= high for _, low, high in found)
     return (
         "**Self-Attention Guidance** changes the distance to reference pictures (KID, lower is better) by "
-        f"{without} without a prompt and {prompted} with one: nothing beyond chance on this model."
+        f"{without} without a prompt and {prompted} with one"
+        f"{': nothing beyond chance on this model' if is_chance else ''}."
     )
 
 

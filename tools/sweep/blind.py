@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SetupError
+from ..studies import metrics
 
 CHOICES = ("left", "right", "equal")
 PAGE = Path(__file__).with_name("blind.html")
@@ -77,17 +77,12 @@ class Ballot:
                   for name in self.names]  # fmt: skip
         wins, losses = (sum(vote["winner"] in files for vote in votes) for files in of_arm)
         return {"arms": self.names, "wins": wins, "losses": losses, "equal": len(votes) - wins - losses,
-                "win_rate": wilson(wins, wins + losses)}  # fmt: skip
+                "win_rate": _win_rate(wins, losses)}  # fmt: skip
 
 
-def wilson(wins: int, count: int, z: float = 1.96) -> list[float] | None:
-    """A share with its score interval (Wilson, 1927); None without any."""
-    if not count:
-        return None
-    share, spread = wins / count, z * z / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return [round(value, 4) for value in (share, middle - half, middle + half)]
+def _win_rate(wins: int, losses: int) -> list[float] | None:
+    """With its interval; None without any vote that decides."""
+    return metrics.rounded(metrics.wilson(wins, wins + losses)) if wins + losses else None
 
 
 def server(ballot: Ballot, port: int = 0) -> ThreadingHTTPServer:

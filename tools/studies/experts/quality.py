@@ -122,9 +122,9 @@ def losses(folder: Path, demo: DemoSetup) -> dict[str, Any]:
     for name, values in kept.items():
         table[name] = metrics.rounded(values.mean(1), 5)
         if name != "base":
-            table[f"{name} less base"] = [metrics.mean(row, 5) for row in values - kept["base"]]
+            table[f"{name} less base"] = [metrics.difference(row, 5) for row in values - kept["base"]]
     for name in set(EXPERTS) - {"expert_control"}:
-        table[f"{name} less control"] = [metrics.mean(row, 5) for row in kept[name] - kept["expert_control"]]
+        table[f"{name} less control"] = [metrics.difference(row, 5) for row in kept[name] - kept["expert_control"]]
     return table
 
 

@@ -24,7 +24,7 @@ from ...comfy.host import ROOT
 from ...shapesworld import judge, sets
 from ...shapesworld.shipped_weights import DEMO
 from ...shapesworld.world import Scene, caption, placed_caption, related_caption
-from .. import record
+from .. import metrics, record
 from ..demo_setup import DemoSetup
 from ..processes import begin
 from ..sampling import as_bytes, sample
@@ -37,18 +37,15 @@ SHARES = ("all_right", "exact", "share_right", "places_right", "related_right")
 
 
 def summarise(rows: list[dict]) -> dict:
-    """Means per number of objects with bootstrap 95 % intervals over prompts."""
-    rng = np.random.default_rng(0)
+    """Means per number of objects with 95 % intervals over prompts."""
     table: dict[str, Any] = {}
     for count in sorted({r["count"] for r in rows}):
         part = [r for r in rows if r["count"] == count]
         table[str(count)] = {"n": len(part)}
         for key in SHARES:
-            values = np.array([r[key] for r in part if key in r])
-            if not len(values):
-                continue
-            draws = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
-            table[str(count)][key] = [round(float(x), 4) for x in (values.mean(), *np.quantile(draws, (0.025, 0.975)))]
+            values = [r[key] for r in part if key in r]
+            if values:
+                table[str(count)][key] = metrics.mean(values)
     table["background_right"] = round(float(np.mean([r["background_right"] for r in rows])), 4)
     return table
 

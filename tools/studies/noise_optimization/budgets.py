@@ -162,7 +162,7 @@ def summary(rows: dict[str, list[dict]], planned: dict[str, Method]) -> dict[str
 
 
 def less(own: list[dict], others: list[dict]) -> dict[str, list[float]]:
-    return {key: metrics.mean([a[key] - b[key] for a, b in zip(own, others)]) for key in COMPARED}
+    return {key: metrics.difference([a[key] - b[key] for a, b in zip(own, others)]) for key in COMPARED}
 
 
 def curves(rows: dict[str, list[dict]], one: float, path: Path) -> None:

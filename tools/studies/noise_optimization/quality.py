@@ -151,7 +151,7 @@ def summary(rows: list[dict], baselines: dict[str, list[dict]]) -> dict[str, Any
 
     found: dict[str, Any] = {key: metrics.mean([row[key] for row in rows]) for key in MEASURED}
     found["against"] = {
-        name: {key: metrics.mean([row[key] - other[key] for row, other in zip(rows, others)]) for key in COMPARED}
+        name: {key: metrics.difference([row[key] - other[key] for row, other in zip(rows, others)]) for key in COMPARED}
         for name, others in baselines.items()
     }
     found["seconds"] = round(float(np.median([row["seconds"] for row in rows])), 2)

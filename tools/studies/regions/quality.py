@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...comfy.host import ROOT
+from ...shapesworld import sets
 from ...shapesworld.shipped_weights import DEMO
 from ...shapesworld.world import render
 from .. import metrics, record
@@ -80,13 +81,13 @@ class Layouts:
                 record.keep(path, {"name": name, "settings": settings(method), "rows": rows})
         return rows[:count]
 
-    def real(self, which: str) -> np.ndarray:
-        """CLIP B's features of painted pictures of the set's scenes."""
-        path = self.folder / which / "painted.npy"
+    def real(self) -> np.ndarray:
+        """CLIP B's features of painted pictures of scenes that nothing draws."""
+        path = self.folder / f"reference_{PAINTED}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            name = FIRST.get(which, (which, 0))[0]
-            pictures = [render(layouts.scene(name, i))[0] for i in tqdm(range(PAINTED), desc=f"painting {name}")]
+            scenes = (layouts.scene("reference", i) for i in tqdm(range(PAINTED), desc="painting references"))
+            pictures = [render(scene)[0] for scene in scenes]
             vectors = [image_vectors(self.demo.clip_b, painted([picture])) for picture in pictures]
             np.save(path, torch.cat(vectors).numpy())
         return np.load(path).astype(np.float64)
@@ -132,9 +133,9 @@ def summary(rows: list[dict], real: np.ndarray, plain: list[dict]) -> dict[str, 
         )
     for key in PER_PICTURE:
         found[key] = metrics.mean(values(key, rows))
-    found["there_gain"] = metrics.mean(values("there", rows) - values("there", plain[: len(rows)]))
-    found["global_gain"] = metrics.mean(values("global", rows) - values("global", plain[: len(rows)]))
-    found["iou_gain"] = metrics.mean(values("iou", rows) - values("iou", plain[: len(rows)]))
+    found["there_gain"] = metrics.difference(values("there", rows) - values("there", plain[: len(rows)]))
+    found["global_gain"] = metrics.difference(values("global", rows) - values("global", plain[: len(rows)]))
+    found["iou_gain"] = metrics.difference(values("iou", rows) - values("iou", plain[: len(rows)]))
     found["frechet"] = round(metrics.frechet(features, real), 3)
     found["kid"] = round(metrics.kid(features, real), 5)
     found["seconds"] = round(float(np.median([row["seconds"] for row in rows])), 3)
@@ -203,7 +204,7 @@ def main() -> None:
         rows.update(rows_of(drawn, "tune", finalists, count, args.processes))
     else:
         rows = rows_of(drawn, args.set, chosen, count, args.processes)
-    real = drawn.real(args.set)
+    real = drawn.real()
     table = {
         name: {"settings": settings(chosen[name]), **summary(found, real, rows["none"])} for name, found in rows.items()
     }
@@ -213,7 +214,8 @@ def main() -> None:
     of_model = "" if args.model == "unet" else f"{args.model}_"
     record.write(args.out / f"{of_model}{args.set}.json", {
         **record.source(*demo.more, demo=args.demo), "model": args.model, "set": args.set, "layouts": count,
-        "steps": STEPS, "cfg": CFG, "painted": PAINTED, "device": str(demo.model.load_device), "table": table,
+        "steps": STEPS, "cfg": CFG, "painted": PAINTED, "reference": sets.REFERENCE,
+        "device": str(demo.model.load_device), "table": table,
     })  # fmt: skip
     for name, row in sorted(table.items(), key=lambda item: -item[1]["iou"][0]):
         print(f"{name:<40} n {row['n']} iou {row['iou']} there {row['there']} global {row['global'][0]} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..tables import interval, measured_on, paragraphs, table
+from ..tables import interval, measured_on, paragraphs, reference_note, table
 from .layouts import CEILING
 from .methods import WITH_COLORS
 
@@ -42,6 +42,7 @@ def quality_section(report: dict, tuning: dict) -> str:
         "regions an object goes where the noise happens to resemble its color, since captions in training named no "
         "places.",
         table(head, rows),
+        reference_note(report),
         "![Methods](images/regions_bars.png)",
         "IoU in percent, by kind of region and by number of regions:",
         table(("method", *(key.removeprefix("iou, ") for key in kinds)), parts),
@@ -102,6 +103,7 @@ def start_section(report: dict) -> str:
         table(head, rows(words)),
         "Told colors too, which the words name: not the same task.",
         table(head, rows(["none", *colors])),
+        reference_note(report),
         "The first layouts, unpicked; places are drawn in their object's color:",
         "![Starts](images/regions_start.png)",
     )

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...comfy.host import ROOT
-from ...shapesworld import train_lora
+from ...shapesworld import sets, train_lora
 from ...shapesworld.shipped_weights import CHANGES
 from .. import metrics, record
 from ..demo_setup import DemoSetup
@@ -85,7 +85,7 @@ def table_of(rows: dict[str, dict[str, list[dict]]], real: np.ndarray) -> dict[s
     table = {model: {name: {"settings": settings(COMPARED[name]), **summary(own, real, found["none"])}
                      for name, own in found.items()} for model, found in rows.items()}  # fmt: skip
     for name, row in table["trained"].items():
-        row["there_over_sham"] = metrics.mean(in_place(rows["trained"][name]) - in_place(rows["sham"][name]))
+        row["there_over_sham"] = metrics.difference(in_place(rows["trained"][name]) - in_place(rows["sham"][name]))
     return table
 
 
@@ -109,9 +109,10 @@ def main() -> None:
     made = {model: drawn(args.out, model, args.work) for model in MODELS}
     rows = {model: {name: found.run(name, method, "start", args.layouts) for name, method in COMPARED.items()}
             for model, found in made.items()}  # fmt: skip
-    table = table_of(rows, made["shipped"].real("start"))
+    table = table_of(rows, made["shipped"].real())
     record.write(args.out / "trained.json", {
         **record.source(*CHANGES["steered"]), "layouts": args.layouts, "steps": STEPS, "cfg": CFG, "painted": PAINTED,
+        "reference": sets.REFERENCE,
         "minutes": {"trained": training_minutes(args.work, TRAINED), "sham": training_minutes(args.work, SHAM)},
         "table": table,
     })  # fmt: skip

@@ -28,7 +28,7 @@ from ...shapesworld.shipped_weights import DEMO
 from ...shapesworld.world import Scene, render
 from .. import metrics, record
 from ..demo_setup import DemoSetup
-from ..picture_sets import BATCH, CFG, STEPS, PictureSets
+from ..picture_sets import BATCH, CFG, DRAWS, STEPS, PictureSets
 from ..processes import begin, in_processes
 from ..sampling import encoded, painted
 from .quality import FOLDER, effective_cfg
@@ -113,13 +113,13 @@ class FaultSets(PictureSets):
                  for scene, reading in zip(scenes, judge.read(self.demo.reader, pictures))]  # fmt: skip
         return {**faults(self.demo, pictures), "right": np.array(right)}
 
-    def painted(self, which: str, count: int) -> dict[str, np.ndarray]:
-        """The same of painted pictures."""
+    def painted(self, count: int) -> dict[str, np.ndarray]:
+        """The same of painted pictures, of scenes that nothing draws."""
 
         def batch(start: int) -> dict[str, Any]:
-            return faults(self.demo, painted([render(scene)[0] for scene in sets.scenes(which, start, BATCH)]))
+            return faults(self.demo, painted([render(scene)[0] for scene in sets.scenes("reference", start, BATCH)]))
 
-        parts = record.kept_batches(self.folder / which / "painted", count, BATCH, batch, f"painting {which}")
+        parts = record.kept_batches(self.folder / "reference", count, BATCH, batch, "painting references")
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -147,7 +147,7 @@ def measure(
     for key in ("borders", "specks", *(["right"] if prompted else [])):
         less = found[key] - none[key]
         row[key] = metrics.mean(found[key][~np.isnan(found[key])], 5)
-        row[f"{key}_less_none"] = metrics.mean(less[~np.isnan(less)], 5)
+        row[f"{key}_less_none"] = metrics.difference(less[~np.isnan(less)], 5)
 
     def kid(i: np.ndarray) -> float:
         return metrics.kid(found["features"][i], features)
@@ -155,8 +155,8 @@ def measure(
     def less_kid(i: np.ndarray) -> float:
         return kid(i) - metrics.kid(none["features"][i], features)
 
-    row["kid"] = metrics.with_interval(kid, count, 100, digits=5)
-    row["kid_less_none"] = metrics.with_interval(less_kid, count, 100, digits=5)
+    row["kid"] = metrics.with_interval(kid, count, DRAWS, digits=5)
+    row["kid_less_none"] = metrics.with_interval(less_kid, count, DRAWS, digits=5)
     return row
 
 
@@ -211,7 +211,7 @@ def main() -> None:
     if args.processes > 1:
         in_processes(work, [(args.out, (demo.folder, demo.kind), prompted, most) for prompted in REPORT])
     made = sets_of(args.out, demo)
-    real, tried, table = made.painted("report", min(512, most)), [], []
+    real, tried, table = made.painted(min(512, most)), [], []
     for prompted in REPORT:
         drawn, rows = draw(made, prompted, most)
         tried += rows

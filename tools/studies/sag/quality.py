@@ -97,7 +97,7 @@ def methods(kind: str) -> list[str]:
 
 def tune(made: PictureSets, pictures: int) -> tuple[dict[str, float], list[dict]]:
     """Best scale of every method with and without a prompt, by KID on the tuning set; and all trials."""
-    real = made.real("tune", 512)
+    real = made.real(512)
     trials = []
     for prompted, cfg in ((False, 1.0), (True, CFG)):
         for method in methods(made.demo.kind):
@@ -143,7 +143,7 @@ def main() -> None:
     best, trials = tune(made, tuning)
     rows = cells(demo, best)
     found = {cell: made.run(cell, "report", pictures) for cell in rows}
-    real, table = made.real("report", 1024), []
+    real, table = made.real(1024), []
     for cell in rows:
         plain = next(other for other in rows if other.prompted == cell.prompted)  # the first is without guidance
         table.append({"cell": cell.name, "method": cell.method, "scale": cell.scale, "prompted": cell.prompted,
@@ -154,6 +154,7 @@ def main() -> None:
     record.write(args.out / f"{of_model}report.json", {
         **record.source(*demo.more, demo=args.demo), "model": args.model, "means": bool(demo.means),
         "device": str(demo.model.load_device), "pictures": pictures, "steps": STEPS, "sampler": "euler / normal",
+        "reference": sets.REFERENCE,
         "seeds": FIRST_SEED, "seconds": round(made.seconds()),
         "tuning": {"pictures": tuning, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
     })  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tables import interval, measured_on, paragraphs, table
+from ..tables import interval, measured_on, paragraphs, reference_note, table
 
 
 def quality_section(report: dict) -> str:
@@ -47,6 +47,7 @@ def quality_section(report: dict) -> str:
         "`less none`: the difference in KID, paired. In brackets: 95 % bootstrap interval over pictures.",
         start,
         table(head, rows),
+        reference_note(report),
         f"Scales were chosen by KID on {tuning['pictures']} pictures of the tuning set, three trials per method:",
         table(("guidance", "prompt", "scale", "KID", "all right %"), tried),
     )
