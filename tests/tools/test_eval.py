@@ -15,8 +15,9 @@ from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.regions import METHODS as NODE_METHODS
 from fovea.nodes.regions import FoveaDenseDiffusion
 from tools.comfy.node_values import arguments
+from tools.shapesworld import sets as scene_sets
 from tools.shapesworld.world import render
-from tools.studies import metrics
+from tools.studies import metrics, tables
 from tools.studies.noise_optimization import budgets
 from tools.studies.noise_optimization import methods as latent_methods
 from tools.studies.noise_optimization import plots as latent_plots
@@ -79,6 +80,26 @@ def test_bootstrap_covers_the_mean() -> None:
         low, high = metrics.bootstrap(lambda index, v=values: float(v[index].mean()), 60, 100, seed=i)
         hits += low <= 0 <= high
     assert 85 <= hits <= 100
+
+
+def test_a_share_without_failures_may_fail() -> None:
+    """The score interval's ends are the shares from which what was seen lies 1.96 standard errors away."""
+    for wins, count in ((125, 125), (0, 48), (30, 64)):
+        share, low, high = metrics.mean([1.0] * wins + [0.0] * (count - wins), 9)
+        assert share == pytest.approx(wins / count) and 0 <= low <= share <= high <= 1 and high - low > 0.02
+        for end in {low, high} - {0.0, 1.0}:
+            assert abs(share - end) / (end * (1 - end) / count) ** 0.5 == pytest.approx(1.96, abs=1e-3)
+    assert metrics.difference([0.0] * 9) == [0.0, 0.0, 0.0], "differences are no shares"
+
+
+def test_references_are_of_other_scenes() -> None:
+    """Twins of what is judged would lie too near."""
+    made = {scene_sets.scene(name, i, 2) for name in ("tune", "report") for i in range(200)}
+    assert not made & {scene_sets.scene("reference", i, 2) for i in range(200)}
+    row = {"name": "x", "n": 1, "right": [0.5] * 3, "right_against_none": [0.0] * 3,
+           **dict.fromkeys(("frechet", "kid", "kid_against_none"), [0.0] * 3)}  # fmt: skip
+    assert tables.TWINS in tables.pictures_table([row], "x")
+    assert tables.TWINS not in tables.pictures_table([{**row, "reference": scene_sets.REFERENCE}], "x")
 
 
 @pytest.mark.parametrize("statistic", [metrics.frechet, metrics.kid])
