@@ -40,6 +40,7 @@ KEY = "fovea"
 TECHNIQUES = "fovea_techniques"
 RUN = "fovea_run"
 PREVIOUS_OVERRIDE = "fovea_previous_override"
+GIVEN_WIDTH = "fovea_given_width"  # of heads that are widened by now
 DEGRADED = "fovea_degraded"  # in transformer_options of an extra, degraded evaluation: the name of its technique
 OVERRIDE = "optimized_attention_override"
 OWN_KEYS = frozenset({TECHNIQUES, RUN, DEGRADED})  # what we add to the options of calls without wrappers
@@ -275,7 +276,8 @@ def _override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest
     options = kwargs["transformer_options"]
     state: CallState = options[CALL_STATE]
     previous, given, heads_first = options[PREVIOUS_OVERRIDE], heads, kwargs.get("skip_reshape", False)
-    site, width = _site(state, options, q, k, heads_first), head_width(q, heads, heads_first)
+    site = _site(state, options, q, k, heads_first)
+    width = options.get(GIVEN_WIDTH) or head_width(q, heads, heads_first)
 
     def attention(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
         """See Attention: what this call would have run without us, on tensors of the call's layout."""
@@ -335,11 +337,13 @@ class _WrappedReplacement:
             options = extra_options if heads is None else {**extra_options, "n_heads": heads}
             return self.function(q, k, v, options, *rest, **kwargs)
 
+        given = head_width(q, extra_options["n_heads"], heads_first=False)
+
         def plain(q: Tensor, k: Tensor, v: Tensor, heads: int | None = None) -> Tensor:
             heads = heads or extra_options["n_heads"]
-            precision = extra_options["attn_precision"]
+            precision, options = extra_options["attn_precision"], {**extra_options, GIVEN_WIDTH: given}
             return comfy_attention.optimized_attention(
-                q, k, v, heads, attn_precision=precision, transformer_options=extra_options
+                q, k, v, heads, attn_precision=precision, transformer_options=options
             )
 
         layout = {"heads_first": False, "mask": None, "scale": None, "wrapped": True, "plain": plain}

@@ -246,6 +246,23 @@ def test_a_picture_prompt_of_another_node_stays(model: Any) -> None:
     assert torch.equal(tiny.sample(steered(with_picture), tiny.noise(), 5.0, 1, later), results["picture"])
 
 
+def test_steered_calls_beside_a_picture_prompt_are_not_quantized(model: Any) -> None:
+    """As without one: what widens heads says so to kernels that would lose them."""
+    patched, said = model.clone(), set()
+    patched.set_model_attn2_replace(PicturePrompt(torch.randn(1, 4, 64)), "middle", 0)
+
+    def kernel(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **more: Any) -> Tensor:
+        said.add((more.get("low_precision_attention", True), q.shape[-1] // heads))
+        return func(q, k, v, heads, *rest, **more)
+
+    options = patched.model_options.setdefault("transformer_options", {})
+    options["optimized_attention_override"] = kernel
+    tiny.sample(steered(patched), tiny.noise(), 5.0, 1, marked(tiny.prompt(1), two_regions()))
+    usual = {width for low, width in said if low}
+    assert said and not usual & {width for low, width in said if not low}
+    assert any(not low for low, _ in said)
+
+
 def perturbed(model: Any) -> Any:
     from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 
