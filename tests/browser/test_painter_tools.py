@@ -328,6 +328,8 @@ def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
     first = painter.map()
     page.wait_for_timeout(700)  # the graph's step of undo
     painter.drag((0.6, 0.6), (0.9, 0.9))
+    both = painter.map()
+    assert (both == 1).sum() > (first == 1).sum()
     page.mouse.move(*painter.at(0.5, 0.5))
     page.mouse.wheel(0, -300)
     page.wait_for_timeout(700)
@@ -340,8 +342,7 @@ def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
     assert painter.zoom() == pytest.approx(zoom, rel=0.01)
     page.keyboard.press("Control+y")
     page.wait_for_function(f"!!{NODE}")
-    page.wait_for_timeout(500)
-    assert (painter.map() == 1).sum() > (first == 1).sum()
+    painter.settled(both)
 
 
 def test_the_painters_undo_is_not_the_graphs(painter) -> None:
