@@ -114,6 +114,17 @@ def test_noise_levels_follow_the_shifted_schedule() -> None:
     assert (levels > 0.98).float().mean() > 0.003, "the beginning of sampling is trained"
 
 
+def test_a_stage_begins_anew_on_top_of_what_ships(tmp_path: Path) -> None:
+    """As the study of local faults makes an early UNet; twin: else it goes on from the weights that ship."""
+    for fresh in (True, False):
+        run = stages.Run("unet", tmp_path, torch.device("cpu"), 1, shipped=DEMO, fresh=fresh)
+        modules = torch.nn.ModuleDict({"unet": train_unet.build(4)})
+        before = {name: value.clone() for name, value in modules.state_dict().items()}
+        stages.Trainer(run, modules, 1e-3)
+        same = all(torch.equal(value, before[name]) for name, value in modules.state_dict().items())
+        assert same == fresh
+
+
 def test_the_teacher_is_the_unet_that_ships_as_a_flow_model(tmp_path: Path) -> None:
     run = stages.Run("dit", tmp_path, torch.device("cpu"), 1)
     teacher = train_dit.Teacher(run, train_unet.text_tower(run, training_state(DEMO, "clip_a")))

@@ -28,6 +28,7 @@ class Run:
     seed: int = 0
     shipped: Path | None = None  # folder of shipped weights to continue from where no checkpoint is
     rate: float = 1.0  # share of the stage's learning rate
+    fresh: bool = False  # begin from nothing all the same, on top of shipped weights of other stages
     compiled: bool = False  # torch.compile: a sixth faster on two cores, two minutes to start, needs a C++ compiler
     started: float = field(default_factory=time.monotonic)
     spent_before: float = 0.0
@@ -100,7 +101,7 @@ class Trainer:
         )
         self.step, self.saved = 0, time.monotonic()
         resuming = run.checkpoint.exists()
-        if run.shipped is not None and not resuming:
+        if run.shipped is not None and not run.fresh and not resuming:
             self._continue_shipped(run.shipped)
         self.shadow = {k: v.detach().clone().float() for k, v in modules.state_dict().items()}
         if resuming:

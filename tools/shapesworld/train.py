@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -70,9 +71,11 @@ def main() -> None:
     parser.add_argument(
         "--continue-shipped", action="store_true", help="start from the weights in demo/ instead of from nothing"
     )
+    parser.add_argument("--fresh", action="store_true", help="with it: what a stage stands on, not the stage")
     parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rate, for a short continuation")
     parser.add_argument("--compile", action="store_true", help="compile the UNet: a sixth faster after two minutes")
-    parser.add_argument("--export", action="store_true", help="write what is trained to demo/ at the end")
+    parser.add_argument("--export", type=Path, nargs="?", const=DEMO, help="write what is trained to demo/ at the end, "
+                        "or to a copy of it in this folder")  # fmt: skip
     args = parser.parse_args()
     keep_memory()
 
@@ -85,13 +88,15 @@ def main() -> None:
     for name in STAGES if args.stage == "all" else {args.stage} - {"data"}:
         minutes = args.minutes * (SHARES.get(name, 1.0) if args.stage == "all" else 1.0)
         shipped = DEMO if args.continue_shipped else None
-        run = stages.Run(name, args.work, device, minutes, args.seed, shipped, args.rate, args.compile)
+        run = stages.Run(name, args.work, device, minutes, args.seed, shipped, args.rate, args.fresh, args.compile)
         # On CPUs the fused attention kernel's backward pass is slower than plain matrix products at these sizes.
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
             {**STAGES, **LATER}[name](run, pictures)
     if args.export:
+        if args.export != DEMO:
+            shutil.copytree(DEMO, args.export, dirs_exist_ok=True)
         of_stage = {**CHANGES, **GENERATORS, "loras": tuple(LORAS)}
-        export.export(args.work, DEMO, of_stage.get(args.stage, () if args.stage in LATER else PARTS))
+        export.export(args.work, args.export, of_stage.get(args.stage, () if args.stage in LATER else PARTS))
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 
