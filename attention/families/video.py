@@ -65,9 +65,8 @@ class Wan(Transformer):
 
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
         """Reference pictures: Phantom's as further frames, others as latents of their own."""
-        patch, frames = self.patch(forward.network), forward.inputs.get("time_dim_concat")
-        contexts = [*(forward.inputs.get("context_latents") or ()), *([] if frames is None else [frames])]
-        return sum(tokens_of(each, patch) for each in contexts)
+        patch, contexts = self.patch(forward.network), forward.inputs.get("context_latents") or ()
+        return sum(tokens_of(each, patch) for each in (*contexts, forward.inputs.get("time_dim_concat")))
 
 
 class WanWithReferencesBehind(Wan):

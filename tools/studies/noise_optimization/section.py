@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..tables import interval, measured_on, paragraphs, table
 
 BASELINES = ("none", "best of n", "DOODL")
@@ -15,9 +17,8 @@ def quality_section(report: dict) -> str:
     order = sorted(found, key=lambda name: -found[name]["clip_b"][0])
     rows = [
         (name, f"{r['settings']['candidates']} + {r['settings']['iterations']}", interval(r["clip_b"], 100),
-         *(interval(r["against"][other]["clip_b"], 100) if other != name else "-" for other in BASELINES),
-         interval(r["share_right"], 100),
-         *(interval(r["against"][other]["share_right"], 100) if other != name else "-" for other in BASELINES[:2]),
+         *_differences(name, r, "clip_b", BASELINES), interval(r["share_right"], 100),
+         *_differences(name, r, "share_right", BASELINES[:2]),
          interval(r["all_right"], 100), interval(r["exact"], 100), interval(r["clip_a"], 100), r["seconds"])
         for name, r in ((name, found[name]) for name in order)
     ]  # fmt: skip
@@ -44,6 +45,12 @@ def quality_section(report: dict) -> str:
         "The first prompts, unpicked:",
         "![Pictures](images/latents_methods.png)",
     )
+
+
+def _differences(name: str, row: dict, key: str, others: Sequence[str]) -> list[str]:
+    """Paired, of one judge's number, to each of the others that a row was compared with."""
+    return [interval(row["against"][other][key], 100) if other != name and other in row["against"] else "-"
+            for other in others]  # fmt: skip
 
 
 def budgets_section(report: dict) -> str:
@@ -101,11 +108,8 @@ def _budget_table(found: dict, budget: str) -> str:
     others = [peer for peer in AGAINST if any(peer in row["against"] for row in own.values())]
     rows = [
         (name, f"{row['settings']['candidates']} + {row['settings']['iterations']}", interval(row["clip_b"], 100),
-         *(interval(row["against"][peer]["clip_b"], 100) if peer != name and peer in row["against"] else "-"
-           for peer in others),
-         interval(row["share_right"], 100),
-         *(interval(row["against"][peer]["share_right"], 100) if peer != name and peer in row["against"] else "-"
-           for peer in others),
+         *_differences(name, row, "clip_b", others), interval(row["share_right"], 100),
+         *_differences(name, row, "share_right", others),
          interval(row["all_right"], 100), interval(row["clip_a"], 100))
         for name, row in sorted(own.items(), key=lambda item: -item[1]["clip_b"][0])
     ]  # fmt: skip
