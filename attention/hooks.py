@@ -153,8 +153,9 @@ def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timest
         return executor(model, conds, x_in, timestep, model_options)
     window = _window(model_options["transformer_options"].get("context_window"))
     table = CondTable(conds, window, run.roles) if model is run.model else None
-    for each in _trimmers(run) if table is not None else ():
-        conds = for_controlnets(conds, partial(_added_text, each, table))
+    if table is not None:
+        for each in _trimmers(run):
+            conds = for_controlnets(conds, partial(_added_text, each, table))
     with run.calling(table, remember=DEGRADED not in model_options["transformer_options"]):
         return executor(model, conds, x_in, timestep, model_options)
 

@@ -133,9 +133,9 @@ class Transformer:
             return LayerTokens(shape[1], self.text_place(forward) if about == "text" else TextPlace())
         if about == "map":
             (first, last), frame = self.frames_around(forward), math.prod(grid[1:])
-            around = {"before": first * frame, "behind": last * frame}
-            fits = shape[2:] == (first + grid[0] + last, *grid[1:])
-            return LayerTokens(grid=grid, extent=extent, maps=True, **around) if fits else None
+            if shape[2:] != (first + grid[0] + last, *grid[1:]):
+                return None
+            return LayerTokens(before=first * frame, grid=grid, extent=extent, behind=last * frame, maps=True)
         shared = about.startswith("one for ")
         text, before, behind = self.around(forward, about.removeprefix("one for "), 0 if shared else shape[1], grid)
         if min(text, before, behind) < 0 or (shared and shape[1] != 1):
