@@ -20,8 +20,10 @@ import comfy.ldm.modules.attention
 import comfy.ldm.modules.diffusionmodules.mmdit
 import comfy.ldm.qwen_image.model
 import comfy.ldm.wan.model
+import comfy.ldm.wan.vae
 import comfy.model_base
 import comfy.model_patcher
+import comfy.sd
 import comfy.supported_models
 import tiny_models as tiny
 import torch
@@ -230,6 +232,13 @@ def build(name: str, seed: int = 0, **changes: Any) -> comfy.model_patcher.Model
         if parameter.ndim == 1 and "qknorm" in label:  # to which one is added when it is used
             parameter.data.add_(0.8)
     return comfy.model_patcher.ModelPatcher(model, tiny.CPU, tiny.CPU)
+
+
+def video_vae() -> comfy.sd.VAE:
+    """Wan 2.1's decoder, Qwen-Image's too, narrow, as ComfyUI loads it."""
+    network = comfy.ldm.wan.vae.WanVAE(dim=8, z_dim=CHANNELS, temperal_downsample=[False, True, True])
+    tiny.initialize(network, 0, 1.0)
+    return comfy.sd.VAE(sd=network.state_dict(), device=tiny.CPU, dtype=torch.float32)
 
 
 def noise(name: str, height: int = 16, width: int = 24, frames: int = 1, batch: int = 1, seed: int = 0) -> Tensor:

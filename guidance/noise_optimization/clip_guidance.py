@@ -101,8 +101,10 @@ class _Guide(Shared):
             **named: Any) -> Tensor:  # fmt: skip
         """A run of ComfyUI outside of inference mode, with decoder and scorer loaded along."""
         guider = executor.class_obj
-        if latent_image.ndim != 4:
-            raise NoGradient("CLIP Guidance cannot look at latents with a frame axis (of videos, and of Qwen-Image).")
+        if latent_image.ndim not in (4, 5) or latent_image.is_nested:
+            raise NoGradient("CLIP Guidance cannot look at latents without pictures (sound, video with sound, 3D).")
+        if latent_image.ndim == 5 and latent_image.shape[2] > 1:
+            raise NoGradient("CLIP Guidance takes no gradient through videos: use Best of N, or a single frame.")
         more = [self.vae, *patchers_of(self.settings.scorer)]
         with outside_inference_mode():
             to_normal_tensors(guider.model_patcher.model)

@@ -288,11 +288,8 @@ def _run(
     refuse_step_caches(inputs.model)
     if inputs.latent.is_nested or inputs.latent.ndim not in (PICTURE, VIDEO):
         raise ValueError("These latents hold no pictures (sound, video with sound, 3D): there is nothing to score.")
-    if inputs.latent.ndim == VIDEO and gradients != Gradients.NONE:
-        raise NoGradient(
-            "No gradient is taken through latents with a frame axis (of videos, and of Qwen-Image): use Best of N, "
-            "which needs none, or a model whose latents have none, such as SD1.5, SDXL, SD3 or Flux."
-        )
+    if inputs.latent.ndim == VIDEO and inputs.latent.shape[2] > 1 and gradients != Gradients.NONE:
+        raise NoGradient("No gradient is taken through videos: use Best of N, which needs none, or a single frame.")
     through_model = gradients == Gradients.RUN
     with outside_inference_mode() if through_model else contextlib.nullcontext():
         patcher, vae_patcher = inputs.model.clone(), inputs.vae.patcher

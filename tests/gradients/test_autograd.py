@@ -178,7 +178,7 @@ def test_controlnet() -> None:
     assert relative(got[0], wanted[0]) < 1e-4 and relative(without[0], wanted[0]) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3"])
+@pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])  # the last has an axis for frames
 @pytest.mark.parametrize("mode", ["checkpoint", "invertible"])
 def test_flow_models(name: str, mode: str) -> None:
     with torch.inference_mode():

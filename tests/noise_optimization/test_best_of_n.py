@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
@@ -27,6 +28,7 @@ from torch import Tensor
 import nodes as comfy_nodes
 from fovea.guidance.noise_optimization import candidate_sampler, noise_sampler
 from fovea.guidance.noise_optimization.decoding import Decoder
+from fovea.guidance.noise_optimization.losses import picture_score
 from fovea.guidance.noise_optimization.trial import Trial
 from fovea.guidance.regions.masks import Region, Regions
 from fovea.models.shapesworld import loader as demo_model
@@ -341,11 +343,36 @@ class TestLatentsWithAFrameAxis:
         torch.testing.assert_close(Decoder(vae, vae.patcher.model, lambda x: x).frames(latent), frames)
         torch.testing.assert_close(frames[:, 1, :, ::8, ::8], latent[:, :3, 2].sigmoid())
 
-    def test_gradients_of_them_are_refused_with_a_cure(self, world: techniques.World) -> None:
-        model, start = dit.build("qwen"), dit.noise("qwen", 8, 8)
-        given = {"vae": Frames(), "positive": dit.prompt(1), "negative": dit.prompt(2)}
-        with pytest.raises(RuntimeError, match=r"frame axis.*Best of N"):
-            search(model, world, FoveaOptimizeLatent, latent_image={"samples": start * 0}, **given)
+    @pytest.mark.parametrize("latent_dim", [2, 3])
+    def test_each_frame_has_its_own_scale(self, latent_dim: int) -> None:
+        """Of latent formats that tell a value for each channel, with the axes of a video."""
+        vae, latent = Frames(), dit.noise("wan", 8, 8, frames=3, batch=2)
+        vae.latent_dim = latent_dim
+        process_out = comfy.latent_formats.Wan21().process_out
+        wanted = process_out(latent)[:, :3].sigmoid()
+        decode = Decoder(vae, vae.patcher.model, process_out)
+        torch.testing.assert_close(decode.frames(latent)[..., ::8, ::8].movedim(1, 2), wanted)
+        torch.testing.assert_close(decode.whole(latent)[..., ::8, ::8], wanted.movedim(2, 1).flatten(0, 1))
+        torch.testing.assert_close(decode(latent[:, :, :1])[..., ::8, ::8], wanted[:, :, 0])
+
+    @pytest.mark.parametrize("gradient_path", ["past_model", "all_steps"])
+    def test_one_frame_is_optimized(self, world: techniques.World, gradient_path: str) -> None:
+        """As Qwen-Image's pictures have: through a real decoder of videos, in place of Best of N alone."""
+        model, vae, start = dit.build("qwen"), dit.video_vae(), dit.noise("qwen", 8, 8, batch=2)
+        given = {"vae": vae, "latent_image": {"samples": start * 0}, "positive": dit.prompt(1),
+                 "negative": dit.prompt(2), "candidates": 1, "gradient_path": gradient_path,
+                 "update_rule": "spherical", "learning_rate": 1.0, "salient_weight": 0.0}  # fmt: skip
+        found = search(model, world, FoveaOptimizeLatent, iterations=6, **given)
+        shown = vae.decode(found[1]["samples"])[:, 0]
+        assert found[2].shape == (2, 64, 64, 3)
+        torch.testing.assert_close(found[2], shown, atol=2e-3, rtol=0)
+        first = search(model, world, FoveaOptimizeLatent, iterations=0, **given)
+        target = world.scorer.target(techniques.PROMPT)
+        before, after = (
+            torch.stack([picture_score(world.scorer, picture, target) for picture in each[2].movedim(-1, 1)])
+            for each in (first, found)
+        )
+        assert (after >= before).all() and (after > before).any(), (before, after)
 
     def test_latents_without_pictures_are_refused(self, model: Any, world: techniques.World) -> None:
         with pytest.raises(ValueError, match="no pictures"):
