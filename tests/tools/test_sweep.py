@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import threading
 import time
 import urllib.error
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import websocket
 
 from fovea.nodes import region_start, regions
+from fovea.nodes.scorers import BROKEN
+from tools.comfy import api
 from tools.comfy import graph as graphs
 from tools.comfy.workflow import inputs_of
 from tools.errors import SetupError
@@ -55,6 +59,8 @@ def test_prompts_are_read_in_drawbenchs_form(tmp_path: Path) -> None:
     assert jobs.read_prompts(file) == [jobs.Prompt("a red star, alone", "Colors"), jobs.Prompt("b", "Counting")]
     (tmp_path / "p.txt").write_text("one\n\n two \n")
     assert jobs.read_prompts(tmp_path / "p.txt") == [jobs.Prompt("one"), jobs.Prompt("two")]
+    (tmp_path / "p.tsv").write_text('Prompt\tCategory\tNote\n"a cat", alone\tAnimals\t\n')  # as in PartiPrompts
+    assert jobs.read_prompts(tmp_path / "p.tsv") == [jobs.Prompt('"a cat", alone', "Animals")]
     file.write_text("Name\nx\n")
     with pytest.raises(SetupError, match="no column of prompts"):
         jobs.read_prompts(file)
@@ -92,6 +98,7 @@ def test_every_combination_has_its_graph(tmp_path: Path, small: graphs.Graph) ->
     (("--setting", "x: positive.text=b"), r"where prompts or seeds are written"),
     (("--server", "http://127.0.0.1:9", "--workers", "2"), r"--server runs by itself"),
     (("--setting", "a", "--setting", "a"), r"the same name"),
+    (("--limit", "0"), r"--limit should be"),
 ])  # fmt: skip
 def test_what_is_wrong_is_told(
     tmp_path: Path, small: graphs.Graph, capsys: pytest.CaptureFixture, more: tuple[str, ...], message: str
@@ -145,6 +152,25 @@ def test_prompts_are_followed_through_what_carries_them() -> None:
         jobs.prompt_places(graph)
 
 
+def test_comfyuis_own_regions_keep_their_words() -> None:
+    def said(kind: str, text: str = "", **inputs: Any) -> dict[str, Any]:
+        return {"class_type": kind, "inputs": {**({"text": text, "clip": ["load", 1]} if text else {}), **inputs}}
+
+    graph = {
+        "whole": said("CLIPTextEncode", "all of it"), "masked": said("CLIPTextEncode", "a star"),
+        "placed": said("CLIPTextEncode", "a heart"),
+        "mask": said("ConditioningSetMask", conditioning=["masked", 0], mask=["m", 0], strength=1.0),
+        "area": said("ConditioningSetArea", conditioning=["placed", 0], width=64, height=64, x=0, y=0, strength=1.0),
+        "box": said("GLIGENTextBoxApply", "a cross", conditioning_to=["whole", 0], width=64, height=64, x=0, y=0),
+        "two": said("ConditioningCombine", conditioning_1=["box", 0], conditioning_2=["mask", 0]),
+        "all": said("ConditioningCombine", conditioning_1=["two", 0], conditioning_2=["area", 0]),
+        "sample": said("KSampler", positive=["all", 0]),
+    }  # fmt: skip
+    assert jobs.prompt_places(graph) == [("whole", "text")]
+    inpainting = {**graph, "sample": said("InpaintModelConditioning", positive=["all", 0], mask=["m", 0])}
+    assert jobs.prompt_places(inpainting) == [("whole", "text")], "a mask beside the whole prompt is no region"
+
+
 def test_a_painting_is_no_prompt() -> None:
     with pytest.raises(SetupError, match="comes from Region Painter"):
         jobs.prompt_places(graphs.load(ROOT / "demo" / "painter.json"))
@@ -154,6 +180,20 @@ def test_values_of_a_setting_may_have_commas() -> None:
     graph = {"a": {"class_type": "A", "inputs": {"x": 1, "y": 2, "z": ""}}}
     setting = jobs.read_setting(graph, 'n: a.x=[1, 2], a.y="b, c", a.z=plain text, a.x=-0.5')
     assert [value for _, value in setting.changes] == [[1, 2], "b, c", "plain text", -0.5]
+    setting = jobs.read_setting(graph, "n: a.z=Infinity-XL.safetensors, a.z=NaN mix, a.z=-Infinity.pt")
+    assert [value for _, value in setting.changes] == ["Infinity-XL.safetensors", "NaN mix", "-Infinity.pt"]
+    for value in ("[1, NaN]", "-Infinity, a.y=2"):
+        with pytest.raises(SetupError, match="is no value"):
+            jobs.read_setting(graph, f"n: a.x={value}")
+
+
+def test_a_switch_is_true_or_false() -> None:
+    """ComfyUI takes any text for true."""
+    graph = {"a": {"class_type": "A", "inputs": {"on": True, "text": "x"}}}
+    assert jobs.read_setting(graph, "n: a.on=false, a.text=False").changes == ((("a", "on"), False),
+                                                                               (("a", "text"), "False"))  # fmt: skip
+    with pytest.raises(SetupError, match=r"a\.on is true or false, in small letters"):
+        jobs.read_setting(graph, "n: a.text=y, a.on=False")
 
 
 def test_outputs_of_one_title_are_told_apart() -> None:
@@ -166,6 +206,70 @@ def test_scores_that_are_none_do_not_move_the_others(tmp_path: Path, small: grap
     output = next(iter(job.plan.outputs))
     told = {f"{jobs.SCORE}_0_{output}_told": {"text": ["a notice\n31.50  picture 3\nnan  picture 2\n-2.00  picture 1"]}}
     assert work.scores(job, told)[job.plan.outputs[output]]["f"] == [-2.0, None, 31.5]
+    texts = ["10.00  picture 1\nnan  picture 2" + BROKEN, "9.1234  picture 2\n-2.0000  picture 1"]
+    told = {f"{jobs.SCORE}_0_{output}_told": {"text": texts}}
+    assert work.scores(job, told)[job.plan.outputs[output]]["f"] == [10.0, None, -2.0, 9.1234], "of a list of batches"
+
+
+def test_an_aesthetic_head_is_named_with_its_clip(tmp_path: Path, small: graphs.Graph) -> None:
+    both, one = "head_linear.pth@ViT-L-14.pt", "ViT-L-14@336px.pt"
+    graph = planned(tmp_path, small, "Prompts\na\n", "--scorer", both, "--scorer", one)[0].graph
+    head, alone, clip = (graph[f"{jobs.SCORE}_{name}"]["inputs"] for name in ("0", "1", "clip_0"))
+    assert (head["file"], alone["file"], clip["file"]) == ("head_linear.pth", one, "ViT-L-14.pt")
+    assert head["clip"] == [f"{jobs.SCORE}_clip_0", 0] and "clip" not in alone
+
+    class There:
+        """A server with the head alone."""
+
+        def json(self, path: str) -> Any:
+            return {"FoveaLoadScorer": {"input": {"required": {"file": [["head_linear.pth", one], {}]}}}}
+
+    with pytest.raises(SetupError, match=r"--scorer ViT-L-14\.pt: the server has no such file"):
+        work.refuse_unknown(There(), (both, one))
+
+
+def failing(node: str) -> api.Run:
+    return api.Run("p", status="error", error={"node_id": node, "node_type": "X", "exception_message": "no CLIP. "})
+
+
+def test_a_scorer_that_cannot_be_loaded_stops_the_sweep(tmp_path: Path, small: graphs.Graph) -> None:
+    first, second = planned(tmp_path, small, "Prompts\na\nb\n", "--scorer", "f")
+    loads = [work.loading_failed(failing(f"{jobs.SCORE}_{name}")) for name in ("0", "clip_0", "0_7", "0_7_told")]
+    assert loads == [True, True, False, False]
+    store, failed = Store(tmp_path), {}
+    work.keep(store, failed, first, Result({"x": [PNG]}, {}, 1.0, unscored="out of memory"))
+    with pytest.raises(SetupError, match=r"no CLIP\. Mend .*head\.pth@ViT-L-14\.pt"):
+        work.keep(store, failed, second, Result({"x": [PNG]}, {}, 1.0, failing("n").explain(), unloaded=True))
+    assert set(failed) == {first.key, second.key} and store.drawn(second), "its pictures are kept all the same"
+
+
+def test_a_slow_job_has_failed_and_its_server_is_there() -> None:
+    class Slow:
+        def run(self, graph: graphs.Graph, limit: float) -> api.Run:
+            raise api.TooSlow(f"{limit:g} s")
+
+    worker = object.__new__(work.Worker)
+    worker.client, worker.limit = Slow(), 7.0
+    with pytest.raises(work.JobFailed, match="7 s: --limit allows more"):
+        worker.run({})
+
+
+def test_a_sweep_that_is_terminated_tells_what_it_has(
+    tmp_path: Path, small: graphs.Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM raises, so that the client can take its job off the server."""
+    given = []
+
+    def terminated(*args: Any) -> None:
+        given.append(args[-1])
+        assert callable(signal.getsignal(signal.SIGTERM)), "else it would end us here"
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(work, "alone", terminated)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(command(tmp_path, small, "Prompts\na\n", "--limit", "90"))
+    assert ended.value.code == 128 + signal.SIGTERM and given == [5400.0]
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_a_job_is_kept_once_and_whole(tmp_path: Path, small: graphs.Graph) -> None:
@@ -198,12 +302,27 @@ def filled(tmp_path: Path, small: graphs.Graph) -> tuple[list[jobs.Job], Store]:
 
 def test_report_compares_pairs(tmp_path: Path, small: graphs.Graph) -> None:
     every, store = filled(tmp_path, small)
-    told = report.write(tmp_path, "t", every, store, {"k": "<script>"})
+    told = report.write(tmp_path, "t", every, store, {every[4].key: "<script>"})
     plain, better = told["table"]
     assert plain["mean"][0] == 1.5 and better["less_first"] == [1.0, 1.0, 1.0] and better["pairs"] == 4
     assert {row["n"] for rows in told["categories"].values() for row in rows} == {2}
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page and "<b>c</b>" not in page and "&lt;i&gt;" in page and "data:image/png" in page
+    assert told["failed"] == {every[4].key: "plain, '<b>c</b>', seed 0: <script>"}
+    assert "&lt;script&gt;" in page and every[4].key in page
+
+
+def test_the_page_shows_all_pictures(tmp_path: Path, small: graphs.Graph) -> None:
+    """Also those of which the first arm has none yet."""
+    one = {key: node for key, node in small.items() if key in graphs.upstream(small, "save_with")}
+    settings = ("--setting", "plain", "--setting", "b: sag.scale=1")
+    every = planned(tmp_path, one, "Prompts\na\n", "--seeds", "0-31", *settings)
+    store, (output,) = Store(tmp_path), every[0].plan.outputs.values()
+    for job in every[1:]:
+        store.commit(job, Result({output: [PNG]}, {}, 1.0))
+    report.write(tmp_path, "t", every, store, {})
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<br>seed ") == 32 and page.count("<img loading=lazy") == 63
 
 
 def test_layouts_of_one_prompt_are_counted_apart(tmp_path: Path, small: graphs.Graph) -> None:
@@ -284,6 +403,37 @@ def test_on_a_live_server(tmp_path: Path, small: graphs.Graph, live: Any, demo_m
 
 
 @pytest.mark.server
+def test_on_a_live_server_nothing_depends_on_messages(
+    small: graphs.Graph, client: api.Client, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The websocket is lost at once: runs are followed all the same, removed ones are noticed, slow ones stopped."""
+    connect = websocket.create_connection
+
+    def lost(*args: Any, **more: Any) -> websocket.WebSocket:
+        socket = connect(*args, **more)
+        socket.shutdown()
+        return socket
+
+    monkeypatch.setattr(websocket, "create_connection", lost)
+    monkeypatch.setattr(api, "PAUSE", 0.1)
+    run = client.run(small)
+    assert run.status == "success" and run.images("save_with")
+    long = json.loads(json.dumps(small))
+    for node in long.values():
+        node["inputs"].update({"steps": 10000} if "steps" in node["inputs"] else {})
+    with pytest.raises(api.TooSlow):
+        client.run(long, limit=5)
+    other = api.Client(client.address)
+    before = other.queue(long)
+    remove = threading.Timer(1, lambda: [other.post("/queue", {"delete": [each[1]]})
+                                         for each in other.json("/queue")["queue_pending"]])  # fmt: skip
+    remove.start()
+    assert client.run(small).status == api.REMOVED
+    remove.join()
+    other.drop(before.prompt_id)
+
+
+@pytest.mark.server
 def test_a_scorer_that_is_not_there_is_told_before_anything_is_sampled(
     tmp_path: Path, small: graphs.Graph, live: Any, capsys: pytest.CaptureFixture
 ) -> None:
@@ -295,17 +445,22 @@ def test_a_scorer_that_is_not_there_is_told_before_anything_is_sampled(
 
 
 @pytest.mark.server
-def test_pictures_are_kept_where_only_scoring_fails(tmp_path: Path, small: graphs.Graph, live: Any) -> None:
+def test_pictures_are_kept_where_only_scoring_fails(
+    tmp_path: Path, small: graphs.Graph, live: Any, capsys: pytest.CaptureFixture
+) -> None:
     broken = live.base / "models" / "scorers" / "broken.safetensors"
     broken.parent.mkdir(parents=True, exist_ok=True)
     broken.write_bytes(b"no weights")
     try:
-        line = command(tmp_path, small, "Prompts\na red star\n", "--scorer", broken.name, "--server", live.address)
-        assert evaluate.main(line) == 1
+        prompts = "Prompts\na red star\na blue heart\n"
+        line = command(tmp_path, small, prompts, "--scorer", broken.name, "--server", live.address)
+        assert evaluate.main(line) == 2
     finally:
         broken.unlink()
-    (job,) = planned(tmp_path, small, "Prompts\na red star\n", "--scorer", broken.name)
+    assert "a scorer cannot be loaded" in capsys.readouterr().err
+    job, other = planned(tmp_path, small, prompts, "--scorer", broken.name)
     store = Store(tmp_path / "out")
+    assert not store.drawn(other), "it would fail as well"
     assert store.drawn(job) and not store.done(job), "to be tried again"
     assert len(list((tmp_path / "out" / "jobs" / job.key).glob("*.png"))) == 4
     assert "broken" in store.read(job)["unscored"]

@@ -20,6 +20,10 @@ Progress = Callable[[str, int, int], None]  # node id, steps done, steps in all
 # What calls raise when the server is gone or does not answer.
 LOST = (OSError, TimeoutError, requests.RequestException, websocket.WebSocketException)
 FINAL = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
+REMOVED = "removed from the server's queue"
+STARTS = ("waiting", "execution_start")  # what sets the clock of a prompt back
+LIMIT = 1800.0  # seconds that a prompt may run
+QUIET, PAUSE = 30.0, 1.0  # seconds without a message, after which the server is asked; between questions without any
 TEXT = 3  # what binary messages begin with that are text on a node (protocol.py of ComfyUI)
 
 
@@ -30,6 +34,10 @@ def describe(node_errors: dict[str, Any]) -> str:
         for node_id, node in node_errors.items()
         for error in node.get("errors", [])
     )
+
+
+class TooSlow(TimeoutError):
+    """A prompt ran longer than it may; the server is there and has stopped it."""
 
 
 class Refused(Exception):
@@ -58,7 +66,7 @@ class Run:
     """What became of one queued graph."""
 
     prompt_id: str
-    status: str = "unknown"  # success, partial (some outputs were invalid and left out), error or interrupted
+    status: str = "unknown"  # success, partial (some outputs were invalid and left out), error, interrupted or REMOVED
     seconds: float = 0.0
     cached: list[str] = field(default_factory=list)  # ids of nodes taken from the server's cache
     error: dict[str, Any] | None = None  # the server's execution_error message
@@ -69,6 +77,14 @@ class Run:
     def images(self, node_id: str) -> list[dict[str, str]]:
         return self.outputs.get(node_id, {}).get("images", [])
 
+    def hear(self, kind: str, data: dict[str, Any]) -> None:
+        """Note what a message of the server says of it."""
+        if kind == "execution_cached":
+            self.cached = list(data.get("nodes", []))
+        elif kind in FINAL:
+            self.status = "partial" if self.node_errors and FINAL[kind] == "success" else FINAL[kind]
+            self.error = data if kind == "execution_error" else None
+
     def explain(self) -> str:
         """One line for people: which node failed and why."""
         if self.error is None:
@@ -78,7 +94,7 @@ class Run:
 
 
 class Client:
-    """Speaks to one server. Every call has a time limit; nothing here waits for ever."""
+    """Speaks to one server. Every call has a time limit; only others' prompts are waited for, however long."""
 
     def __init__(self, address: str, timeout: float = 60.0):
         self.address, self.timeout = address.rstrip("/"), timeout
@@ -121,49 +137,86 @@ class Client:
         """The file that an entry of Run.images stands for."""
         return self.get("/view", **{key: reference[key] for key in ("filename", "subfolder", "type")}).content
 
-    def run(self, graph: Graph, progress: Progress | None = None, limit: float = 1800.0) -> Run:
-        """Queue a graph and follow it to its end. Raises Refused for an invalid graph, TimeoutError after `limit` s."""
+    def run(self, graph: Graph, progress: Progress | None = None, limit: float = LIMIT) -> Run:
+        """Queue a graph and follow it to its end. Raises Refused for an invalid graph, TooSlow where it runs for more
+        than `limit` s (waiting for others is not counted), and one of LOST where the server is gone."""
         address = self.address.replace("http", "ws", 1) + f"/ws?clientId={self.id}"
         socket = websocket.create_connection(address, timeout=self.timeout, http_no_proxy=["*"])
         try:
             started = time.monotonic()
             run = self.queue(graph)
             try:
-                self._follow(socket, run, progress, started + limit)
-            except (TimeoutError, KeyboardInterrupt):
+                self._follow(socket, run, progress, limit)
+            except BaseException:  # whatever it is, Ctrl-C and SIGTERM too: nobody waits for the prompt any more
                 self.drop(run.prompt_id)
                 raise
             run.seconds = time.monotonic() - started
         finally:
             socket.close()
-        run.outputs = self.history(run.prompt_id).get("outputs", {})
+        if run.status != REMOVED:
+            run.outputs = self.history(run.prompt_id).get("outputs", {})
         return run
 
-    def _follow(self, socket: websocket.WebSocket, run: Run, progress: Progress | None, deadline: float) -> None:
-        """Read messages until one of them ends this prompt."""
+    def _follow(self, socket: websocket.WebSocket, run: Run, progress: Progress | None, limit: float) -> None:
+        """Read messages until one of them ends this prompt, and ask the server where none come."""
+        quiet = min(QUIET, limit / 3)  # so that a prompt that waits is known to wait before its time is up
+        socket.settimeout(quiet)
+        began = heard = time.monotonic()
+        stopped = False
         while run.status == "unknown":
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"prompt {run.prompt_id} did not finish in time")
-            try:
-                message = socket.recv()
-            except websocket.WebSocketTimeoutException:
-                continue  # a long step says nothing; the deadline above decides
-            if isinstance(message, bytes):
-                run.texts.update(shown_text(message))
-                continue  # previews are binary, too
-            if not message:
-                continue
-            event = json.loads(message)
-            kind, data = event.get("type"), event.get("data") or {}
-            if data.get("prompt_id") != run.prompt_id:
-                continue
-            if kind == "execution_cached":
-                run.cached = list(data.get("nodes", []))
-            elif kind == "progress" and progress is not None:
-                progress(str(data.get("node")), int(data["value"]), int(data["max"]))
-            elif kind in FINAL:
-                run.status = "partial" if run.node_errors and FINAL[kind] == "success" else FINAL[kind]
-                run.error = data if kind == "execution_error" else None
+            kind = self._read(socket, run, progress)
+            if not kind and (not socket.connected or time.monotonic() - heard >= quiet):
+                kind = self._ask(run)
+            now = time.monotonic()
+            heard = now if kind else heard
+            began = now if kind in STARTS else began
+            if run.status == "unknown" and now - began > limit:
+                if stopped:
+                    raise TimeoutError(f"prompt {run.prompt_id} was interrupted and did not stop")
+                self.drop(run.prompt_id)
+                began, stopped = now, True
+        if stopped and run.status in ("interrupted", REMOVED):
+            raise TooSlow(f"it ran longer than {limit / 60:g} min")
+
+    def _read(self, socket: websocket.WebSocket, run: Run, progress: Progress | None) -> str:
+        """Take in the next message. -> its kind if it is about this prompt, else nothing."""
+        try:
+            message = socket.recv()
+        except websocket.WebSocketTimeoutException:
+            return ""  # a long step says nothing
+        except (OSError, websocket.WebSocketException):
+            socket.shutdown()  # only the connection is lost, perhaps: from now on the server is asked
+            time.sleep(PAUSE)
+            return ""
+        if isinstance(message, bytes):
+            run.texts.update(shown_text(message))
+            return ""  # previews are binary, too
+        event = json.loads(message) if message else {}
+        kind, data = str(event.get("type")), event.get("data") or {}
+        if data.get("prompt_id") != run.prompt_id:
+            return ""
+        run.hear(kind, data)
+        if kind == "progress" and progress is not None:
+            progress(str(data.get("node")), int(data["value"]), int(data["max"]))
+        return kind
+
+    def _ask(self, run: Run) -> str:
+        """Look up what became of a prompt: messages may be lost, and none tells that it was taken out of the queue.
+        -> "waiting" for others, "running", "ended"; nothing where the server is too busy to say."""
+        try:
+            queue = self.json("/queue")  # first: what leaves it is in the history at once
+            if any(item[1] == run.prompt_id for item in queue["queue_pending"]):
+                return "waiting"
+            if any(item[1] == run.prompt_id for item in queue["queue_running"]):
+                return "running"
+            entry = self.history(run.prompt_id, patience=0)
+        except requests.ReadTimeout:
+            return ""
+        for kind, data in (entry.get("status") or {}).get("messages", []):
+            run.hear(kind, data)
+        if run.status == "unknown":
+            run.status = REMOVED
+        return "ended"
 
     def history(self, prompt_id: str, patience: float = 10.0) -> dict[str, Any]:
         """The history entry, which the server writes a moment after it reports the end."""

@@ -22,7 +22,9 @@ import webbrowser
 from pathlib import Path
 
 from ..comfy import graph as graphs
+from ..comfy.api import LIMIT
 from ..comfy.host import ROOT
+from ..comfy.server import termination_as_exit
 from ..errors import SetupError
 from . import blind, jobs, report, work
 from .store import Store
@@ -46,13 +48,16 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("graph", type=Path, help="API-format JSON")
     made.add_argument(
-        "prompts", type=Path, help="CSV with a column Prompts (DrawBench's form), one per line, or JSON with boxes"
+        "prompts", type=Path, help="CSV or TSV with a column Prompts (as DrawBench), one per line, or JSON with boxes"
     )
     made.add_argument("--seeds", default="0", help="7, 0-3 or 1,5,9")
     made.add_argument("--setting", action="append", default=[], help="'name: node.input=value, ...'; may be repeated")
     made.add_argument("--prompt-at", action="append", default=[], help="node.input; else behind every positive")
     made.add_argument("--seed-at", action="append", default=[], help="node.input; else every seed")
-    made.add_argument("--scorer", action="append", default=[], help="a file of models/scorers; may be repeated")
+    scorer = "a file of models/scorers, an aesthetic predictor as head.pth@CLIP.pt; may be repeated"
+    made.add_argument("--scorer", action="append", default=[], help=scorer)
+    limit = "after which a job is stopped, %(default)g if not given; waiting in the server's queue is not counted"
+    made.add_argument("--limit", type=float, default=LIMIT / 60, metavar="MINUTES", help=limit)
     made.add_argument("--server", help="address of a server that runs; else one is started")
     made.add_argument("--workers", type=int, default=0, help="servers side by side, by Ray (requirements-cluster.txt)")
     made.add_argument("--ray-address", help="of a Ray cluster, or auto")
@@ -93,6 +98,7 @@ def vote(args: argparse.Namespace, every: list[jobs.Job], store: Store) -> int:
     return 0
 
 
+@termination_as_exit()  # on somebody's server, too: the job that runs is taken off it
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
@@ -103,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
             return vote(args, every, store)
         if args.server and (args.workers or args.ray_address or args.models):
             raise SetupError("--server runs by itself: leave out --workers, --ray-address and --models.")
+        if not args.limit > 0:
+            raise SetupError("--limit should be a number of minutes.")
         waiting = list({job.key: job for job in every if not store.done(job)}.values())
         print(f"{len(every)} jobs, {len(every) - len(waiting)} done before")
         failed: dict[str, str] = {}
@@ -110,9 +118,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if args.workers or args.ray_address:
                 workers = max(1, args.workers)
-                work.on_ray(waiting, store, failed, workers, args.ray_address, args.gpus, args.models)
+                work.on_ray(waiting, store, failed, workers, args.ray_address, args.gpus, args.models, args.limit * 60)
             else:
-                work.alone(waiting, store, failed, args.server, args.models)
+                work.alone(waiting, store, failed, args.server, args.models, args.limit * 60)
         finally:  # whatever there is, also when it was stopped
             found = report.write(args.out, title, every, store, failed)
     except SetupError as why:
@@ -121,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     for row in found["table"]:
         print(row["arm"], "|", row["scorer"], "|", report.written(row["mean"]), report.written(row.get("less_first")))
     print(f"{found['done']} of {found['jobs']} jobs done; {args.out / 'report.html'}")
-    for key, reason in failed.items():
+    for key, reason in found["failed"].items():
         print(f"failed: {key}: {reason}", file=sys.stderr)
     return 1 if failed else 0
 

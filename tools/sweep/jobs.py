@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,16 @@ TEXTS = ("text", "prompt", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "cli
 OVERRIDES = ("clip_prompt", "t5_prompt")  # empty: text is taken
 SHOWING = ("SaveImage", "PreviewImage")
 SCORE = "fovea_sweep_score"  # prefix of the nodes that are added
+LOADERS = re.compile(rf"{SCORE}_(clip_)?\d+")  # those of them that load a scorer
+
+
+class Tabbed(csv.excel_tab):
+    """Quotes are part of the text, as in PartiPrompts."""
+
+    quoting = csv.QUOTE_NONE
+
+
+TABLES: dict[str, type[csv.Dialect]] = {".csv": csv.excel, ".tsv": Tabbed}
 
 
 @dataclass(frozen=True)
@@ -93,20 +104,21 @@ class Job:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """A CSV with a column of prompts (and one of categories, as DrawBench has), a text file with one per line, or JSON:
-    [{"prompt": ..., "boxes": [{"bbox": [...], "desc": ...}], "category": ...}]."""
+    """A CSV or TSV with a column of prompts (and one of categories, as DrawBench and PartiPrompts have), a text file
+    with one per line, or JSON: [{"prompt": ..., "boxes": [{"bbox": [...], "desc": ...}], "category": ...}]."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as why:
         raise SetupError(f"{path} cannot be read: {why}") from None
-    if path.suffix.lower() == ".json":
+    form = path.suffix.lower()
+    if form == ".json":
         found = _layouts(path, text)
-    elif path.suffix.lower() != ".csv":
+    elif form not in TABLES:
         found = [Prompt(line.strip()) for line in text.splitlines() if line.strip()]
     else:
         rows = [
             {key.strip().lower(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-            for row in csv.DictReader(io.StringIO(text, newline=""))
+            for row in csv.DictReader(io.StringIO(text, newline=""), dialect=TABLES[form])
         ]
         named = [column for column in PROMPT_COLUMNS if rows and column in rows[0]]
         if not named:
@@ -163,7 +175,7 @@ def source(graph: Graph, at: Place) -> Place:
 def prompt_places(graph: Graph) -> list[Place]:
     """The texts behind every positive prompt, and every other text that is the same (a caption, what a scorer is told).
 
-    Links are followed through what carries prompts only, not into regions or pictures.
+    Links are followed through what carries prompts only, not into regions (nor into ComfyUI's own) or pictures.
     """
     links = [node["inputs"].get(name) for node in graph.values() for name in POSITIVE]
     links += [node["inputs"].get("conditioning") for node in graph.values() if node["class_type"].endswith("Guider")]
@@ -175,7 +187,11 @@ def prompt_places(graph: Graph) -> list[Place]:
             continue
         seen.add(node)
         inputs = graph[node]["inputs"]
-        texts = [name for name in TEXTS if name in inputs and not (name in OVERRIDES and inputs[name] == "")]
+        placed = "mask" in inputs or {"width", "height"} <= inputs.keys()
+        if placed and "conditioning" in inputs:  # words for a part of the picture
+            continue
+        own = () if placed and "conditioning_to" in inputs else TEXTS  # so is GLIGEN's text, beside the whole prompt
+        texts = [name for name in own if name in inputs and not (name in OVERRIDES and inputs[name] == "")]
         texts = [name for name in texts if not is_prompt(graph, inputs[name])]
         found |= {source(graph, (node, name)) for name in texts}
         if not texts:
@@ -217,15 +233,21 @@ def read_setting(graph: Graph, text: str) -> Setting:
         if not equals:
             raise SetupError(f"setting {text!r}: {where!r} is no node.input=value")
         value, rest = _value(rest.lstrip())
-        found.append((place(graph, where.strip(" ,")), value))
+        node, field = place(graph, where.strip(" ,"))
+        if isinstance(graph[node]["inputs"][field], bool) and not isinstance(value, bool):
+            raise SetupError(f"setting {text!r}: {where.strip(' ,')} is true or false, in small letters")
+        found.append(((node, field), value))
     return Setting(name.strip(), tuple(found))
 
 
 def _value(text: str) -> tuple[Any, str]:
     """A value at the beginning of a text, and what follows its comma."""
+    refused: list[str] = []  # NaN and Infinity, with which names of files may begin
     try:
-        value, end = json.JSONDecoder(parse_constant=_refuse).raw_decode(text)
+        value, end = json.JSONDecoder(parse_constant=refused.append).raw_decode(text)
         if not text[end:].strip() or text[end:].lstrip().startswith(","):
+            if refused:
+                raise SetupError(f"{refused[0]} is no value for a graph.")
             return value, text[end:].lstrip().removeprefix(",").strip()
     except ValueError:
         pass  # no JSON: plain text
@@ -233,21 +255,31 @@ def _value(text: str) -> tuple[Any, str]:
     return value.strip(), rest.strip()
 
 
-def _refuse(name: str) -> Any:
-    raise SetupError(f"{name} is no value for a graph.")
+def scorer_files(name: str) -> list[str]:
+    """What --scorer names: one file, or the head of an aesthetic predictor and its CLIP, head.pth@CLIP.pt."""
+    both = re.fullmatch(r"(.+\.\w+)@(.+)", name)
+    return list(both.groups()) if both else [name]
 
 
 def scored(graph: Graph, prompt: str, scorers: Sequence[str]) -> Graph:
     """The graph with a node behind each picture that says how well it fits the prompt, by each scorer."""
     made = dict(graph)
-    for number, file in enumerate(scorers):
+    for number, name in enumerate(scorers):
         loader = f"{SCORE}_{number}"
-        made[loader] = node("FoveaLoadScorer", file=file, activation="auto", allow_download=False)
+        file, *clip = scorer_files(name)
+        made[loader] = loading(file)
+        if clip:
+            made[f"{SCORE}_clip_{number}"] = loading(*clip)
+            made[loader]["inputs"]["clip"] = [f"{SCORE}_clip_{number}", 0]
         for output in outputs(graph):
             images, rating = graph[output]["inputs"]["images"], f"{loader}_{output}"
             made[rating] = node("FoveaScoreImages", image=images, scorer=[loader, 0], prompt=prompt)
             made[f"{rating}_told"] = node("PreviewAny", source=[rating, 2])
     return made
+
+
+def loading(file: str) -> dict[str, Any]:
+    return node("FoveaLoadScorer", file=file, activation="auto", allow_download=False)
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from ..studies import metrics
 from .jobs import Job
 from .store import Store
 
-SHOWN = 12  # rows of pictures on the page
-
 
 class Key(NamedTuple):
     """Which pictures of all arms belong together. number: in its batch."""
@@ -132,8 +130,8 @@ def page(title: str, found: dict[str, dict], rows: Sequence[dict], failed: dict[
     lines += [f"<p><img src='{plot}' alt='{safe(scorer)}'>" for scorer, plot in box_plots(found).items()]
     if failed:
         lines += ["<h2>Failed</h2><ul>", *(f"<li>{safe(key)}: {safe(why)}" for key, why in failed.items()), "</ul>"]
-    lines += ["<h2>The first pictures</h2><table><tr><th>", *(f"<th>{safe(arm)}" for arm in found)]
-    for key in list(next(iter(found.values()), {}))[:SHOWN]:
+    lines += ["<h2>Pictures</h2><table><tr><th>", *(f"<th>{safe(arm)}" for arm in found)]
+    for key in dict.fromkeys(key for arm in found.values() for key in arm):
         lines.append(f"<tr><td>{safe(key.text)}<br>seed {key.seed}")
         lines += ["<td>" + (f"<img loading=lazy src='{safe(arm[key]['file'])}'>" if key in arm else "")
                   for arm in found.values()]  # fmt: skip
@@ -148,9 +146,16 @@ def written(values: Sequence[float] | None) -> str:
     return f"{mean:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
+def failures(jobs: Sequence[Job], failed: dict[str, str]) -> dict[str, str]:
+    """Key -> which job it was, and why."""
+    told = {job.key: job.told() for job in jobs if job.key in failed}
+    return {key: f"{each['setting']}, {each['prompt']!r}, seed {each['seed']}: {failed[key]}"
+            for key, each in told.items()}  # fmt: skip
+
+
 def write(folder: Path, title: str, jobs: Sequence[Job], store: Store, failed: dict[str, str]) -> dict[str, Any]:
-    """report.json and report.html of what is done so far."""
-    found = arms(jobs, store)
+    """report.json and report.html of what is done so far. failed: key -> why."""
+    found, failed = arms(jobs, store), failures(jobs, failed)
     rows = tabulate(found)
     categories = sorted({each["category"] for arm in found.values() for each in arm.values()} - {""})
     by_category = {

@@ -19,12 +19,14 @@ OLD = 3600.0  # seconds, after which a part that was not finished is nobody's an
 @dataclass(frozen=True)
 class Result:
     """pictures: output's title -> PNG files' contents; scores: output's title -> scorer -> a number per picture,
-    None where there is none (a picture of NaN). unscored: why there are no scores though they were asked for."""
+    None where there is none (a picture of NaN). unscored: why there are no scores though they were asked for. unloaded:
+    whether that is because a scorer could not be loaded."""
 
     pictures: dict[str, list[bytes]]
     scores: dict[str, dict[str, list[float | None]]]
     seconds: float
     unscored: str = ""
+    unloaded: bool = False
 
 
 class Store:

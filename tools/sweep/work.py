@@ -14,13 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..comfy.api import LOST, Client, Refused, Run
+from ..comfy.api import LIMIT, LOST, Client, Refused, Run, TooSlow
 from ..comfy.graph import Graph
 from ..comfy.host import HOST_FOLDER, ROOT
 from ..comfy.scratch import scratch_folder
 from ..comfy.server import running
 from ..errors import SetupError
-from .jobs import SCORE, Job
+from .jobs import LOADERS, SCORE, Job, scorer_files
 from .store import Result, Store
 
 TRIES, STARTS = 3, 2  # of a job; of a worker that never came up, in a row
@@ -31,11 +31,13 @@ class JobFailed(RuntimeError):
 
 
 class Worker:
-    """Runs jobs on a server of its own, or on one that is there (address). models: a folder of ComfyUI's models. Raises
-    RuntimeError where no server answers, or it has not all of the scorers."""
+    """Runs jobs on a server of its own, or on one that is there (address). models: a folder of ComfyUI's models. limit:
+    seconds that a job may run. Raises RuntimeError where no server answers, or it has not all of the scorers."""
 
-    def __init__(self, address: str | None = None, models: str | None = None, scorers: Sequence[str] = ()) -> None:
-        self.stack = contextlib.ExitStack()
+    def __init__(
+        self, address: str | None = None, models: str | None = None, scorers: Sequence[str] = (), limit: float = LIMIT
+    ) -> None:
+        self.stack, self.limit = contextlib.ExitStack(), limit
         try:
             if address is None:
                 if models is not None and not Path(models).is_dir():
@@ -60,10 +62,11 @@ class Worker:
 
     def do(self, job: Job) -> Result:
         """Raises JobFailed, or one of LOST if the server is gone."""
-        run, unscored = self.run(job.graph), ""
+        run, unscored, unloaded = self.run(job.graph), "", False
         seconds = run.seconds
         if run.status != "success" and only_scoring_failed(run):
-            unscored, run = run.explain(), self.run(job.unscored_graph)  # sampled pictures are in the server's cache
+            unscored, unloaded = run.explain(), loading_failed(run)
+            run = self.run(job.unscored_graph)  # sampled pictures are in the server's cache
         if run.status != "success":
             raise JobFailed(run.explain())
         pictures = {
@@ -71,13 +74,15 @@ class Worker:
         }
         if empty := [name for name, found in pictures.items() if not found]:
             raise JobFailed(f"the server told of no picture of {empty[0]!r}")
-        return Result(pictures, {} if unscored else scores(job, run.outputs), seconds, unscored)
+        return Result(pictures, {} if unscored else scores(job, run.outputs), seconds, unscored, unloaded)
 
     def run(self, graph: Graph) -> Run:
         try:
-            return self.client.run(graph)
+            return self.client.run(graph, limit=self.limit)
         except Refused as why:
             raise JobFailed(str(why)) from None
+        except TooSlow as why:
+            raise JobFailed(f"{why}: --limit allows more") from None
 
     def close(self) -> None:
         self.stack.close()
@@ -92,23 +97,44 @@ def refuse_unknown(client: Client, scorers: Sequence[str]) -> None:
         raise SetupError("the server has no node Load Scorer: install Fovea there, or leave --scorer out.")
     kind, options = told["input"]["required"]["file"]
     there = options["options"] if kind == "COMBO" else kind
-    if missing := [file for file in scorers if file not in there]:
+    if missing := [file for scorer in scorers for file in scorer_files(scorer) if file not in there]:
         raise SetupError(
             f"--scorer {missing[0]}: the server has no such file in models/scorers. It has: {', '.join(there)}"
         )
 
 
+def failed_nodes(run: Run) -> list[str]:
+    return [str(run.error.get("node_id"))] if run.error else list(run.node_errors)
+
+
 def only_scoring_failed(run: Run) -> bool:
     """Whether the graph's own nodes did what they should."""
-    failed = [str(run.error.get("node_id"))] if run.error else list(run.node_errors)
+    failed = failed_nodes(run)
     return bool(failed) and all(node.startswith(SCORE) for node in failed)
 
 
+def loading_failed(run: Run) -> bool:
+    """Whether a scorer could not even be loaded."""
+    return any(LOADERS.fullmatch(node) for node in failed_nodes(run))
+
+
 def keep(store: Store, failed: dict[str, str], job: Job, result: Result) -> None:
-    """A result, and that its scores are missing where they are."""
+    """A result, and that its scores are missing where they are. Raises SetupError where all others' would be, too."""
     store.commit(job, result)
     if result.unscored:
         failed[job.key] = f"its pictures are kept, without scores: {result.unscored}"
+    if result.unloaded:
+        raise SetupError(
+            f"the sweep stops, since a scorer cannot be loaded: {result.unscored.strip()} Mend its --scorer, or leave "
+            "it out. The head of an aesthetic predictor is named with its CLIP: --scorer head.pth@ViT-L-14.pt"
+        )
+
+
+def rated(text: str) -> list[float]:
+    """What Score Images says of one batch, in its order; NaN for a picture that is broken."""
+    lines = re.findall(r"^(\S+)  picture (\d+)(.*)$", text, re.M)  # more behind it: why the picture is broken
+    ranked = {int(place): math.nan if broken else float(score) for score, place, broken in lines}
+    return [ranked.get(i + 1, math.nan) for i in range(max(ranked, default=0))]
 
 
 def scores(job: Job, told: dict[str, Any]) -> dict[str, dict[str, list[float | None]]]:
@@ -116,23 +142,23 @@ def scores(job: Job, told: dict[str, Any]) -> dict[str, dict[str, list[float | N
     found: dict[str, dict[str, list[float | None]]] = {name: {} for name in job.plan.outputs.values()}
     for number, file in enumerate(job.plan.scorers):
         for output, name in job.plan.outputs.items():
-            text = "\n".join(told.get(f"{SCORE}_{number}_{output}_told", {}).get("text", []))
-            ranked = {int(place): float(score) for score, place in re.findall(r"^(\S+)  picture (\d+)$", text, re.M)}
-            values = [ranked.get(i + 1, math.nan) for i in range(max(ranked, default=0))]
+            texts = told.get(f"{SCORE}_{number}_{output}_told", {}).get("text", [])  # several: of a list of batches
+            values = [value for text in texts for value in rated(text)]
             found[name][file] = [value if math.isfinite(value) else None for value in values]
     return found
 
 
 def alone(
-    jobs: Sequence[Job], store: Store, failed: dict[str, str], address: str | None = None, models: str | None = None
-) -> None:
+    jobs: Sequence[Job], store: Store, failed: dict[str, str], address: str | None = None, models: str | None = None,
+    limit: float = LIMIT,
+) -> None:  # fmt: skip
     """One after the other on one server; failed: key -> why, filled as it goes."""
     worker = None
     try:
         for job in tqdm(jobs, desc="sweep", mininterval=2):
             if worker is None:
                 try:
-                    worker = Worker(address, models, job.plan.scorers)
+                    worker = Worker(address, models, job.plan.scorers, limit)
                 except RuntimeError as why:
                     raise SetupError(str(why)) from None
             try:
@@ -152,7 +178,7 @@ def alone(
 
 def on_ray(
     jobs: Sequence[Job], store: Store, failed: dict[str, str], workers: int, address: str | None = None,
-    gpus: float | None = None, models: str | None = None,
+    gpus: float | None = None, models: str | None = None, limit: float = LIMIT,
     committed: Callable[[Job, list[Any]], None] = lambda job, actors: None,
 ) -> None:  # fmt: skip
     """As many Ray actors as workers, each with its own server; address: of a cluster, else one is started here.
@@ -172,7 +198,7 @@ def on_ray(
     if gpus is None:
         there = ray.cluster_resources().get("GPU", 0)
         gpus = 1 / math.ceil(workers / there) if there else 0  # a share must fit on one
-    crew = _Crew(ray, ray.remote(num_cpus=1, num_gpus=gpus)(Worker), models, list(jobs), failed)
+    crew = _Crew(ray, ray.remote(num_cpus=1, num_gpus=gpus)(Worker), models, list(jobs), failed, limit)
     bar = tqdm(total=len(jobs), desc=f"sweep on {workers} workers", mininterval=2)
     try:
         crew.hire(min(workers, len(jobs)))
@@ -192,9 +218,11 @@ def on_ray(
 class _Crew:
     """Actors and what they do. A new actor gets a job when it is up: one that waits for a free device holds none."""
 
-    def __init__(self, ray: Any, kind: Any, models: str | None, waiting: list[Job], failed: dict[str, str]) -> None:
-        self.ray, self.kind, self.models, self.failed = ray, kind, models, failed
-        self.waiting, self.scorers = waiting[::-1], waiting[0].plan.scorers
+    def __init__(
+        self, ray: Any, kind: Any, models: str | None, waiting: list[Job], failed: dict[str, str], limit: float
+    ) -> None:
+        self.ray, self.kind, self.failed = ray, kind, failed
+        self.waiting, self.hired_with = waiting[::-1], (None, models, waiting[0].plan.scorers, limit)
         self.tries: dict[str, int] = {}
         self.actors: list[Any] = []
         self.busy: dict[Any, tuple[Any, Job | None]] = {}  # what is awaited -> its actor and job; None: it starts
@@ -202,7 +230,7 @@ class _Crew:
 
     def hire(self, count: int = 1) -> None:
         for _ in range(count):
-            actor = self.kind.remote(None, self.models, self.scorers)
+            actor = self.kind.remote(*self.hired_with)
             self.actors.append(actor)
             self.busy[actor.ready.remote()] = (actor, None)
 
