@@ -85,7 +85,7 @@ def _search_inputs() -> list[io.Input]:
                      tooltip="How often the worse half of the candidates is dropped before their end. 0: all are "
                      "sampled to their end. Worth it with many steps, where an early look tells and costs little."),
         io.Float.Input("prune_percent", default=FIRST_CUT, min=0.05, max=0.95, step=0.05, optional=True, advanced=True,
-                       tooltip="After what part of the steps candidates are scored and dropped for the first time. "
+                       tooltip="Part of the steps after which candidates are first scored and dropped: 0.35 is 35 %. "
                        "Earlier saves more and tells less."),
         io.Int.Input("batch_size", default=1, min=1, max=256, optional=True,
                      tooltip="How many candidates are sampled at once: faster on a GPU. Halved where memory does not "
@@ -159,9 +159,9 @@ class FoveaOptimizeLatent(_Search):
                     "SGOOL, DOODL, ReNO: as published, with exact gradients. custom: everything can be set.",
                 ),
                 io.Int.Input("patience", default=0, min=0, max=1000, advanced=True,
-                             tooltip="Stop after so many trials without a better one. 0: never."),
+                             tooltip="Stop after this many trials without a better one. 0: never."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
-                               tooltip="Stop after so much time. 0: never."),
+                               tooltip="Stop after this many seconds. 0: never."),
                 SaliencyType.Input("saliency_model", optional=True,
                                    tooltip="From Load Saliency Model. Without one: the spectral residual."),
                 io.Mask.Input("mask", optional=True,
@@ -226,7 +226,7 @@ class FoveaBestOfN(_Search):
                 *_sampling_inputs(),
                 io.Int.Input("candidates", default=8, min=1, max=10000, tooltip="How many noises are tried."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
-                               tooltip="Draw only as many candidates as so much time allows. 0: all."),
+                               tooltip="Draw only as many candidates as this many seconds allow. 0: all."),
                 *_search_inputs(),
                 io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
                                optional=True, tooltip="As for a sampler. One that remembers earlier steps begins anew "

@@ -39,7 +39,7 @@ class FoveaRegionPainter(io.ComfyNode):
                 io.Image.Input("image", optional=True, tooltip="A picture to paint over. It is only shown."),
                 io.Mask.Input(
                     "masks", optional=True,
-                    tooltip="Places instead of the drawing's: mask 1 is the first row's, and so on.",
+                    tooltip="Places instead of the drawing's: mask 1 is for region 1 (the rearmost), and so on.",
                 ),
                 regions_before(),
                 io.Int.Input("width", default=512, min=painter_format.MIN_SIDE, max=painter_format.MAX_SIDE, step=8,
@@ -53,10 +53,11 @@ class FoveaRegionPainter(io.ComfyNode):
             ],
             outputs=[
                 RegionsType.Output(display_name="regions", tooltip=REGIONS_OUT),
-                io.Mask.Output(display_name="masks", tooltip="One mask per row, in order, each whole: also where "
-                               "another is in front of it."),
+                io.Mask.Output(display_name="masks", tooltip="One mask per region that is not hidden, from back to "
+                               "front, each whole even where another is in front."),
                 io.Image.Output(display_name="preview", tooltip="The regions in their colors."),
-                io.String.Output(display_name="prompt", tooltip="The prompt; without one, those of the rows."),
+                io.String.Output(display_name="prompt", tooltip="The whole prompt. If it is empty: made of the "
+                                 "regions' prompts."),
                 io.Int.Output(display_name="width", tooltip="For the empty latent."),
                 io.Int.Output(display_name="height", tooltip="For the empty latent."),
             ],

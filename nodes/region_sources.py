@@ -11,6 +11,7 @@ from ..guidance.region_start.colors import parse as parse_color
 from ..guidance.regions import box_formats, sources
 from ..guidance.regions.masks import MAX_REGIONS, OVERLAPS, Lora, Region, Regions, vanishing
 from ..models import lora_files
+from ..models.shapesworld.loader import DemoFileError
 from .ui import heat_maps, notices
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def read_loras(node: str, name: str, model: float, clip: float) -> tuple[Lora, .
         return ()
     try:
         return (Lora(name, lora_files.read(name), model, clip),)
-    except ValueError as why:
+    except (ValueError, DemoFileError) as why:
         raise ValueError(f"{node}: lora: {why}") from None
 
 
@@ -336,8 +337,8 @@ class FoveaRegionPreview(io.ComfyNode):
                 io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of that picture."),
                 io.Combo.Input(
                     "overlap", options=["as given", *OVERLAPS], default="as given",
-                    tooltip="Where regions overlap, top: the last one has it; share: all of them share it. Goes into "
-                    "the regions that this node gives on.",
+                    tooltip="as given: unchanged. top: where regions overlap, the last has the place. share: all share "
+                    "it. The regions output has it too.",
                 ),
             ],
             outputs=[

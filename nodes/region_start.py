@@ -39,8 +39,8 @@ class FoveaRegionStart(io.ComfyNode):
             ),
             search_aliases=[*ALIASES, "layout", "initial noise", "noise shaping", "init image", "sketch"],
             inputs=[
-                io.Model.Input("model", tooltip="Whose runs begin so. Runs that begin with a picture (denoise below 1, "
-                               "a second pass) stay as they are."),
+                io.Model.Input("model", tooltip="The model to sample with. Only runs that start from full noise "
+                               "change; image to image and second passes do not."),
                 RegionsType.Input("regions", tooltip="The places. Regions without a color are left out."),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=4.0, step=0.05,

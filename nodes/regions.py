@@ -74,7 +74,7 @@ def _outputs() -> list[io.Output]:
 def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
     """Inputs before and after those of one method."""
     first = [
-        io.Model.Input("model", tooltip=f"What to steer. {UNETS} in every mode; {MODELS} in mode concat."),
+        io.Model.Input("model", tooltip=f"What to steer. In every mode: {UNETS}. In mode concat: {MODELS}."),
         io.Clip.Input("clip", tooltip="Encodes the prompt and the regions' prompts."),
         RegionsType.Input("regions", tooltip="The places and their prompts."),
         io.String.Input(
@@ -112,8 +112,8 @@ def _method_inputs(method: str) -> list[io.Input]:
     """What can be set of this method alone."""
     rest = io.Float.Input(
         "rest_strength", default=REST, min=0.0, max=1.0, step=0.05, optional=True,
-        tooltip="How much the rest of the prompt (background, style) keeps where regions fill the picture, in mode "
-        "prompt: 1 all, 0 hardly anything. With room left, less in proportion.",
+        tooltip="How much attention the words of no region (background, style) keep where regions fill the picture. "
+        "1: all of it. 0: off. Method fovea, mode prompt only.",
     )  # fmt: skip
     area = io.Float.Input(
         "area_strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True,
@@ -179,8 +179,8 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 io.Int.Input(
                     "arranged_noises", default=0, min=0, max=64, optional=True,
                     tooltip="Moves patches of the starting noise to the regions whose words look at them. 1: its own "
-                    "patches, at the cost of half a step; more: the best of so many noises, each as much. For any "
-                    "model. 0 is off.",
+                    "patches, at the cost of half a step; more: the best patches of this many noises, half a step "
+                    "each. Needs no gradient. 0 is off.",
                 ),
             ],
             outputs=_outputs(),

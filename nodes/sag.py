@@ -33,10 +33,10 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
             display_name="Self-Attention Guidance (Fovea)",
             category="Fovea/guidance",
             description=(
-                "Sharper, more coherent images from the model's own attention (SAG): where the model looks most, its "
-                "estimate is blurred, the model predicts again, and sampling is pushed away from that. Works with and "
-                "without a prompt, with any sampler, beside CFG, PAG, LoRA and ControlNet. Costs one more model "
-                "evaluation per step; at scale 0 it costs nothing and changes nothing."
+                "Guidance by the model's own attention (SAG), with or without a prompt: where the model looks most, "
+                "its estimate is blurred, the model predicts again, and sampling is pushed away from that. Works with "
+                "any sampler, beside CFG, PAG, LoRA and ControlNet. Costs one more model evaluation per step; at scale "
+                "0 it costs nothing and changes nothing."
             ),
             search_aliases=["SAG", "self attention guidance", "blur guidance", "sharpness", "unconditional guidance"],
             inputs=_sag_inputs(),

@@ -31,10 +31,10 @@ def inputs_of(preset: str) -> list[io.Input]:
         io.Int.Input("candidates", default=usual.candidates, min=1, max=1000, optional=True,
                      tooltip="Try so many noises first, and go on with the best. 1 in the papers."),
         io.Float.Input("learning_rate", default=usual.learning_rate, min=0.0, max=1000.0, step=0.1, optional=True,
-                       tooltip="How far each change goes, in the rule's own unit. 0 is as iterations 0."),
+                       tooltip="How far each change goes: a factor on the rule's own step. 0 changes nothing."),
         io.Combo.Input("update_rule", options=list(update_rules.RULES), default=usual.update_rule, optional=True,
                        tooltip="doodl: clamped gradient, momentum, length kept (SGOOL too). reno: clipped by "
-                       "norm, for models of one to four steps. spherical: always equally far."),
+                       "norm, for models of one to four steps. spherical: turns the noise by 3 % of its length."),
         io.Combo.Input("gradient_path", options=list(GRADIENT_PATHS), default=usual.gradient_path, optional=True,
                        tooltip="past_model: faster, with almost any model, but only a direction. last_steps: "
                        "exact through the last backprop_steps steps. all_steps: exact through all steps."),

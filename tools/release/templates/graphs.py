@@ -135,7 +135,7 @@ schedule; no further evaluation is needed.
 
 - other boxes and prompts, or **Region Painter** in their place;
 - **cross_strength** up or down, **end_percent** longer;
-- **Paint with Words** in the place of DenseDiffusion.
+- **Paint with Words** in the place of *Dense Diffusion*.
 """,
     )
 
@@ -156,7 +156,7 @@ def latent(board: Board, file: str, size: int, cfg: float = 6.0) -> None:
 
 The noise is changed until a CLIP says that the picture fits the prompt, on {file}.
 
-**First** put a CLIP in open_clip's format (ViT-B-32 and larger, or HPS v2) into *models/scorers* and choose it in *Load
+**First** put PickScore, a CLIP or HPS v2 into *models/scorers* (see Load Scorer's help page) and choose it in *Load
 Scorer*: ShapesWorld's own knows nothing but shapes.
 """,
         """## Try
@@ -240,8 +240,9 @@ def encoders(board: Board, file: str, size: int, cfg: float, size_of_step: int =
     board.note(
         f"""## Text encoders weighted by noise level
 
-{file} has several text encoders. *eDiff-I*: CLIP fades, the other stays to the end. *T5 first*: the other way round (on
-SDXL, whose encoders are two CLIPs, CLIP-G is the one that stays). A step costs what it costs without the node.
+{file} has several text encoders. *eDiff-I*: CLIP fades, the other stays to the end. *T5 first*: the other acts
+throughout, CLIP comes in over the first 70 % (on SDXL, whose encoders are two CLIPs, CLIP-G is the one that stays). A
+step costs what it costs without the node.
 """,
         """## Try
 

@@ -46,7 +46,7 @@ def paint_demo(board: Board) -> None:
     board.note(
         """## Paint what goes where
 
-Press **Run**: the objects appear where their colors are painted. Then paint.
+Press **Run**: most objects appear where their colors are painted. Then paint.
 
 - Click a **color** to choose a region, then draw: brush, rectangle, ellipse, lasso, fill. The right button erases.
 - Write a **prompt** beside the color. **Write prompt** joins them to the whole prompt.
@@ -56,7 +56,7 @@ Press **Run**: the objects appear where their colors are painted. Then paint.
 
 - another object: *plain, striped, dotted; red, green, blue, yellow, orange, purple, pink, cyan; star, heart, circle,
 square, triangle, cross*;
-- **strength** 0 of *Region Start*: it hints at the colors in the words, so that things appear where they are painted;
+- **strength** 0 in *Region Start*: without its color hints, fewer things land in their places;
 - **your own model**: *Load Checkpoint* in the place of *Load Demo Model*, a painting of its size, its usual steps.
 """,
     )
@@ -75,11 +75,11 @@ def paint_sdxl(board: Board) -> None:
         f"""## Paint what goes where, with SDXL
 
 Two painted regions, each with its own words, on {SDXL}. The attention of the model is steered in the first part of the
-schedule; no further evaluation is needed. Every SDXL checkpoint works; the pack's page on regions lists the others.
+schedule; no further evaluation is needed. Every SDXL checkpoint works; docs/models.md lists the other models.
 """,
         """## Try
 
-- **cross_strength** up or down, **end_percent** longer, if a region is not obeyed or pressed into its outline;
+- a region is not obeyed: raise **end_percent** or **cross_strength**; pressed into its outline: lower the latter;
 - **Region Start** between *Dense Diffusion* and the sampler: things appear more surely where they are painted;
 - **Add LoRA to Region** behind the painter: a LoRA for each region.
 """,
@@ -219,7 +219,7 @@ the picture tower that it was trained with, so that no other scorer is needed.
 """,
         """## Try
 
-- more **candidates**: with **rounds** 2 they cost about half of as many pictures;
+- more **candidates**: with **rounds** 2 each costs about 60 % of a picture, plus the looks;
 - **Load Scorer** in the place of *Scorer from CLIP*: HPS v2 and others, put into *models/scorers*;
 - **regions** of a Region Painter on *Best of N*: each place is scored with its own words.
 """,

@@ -30,7 +30,8 @@ def sag_demo(board: Board) -> None:
         """## Self-Attention Guidance, without and with
 
 Press **Run**. Both samplers start from the same seed and the same prompt; only the lower one samples from the guided
-model. Compare outlines, textures, smudges, how well shapes hold together. On this small model the effect is slight.
+model. Compare outlines, textures, smudges, how well shapes hold together. On the demo's UNet no difference beyond
+chance was measured.
 
 *Attention Map* shows, at three noise levels, what the model looks at and what guidance blurs (*SAG mask*). This variant
 of the demo model is a transformer that samples by flow, as most new models do; it knows words for places.
@@ -160,8 +161,8 @@ picture fits the prompt best, and changes that noise a little, again and again. 
         """## Try
 
 - more **candidates** and **iterations**: time grows with both; **salient_weight** 0 looks at the whole picture only;
-- **preset** *SGOOL* or *DOODL*: the papers' exact gradient, at three times the time;
-- **your own model**: *Load Checkpoint*, and a CLIP of open_clip's in *models/scorers*.
+- **preset** *SGOOL* or *DOODL*: the papers' exact gradient, over twice the time per iteration, and 50 of them;
+- **your own model**: *Load Checkpoint*, and a CLIP, PickScore or HPS file in *models/scorers*.
 """,
     )
 
@@ -282,9 +283,9 @@ def style_demo(board: Board) -> None:
     board.note(
         """## Style from a picture, with a scale of its own
 
-Press **Run**. The first sampler makes the style picture. *CLIP Vision Encode* sees it, *unCLIP Conditioning* adds it to
-the prompt. *Style Guidance* guides by the text with the sampler's CFG, and by the style with **style_scale**. This
-small model learned style in forty minutes: about half of its pictures take it on.
+Press **Run**. The first sampler makes the style picture. *CLIP Vision Encode* sees it, *unCLIPConditioning* adds it to
+the prompt. *Style Guidance* guides by the text with the sampler's CFG, and by the style with **style_scale**: the small
+model takes the style on in about half of its pictures.
 """,
         """## Try
 
@@ -322,7 +323,7 @@ CLIP alone. The two prompts differ here so that you see which encoder speaks; us
 
 - the same text in both, with another style for CLIP;
 - **curves** *T5 only* or *T5 first*; *curves below* with **clip_curve** `0:0, 0.5:1`;
-- **your own model**: SD3, Flux or HiDream with *DualCLIPLoader* or *TripleCLIPLoader*. A step costs what it costs
+- **your own model**: SD3, Flux or HiDream with *Load CLIP (Dual)* or *Load CLIP (Triple)*. A step costs what it costs
 without the node.
 """,
     )
