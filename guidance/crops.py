@@ -74,11 +74,12 @@ def salient_parts(saliency: Tensor, quantile: float, least: int, most: int = 4) 
     labels = connected_components(mask[None, None].float(), num_iterations=max(grid))[0, 0]
     parts = []
     for label in labels[mask].unique().tolist():
-        at = (labels == label).nonzero()
+        part = (labels == label) & mask  # older kornia gives the background the label that the first cell has alone
+        at = part.nonzero()
         (top, left), (bottom, right) = at.amin(0).tolist(), (at.amax(0) + 1).tolist()
         side = max(round((bottom - top) * height / grid[0]), round((right - left) * width / grid[1]), least)
         y, x = (top + bottom) / 2 * height / grid[0], (left + right) / 2 * width / grid[1]
-        parts.append(_around(y, x, side, height, width, float(small[labels == label].sum())))
+        parts.append(_around(y, x, side, height, width, float(small[part].sum())))
     parts = sorted(parts, key=lambda view: -view.weight)[:most]
     total = sum(view.weight for view in parts)
     return [view._replace(weight=view.weight / total) for view in parts]
@@ -96,8 +97,8 @@ def look(picture: Tensor, views: list[View], size: int, resize: str = RESIZE[0])
 
 
 def letterbox(picture: Tensor, size: int) -> Tensor:
-    """All of a picture [3, height, width] in a black square [1, 3, size, size], as HPS's own program does: the longer
-    side fitted, bicubic, in the middle. Differentiable."""
+    """All of a picture [3, height, width] in a black square [1, 3, size, size], as the program of HPS v2 does: the
+    longer side fitted, bicubic, in the middle. Differentiable."""
     height, width = picture.shape[-2:]
     scale = size / max(height, width)
     fitted = (max(1, round(height * scale)), max(1, round(width * scale)))

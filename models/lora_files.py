@@ -31,7 +31,7 @@ def names() -> list[str]:
 
 
 def read(name: str) -> dict[str, Tensor]:
-    """The tensors of one of them by name. Raises NoLora."""
+    """The tensors of one of them by name. Raises NoLora, and DemoFileError for one that ships."""
     if name.startswith(SHIPPED):
         return loader.load_part(PART + name.removeprefix(SHIPPED))
     path = folder_paths.get_full_path("loras", name)

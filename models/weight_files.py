@@ -7,6 +7,13 @@ from pathlib import Path
 import comfy.utils
 from torch import Tensor
 
+BESIDE = {".json", ".txt", ".md", ".jinja", ".model", ".py", ".png", ".jpg"}  # what comes along with weights
+
+
+def is_weights(file: Path) -> bool:
+    """By its name: neither hidden nor one of the files that come along."""
+    return file.suffix.lower() not in BESIDE and not file.name.startswith(".")
+
 
 def _no_weights(path: Path) -> str:
     """What a file is that was saved in place of weights; "" if nothing speaks against it."""

@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..guidance.spectral_residual import spectral_residual
-from ..models import model_folders
+from ..models import model_folders, weight_files
 from ..models.saliency import loader
 from .ui import heat_maps
 
@@ -19,6 +19,12 @@ FOLDER = model_folders.register("saliency")
 WITHOUT_WEIGHTS = "spectral residual (no weights)"
 SaliencyType = io.Custom("FOVEA_SALIENCY")
 ALIASES = ["saliency", "attention of people", "TranSalNet", "where people look", "eye tracking"]
+
+
+def names() -> list[str]:
+    """What can be chosen: the folder's files without those that come along with weights."""
+    files = folder_paths.get_filename_list(FOLDER)
+    return [WITHOUT_WEIGHTS, *(name for name in files if weight_files.is_weights(Path(name)))]
 
 
 class FoveaLoadSaliencyModel(io.ComfyNode):
@@ -37,12 +43,14 @@ class FoveaLoadSaliencyModel(io.ComfyNode):
             search_aliases=ALIASES,
             inputs=[
                 io.Combo.Input(
-                    "file", options=[WITHOUT_WEIGHTS, *folder_paths.get_filename_list(FOLDER)],
+                    "file", options=names(),
                     tooltip="TranSalNet_Res.pth, TranSalNet_Dense.pth or UNISAL's weights_best.pth in models/saliency. "
                     "Or the spectral residual, which finds what stands out and needs no weights.",
                 )
             ],
-            outputs=[SaliencyType.Output(display_name="saliency_model", tooltip="For Saliency Map.")],
+            outputs=[
+                SaliencyType.Output(display_name="saliency_model", tooltip="For Saliency Map and Optimize Latent.")
+            ],
         )  # fmt: skip
 
     @classmethod

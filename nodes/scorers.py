@@ -23,7 +23,7 @@ ScorerType = io.Custom("FOVEA_SCORER")
 LOADER, SCORE = "Load Scorer", "Score Images"
 BROKEN = "  (holds NaN or infinity: a VAE in half precision? try --fp32-vae)"
 ALIASES = ["CLIP score", "HPS", "open_clip"]
-USES = "For Optimize Latent, Best of N, Score Images."
+USES = "For Best of N, Score Images, Optimize Latent, CLIP Guidance."
 
 
 def truncated_tokens(scorer: Scorer, text: str) -> list[str]:
@@ -38,6 +38,11 @@ def prompt_lines(scorer: Scorer, prompt: str) -> list[str]:
         return ["The scorer looks at the pictures alone, not at the prompt."] if prompt.strip() else []
     empty = "prompt is empty: the pictures were compared with nothing. Say what they show."
     return [*([] if prompt.strip() else [empty]), *truncated_tokens(scorer, prompt)]
+
+
+def score_text(value: float) -> str:
+    """Two digits of scores on a scale of 100; four of small ones, since HPS tells pictures apart by thousandths."""
+    return f"{value:.{4 if abs(value) < 10 else 2}f}"
 
 
 class FoveaLoadScorer(io.ComfyNode):
@@ -69,7 +74,7 @@ class FoveaLoadScorer(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "allow_download", default=False, optional=True, advanced=True,
-                    tooltip="imscore's scorers only: fetch weights that are not in this machine's hub cache.",
+                    tooltip="imscore's scorers only: fetch weights that are not in this machine's Hugging Face cache.",
                 ),
                 ScorerType.Input(
                     "clip", optional=True,
@@ -157,7 +162,12 @@ class FoveaScorerFromNode(io.ComfyNode):
                 ),
                 io.AnyType.Input("socket_b", optional=True, tooltip="For the second of its inputs without a default."),
             ],
-            outputs=[ScorerType.Output(display_name="scorer", tooltip=USES)],
+            outputs=[
+                ScorerType.Output(
+                    display_name="scorer",
+                    tooltip="For Best of N, Score Images, and the candidates of Optimize Latent.",
+                )
+            ],
         )  # fmt: skip
 
     @classmethod
@@ -202,7 +212,7 @@ class FoveaScoreImages(io.ComfyNode):
             values = [float(picture_score(scorer, picture, target)) for picture in pictures]
         broken = [not bool(torch.isfinite(picture).all()) for picture in pictures]
         order = sorted(range(len(values)), key=lambda i: (broken[i] or math.isnan(values[i]), -values[i]))
-        told = [f"{values[i]:.2f}  picture {i + 1}" + BROKEN * broken[i] for i in order]
+        told = [f"{score_text(values[i])}  picture {i + 1}" + BROKEN * broken[i] for i in order]
         chart = charts.bars([values[i] for i in order], [str(i + 1) for i in order], f"{scorer.unit}: {prompt[:60]}")
         said = prompt_lines(scorer, prompt)
         notices.report(SCORE, [*said, *(line for line in told if line.endswith(BROKEN))])

@@ -120,6 +120,30 @@ def test_the_rules_bite() -> None:
     assert not MAY_IMPORT_COMFYUI.match("guidance/sag/formulas.py")
 
 
+WEIGHTED = re.compile(r"((torch\.)?nn\.)?(Linear|Conv[123]d|LayerNorm|GroupNorm|Embedding)")
+
+
+def weighted_layers(source: str) -> set[str]:
+    """torch's own layers with weights that a file builds."""
+    built = {ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+    return {name for name in built if WEIGHTED.fullmatch(name)}
+
+
+@pytest.mark.parametrize("path", pack_files(), ids=module_name)
+def test_layers_are_comfyuis(path: Path) -> None:
+    """Made through `operations` or comfy.ops: torch's own draw weights that a file then replaces, and take numbers from
+    torch's global generator for it."""
+    found = weighted_layers(path.read_text(encoding="utf-8"))
+    assert not found, f"take operations' or comfy.ops.disable_weight_init's in place of {sorted(found)}"
+
+
+def test_weighted_layers_are_found() -> None:
+    source = "a = nn.Linear(1, 2)\nb = [torch.nn.Conv2d(1, 2, 3), LayerNorm(3)]\n"
+    assert weighted_layers(source) == {"nn.Linear", "torch.nn.Conv2d", "LayerNorm"}
+    other = "operations.Linear(1, 2)\nisinstance(x, nn.Linear)\ncomfy.ops.disable_weight_init.Linear(1, 2)\nnn.ReLU()\n"
+    assert weighted_layers(other) == set()
+
+
 def test_entry_point_is_thin() -> None:
     text = (ROOT / "__init__.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 40

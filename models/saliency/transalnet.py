@@ -258,11 +258,14 @@ def letterbox(pictures: Tensor) -> Tensor:
 
 
 def unboxed(maps: Tensor, height: int, width: int) -> Tensor:
-    """Maps [n, 1, 288, 384] at the size of the pictures, the letterbox's border cut off: [n, height, width]."""
+    """Maps [n, 1, 288, 384] at the size of the pictures, the letterbox's border cut off: [n, height, width]. Stretched
+    along the axis that is cut first: along both, a very wide picture's map would fill a square of its width."""
     if height / ROWS > width / COLUMNS:
-        size = (height, max(width, COLUMNS * height // ROWS))
+        columns = max(width, COLUMNS * height // ROWS)
+        left = (columns - width) // 2
+        inner = F.interpolate(maps, size=(ROWS, columns), mode="bilinear")[..., left : left + width]
     else:
-        size = (max(height, ROWS * width // COLUMNS), width)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    stretched = F.interpolate(maps, size=size, mode="bilinear")[:, 0]
-    return stretched[:, top : top + height, left : left + width]
+        rows = max(height, ROWS * width // COLUMNS)
+        top = (rows - height) // 2
+        inner = F.interpolate(maps, size=(rows, COLUMNS), mode="bilinear")[..., top : top + height, :]
+    return F.interpolate(inner, size=(height, width), mode="bilinear")[:, 0]

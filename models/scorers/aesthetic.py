@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import comfy.ops
 import torch
 from torch import Tensor, nn
 
 from .open_clip import OpenClipScorer, UnknownScorer
-from .scorer import EmbeddingScorer, Scorer
+from .scorer import Scorer
 
 # Where the linear layers are among the others, dropout and, in the second, ReLU.
 LAYOUTS: dict[tuple[int, ...], bool] = {(0, 2, 4, 6, 7): False, (0, 3, 6, 9, 11): True}
@@ -27,14 +28,10 @@ class AestheticScorer(Scorer):
     name: str
     size: int
     patcher: Any = field(repr=False)
-    clip: EmbeddingScorer = field(repr=False)
+    clip: OpenClipScorer = field(repr=False)
     head: nn.Module = field(repr=False)
     unit: str = "aesthetic score"
     reads_prompt: ClassVar[bool] = False
-
-    @property
-    def overwrites(self) -> bool:  # type: ignore[override]
-        return self.clip.overwrites
 
     def target(self, prompt: str) -> None:
         return None
@@ -66,7 +63,7 @@ def read_head(state: Mapping[str, Tensor], file: str) -> nn.Sequential:
     try:
         for prefix in [f"layers.{place}." for place in places] or [""]:
             outer, inner = state[f"{prefix}weight"].shape
-            linear = nn.Linear(inner, outer)
+            linear = comfy.ops.disable_weight_init.Linear(inner, outer)
             linear.load_state_dict({name: state[prefix + name].float() for name in ("weight", "bias")})
             layers += [nn.ReLU(), linear] if layers and LAYOUTS[places] else [linear]
         head = nn.Sequential(*layers).eval().requires_grad_(False)
@@ -90,18 +87,17 @@ def with_clip(state: Mapping[str, Tensor], file: str, clip: Scorer | None) -> Ae
     head = read_head(state, file)
     width = width_of(head)
     wanted = {512: "OpenAI's ViT-B/32 or B/16, as its name says", 768: "OpenAI's ViT-L/14"}.get(width, "its CLIP")
-    if not isinstance(clip, EmbeddingScorer):
+    if not isinstance(clip, OpenClipScorer):
         raise UnknownScorer(
             f"{file} is the head of an aesthetic predictor and needs {wanted}: load that with another Load Scorer and "
             "connect it to input clip."
         )
-    if isinstance(clip, OpenClipScorer):
-        given = clip.patcher.model.visual.output_dim
-        if given != width:
-            raise UnknownScorer(f"{file} rates vectors of {width}, {clip.name} gives {given}: connect {wanted}.")
-        if not clip.quick and width in (512, 768):
-            raise UnknownScorer(
-                f"{file} was trained on OpenAI's weights, {clip.name} is another training: its ratings would mean "
-                f"nothing. Connect {wanted}; if it is that, set activation to quick gelu there."
-            )
+    given = clip.patcher.model.visual.output_dim
+    if given != width:
+        raise UnknownScorer(f"{file} rates vectors of {width}, {clip.name} gives {given}: connect {wanted}.")
+    if not clip.quick and width in (512, 768):
+        raise UnknownScorer(
+            f"{file} was trained on OpenAI's weights, {clip.name} is another training: its ratings would mean nothing. "
+            f"Connect {wanted}; if it is that, set activation to quick gelu there."
+        )
     return AestheticScorer(f"{file} on {clip.name}", clip.size, clip.patcher, clip, head)

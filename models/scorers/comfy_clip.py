@@ -50,13 +50,32 @@ def _beyond_the_first(chunks: Sequence[Sequence[tuple[Any, ...]]]) -> int:
     return sum(token[2] != 0 for chunk in chunks[1:] for token in chunk)
 
 
-def patched(network: nn.Module) -> Any:
-    """A network of ours as ComfyUI's memory management wants it: on its devices, in float32."""
+class WholePatcher(comfy.model_patcher.ModelPatcher):
+    """For a network whose layers are not all ComfyUI's: on its device with all of its weights or with none.
+
+    ComfyUI leaves weights that do not fit on the CPU, from where only its own layers fetch them. Of other layers it
+    does the same and says "loaded completely", and a weight beside a module's layers moves with the whole model only.
+    """
+
+    def partially_load(self, device_to: Any, extra_memory: float = 0, force_patch_weights: bool = False) -> Any:
+        """All of it, whatever memory is granted."""
+        return super().partially_load(device_to, 1e32, force_patch_weights=force_patch_weights)  # ComfyUI's "no limit"
+
+    def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
+        """How much was freed: nothing, so that ComfyUI unloads the whole."""
+        return 0
+
+
+def patched(network: nn.Module, patcher: Any = WholePatcher) -> Any:
+    """A network as ComfyUI's memory management wants it: on its devices, in the precision that it has.
+
+    patcher: ComfyUI's own ModelPatcher for a network of ComfyUI's, which may be loaded in part.
+    """
     network = network.eval().requires_grad_(False)
-    return comfy.model_patcher.ModelPatcher(network, mm.get_torch_device(), mm.unet_offload_device())
+    return patcher(network, mm.get_torch_device(), mm.unet_offload_device())
 
 
-TOWERS = ("clip_g", "clip_h")  # text towers whose projection is in every file
+TOWERS = ("clip_g", "clip_h")  # text towers whose projection is in the original files
 
 
 class NoPair(ValueError):
@@ -107,15 +126,21 @@ def clip_pair(vision: Any, clip: Any) -> ClipPairScorer:
             "A score needs OpenCLIP's bigG (SDXL's CLIP with clip_vision_g) or H (SD2's CLIP with clip_vision_h). "
             "CLIP-L's text projection is missing in many checkpoints: take open_clip's ViT-L-14 in Load Scorer instead."
         )
-    if wide not in [width_of(clip, tower) for tower in towers]:
+    widths = {tower: width_of(clip, tower) for tower in towers}
+    if wide not in widths.values():
         raise NoPair(
-            f"This CLIP_VISION gives vectors of {wide}, the text encoder of "
-            f"{' or '.join(str(width_of(clip, tower)) for tower in towers)}: they were not trained together. SDXL's "
-            "CLIP goes with clip_vision_g, SD2's with clip_vision_h."
+            f"This CLIP_VISION gives vectors of {wide}, the text encoder of {' or '.join(map(str, widths.values()))}: "
+            "they were not trained together. SDXL's CLIP goes with clip_vision_g, SD2's with clip_vision_h."
+        )
+    tower = next(name for name in towers if widths[name] == wide)
+    if not _trained(text_model(clip, tower).text_projection):
+        raise NoPair(
+            "This CLIP's file has no trained text projection (some training scripts leave it out or fill it with "
+            "ones), so its vectors mean nothing. Take the CLIP of the original SD2 or SDXL checkpoint, or a CLIP file "
+            "of open_clip in Load Scorer instead."
         )
     model, config = vision.model, vision.config
-    projection = getattr(model.visual_projection, "weight", None)  # newer ComfyUI puts nothing where a file has none
-    if projection is None or not _trained(projection):
+    if not _trained(model.visual_projection):
         raise NoPair(
             'This CLIP_VISION file has no projection (ComfyUI said "missing clip vision" when it loaded it), so its '
             "vectors mean nothing. Take a whole CLIP vision file, such as clip_vision_g."
@@ -124,17 +149,28 @@ def clip_pair(vision: Any, clip: Any) -> ClipPairScorer:
     copy.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
     return ClipPairScorer(
         "CLIP_VISION and CLIP", vision.image_size, wide, vision.image_mean, vision.image_std,
-        patched(copy), clip, next(name for name in towers if width_of(clip, name) == wide).removeprefix("clip_"),
+        patched(copy, comfy.model_patcher.ModelPatcher), clip, tower.removeprefix("clip_"),
     )  # fmt: skip
 
 
-def _trained(weight: Tensor) -> bool:
-    """False for what a matrix holds that no file filled: memory as it was, which is zeros as a rule, else any number.
-    Rows of trained projections are finite, none is empty, and they are of like lengths."""
-    lengths = weight.detach().float().norm(dim=1)
-    return bool(lengths.isfinite().all() and lengths.amin() > 0 and lengths.amax() < 1e3 * lengths.amin())
+def _trained(projection: Any) -> bool:
+    """False for a layer that no file filled: its matrix is as the memory was, zeros as a rule, or none at all, or has
+    not been given memory yet; or a script has filled it with ones. Rows of trained projections are finite, none is
+    empty, they are of like lengths, and they differ."""
+    weight = getattr(projection, "weight", None)
+    if weight is None or weight.is_meta:
+        return False
+    rows = weight.detach().float()
+    lengths = rows.norm(dim=1)
+    alike = lengths.isfinite().all() and lengths.amin() > 0 and lengths.amax() < 1e3 * lengths.amin()
+    return bool(alike and (rows != rows[:1]).any())
 
 
 def width_of(clip: Any, tower: str) -> int:
     """Length of the vectors of a CLIP's text tower (one of TOWERS), told by its projection."""
-    return int(getattr(clip.cond_stage_model, tower).transformer.text_projection.weight.shape[0])
+    return int(text_model(clip, tower).text_projection.out_features)  # which is there even where its weight is not
+
+
+def text_model(clip: Any, tower: str) -> Any:
+    """ComfyUI's network of a CLIP's text tower (one of TOWERS)."""
+    return getattr(clip.cond_stage_model, tower).transformer

@@ -13,7 +13,6 @@ from .scorer import Scorer
 
 FOLDER = model_folders.register("scorers")
 CONFIG = "config.json"
-BESIDE = {".json", ".txt", ".md", ".jinja", ".model", ".py", ".png", ".jpg"}  # what comes along with weights
 
 
 def names() -> list[str]:
@@ -22,13 +21,8 @@ def names() -> list[str]:
     configs = [name for name in files if Path(name).name == CONFIG and Path(name).parent != Path()]
     folders = [Path(name).parent for name in configs
                if vqa.is_folder(Path(folder_paths.get_full_path(FOLDER, name) or name))]  # fmt: skip
-    offered = [*folders, *(Path(name) for name in files if is_weights(Path(name)))]
+    offered = [*folders, *(Path(name) for name in files if weight_files.is_weights(Path(name)))]
     return sorted(str(each) for each in offered if not set(folders) & set(each.parents))
-
-
-def is_weights(file: Path) -> bool:
-    """By its name: neither hidden nor one of the files that come along."""
-    return file.suffix.lower() not in BESIDE and not file.name.startswith(".")
 
 
 def load(name: str, activation: str = "auto", clip: Scorer | None = None) -> Scorer:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -26,7 +28,7 @@ PREFIX = "imscore: "
 class Kind(NamedTuple):
     """module, cls: where the class is. repo: of its weights; needs: what else its constructor reads from the hub.
     weight: by which ReNO (arXiv 2406.04312) multiplies such a rating to use several as one loss. tokenizer: where the
-    network has it; reads: how many tokens of a text count."""
+    network has it; reads: how many tokens of a text count. letterbox: as scorers have it."""
 
     module: str
     cls: str
@@ -35,13 +37,14 @@ class Kind(NamedTuple):
     weight: float
     tokenizer: str = "processor.tokenizer"
     reads: int = 77
+    letterbox: bool = False
 
 
 CLIP_H, BERT = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "bert-base-uncased"
 CLIP_L = "openai/clip-vit-large-patch14"
 KINDS = {
     "PickScore": Kind("pickscore", "PickScorer", "RE-N-Y/pickscore", (CLIP_H, "yuvalkirstain/PickScore_v1"), 0.05),
-    "HPS v2.1": Kind("hps", "HPSv2", "RE-N-Y/hpsv21", (CLIP_H,), 5.0, "tokenizer"),
+    "HPS v2.1": Kind("hps", "HPSv2", "RE-N-Y/hpsv21", (CLIP_H,), 5.0, "tokenizer", letterbox=True),
     "ImageReward": Kind("imreward", "ImageReward", "RE-N-Y/ImageReward", (BERT,), 1.0, "blip.tokenizer", 35),
     "MPS": Kind("mps", "MPS", "RE-N-Y/mpsv1", (CLIP_H,), 0.05, "tokenizer"),
     "CLIP score L/14": Kind("preference", "CLIPScore", "RE-N-Y/clipscore-vit-large-patch14", (CLIP_L,), 0.01),
@@ -63,6 +66,7 @@ class ImscoreScorer(Scorer):
     size: int = 224
     tokenizer: str = "processor.tokenizer"
     reads: int = 77
+    letterbox: bool = False
 
     def rate(self, squares: Tensor, text: str) -> Tensor:
         """[n, 3, size, size] in 0..1 -> [n], higher is better, differentiable. The network is loaded by the caller."""
@@ -103,13 +107,45 @@ def load(name: str, allow_download: bool) -> ImscoreScorer:
     missing = [] if allow_download else not_here(kind)
     if missing:
         raise ImscoreMissing(
-            f"{name} needs {', '.join(missing)}, which is not in this machine's hub cache. Switch allow_download on, "
-            f"or fetch it by hand: {'; '.join(f'hf download {repo}' for repo in missing)}."
+            f"{name} needs {', '.join(missing)}, which is not in this machine's hub cache. {fetching(missing)}"
         )
     try:
-        return wrap(name, class_of(kind).from_pretrained(kind.repo, strict=True, local_files_only=not allow_download))
+        with nullcontext() if allow_download else offline():
+            network = class_of(kind).from_pretrained(kind.repo, strict=True, local_files_only=not allow_download)
+    except ImscoreMissing:
+        raise
     except Exception as why:
-        raise ImscoreMissing(f"imscore cannot load {name} ({type(why).__name__}: {str(why)[:200]}).") from why
+        cure = "" if allow_download else f" If a file is missing: {fetching((kind.repo, *kind.needs))}"
+        raise ImscoreMissing(f"imscore cannot load {name} ({type(why).__name__}: {str(why)[:200]}).{cure}") from why
+    return wrap(name, network)
+
+
+def fetching(repos: Sequence[str]) -> str:
+    """How to get these repositories."""
+    commands = "; ".join(f"hf download {repo}" for repo in repos)
+    return f"Switch allow_download on, or fetch it by hand: {commands}."
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Nothing is downloaded inside.
+
+    imscore's constructors load further repositories, of which the cache may have a part, and pass nothing on that
+    would say so; the environment is read once, when the hub's package is imported. So its setting is changed and put
+    back: during the load, other downloads through that package are refused, too.
+    """
+    from huggingface_hub import constants, utils
+
+    # Before version 1, connections were kept that had been made by the setting as it was.
+    forget = getattr(utils, "reset_sessions", lambda: None)
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    forget()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        forget()
 
 
 def class_of(kind: Kind) -> Any:
@@ -135,4 +171,7 @@ def not_here(kind: Kind, cache: Path | None = None) -> list[str]:
 def wrap(name: str, network: torch.nn.Module) -> ImscoreScorer:
     """A network of imscore's as a scorer."""
     kind = KINDS[name]
-    return ImscoreScorer(name, name, kind.weight, patched(network.float()), tokenizer=kind.tokenizer, reads=kind.reads)
+    return ImscoreScorer(
+        name, name, kind.weight, patched(network.float()), tokenizer=kind.tokenizer, reads=kind.reads,
+        letterbox=kind.letterbox,
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -48,6 +49,7 @@ ARCHITECTURES = {
 }
 ACTIVATIONS = ("auto", "gelu", "quick gelu")
 NAMELESS = {"model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model"}  # as files of hubs are called
+HPS_V1 = re.compile(r"hps[^a-z0-9]?v?1")
 CURE = (
     "It may be damaged or hold code instead of weights (TorchScript): take the file that open_clip or the model's page "
     "offers as state dict or safetensors."
@@ -112,7 +114,7 @@ def from_weights(state: dict[str, Tensor], path: Path, activation: str = "auto")
     size = size if isinstance(size, int) else size[0]
     title = f"{path.stem} ({name}, {'quick gelu' if quick else 'gelu'})"
     tokenizer = open_clip.get_tokenizer(name)
-    return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer, is_hps(path.name), quick)
+    return OpenClipScorer(title, size, model.context_length, patched(model), tokenizer, is_hps_v2(str(path)), quick)
 
 
 def renamed(state: dict[str, Tensor], file: str) -> dict[str, Tensor]:
@@ -148,9 +150,18 @@ def architecture(state: dict[str, Tensor], file: str) -> str:
     return ARCHITECTURES[shape]
 
 
-def is_hps(file: str) -> bool:
-    """Whether weights are those of HPS, whose own program looks at whole pictures in black squares."""
-    return "hps" in file.lower() or "hpc" in file.lower()
+def is_hps_v2(file: str) -> bool:
+    """Whether weights are by their name those of HPS v2 or v2.1, whose own program looks at whole pictures in black
+    squares. That of v1 (hpc.pth) crops a square, as CLIP does."""
+    name = telling_name(file)
+    return "hps" in name and not HPS_V1.search(name)
+
+
+def telling_name(file: str) -> str:
+    """What says which weights a file has, in lower case: its name without the ending, or its folder's where all files
+    are called the same."""
+    path = Path(file.lower())
+    return path.parent.name if path.stem in NAMELESS and path.parent.name else path.stem
 
 
 def _auto_quick_gelu(state: dict[str, Tensor], path: Path, name: str, foreign: bool) -> bool:
@@ -169,9 +180,7 @@ def wants_quick_gelu(state: dict[str, Tensor], file: str, otherwise: bool = Fals
     """Whether weights were trained with OpenAI's activation: by the name under which they are published, else whether
     they look like OpenAI's, MetaCLIP's or DFN's, or like HPS v1, trained on from OpenAI's. file: its name, or with its
     folder's, which counts where all files are called the same. otherwise: for what looks like none."""
-    path = Path(file.lower())
-    name = path.parent.name if path.stem in NAMELESS and path.parent.name else path.stem
-    published = _published()
+    name, published = telling_name(file), _published()
     if name in published:
         return published[name]
     hints = ("openai", "hpc", "hps_v1", "metaclip", "dfn", "quickgelu", "quick_gelu")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -57,8 +58,10 @@ class RatingNodeScorer(Scorer):
         return prompt
 
     def losses(self, squares: Tensor, target: str) -> Tensor:
-        """Pictures [n, 3, height, width], one by one."""
-        rated = [-self.sign * self.rate(picture, target) for picture in squares.detach()]
+        """Pictures [n, 3, height, width], one by one. NaN for those that are not finite: many nodes go through 8 bit,
+        which would make black pictures of them."""
+        rated = [-self.sign * self.rate(picture, target) if bool(torch.isfinite(picture).all()) else math.nan
+                 for picture in squares.detach()]  # fmt: skip
         return squares.new_tensor(rated, dtype=torch.float32)
 
     def scores(self, losses: Tensor) -> Tensor:
@@ -69,12 +72,11 @@ class RatingNodeScorer(Scorer):
         image = picture.movedim(0, -1)[None].float().to(mm.intermediate_device())
         texts = {key: text.replace(PROMPT, prompt) for key, text in self.texts.items()}
         given = {**self.fixed, **texts, self.picture: image}
-        loaded = [each.model for each in mm.current_loaded_models]
+        loaded = [each.model for each in mm.current_loaded_models if each.model is not None]
         made = self.call(**({key: [value] for key, value in given.items()} if self.lists else given))
         still = {id(each.model) for each in mm.current_loaded_models}
-        gone = [patcher for patcher in loaded if patcher is not None and id(patcher) not in still]
-        if gone:
-            mm.load_models_gpu(gone)
+        if any(id(patcher) not in still for patcher in loaded):
+            mm.load_models_gpu(loaded)  # those that stayed, too: else they would make room for the others
         made = made.get("result") if isinstance(made, dict) else getattr(made, "result", made)
         value = made[self.output] if isinstance(made, (tuple, list)) and len(made) > self.output else None
         value = value[0] if isinstance(value, (tuple, list)) and value else value
@@ -127,7 +129,9 @@ def _values(text: str) -> dict[str, Any]:
 
 
 def _default(kind: Sequence[Any]) -> Any:
-    """What an input of a node has if nobody touches it; None for a socket."""
+    """What an input of a node has if nobody touches it; None for a socket, and for what has to be connected."""
     options = kind[1] if len(kind) > 1 and isinstance(kind[1], Mapping) else {}
+    if options.get("forceInput") and "default" not in options:
+        return None
     choices = kind[0] if isinstance(kind[0], (list, tuple)) else options.get("options") or [EMPTY.get(kind[0])]
     return options.get("default", choices[0] if choices else None)

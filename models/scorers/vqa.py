@@ -63,8 +63,7 @@ class VqaScorer(Scorer):
 
     def probability(self, picture: Image.Image, question: str) -> Tensor:
         """How probable an answer is that begins with "yes", in any writing: a scalar in float32."""
-        with torch.inference_mode(False):  # what ComfyUI left behind where memory is scarce: it knows no parts of these
-            network = self.patcher.model.to(self.patcher.load_device).network
+        network = self.patcher.model.network  # loaded by the caller
         inputs = self.inputs(picture, question).to(self.patcher.load_device)
         inputs = {key: value.to(network.dtype) if torch.is_floating_point(value) else value
                   for key, value in inputs.items() if isinstance(value, Tensor)}  # fmt: skip
@@ -117,9 +116,9 @@ def load(folder: Path) -> VqaScorer:
     try:
         processor = AutoProcessor.from_pretrained(folder, **here)
         network, told = AutoModelForImageTextToText.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **here
-        )
-        network = network.to(dtype)
+            folder, use_safetensors=True, output_loading_info=True, **here,
+            torch_dtype=dtype,  # the name that transformers 4 has for it, which 5 still takes
+        )  # fmt: skip
     except Exception as why:  # of transformers, safetensors, tokenizers: each has its own kinds
         said = str(why).strip().splitlines() or [""]
         code = any("trust_remote_code" in line for line in said)  # no advice to run code

@@ -39,7 +39,7 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
         told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         told["parts"].keys()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DemoFileError(f"FoveaLoadDemo: cannot read demo/{MANIFEST} ({error}). {CURE}") from error
+        raise DemoFileError(f"ShapesWorld: cannot read demo/{MANIFEST} ({error}). {CURE}") from error
     return told
 
 
@@ -50,16 +50,14 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     told = manifest(folder)
     generator = told["parts"].get("unet")
     if part not in told["parts"] or told.get("changes_of", {}).get(part, generator) != generator:
-        raise DemoFileError(f"FoveaLoadDemo: demo/{MANIFEST} has no {part!r} for this generator. {CURE}")
+        raise DemoFileError(f"ShapesWorld: demo/{MANIFEST} has no {part!r} for this generator. {CURE}")
     for name, expected in told["parts"][part].items():
         path = folder / name
         if not path.is_file():
-            raise DemoFileError(f"FoveaLoadDemo: demo/{name} is missing (expected sha256 {expected}). {CURE}")
+            raise DemoFileError(f"ShapesWorld: demo/{name} is missing (expected sha256 {expected}). {CURE}")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != expected:
-            raise DemoFileError(
-                f"FoveaLoadDemo: demo/{name} is damaged: sha256 is {digest}, expected {expected}. {CURE}"
-            )
+            raise DemoFileError(f"ShapesWorld: demo/{name} is damaged: sha256 is {digest}, expected {expected}. {CURE}")
         state.update(comfy.utils.load_torch_file(str(path)))
     return state
 
@@ -71,7 +69,7 @@ def picture_means(folder: Path = FOLDER) -> tuple[tuple[float, ...], ...]:
     """
     found = manifest(folder).get("picture_means")
     if not found:
-        raise DemoFileError(f"FoveaLoadDemo: demo/{MANIFEST} has no means of pictures. {CURE}")
+        raise DemoFileError(f"ShapesWorld: demo/{MANIFEST} has no means of pictures. {CURE}")
     return tuple(map(tuple, found))
 
 
@@ -104,12 +102,17 @@ def load_changed(part: str, folder: Path = FOLDER) -> comfy.model_patcher.ModelP
 
 def load_dual(folder: Path = FOLDER) -> comfy.model_patcher.ModelPatcher:
     """The generator that reads two text encoders and a style vector."""
-    change = {key: value for key, value in load_part("dual", folder).items() if ".lora_" in key}
-    return comfy.sd.load_lora_for_models(_dual_unchanged(folder), None, change, 1.0, 0.0)[0]
+    part = load_part("dual", folder)
+    change = {key: value for key, value in part.items() if ".lora_" in key}
+    return comfy.sd.load_lora_for_models(_dual_unchanged(folder, part=part), None, change, 1.0, 0.0)[0]
 
 
-def _dual_unchanged(folder: Path = FOLDER, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    style = {key.removeprefix("diffusion_model."): value for key, value in load_part("dual", folder).items()
+def _dual_unchanged(
+    folder: Path = FOLDER, disable_dynamic: bool = False, part: dict[str, Tensor] | None = None
+) -> comfy.model_patcher.ModelPatcher:
+    """part: `dual`, where it has been read already."""
+    part = load_part("dual", folder) if part is None else part
+    style = {key.removeprefix("diffusion_model."): value for key, value in part.items()
              if key.startswith("diffusion_model.label_emb.")}  # fmt: skip
     state = {**load_part("unet", folder), **style}
     patcher = _patcher(dual_encoder.Config, state, folder, disable_dynamic)

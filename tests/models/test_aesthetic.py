@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fovea.models.scorers import aesthetic, files
 from fovea.models.scorers.comfy_clip import patched
 from fovea.models.scorers.open_clip import OpenClipScorer, UnknownScorer
-from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages
+from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages, score_text
 
 WIDTHS = (768, 1024, 128, 64, 16, 1)
 LINEAR, RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
@@ -107,7 +107,7 @@ def test_through_the_nodes(folder: Path) -> None:
             first, _, report = FoveaScoreImages.execute(image, scorer, "a dog").result
         ratings = scorer.scores(scorer.losses(pictures, None))
         assert torch.equal(first, image[ratings.argsort(descending=True)]) and "not at the prompt" in report
-        assert f"{float(ratings.max()):.2f}  picture {int(ratings.argmax()) + 1}" in report
+        assert f"{score_text(float(ratings.max()))}  picture {int(ratings.argmax()) + 1}" in report
         with pytest.raises(UnknownScorer, match=r"OpenAI's ViT-L/14.*input clip"):
             loaded(file)
         with pytest.raises(UnknownScorer, match="input clip"):
@@ -121,6 +121,15 @@ def test_the_wrong_clip_is_refused() -> None:
         aesthetic.with_clip(FLAT, "head.pth", clip(width=512))
     with pytest.raises(UnknownScorer, match="another training"):
         aesthetic.with_clip(FLAT, "head.pth", clip(quick=False))
+    with pytest.raises(UnknownScorer, match="input clip"):
+        aesthetic.with_clip(FLAT, "head.pth", loaded(CLIP_A))
+
+
+def test_reading_a_head_draws_no_random_numbers() -> None:
+    weights = state()
+    before = torch.get_rng_state()
+    aesthetic.read_head(weights, "head.pth")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_bad_heads(folder: Path) -> None:

@@ -117,6 +117,20 @@ def test_changes_reach_every_layer(part: str) -> None:
 
 
 @shipped
+def test_each_part_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = demo_model.load_part
+    read: list[str] = []
+
+    def watched(part: str, *more: Path) -> dict[str, torch.Tensor]:
+        read.append(part)
+        return load(part, *more)
+
+    monkeypatch.setattr(demo_model, "load_part", watched)
+    demo_model.load_dual()
+    assert sorted(read) == ["dual", "unet"]
+
+
+@shipped
 def test_host_merges_the_low_rank_change() -> None:
     model, part = demo_model.load_dual(), demo_model.load_part("dual")
     base = demo_model.load_part("unet")

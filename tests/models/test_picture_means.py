@@ -41,6 +41,15 @@ def test_a_picture_does_not_depend_on_its_neighbors() -> None:
     torch.testing.assert_close(moved, whole, atol=0.01, rtol=0)  # as searches change it: the same pictures' means
 
 
+def test_what_an_inpainting_keeps_keeps_its_noise() -> None:
+    start, noise, mask = PictureMean(((1.0, 2.0, 3.0, 4.0),)), torch.randn(2, 4, 8, 8), torch.zeros(2, 1, 8, 8)
+    mask[..., 4:] = 1
+    runs = (starting_noise.StartOfRun(None, torch.tensor([10.0, 0.0]), {}, None, each) for each in (mask, None))
+    masked, whole = (start.changed(noise, run) for run in runs)
+    assert torch.equal(masked[..., :4], noise[..., :4]) and torch.equal(masked[..., 4:], whole[..., 4:])
+    assert not torch.equal(whole[..., :4], noise[..., :4])
+
+
 @pytest.mark.parametrize(("variant", "starts"), [(PLAIN, 1), (FLOW, 0)])
 def test_the_node_offers_it_where_it_helps(variant: str, starts: int) -> None:
     plain = FoveaLoadDemo.execute(variant=variant, start=NOISE).result[0]

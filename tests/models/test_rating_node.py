@@ -15,6 +15,7 @@ from torch import Tensor
 import nodes as comfy_nodes
 from fovea.guidance.gradients.autograd import NoGradient
 from fovea.guidance.regions import prompt_encoding
+from fovea.models.scorers import comfy_clip
 from fovea.models.scorers.rating_node import NoRatingNode
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
@@ -83,10 +84,24 @@ class Blind(Brightness):
     RETURN_TYPES = ("STRING", "IMAGE")
 
 
+class Wired:
+    """Its number has to be connected; its text need not be, for it has a default."""
+
+    RETURN_TYPES, FUNCTION = ("FLOAT",), "measure"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": ("IMAGE",), "scale": ("FLOAT", {"forceInput": True}),
+                             "note": ("STRING", {"forceInput": True, "default": "xy"})}}  # fmt: skip
+
+    def measure(self, image: Tensor, scale: float, note: str) -> tuple[float]:
+        return (scale * len(note),)
+
+
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"Brightness": Brightness, "Waits": Waits, "Silent": Silent, "Blind": Blind, "TestContrast": Contrast,
-             "GetImageSize": GetImageSize}  # fmt: skip
+             "GetImageSize": GetImageSize, "Wired": Wired}  # fmt: skip
     for name, node in found.items():
         monkeypatch.setitem(comfy_nodes.NODE_CLASS_MAPPINGS, name, node)
 
@@ -133,12 +148,25 @@ def test_a_node_of_comfyui() -> None:
     [
         ("Nothing", "{}", "Node name for S&R"), ("EmptyLatentImage", "{}", "number"), ("Blind", "{}", "number"),
         ("Brightness", "{}", r"wants 1 sockets \['model'\]"), ("Waits", '{"model": 1}', "async"),
+        ("Wired", "{}", r"wants 1 sockets \['scale'\]"),
         ("Brightness", "{", "JSON"), ("Brightness", "[1]", "JSON"), ("Brightness", '{"size": 1}', "no input 'size'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_scorer(node: str, values: str, said: str) -> None:
     with pytest.raises(NoRatingNode, match=said):
         scorer(node, values)
+
+
+def test_what_has_to_be_connected_is_no_zero() -> None:
+    assert rated(scorer("Wired", "{}", False, 3.0)).tolist() == [6.0] * 3
+
+
+def test_pictures_that_hold_no_numbers_have_no_score() -> None:
+    """Many nodes would make black pictures of them, which may be liked best."""
+    broken, made = pictures.clone(), scorer("GetImageSize")
+    broken[1, 0, 3, 3] = torch.nan
+    found = made.scores(made.losses(broken, ""))
+    assert found[[0, 2]].tolist() == [56.0] * 2 and found[1].isnan()
 
 
 def test_more_than_it_takes() -> None:
@@ -152,18 +180,33 @@ def test_a_node_that_gives_no_number() -> None:
 
 
 def test_models_that_a_node_pushes_out_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search has the sampled model loaded while it scores."""
-    model = demo_model.load_scorer().patcher
-    made = scorer("TestContrast")
+    """A search has the sampled model loaded while it scores. What stayed is loaded along with what comes back: else it
+    would have to make room."""
+    mm.unload_all_models()
+    models = [comfy_clip.patched(torch.nn.Linear(2, 2)) for _ in range(2)]
+    made, load = scorer("TestContrast"), mm.load_models_gpu
+    stay: list[Any] = []
+    asked: list[list[Any]] = []
 
     def push(*_: Any, **__: Any) -> Any:
-        mm.unload_all_models()
+        kept = [each for each in mm.current_loaded_models if each.model in stay]
+        mm.free_memory(1e30, mm.get_torch_device(), kept)
         return (None, 1.0)
 
+    def watched(wanted: list[Any]) -> None:
+        asked.append(sorted(wanted, key=models.index))
+        load(wanted)
+
     object.__setattr__(made, "call", push)
-    mm.load_models_gpu([model])
+    load(models)
+    monkeypatch.setattr(mm, "load_models_gpu", watched)
+    stay += models
     rated(made)
-    assert any(each.model is model for each in mm.current_loaded_models)
+    assert asked == [], "nothing is gone"
+    stay.remove(models[1])
+    rated(made)
+    assert asked == [models] * len(pictures)
+    assert {id(each.model) for each in mm.current_loaded_models} == set(map(id, models))
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,30 @@ class TestLetterbox:
         assert boxed.shape == (1, 3, 288, 384)
         assert transalnet.unboxed(boxed[:, :1], height, width).shape == (1, height, width)
 
+    @pytest.mark.parametrize("size", [(288, 384), (640, 480), (480, 900), (17, 900), (900, 17), (1, 1), (333, 250)])
+    def test_a_map_is_stretched_as_a_whole_and_cut(self, size: tuple[int, int]) -> None:
+        """As published, although the axis that is cut comes first."""
+        maps = torch.rand(2, 1, 288, 384, generator=torch.Generator().manual_seed(3))
+        height, width = size
+        rows, columns = max(height, 288 * width // 384), max(width, 384 * height // 288)
+        top, left = (rows - height) // 2, (columns - width) // 2
+        wanted = nn.functional.interpolate(maps, size=(rows, columns), mode="bilinear")[:, 0]
+        wanted = wanted[:, top : top + height, left : left + width]
+        torch.testing.assert_close(transalnet.unboxed(maps, *size), wanted, rtol=1e-5, atol=1e-6)
+
+    def test_a_very_wide_picture_takes_no_memory_of_a_square(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = transalnet.F.interpolate
+        made: list[int] = []
+
+        def watched(*args: Tensor, **more: object) -> Tensor:
+            found = real(*args, **more)
+            made.append(found.numel())
+            return found
+
+        monkeypatch.setattr(transalnet.F, "interpolate", watched)
+        assert transalnet.unboxed(torch.rand(1, 1, 288, 384), 8, 6000).shape == (1, 8, 6000)
+        assert max(made) < 6000 * 4500 / 10
+
     @pytest.mark.parametrize("size", [(144, 192), (96, 384), (288, 144), (400, 300)])
     def test_what_is_where_stays_there(self, size: tuple[int, int]) -> None:
         """A smooth picture through letterbox and back, with no border in it."""

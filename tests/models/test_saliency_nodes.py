@@ -46,6 +46,15 @@ def test_from_a_file(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(p.is_inference() or p.requires_grad for p in model.patcher.model.parameters())
 
 
+def test_what_comes_along_with_weights_is_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TranSalNet_Res.pth", "README.md", "config.json", ".gitattributes"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], set()))
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+    (file,) = FoveaLoadSaliencyModel.define_schema().inputs
+    assert file.options == [WITHOUT_WEIGHTS, "TranSalNet_Res.pth"]
+
+
 def test_bad_files(weights: Path, tmp_path: Path) -> None:
     broken, other, part = (tmp_path / name for name in ("broken.pth", "other.pth", "part.pth"))
     broken.write_bytes(weights.read_bytes()[:5000])

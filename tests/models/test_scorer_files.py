@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from inspect import getfile
 from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
+import comfy.model_management as mm
 import comfy.sd
 import comfy.sd1_clip
 import comfy.text_encoders.sd2_clip
@@ -15,9 +18,11 @@ import open_clip
 import pytest
 import torch
 from comfy.supported_models_base import ClipTarget
+from huggingface_hub import constants
+from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from fovea.guidance.noise_optimization.losses import SalientLoss, square_losses
+from fovea.guidance.noise_optimization.losses import SalientLoss, in_one, square_losses
 from fovea.models.scorers import comfy_clip, imscore
 from fovea.models.shapesworld.loader import load_clip
 
@@ -108,6 +113,41 @@ def test_a_vision_file_without_its_projection_is_refused(network: Any, memory: f
     comfy_clip.clip_pair(vision, clip_h(network))
 
 
+UNTRAINED: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "zeros": torch.zeros_like,
+    "ones, as kohya's scripts have it": torch.ones_like,
+    "equal rows": lambda weight: weight[:1].expand_as(weight).clone(),
+    "what was in the memory": lambda weight: torch.full_like(weight, torch.nan),
+    "no memory yet": lambda weight: torch.empty_like(weight, device="meta"),
+    "no weight": lambda weight: None,
+}
+
+
+@pytest.mark.parametrize("kind", UNTRAINED)
+def test_a_clip_without_a_trained_text_projection_is_refused(network: Any, kind: str) -> None:
+    vision, clip = clip_vision(network), clip_h(network)
+    comfy_clip.clip_pair(vision, clip)
+    projection = clip.cond_stage_model.clip_h.transformer.text_projection
+    found = UNTRAINED[kind](projection.weight.detach())
+    projection.weight = None if found is None else torch.nn.Parameter(found, requires_grad=False)
+    with pytest.raises(comfy_clip.NoPair, match=r"text projection.*original SD2 or SDXL checkpoint.*Load Scorer"):
+        comfy_clip.clip_pair(vision, clip)
+
+
+def test_a_network_of_another_package_is_loaded_as_a_whole(network: Any, pair: comfy_clip.ClipPairScorer) -> None:
+    """Where memory is scarce, too: its layers cannot fetch what is left on the CPU, as ComfyUI's own can."""
+    elsewhere = comfy_clip.patched(copy.deepcopy(network)).clone()
+    elsewhere.partially_load(torch.device("meta"), 1)
+    assert {each.device.type for each in (*elsewhere.model.parameters(), *elsewhere.model.buffers())} == {"meta"}
+    assert elsewhere.partially_unload(torch.device("cpu"), 1) == 0
+    patcher = comfy_clip.patched(copy.deepcopy(network))
+    loaded = mm.LoadedModel(patcher)
+    loaded.model_load(1)
+    assert patcher.loaded_size() == patcher.model_size()
+    assert loaded.model_unload(1) and patcher.loaded_size() == 0, "asked for a byte, ComfyUI gets all of it"
+    assert not isinstance(pair.patcher, comfy_clip.WholePatcher)
+
+
 @pytest.fixture(scope="module")
 def preference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """imscore's own class around a small CLIP, as its constructor finds one on disk."""
@@ -155,6 +195,32 @@ def test_imscore_downloads_nothing_unasked(monkeypatch: pytest.MonkeyPatch, tmp_
         with pytest.raises(imscore.ImscoreMissing, match=f"hf download {kind.repo}"):
             imscore.load(imscore.PREFIX + name, allow_download=False)
     assert asked == []
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_part_of_a_repository_is_not_completed_unasked(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    """imscore's constructors ask the hub for more and do not pass on that nothing may be downloaded."""
+    kind, offline = imscore.KINDS["CLIP score L/14"], []
+
+    def half(*_: Any, **__: Any) -> None:
+        offline.append(constants.HF_HUB_OFFLINE)
+        raise FileNotFoundError("model.safetensors is not there")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(imscore, "not_here", lambda _: [])
+    monkeypatch.setattr(imscore.class_of(kind), "from_pretrained", half)
+    with pytest.raises(imscore.ImscoreMissing, match=r"model\.safetensors is not there") as error:
+        imscore.load(imscore.PREFIX + "CLIP score L/14", allow_download=allowed)
+    assert offline == [not allowed] and constants.HF_HUB_OFFLINE is False
+    commands = [f"hf download {repo}" in str(error.value) for repo in (kind.repo, *kind.needs)]
+    assert commands == [not allowed] * 2
+
+
+def test_hps_of_imscore_sees_whole_pictures(preference: tuple[Any, Any]) -> None:
+    picture = torch.rand(3, 32, 64)
+    hps = imscore.wrap("HPS v2.1", torch.nn.Linear(1, 1))
+    assert hps.letterbox and in_one(hps, picture).shape == (1, 3, 224, 224)
+    assert in_one(preference[1], picture) is None
 
 
 def test_without_the_package_nothing_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from fovea.models.scorers import open_clip as open_clip_files
 from fovea.models.scorers.open_clip import ARCHITECTURES, UnknownScorer
 from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.scorers import score_text
 from tools.shapesworld import sets
 from tools.shapesworld.world import caption, render
 
@@ -87,9 +89,32 @@ def test_activation_of_published_weights(name: str, quick: bool) -> None:
     assert open_clip_files.wants_quick_gelu({}, name) == quick
 
 
-def test_a_good_load_says_what_it_took(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "name, boxed",
+    [
+        ("HPS_v2_compressed.pt", True), ("HPS_v2.1_compressed.pt", True), ("HPSv2/open_clip_model.safetensors", True),
+        ("HPSv2/open_clip_pytorch_model.bin", True), ("hpc.pth", False), ("hps_v1.pt", False), ("hps_v1.1.pt", False),
+        ("HPSv1/pytorch_model.bin", False), ("hps/ViT-H-14.pt", False), ("anything.pt", False),
+    ],
+)  # fmt: skip
+def test_hps_v2_sees_whole_pictures(name: str, boxed: bool) -> None:
+    """Its own program puts them into black squares; that of v1 crops them, as CLIP's does."""
+    assert open_clip_files.is_hps_v2(name) == boxed
+
+
+@pytest.mark.parametrize(
+    "score, text", [(0.27051, "0.2705"), (-1.5, "-1.5000"), (31.456, "31.46"), (-12.0, "-12.00"), (math.nan, "nan")]
+)
+def test_scores_are_written_so_that_they_can_be_told_apart(score: float, text: str) -> None:
+    assert score_text(score) == text
+
+
+def test_a_good_load_says_what_it_took(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    named = tmp_path / "HPSv2" / "open_clip_model.safetensors"
+    named.parent.mkdir()
+    named.symlink_to(file)
     with caplog.at_level(logging.INFO):
-        open_clip_files.load(file)
+        assert open_clip_files.load(named).letterbox
     said = [record.message for record in caplog.records]
     assert any(SMALL in line and "gelu" in line for line in said)
     assert not any("randomly" in line for line in said), "nothing that says the opposite of what happened"

@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fovea.models import lora_files
 from fovea.models.shapesworld import evaluators
 from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.region_sources import read_loras
 from tools.shapesworld import judge, sets, words, world
 from tools.shapesworld.shipped_weights import CHANGES, GENERATORS, LORAS, PARTS, training_state
 
@@ -91,14 +93,19 @@ def test_missing_and_truncated_files_are_named_with_hash_and_cure(tmp_path):
     name, expected = next(iter(demo_model.manifest()["parts"]["vae"].items()))
     damaged = tmp_path / "demo" / name
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    with pytest.raises(demo_model.DemoFileError, match=f"{name} is damaged.*{expected}.*Restore"):
+    with pytest.raises(demo_model.DemoFileError, match=f"^ShapesWorld: demo/{name} is damaged.*{expected}.*Restore"):
         demo_model.load_vae(tmp_path / "demo")
     damaged.unlink()
-    with pytest.raises(demo_model.DemoFileError, match=f"{name} is missing.*{expected}.*Restore"):
+    with pytest.raises(demo_model.DemoFileError, match=f"^ShapesWorld: demo/{name} is missing.*{expected}.*Restore"):
         demo_model.load_vae(tmp_path / "demo")
     (tmp_path / "demo" / demo_model.MANIFEST).unlink()
     with pytest.raises(demo_model.DemoFileError, match=demo_model.MANIFEST):
         demo_model.load_model(tmp_path / "demo")
+
+
+def test_a_style_that_does_not_ship_is_an_error_of_the_nodes_input():
+    with pytest.raises(ValueError, match=r"^Region: lora: ShapesWorld: demo/.*'lora_nothing'"):
+        read_loras("Region", lora_files.SHIPPED + "nothing", 1.0, 1.0)
 
 
 @shipped

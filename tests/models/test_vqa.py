@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management as mm
 import folder_paths
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
+    AutoModelForImageTextToText,
     CLIPImageProcessor,
     CLIPVisionConfig,
     GemmaConfig,
@@ -38,7 +40,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 
 from fovea.models.scorers import files, vqa
 from fovea.models.scorers.open_clip import UnknownScorer
-from fovea.nodes.scorers import FoveaLoadScorer, FoveaScoreImages
+from fovea.nodes.scorers import FoveaLoadScorer, FoveaScoreImages, score_text
 
 PROMPT = "a star"
 ASKED = 'Does this figure show "a star"? Please answer yes or no.'
@@ -155,9 +157,16 @@ def by_hand(folder: Path, picture: Tensor, text: str) -> float:
     return sum(float(value) for place, value in enumerate(logits.double().softmax(0)) if place in YES)
 
 
+def ready(folder: Path) -> vqa.VqaScorer:
+    """As those who use a scorer have it."""
+    scorer = vqa.load(folder)
+    mm.load_models_gpu([scorer.patcher])
+    return scorer
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_probability_of_yes(folders: Path, kind: str, no_net: None) -> None:
-    scorer = vqa.load(folders / kind)
+    scorer = ready(folders / kind)
     text = KINDS[kind]()[2]
     assert scorer.name == kind and not scorer.differentiable and scorer.whole
     found = scorer.scores(scorer.losses(pictures, scorer.target(PROMPT)))
@@ -169,11 +178,27 @@ def test_the_probability_of_yes(folders: Path, kind: str, no_net: None) -> None:
 
 
 def test_pictures_that_hold_no_numbers_have_no_score(folders: Path) -> None:
-    scorer = vqa.load(folders / "llava")
+    scorer = ready(folders / "llava")
     broken = pictures.clone()
     broken[1, 0, 3, 3] = torch.nan
     scores = scorer.scores(scorer.losses(broken, scorer.target(PROMPT)))
     assert scores[0].isfinite() and scores[1].isnan()
+
+
+def test_weights_are_loaded_in_the_precision_that_is_used(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 4 would make them in float32 first, with twice the memory."""
+    load = AutoModelForImageTextToText.from_pretrained
+    given: list[torch.dtype] = []
+
+    def watched(*args: Any, **more: Any) -> Any:
+        made = load(*args, **more)
+        given.append(made[0].dtype)
+        return made
+
+    monkeypatch.setattr(vqa.mm, "should_use_bf16", lambda *_: True)
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", watched)
+    network = vqa.load(folders / "llava").patcher.model.network
+    assert given == [torch.bfloat16] and {value.dtype for value in network.parameters()} == {torch.bfloat16}
 
 
 def test_words_that_mean_yes() -> None:
@@ -194,7 +219,7 @@ def test_through_the_nodes(scorers: Path, no_net: None) -> None:
         first, _, report = FoveaScoreImages.execute(image, scorer, PROMPT).result
     best = scorer.scores(scorer.losses(pictures, scorer.target(PROMPT)))
     assert torch.equal(first, image[best.argsort(descending=True)])
-    assert report.splitlines()[0] == f"{float(best.max()):.2f}  picture {int(best.argmax()) + 1}"
+    assert report.splitlines()[0] == f"{score_text(float(best.max()))}  picture {int(best.argmax()) + 1}"
 
 
 def change(path: Path, **changes: Any) -> None:

@@ -72,6 +72,14 @@ class TestViews:
         assert abs(small.top - 10) <= 2 and abs(small.left - 20) <= 2 and abs(small.side - 20) <= 2
         assert big.weight / small.weight == pytest.approx(0.8 * 800 / 400, rel=0.05)
 
+    def test_labels_of_older_kornia(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are lower by one: the first cell, where it is a part by itself, has that of the background."""
+        saliency = torch.zeros(20, 20)
+        saliency[0, 0], saliency[8:14, 10:14] = 1, 2
+        wanted, label = crops.salient_parts(saliency, 0.8, 2), crops.connected_components
+        monkeypatch.setattr(crops, "connected_components", lambda *a, **more: (label(*a, **more) - 1).clamp_min(0))
+        assert crops.salient_parts(saliency, 0.8, 2) == wanted and [view.side for view in wanted] == [6, 2]
+
     def test_drawn_squares_follow_the_density(self) -> None:
         saliency = torch.zeros(64, 64)
         saliency[48:, :16] = 1
