@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..comfy.scratch import alone_in, scratch_folder
 from . import sets
 from .world import SIZE, Scene, Thing, render
 
 SMALL = 128
 CHUNK = 256
+PICTURES = 40_000  # unless another number is asked for
+ARRAYS = {"pictures": (SIZE, SIZE, 3), "small": (SMALL, SMALL, 3), "labels": (SMALL, SMALL)}
 
 
 def scene_to_json(scene: Scene) -> str:
@@ -48,7 +51,7 @@ class Dataset:
 
 def _paint_chunk(job: tuple[str, int, int, str]) -> tuple[int, list[str]]:
     name, start, stop, root = job
-    arrays = [np.load(Path(root) / f"{part}.npy", mmap_mode="r+") for part in ("pictures", "small", "labels")]
+    arrays = [np.load(Path(root) / f"{part}.npy", mmap_mode="r+") for part in ARRAYS]
     lines = []
     for i in range(start, stop):
         scene = sets.scene(name, i)
@@ -60,15 +63,33 @@ def _paint_chunk(job: tuple[str, int, int, str]) -> tuple[int, list[str]]:
     return start, lines
 
 
-def build(root: Path, name: str, count: int) -> Dataset:
-    """Paint scenes 0..count-1 of a set below `root`, unless that is already done."""
-    if not (root / "scenes.jsonl").exists():
-        root.mkdir(parents=True, exist_ok=True)
-        for part, shape in (("pictures", (SIZE, SIZE, 3)), ("small", (SMALL, SMALL, 3)), ("labels", (SMALL, SMALL))):
-            np.lib.format.open_memmap(root / f"{part}.npy", "w+", np.uint8, (count, *shape))
-        jobs = [(name, i, min(i + CHUNK, count), str(root)) for i in range(0, count, CHUNK)]
+def painted(root: Path) -> int:
+    """How many pictures are there with their scenes; 0 where they are not whole."""
+    told, pictures = root / "scenes.jsonl", root / "pictures.npy"
+    if not (told.exists() and pictures.exists()):
+        return 0
+    count = told.read_bytes().count(b"\n")
+    return count if count == len(np.load(pictures, mmap_mode="r")) else 0
+
+
+def build(root: Path, name: str, count: int | None) -> Dataset:
+    """At least `count` pictures of a set, painted below `root` unless they are there. None: those that are there, else
+    PICTURES."""
+    if painted(root) < (count or 1):
+        with alone_in(root):
+            _paint(root, name, count or PICTURES)
+    return Dataset(root)
+
+
+def _paint(root: Path, name: str, count: int) -> None:
+    """Scenes 0..count-1, in place of what is there."""
+    with scratch_folder("painting", root) as scratch:
+        for part, shape in ARRAYS.items():
+            np.lib.format.open_memmap(scratch / f"{part}.npy", "w+", np.uint8, (count, *shape))
+        jobs = [(name, i, min(i + CHUNK, count), str(scratch)) for i in range(0, count, CHUNK)]
         with get_context("spawn").Pool(os.cpu_count()) as pool:
             done = dict(tqdm(pool.imap_unordered(_paint_chunk, jobs), total=len(jobs), desc=f"painting {name}"))
         text = "\n".join(line for start in sorted(done) for line in done[start])
-        (root / "scenes.jsonl").write_text(text + "\n")
-    return Dataset(root)
+        (scratch / "scenes.jsonl").write_text(text + "\n")
+        for file in (*(f"{part}.npy" for part in ARRAYS), "scenes.jsonl"):  # these last: by them the rest is whole
+            (scratch / file).replace(root / file)

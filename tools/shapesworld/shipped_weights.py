@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from torch import Tensor
@@ -15,6 +17,7 @@ CHANGES = {  # of the generator that ships, by stage
 }  # fmt: skip
 LORAS = {"lora_outlined": "outlined", "lora_shaded": "shaded"}  # of that generator, by the style of each
 GENERATORS = {"dit": ("dit",)}  # beside it, by stage
+BASE = ("unet", "vae", "clip_a")  # what changes, and generators beside it, are trained on top of
 PREFIXES = {"unet": "unet.", "vae": "vae.", "dit": "network."}  # of names in training that shipped files do without
 TRAINING_ONLY = ("point_", "network.layout.")  # heads that only training needs
 
@@ -25,3 +28,17 @@ def training_state(folder: Path, part: str) -> dict[str, Tensor]:
 
     prefix = PREFIXES.get(part, "")
     return {prefix + k: v.float() for k, v in demo_model.load_part(part, folder).items()}
+
+
+def base_hash(folder: Path = DEMO) -> str:
+    """Of the files in a folder that other parts are trained on top of: to another base those do not fit."""
+    parts = json.loads((folder / "shapesworld.json").read_text())["parts"]
+    return hashlib.sha256(json.dumps([parts[part] for part in BASE]).encode()).hexdigest()[:12]
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """Of weights under the names of training, in half precision: exported ones have that of their checkpoint."""
+    told = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        told.update(key.encode() + value.half().contiguous().numpy().tobytes())
+    return told.hexdigest()[:12]

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Run:
     compiled: bool = False  # torch.compile: a sixth faster on two cores, two minutes to start, needs a C++ compiler
     started: float = field(default_factory=time.monotonic)
     spent_before: float = 0.0
+    base: str = ""  # hash of the shipped weights that it is trained on top of (`base_hash`), where it is
+    stage: str = ""  # whose part it is, where a stage trains several
 
     @property
     def checkpoint(self) -> Path:
@@ -40,6 +42,11 @@ class Run:
     def fraction(self) -> float:
         """Share of the time budget that is used, earlier interrupted attempts included."""
         return (self.spent_before + time.monotonic() - self.started) / (60 * self.minutes)
+
+    def part(self, name: str, share: float, **changed: Any) -> Run:
+        """One of several that a stage trains, each from weights of the stage's choice. share: of its minutes."""
+        return replace(self, name=name, stage=self.name, minutes=self.minutes * share, shipped=None,
+                       started=time.monotonic(), **changed)  # fmt: skip
 
     def log(self, **values) -> None:
         row = {
@@ -70,11 +77,27 @@ def initialize(module: nn.Module, seed: int) -> nn.Module:
     return module.requires_grad_(True)
 
 
+def checkpoint(path: Path, base: str) -> dict[str, Any]:
+    """What training left, on top of shipped weights of this hash. What does not tell it is older, and is believed."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state.get("base", base) != base:
+        raise SystemExit(f"{path} was trained on top of other weights than those that ship now: take another --work")
+    return state
+
+
+def finished(work: Path, part: str, base: str = "") -> dict[str, torch.Tensor]:
+    """The averaged weights of a part that was trained to its end. base: as in `checkpoint`."""
+    path = work / f"{part}.pt"
+    state = checkpoint(path, base)
+    if not state.get("finished", True):
+        raise SystemExit(f"{path} was interrupted: go on with --stage {state['stage']} first, with the same --minutes")
+    return state["ema"]
+
+
 def averaged(run: Run, part: str) -> dict[str, torch.Tensor]:
     """The averaged weights of an earlier stage: of this work folder, else the shipped ones that the run continues."""
-    path = run.work / f"{part}.pt"
-    if path.exists():
-        return torch.load(path, map_location="cpu", weights_only=True)["ema"]
+    if (run.work / f"{part}.pt").exists():
+        return finished(run.work, part, run.base)
     if run.shipped is None:
         raise SystemExit(f"stage {run.name} needs {part}: train it first, or pass --continue-shipped")
     return training_state(run.shipped, part)
@@ -87,7 +110,7 @@ def save_atomically(state: dict, path: Path) -> None:
 
 
 class Trainer:
-    """Optimizer, warm-up and cosine over the time budget, EMA, checkpoints that resume."""
+    """Optimizer, warm-up and cosine over the time budget, EMA, checkpoints that resume; seeds what torch draws."""
 
     def __init__(
         self, run: Run, modules: nn.ModuleDict, lr: float, ema: float = 0.999, weight_decay: float = 0.01,
@@ -101,16 +124,20 @@ class Trainer:
         )
         self.step, self.saved = 0, time.monotonic()
         resuming = run.checkpoint.exists()
+        if resuming and run.fresh:
+            raise SystemExit(f"{run.checkpoint} is there: leave out --fresh to go on with it, or take another --work")
         if run.shipped is not None and not run.fresh and not resuming:
             self._continue_shipped(run.shipped)
         self.shadow = {k: v.detach().clone().float() for k, v in modules.state_dict().items()}
         if resuming:
             self._resume()
+        torch.manual_seed(run.seed + 1000 + self.step)  # or each attempt would draw the same noise again
 
     def _resume(self) -> None:
-        state = torch.load(self.run.checkpoint, map_location="cpu", weights_only=True)
+        state = checkpoint(self.run.checkpoint, self.run.base)
         self.modules.load_state_dict(state["model"])
-        self.shadow = state["ema"]
+        for key, value in state["ema"].items():
+            self.shadow[key].copy_(value)  # where the modules are; the file was read to the CPU
         self.step, self.run.spent_before = state["step"], state["seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -122,7 +149,7 @@ class Trainer:
                 f"the shipped {self.run.name} has another architecture: missing {missing}, unexpected {unexpected}"
             )
 
-    def save(self) -> None:
+    def save(self, finished: bool = False) -> None:
         seconds = self.run.fraction() * self.run.minutes * 60
         save_atomically(
             {
@@ -131,6 +158,9 @@ class Trainer:
                 "step": self.step,
                 "seconds": seconds,
                 "optimizer": self.optimizer.state_dict(),
+                "finished": finished,
+                "base": self.run.base,
+                "stage": self.run.stage or self.run.name,
             },
             self.run.checkpoint,
         )
@@ -146,7 +176,7 @@ class Trainer:
             if time.monotonic() - self.saved > 300:
                 self.save()
         bar.close()
-        self.save()
+        self.save(finished=True)
 
     def backward(self, loss: torch.Tensor, floor: float = 0.05) -> None:
         rate = min(1.0, (self.step + 1) / self.warm_up) * (

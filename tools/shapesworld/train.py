@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,7 +31,7 @@ from . import (
     train_unet,
     train_vae,
 )
-from .shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PARTS
+from .shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PARTS, base_hash
 
 SHARES = {"vae": 0.08, "clip_a": 0.09, "reader": 0.05, "clip_b": 0.05, "unet": 0.70}
 STAGES = {  # in order; before them "data" paints the pictures
@@ -65,7 +64,8 @@ def main() -> None:
     parser.add_argument("--stage", choices=("all", "data", *STAGES, *LATER), default="all")
     parser.add_argument("--minutes", type=float, default=180, help="budget of the whole run; one stage: of that stage")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--pictures", type=int, default=40_000, help="training pictures to paint")
+    parser.add_argument("--pictures", type=int, help="training pictures to paint where fewer are there; unless told: "
+                        f"those that are there, else {data.PICTURES}")  # fmt: skip
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "shapesworld")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--export", type=Path, nargs="?", const=DEMO, help="write what is trained to demo/ at the end, "
                         "or to a copy of it in this folder")  # fmt: skip
     args = parser.parse_args()
+    if args.fresh and (args.stage == "all" or not args.continue_shipped):
+        parser.error("--fresh is for one stage with --continue-shipped; without the two, all begins from nothing")
     keep_memory()
 
     load_packages()
@@ -85,18 +87,20 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     held_out = data.build(args.work / "data" / "held_out", "held_out", 1024)
     pictures = data.build(args.work / "data" / "train", "train", args.pictures)
+    print(f"training on {len(pictures)} pictures; --pictures asks for more")  # they may be those of a trial
     for name in STAGES if args.stage == "all" else {args.stage} - {"data"}:
         minutes = args.minutes * (SHARES.get(name, 1.0) if args.stage == "all" else 1.0)
         shipped = DEMO if args.continue_shipped else None
-        run = stages.Run(name, args.work, device, minutes, args.seed, shipped, args.rate, args.fresh, args.compile)
+        base = base_hash() if name in LATER else ""
+        run = stages.Run(name, args.work, device, minutes, args.seed, shipped, args.rate, args.fresh, args.compile,
+                         base=base)  # fmt: skip
         # On CPUs the fused attention kernel's backward pass is slower than plain matrix products at these sizes.
         with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
             {**STAGES, **LATER}[name](run, pictures)
     if args.export:
-        if args.export != DEMO:
-            shutil.copytree(DEMO, args.export, dirs_exist_ok=True)
         of_stage = {**CHANGES, **GENERATORS, "loras": tuple(LORAS)}
-        export.export(args.work, args.export, of_stage.get(args.stage, () if args.stage in LATER else PARTS))
+        parts = of_stage.get(args.stage, () if args.stage in LATER else PARTS)
+        export.export(args.work, export.prepared(args.export), parts)
     print(f"held-out pictures: {len(held_out)}; log: {args.work / 'log.jsonl'}")
 
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from . import words
 from .data import Dataset
-from .shipped_weights import DEMO, training_state
 from .stages import Run, Trainer, initialize
-from .train_unet import EMPTY_CAPTIONS, clean, encoded_pictures, text_tower
+from .train_experts import base
+from .train_unet import EMPTY_CAPTIONS, clean, encoded_pictures, shipped_tower
 from .train_unet import contexts as unet_contexts
 from .world import (
     BACKGROUND_NAMES,
@@ -162,7 +162,7 @@ class Teacher:
         from fovea.models.shapesworld import generator
 
         unet = generator.unet()
-        unet.load_state_dict({k.removeprefix("unet."): v for k, v in training_state(DEMO, "unet").items()})
+        unet.load_state_dict(base())
         unet = unet.to(run.device).eval().requires_grad_(False)
         self.forward, self.tower, self.device = torch.compile(unet) if run.compiled else unet, tower, run.device
         self.schedule = ModelSamplingDiscrete()
@@ -223,11 +223,10 @@ def train(run: Run, data: Dataset) -> None:
     comfy.model_management.in_training = True  # or norms and rotations take a path without gradients
     model = build(run.seed + 8).to(run.device)
     latents, scale, drawn = encoded_pictures(run, data)
-    tower = text_tower(run, training_state(DEMO, "clip_a"))  # the one that ships: its table is only added to
+    tower = shipped_tower(run)  # its table is only added to
     trainer = Trainer(run, nn.ModuleDict({"network": model}), RATE, 0.9995, optimizer=optimizers(model))
     forward, teacher = torch.compile(model) if run.compiled else model, Teacher(run, tower)
     rng = np.random.default_rng(run.seed + 43 + trainer.step)
-    torch.manual_seed(run.seed + 44 + trainer.step)
     average: np.ndarray | None = None
     for step in trainer.steps():
         index = rng.choice(len(latents), size=BATCH, p=drawn)

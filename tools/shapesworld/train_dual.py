@@ -9,8 +9,6 @@ shipped generator: it is told a style in words, they are shown another picture i
 from __future__ import annotations
 
 import re
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +19,10 @@ from tqdm import tqdm
 
 from . import t5_words, words
 from .data import Dataset
-from .shipped_weights import DEMO, training_state
-from .stages import Run, Trainer, averaged, initialize
+from .shipped_weights import base_hash
+from .stages import Run, Trainer, averaged, finished, initialize
 from .train_experts import base
+from .train_lora import CHANGE, LowRank
 from .train_unet import (
     BATCH,
     EMPTY_CAPTIONS,
@@ -33,7 +32,7 @@ from .train_unet import (
     encoded_pictures,
     fit,
     noise_levels,
-    text_tower,
+    shipped_tower,
 )
 from .world import STYLES, caption
 
@@ -45,18 +44,6 @@ UNTOLD = 0.85  # of captions with a style vector do not name the style: else not
 
 
 STYLE_WORDS = re.compile(rf", ({'|'.join(STYLES)}) style$")
-
-
-class LowRank(nn.Module):
-    """A weight plus a trained product of two thin matrices (LoRA, arXiv 2106.09685, eq. 3)."""
-
-    def __init__(self, weight: Tensor, rank: int) -> None:
-        super().__init__()
-        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
-        self.down = nn.Parameter(torch.randn(rank, weight[0].numel()) / weight[0].numel() ** 0.5)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + (self.up @ self.down).view_as(weight)
 
 
 class T5(nn.Module):
@@ -131,11 +118,6 @@ def t5_rows(captions: list[str], device: torch.device) -> Tensor:
     return torch.from_numpy(t5_words.rows(np.stack([t5_words.encode(text) for text in captions]))).to(device)
 
 
-def shipped_tower(run: Run) -> nn.ModuleDict:
-    """The CLIP A that ships: the generator that is changed was trained with it."""
-    return text_tower(run, training_state(DEMO, "clip_a"))
-
-
 def teach(run: Run, data: Dataset) -> None:
     """T5 learns CLIP A's hidden states of the same words."""
     model, tower = build_t5(run.seed + 8).to(run.device), shipped_tower(run)
@@ -160,11 +142,11 @@ def teach(run: Run, data: Dataset) -> None:
 
 @torch.no_grad()
 def styles(run: Run, data: Dataset) -> np.ndarray:
-    """CLIP A's vectors of all training pictures as the generator takes them, [N, 256] fp16; computed once."""
+    """The shipped CLIP A's vectors of all training pictures as the generator takes them, [N, 256] fp16; kept."""
     from fovea.models.shapesworld import dual_encoder
     from fovea.models.shapesworld import loader as demo_model
 
-    path = run.work / "styles.npy"
+    path = run.work / f"styles_{run.base}_{len(data)}.npy"
     if not path.exists():
         tower, found = demo_model.load_clip_train_image().to(run.device), []
         for i in tqdm(range(0, len(data), 64), desc="styles", mininterval=5):
@@ -204,10 +186,7 @@ def tell_styles(unet: nn.Module, data: Dataset, vectors: np.ndarray, seed: int, 
 
 
 def train(run: Run, data: Dataset) -> None:
-    def part(name: str, share: str) -> Run:
-        return replace(run, name=name, minutes=run.minutes * SHARES[share], shipped=None, started=time.monotonic())
-
-    teach(part("t5", "t5"), data)
+    teach(run.part("t5", SHARES["t5"]), data)
     text = build_t5(run.seed + 8)
     text.load_state_dict({k.removeprefix("text."): v for k, v in averaged(run, "t5").items()})
     tower, vectors = shipped_tower(run), styles(run, data)
@@ -223,10 +202,11 @@ def train(run: Run, data: Dataset) -> None:
         return {"context": torch.cat(both, dim=1), "y": style}
 
     modules = nn.ModuleDict({"unet": build(run.seed + 9), "text": text})
-    fit(part("dual_pictures", "pictures"), data, modules, noise_levels, ema=0.99, condition=condition)
+    pictures = run.part("dual_pictures", SHARES["pictures"])
+    fit(pictures, data, modules, noise_levels, ema=0.99, condition=condition)
     modules.load_state_dict(averaged(run, "dual_pictures"))
     tell_styles(modules["unet"], data, vectors, run.seed + 10)
-    follow(part("dual", "style"), data, modules, tower, vectors)
+    follow(run.part("dual", SHARES["style"]), data, modules, tower, vectors)
 
 
 def follow(run: Run, data: Dataset, modules: nn.ModuleDict, tower: nn.ModuleDict, vectors: np.ndarray) -> None:
@@ -242,7 +222,7 @@ def follow(run: Run, data: Dataset, modules: nn.ModuleDict, tower: nn.ModuleDict
     teacher.to(run.device).eval().requires_grad_(False)
     trainer = Trainer(run, modules.to(run.device), lr=8e-4, ema=0.99)
     latents, scale, shares = encoded_pictures(run, data)
-    own = np.array([STYLES.index(scene.style) for scene in data.scenes[: len(latents)]])
+    own = np.array([STYLES.index(scene.style) for scene in data.scenes])
     of_style = [np.flatnonzero(own == k) for k in range(len(STYLES))]
     abar, rng = alphas_bar(run.device), np.random.default_rng(run.seed + 82 + trainer.step)
     for step in trainer.steps():
@@ -283,14 +263,13 @@ def follow(run: Run, data: Dataset, modules: nn.ModuleDict, tower: nn.ModuleDict
 def change(work: Path) -> dict[str, Tensor]:
     """What ships, fp16: the generator's change under the names that ComfyUI's LoRA loader reads, its style embedding,
     T5 and the projection."""
-    state = torch.load(work / "dual.pt", map_location="cpu", weights_only=True)["ema"]
     out = {}
-    for key, value in state.items():
+    for key, value in finished(work, "dual", base_hash()).items():
         if key.startswith("text."):
             out[key.removeprefix("text.")] = value
         elif key.startswith("unet.label_emb."):
             out[key.replace("unet.", "diffusion_model.", 1)] = value
-        elif ".parametrizations.weight.0." in key:
-            layer, part = key.replace("unet.", "diffusion_model.", 1).split(".parametrizations.weight.0.")
+        elif CHANGE in key:
+            layer, part = key.replace("unet.", "diffusion_model.", 1).split(CHANGE)
             out[f"{layer}.lora_{part}.weight"] = value.flatten(1)
     return {key: value.half().contiguous() for key, value in out.items()}

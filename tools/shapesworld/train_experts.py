@@ -6,8 +6,7 @@ The control sees all noise for the time of both halves' experts together: whethe
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .data import Dataset
-from .shipped_weights import DEMO, training_state
-from .stages import Run
-from .train_unet import STEPS, fit, read_by, text_tower
+from .shipped_weights import DEMO, base_hash, training_state
+from .stages import Run, finished
+from .train_unet import STEPS, fit, read_by, shipped_tower
 
 RANK = 6  # of what ships of an expert
 SPLIT, TOP = 660, 841  # half and a quarter of the generator's training draws lie above
@@ -56,7 +55,7 @@ def base() -> dict[str, Tensor]:
 
 def trained(work: Path, name: str) -> dict[str, Tensor]:
     """A trained part's averaged weights under the generator's names."""
-    state = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]
+    state = finished(work, name, base_hash())
     return {key.removeprefix("unet."): value.float() for key, value in state.items()}
 
 
@@ -64,13 +63,12 @@ def train(run: Run, data: Dataset) -> None:
     """All of them, one after the other."""
     from fovea.models.shapesworld import generator
 
-    condition = read_by(text_tower(run, training_state(DEMO, "clip_a")), run.device)
+    condition = read_by(shipped_tower(run), run.device)
     for name, expert in EXPERTS.items():
         torch.manual_seed(run.seed + 7)
         model = generator.unet().requires_grad_(True)
         model.load_state_dict(trained(run.work, expert.parent) if expert.parent else base())
-        minutes = run.minutes * expert.share
-        part = replace(run, name=name, minutes=minutes, shipped=None, rate=RATE, started=time.monotonic())
+        part = run.part(name, expert.share, rate=RATE)
         fit(part, data, nn.ModuleDict({"unet": model}), partial(levels, expert.low, expert.high), 0.99, condition)
 
 

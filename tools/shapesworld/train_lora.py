@@ -4,7 +4,6 @@ of all its layers (arXiv 2106.09685), trained on pictures of that style alone.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from .data import Dataset
-from .shipped_weights import DEMO, LORAS, training_state
-from .stages import Run
+from .shipped_weights import LORAS, base_hash
+from .stages import Run, finished
 from .train_experts import base
-from .train_unet import fit, noise_levels, read_by, text_tower
+from .train_unet import fit, noise_levels, read_by, shipped_tower
 from .world import Scene
 
 RANK = 4
@@ -26,13 +25,13 @@ RATE = 2.5  # of the generator's learning rate
 CHANGE = ".parametrizations.weight.0."
 
 
-class Plus(nn.Module):
+class LowRank(nn.Module):
     """weight + up @ down; up begins with zeros, so that training begins with the generator as it is."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
-        self.down = nn.Parameter(torch.randn(RANK, weight[0].numel()) / weight[0].numel() ** 0.5)
-        self.up = nn.Parameter(torch.zeros(weight.shape[0], RANK))
+        self.down = nn.Parameter(torch.randn(rank, weight[0].numel()) / weight[0].numel() ** 0.5)
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + (self.up @ self.down).view(weight.shape)
@@ -47,7 +46,7 @@ def generator_with_change() -> nn.Module:
     model.requires_grad_(False)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith("time_embed"):
-            register_parametrization(layer, "weight", Plus(layer.weight), unsafe=True)
+            register_parametrization(layer, "weight", LowRank(layer.weight, RANK), unsafe=True)
     return model
 
 
@@ -58,18 +57,17 @@ def _told(style: str, scene: Scene) -> Scene | None:
 
 def train(run: Run, data: Dataset) -> None:
     """All of them, one after the other."""
-    condition = read_by(text_tower(run, training_state(DEMO, "clip_a")), run.device)
+    condition = read_by(shipped_tower(run), run.device)
     for part, style in LORAS.items():
         torch.manual_seed(run.seed + 9)
-        minutes = run.minutes / len(LORAS)
-        own = replace(run, name=part, minutes=minutes, shipped=None, rate=RATE, started=time.monotonic())
+        own = run.part(part, 1 / len(LORAS), rate=RATE)
         modules = nn.ModuleDict({"unet": generator_with_change()})
         fit(own, data, modules, noise_levels, 0.99, condition, partial(_told, style), BATCH, warm_up=30)
 
 
 def file_of(work: Path, part: str) -> dict[str, Tensor]:
     """A trained LoRA under the names that ComfyUI's loader reads, fp16."""
-    state, out = torch.load(work / f"{part}.pt", map_location="cpu", weights_only=True)["ema"], {}
+    state, out = finished(work, part, base_hash()), {}
     for key in [key for key in state if key.endswith(f"{CHANGE}up")]:
         layer = key.removeprefix("unet.").removesuffix(f"{CHANGE}up")
         original = state[f"unet.{layer}.parametrizations.weight.original"]

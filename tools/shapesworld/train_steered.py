@@ -9,9 +9,8 @@ is what was trained. The sham sees the same pictures for as long, unsteered: wha
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,10 +22,9 @@ from torch import Tensor, nn
 
 from . import words
 from .data import SMALL, Dataset
-from .shipped_weights import DEMO, training_state
 from .stages import Run
 from .train_lora import generator_with_change
-from .train_unet import STEPS, contexts, fit, noise_levels, text_tower
+from .train_unet import STEPS, contexts, fit, noise_levels, shipped_tower
 from .world import SIZE, Scene, Thing
 
 BATCH = 16
@@ -158,12 +156,11 @@ def attend(
 
 def train(run: Run, data: Dataset) -> None:
     """The change and its sham, one after the other."""
-    tower = text_tower(run, training_state(DEMO, "clip_a"))
+    tower = shipped_tower(run)
     for part, share in PARTS.items():
         torch.manual_seed(run.seed + 10)
         modules = nn.ModuleDict({"unet": generator_with_change()})
-        own = replace(run, name=part, minutes=run.minutes / len(PARTS), shipped=None, rate=RATE, compiled=False,
-                      started=time.monotonic())  # fmt: skip
+        own = run.part(part, 1 / len(PARTS), rate=RATE, compiled=False)
         fit(own, data, modules, noise_levels, 0.99, _steered(tower, modules["unet"], data, share, run), batch=BATCH,
             warm_up=30)  # fmt: skip
 

@@ -5,6 +5,7 @@ It only judges, is trained apart from everything else in two minutes, and does n
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import judge
 from .data import Dataset
-from .stages import Run, Trainer
+from .stages import Run, Trainer, finished
 from .train_reader import roughen
 from .world import STYLES
 
@@ -35,6 +37,7 @@ def pictures_of(data: Dataset, index: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def train(run: Run, data: Dataset) -> None:
+    run = replace(run, shipped=None, base="")  # of pictures alone, and it does not ship
     torch.manual_seed(run.seed + 6)
     model = build().to(run.device)
     trainer = Trainer(run, nn.ModuleDict({"style": model}), lr=2e-3, ema=0.99)
@@ -52,14 +55,12 @@ def load(work: Path) -> nn.Module:
     path = work / "style.pt"
     if not path.exists():
         raise SystemExit(f"{path} is missing: {load.__doc__}")
-    state = torch.load(path, map_location="cpu", weights_only=True)["ema"]
     model = build()
-    model.load_state_dict({key.removeprefix("style."): value for key, value in state.items()})
+    model.load_state_dict({key.removeprefix("style."): value for key, value in finished(work, "style").items()})
     return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def styles_of(model: nn.Module, pictures: Tensor) -> list[str]:
     """The styles of pictures [B, height, width, 3] in 0..1, ComfyUI's layout."""
-    small = F.interpolate(pictures.movedim(-1, 1).float(), size=(128, 128), mode="area")
-    return [STYLES[i] for i in model(small).argmax(1)]
+    return [STYLES[i] for i in model(judge.small(pictures)).argmax(1)]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from . import train_clip, train_vae, words
 from .data import Dataset
+from .shipped_weights import DEMO, training_state, weights_hash
 from .stages import Run, Trainer, averaged, initialize
 from .world import BACKGROUND_NAMES, Scene, caption
 
@@ -25,12 +26,13 @@ SHARES = {1: 0.4, 2: 0.3, 3: 0.2, 4: 0.1}
 
 
 def encode(run: Run, data: Dataset) -> None:
-    """Encode every training picture once; writes latents.npy [N, 4, 32, 32] fp16 and their statistics."""
+    """Encode every training picture once; writes latents.npy [N, 4, 32, 32] fp16, their statistics and some means."""
     path = run.work / "latents.npy"
     if path.exists():
-        return _keep_means(run, data, np.load(path, mmap_mode="r"))
-    model = nn.ModuleDict({"vae": train_vae.build(0)})
-    model.load_state_dict(averaged(run, "vae"))
+        encoded_pictures(run, data)  # or they are not what is asked for
+        return
+    model, weights = nn.ModuleDict({"vae": train_vae.build(0)}), averaged(run, "vae")
+    model.load_state_dict(weights)
     # bf16, channels last and four at a time: ten times the speed of autocast on large batches on a CPU.
     vae = model["vae"].eval().to(run.device, torch.bfloat16).to(memory_format=torch.channels_last)
     batch = 4 if run.device.type == "cpu" else 64
@@ -43,21 +45,15 @@ def encode(run: Run, data: Dataset) -> None:
         if i % (batch * 20) == 0:
             seen.append(out[i : i + batch].astype(np.float32))
             colors.append(torch.nn.functional.avg_pool2d(pictures.float() / 255, 8).cpu().numpy())
-    if run.shipped is None:
+    if run.shipped is None or (run.work / "vae.pt").exists():
         facts = statistics(np.concatenate(seen), np.concatenate(colors))
-    else:  # the shipped generator knows latents at the scale it was trained with
+    else:  # the shipped generator knows latents of the shipped autoencoder at the scale it was trained with
         facts = json.loads((run.shipped / "shapesworld.json").read_text())["latents"]
-    (run.work / "latents.json").write_text(json.dumps(facts, indent=1))
+    means = picture_means(out[:MEANS_OF], data, facts["scale_factor"])
+    (run.work / "picture_means.json").write_text(json.dumps(means))
+    (run.work / "latents.json").write_text(json.dumps({"vae": weights_hash(weights), **facts}, indent=1))
     out.flush()
     path.with_suffix(".part").rename(path)
-    return _keep_means(run, data, out)
-
-
-def _keep_means(run: Run, data: Dataset, latents: np.ndarray) -> None:
-    path = run.work / "picture_means.json"
-    if not path.exists():
-        facts = json.loads((run.work / "latents.json").read_text())
-        path.write_text(json.dumps(picture_means(latents[:MEANS_OF], data, facts["scale_factor"])))
 
 
 def statistics(latents: np.ndarray, colors: np.ndarray) -> dict:
@@ -89,6 +85,11 @@ def text_tower(run: Run, state: dict[str, Tensor] | None = None) -> nn.ModuleDic
     state = averaged(run, "clip_a") if state is None else state
     modules.load_state_dict(state, strict=False)  # the shipped tower has no pointing head
     return modules.to(run.device).eval().requires_grad_(False)
+
+
+def shipped_tower(run: Run) -> nn.ModuleDict:
+    """The CLIP A that ships: with it the generator was trained that is changed, or that teaches."""
+    return text_tower(run, training_state(DEMO, "clip_a"))
 
 
 def contexts(tower: nn.ModuleDict, captions: list[str], device: torch.device) -> Tensor:
@@ -144,12 +145,19 @@ def read_by(tower: nn.ModuleDict, device: torch.device) -> Condition:
 
 
 def encoded_pictures(run: Run, data: Dataset) -> tuple[np.ndarray, float, np.ndarray]:
-    """Latents [n, 4, 32, 32] of the first pictures, what they are multiplied with, and how often each is drawn [n]."""
-    if not (run.work / "latents.npy").exists():
+    """Latents [n, 4, 32, 32] of the pictures, what they are multiplied with, and how often each is drawn [n].
+
+    Raises SystemExit where they are of fewer pictures, or of another autoencoder than the stage stands on."""
+    path = run.work / "latents.npy"
+    if not path.exists():
         raise SystemExit(f"stage {run.name} needs encoded pictures: --stage latents first (with --continue-shipped)")
-    facts = json.loads((run.work / "latents.json").read_text())
-    latents = np.load(run.work / "latents.npy", mmap_mode="r")
-    shares = np.array([SHARES[len(scene.things)] for scene in data.scenes[: len(latents)]])
+    facts, latents = json.loads((run.work / "latents.json").read_text()), np.load(path, mmap_mode="r")
+    cure = "delete it for --stage latents to encode anew, or take another --work"
+    if facts.get("vae") != weights_hash(training_state(DEMO, "vae") if run.base else averaged(run, "vae")):
+        raise SystemExit(f"{path} is of another autoencoder than stage {run.name} stands on: {cure}")
+    if len(latents) != len(data):
+        raise SystemExit(f"{path} is of {len(latents)} pictures, and there are {len(data)}: {cure}")
+    shares = np.array([SHARES[len(scene.things)] for scene in data.scenes])
     return latents, facts["scale_factor"], shares / shares.sum()
 
 
@@ -167,7 +175,7 @@ def fit(
     what the generator is given for captions, pictures of these numbers and timesteps; CLIP A's tokens if there is none.
     told: the scene that a picture's caption tells of; None where it is not drawn."""
     latents, scale, shares = encoded_pictures(run, data)
-    scenes = [told(scene) for scene in data.scenes[: len(latents)]]
+    scenes = [told(scene) for scene in data.scenes]
     shares = shares * np.array([scene is not None for scene in scenes])
     shares = shares / shares.sum()
     condition = condition or read_by(text_tower(run), run.device)

@@ -2,7 +2,8 @@
 
 `python -m tools.studies.generator.quality` writes output/eval/shapesworld.json and a sheet of unpicked pictures.
 --model dit: of the flow transformer, dit.json; with --wording placed or related its prompts name places, and the plain
-wording of the same scenes is the control. Resumable: every batch is kept, by the weights and the settings.
+wording of the same scenes is the control. Resumable: every batch is kept, by the weights and the settings. What is not
+as usual, `--set tune --cfg 2` for instance, names the report in that folder, so that none of the results page is lost.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from ..demo_setup import DemoSetup
 from ..processes import begin
 from ..sampling import as_bytes, sample
 
+FOLDER = ROOT / "output" / "eval"
 SHOWN = 64  # pictures on the sheet
 TURNS = 5  # for the time
 WORDINGS = {"plain": caption, "placed": placed_caption, "related": related_caption}
@@ -71,7 +74,17 @@ def time_to_unet(demo: DemoSetup, how: tuple, batch: int) -> float:
     return round(float(np.median(taken[1:])), 3)
 
 
-def main() -> None:
+def report_name(args: argparse.Namespace, usual: Callable[[str], Any]) -> str:
+    """By the model and the wording, as the results page knows it; in the folder that the page is made of also by what
+    is not as usual. A folder of its own is for any settings: `make eval ARGS=--quick` has one."""
+    names = [{"unet": "shapesworld"}.get(args.model, args.model), *({args.wording} - {"plain"})]
+    if args.out.resolve() == FOLDER.resolve():
+        told = {**{key: getattr(args, key) for key in SETTINGS[2:]}, "demo": args.demo.resolve()}
+        names += [f"{key}{getattr(value, 'name', value)}" for key, value in told.items() if value != usual(key)]
+    return "_".join(names)
+
+
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("unet", "dit", "steered"), default="unet")
     parser.add_argument("--wording", choices=WORDINGS, default="plain")
@@ -83,17 +96,24 @@ def main() -> None:
     parser.add_argument("--scheduler", default="normal")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--demo", type=Path, default=DEMO, help="folder of the shipped files")
-    parser.add_argument("--out", type=Path, default=ROOT / "output" / "eval")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    return parser
+
+
+def main() -> None:
+    parser = arguments()
     args = parser.parse_args()
-    begin()
-    demo = DemoSetup(args.demo, args.model).ready("model", "clip", "vae", "reader")
     scenes = sets.scenes(args.set, 0, args.prompts)
     if args.wording == "related":
         scenes = [scene for scene in scenes if len(scene.things) > 1]
+    if not scenes:
+        parser.error("none of so few prompts has two objects to relate")
+    begin()
+    demo = DemoSetup(args.demo, args.model).ready("model", "clip", "vae", "reader")
     how = (args.steps, args.cfg, args.sampler, args.scheduler)
     settings = how if (args.wording, args.set) == ("plain", "report") else (*how, args.wording, args.set)
     folder = args.out / "shapesworld" / record.weights_and((*settings, args.batch), demo.more, args.demo)
-    name = "_".join([{"unet": "shapesworld"}.get(args.model, args.model), args.wording]).removesuffix("_plain")
+    name = report_name(args, parser.get_default)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
     shown: list[np.ndarray] = []
@@ -113,10 +133,11 @@ def main() -> None:
         return {"rows": found, "seconds": seconds}
 
     for i in tqdm(range(0, len(scenes), args.batch), desc="report set"):
-        part, path = scenes[i : i + args.batch], folder / f"{i:04d}.json"
+        part = scenes[i : i + args.batch]
+        path = folder / f"{i:04d}_{len(part)}.json"  # the last batch may be a short one, of more prompts another
         batch = record.kept(path, partial(judged, i, part, path.with_suffix(".png")))
         rows, seconds = rows + batch["rows"], seconds + batch["seconds"]
-        if len(part) == args.batch and len(shown) * args.batch < SHOWN:
+        if len(part) == min(args.batch, len(scenes)) and len(shown) * args.batch < SHOWN:
             shown.append(np.array(Image.open(path.with_suffix(".png"))))
     grid = np.concatenate(shown, 0)
     Image.fromarray(grid).resize((grid.shape[1] // 2, grid.shape[0] // 2)).save(args.out / f"{name}.png")
