@@ -31,7 +31,8 @@ class PictureMean:
         does not depend on its neighbors, and noise that is changed a little, as searches do, keeps its own."""
         vectors = torch.randn(len(self.means), noise[0].numel(), generator=torch.Generator().manual_seed(0))
         nearest = (noise.flatten(1).float().cpu() @ vectors.mT).argmax(1)
-        return noise + torch.tensor(self.means)[nearest].to(noise)[..., None, None] / float(run.sigmas[0])
+        mean = torch.tensor(self.means)[nearest].to(noise)[..., None, None] / float(run.sigmas[0])
+        return noise + run.inside(noise) * mean  # what an inpainting keeps keeps its noise
 
 
 def with_picture_means(model: Any, means: tuple[tuple[float, ...], ...]) -> Any:

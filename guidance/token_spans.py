@@ -17,7 +17,7 @@ import torch
 
 Entry = tuple[Any, ...]  # id (or an embedding's vector), weight, word number (0: start, end or padding)
 Tokens = Mapping[str, Sequence[Sequence[Entry]]]  # encoder -> sections of entries
-CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g", "clip_h")
+CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g", "clip_h")  # whose tokens are those of OpenAI's CLIP
 _T5_ALONE = ({"l", "t5xxl"}, {"l", "g", "t5xxl", "llama"})  # Flux, HiDream: the others go elsewhere
 _UNKNOWN = "\ue000"  # private use: stands before what has no letters, so that it is found by identity
 # Of scripts without blanks between words, as Unicode's names of their letters begin.

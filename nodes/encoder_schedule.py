@@ -43,16 +43,17 @@ class FoveaEncoderSchedule(io.ComfyNode):
                                 tooltip="The prompt for T5 or another language model; for SDXL, which has none, that "
                                 "of CLIP-G. Empty: prompt."),
                 io.Combo.Input("curves", options=[*schedule.PRESETS, CUSTOM], default="eDiff-I",
-                               tooltip="How the weights go over the schedule."),
+                               tooltip="eDiff-I: CLIP fades after 30 %, T5 stays. T5 first: T5 stays, CLIP rises over "
+                               "the first 70 %. curves below: the two inputs below."),
                 io.String.Input("clip_curve", default="0:1, 0.3:1, 1:0",
-                                tooltip="Weight of CLIP, for curves below: percent:weight points, 0 is the first step. "
-                                "0 is an empty prompt, 1 the prompt."),
+                                tooltip="Weight of CLIP, for curves below: points place:weight. Place 0 is the first "
+                                "step, 1 the last. Weight 0 is an empty prompt, 1 the prompt."),
                 io.String.Input("t5_curve", default="1",
                                 tooltip="Weight of T5, likewise. A single number is constant."),
                 io.Int.Input("segments", default=16, min=1, max=256, advanced=True,
                              tooltip="Into how many segments of constant weights the schedule is cut."),
                 io.Float.Input("guidance", default=3.5, min=0.0, max=100.0, step=0.1, advanced=True,
-                               tooltip="The built-in guidance of models that have one (Flux). Others ignore it."),
+                               tooltip="Flux's built-in guidance. Other models do not get it."),
                 io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, optional=True, advanced=True,
                                tooltip="Where in the schedule this prompt begins. Use it in place of Conditioning (Set "
                                "Timestep Range), which would make all segments act in every step."),
@@ -106,17 +107,18 @@ def _encoded(clip: CLIP, prompts: list[str], steady: list[bool], guidance: float
     if not all(groups):
         raise ValueError(
             f"{NAME}: this CLIP has one kind of text encoder only ({', '.join(names)}). Use a loader that gives two, "
-            "such as DualCLIPLoader or TripleCLIPLoader for SD3 and Flux; for other models, CLIP Text Encode."
+            "such as Load CLIP (Dual) or Load CLIP (Triple) for SD3 and Flux; for other models, CLIP Text Encode."
         )
     mine = {name: group for group, own in enumerate(groups) for name in own}
     # CLIP-L and CLIP-G lie side by side: as many chunks each, in every encoding, or tokens would be mixed up.
     chunks = max((len(tokens[mine[name]][name]) for name in ("l", "g") if name in mine), default=0)
+    beside = {"guidance": guidance} if set(names) == schedule.GUIDED else {}
 
     def encode(absent: int | None) -> tuple[Any, dict]:
         mixed = {name: (empty if mine[name] == absent else tokens[mine[name]])[name] for name in names}
         for name in {"l", "g"} & set(mine):
             mixed[name] = [*mixed[name], *empty[name] * (chunks - len(mixed[name]))]
-        made = clip.encode_from_tokens_scheduled(mixed, add_dict={"guidance": guidance})
+        made = clip.encode_from_tokens_scheduled(mixed, add_dict=beside)
         if len(made) != 1:
             raise ValueError(f"{NAME}: this CLIP has LoRA hooks on a schedule of their own. Remove them.")
         return made[0][0], made[0][1]
@@ -130,7 +132,7 @@ def _encoded(clip: CLIP, prompts: list[str], steady: list[bool], guidance: float
         if needed and _same(whole, nothing):
             raise ValueError(
                 f"{NAME}: the encoder {' and '.join(groups[group])} is not there, so it has no weight. Load it with "
-                "this CLIP, or set its curve to 1."
+                "this CLIP, or choose curves both: beside one that fades, nothing would be left of the prompt."
             )
     return whole, without
 

@@ -66,7 +66,7 @@ def _chosen(items: tuple[Region, ...], region: str) -> set[int]:
     """Places of the regions that a number or a part of a prompt means. Raises ValueError where there are none."""
     if not region:
         return set(range(len(items)))
-    if region.isdigit() and 1 <= int(region) <= len(items):
+    if region.isdecimal() and 1 <= int(region) <= len(items):
         return {int(region) - 1}
     chosen = {i for i, item in enumerate(items) if region.lower() in item.prompt.lower()}
     if not chosen:
@@ -127,21 +127,24 @@ class FoveaRegionLora(io.ComfyNode):
         start_percent: float, end_percent: float,
     ) -> io.NodeOutput:  # fmt: skip
         acting = regions.acting
-        if start_percent >= end_percent or not any(region.loras for region in acting.items):
+        if not any(region.loras for region in acting.items):
             return io.NodeOutput(model, notices.report(NAME, _why_not(regions)))
         if family_of(model.get_model_object("diffusion_model")) is None:
             raise ValueError(
                 f"{NAME}: it is not known what the layers of the model ({type(model.model).__name__}) are about, so "
                 "LoRAs cannot act in places yet. Regions to Conditioning makes ComfyUI's own masked LoRA hooks of them."
             )
-        patched = model.clone()
+        patched, notes = model.clone(), regions.idle()
+        if start_percent >= end_percent:  # installed all the same, or Dense Diffusion would let them act after all
+            notes.append(f"start_percent ({start_percent:g}) is not below end_percent ({end_percent:g}): the LoRAs do "
+                         "not act on the model.")  # fmt: skip
         try:
-            notes = model_patch.install(
+            notes += model_patch.install(
                 patched, acting, apart=apart, common=common, negative=negative, start=start_percent, end=end_percent
             )
         except model_patch.NoMatch as why:
             raise ValueError(f"{NAME}: {why}") from None
-        return io.NodeOutput(patched, notices.report(NAME, [*regions.idle(), *notes]))
+        return io.NodeOutput(patched, notices.report(NAME, notes))
 
 
 def _why_not(regions: Regions) -> list[str]:

@@ -8,6 +8,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..guidance.style.model_patch import BadStyle, StyleGuidance
+from .ui import notices
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -100,6 +101,9 @@ class FoveaStyleGuider(io.ComfyNode):
 
 
 def _patched(name: str, model: ModelPatcher, text: list, scale: float, start: float, end: float) -> ModelPatcher:
+    if start >= end:
+        notices.report(name, [f"start_percent ({start:g}) is not below end_percent ({end:g}): style does not act, and "
+                              "the prompt with style is not used."])  # fmt: skip
     try:
         return StyleGuidance(text, scale, start, end).patched(model)
     except BadStyle as why:

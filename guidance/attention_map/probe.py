@@ -49,10 +49,9 @@ def look(
 ) -> list[Level]:  # fmt: skip
     """Evaluate the model once per noise level on the noised latent, without CFG, and return what its attention shows.
 
-    percents: places in the schedule, 0 the first step, 1 the last. Raises ValueError if a map could not be recorded.
+    percents: places in the schedule, 0 the first step, 1 the last. positive: of several entries, each level shows the
+    first that acts there. Raises ValueError if a map could not be recorded.
     """
-    if positive[0][1].get("area") is not None:
-        raise ValueError("The prompt is for a part of the picture (Conditioning Set Area): give one for all of it.")
     if model.model_options.get("context_handler") is not None:
         raise ValueError("The model evaluates long videos in windows (Context Windows): connect it without them.")
     patched = model.clone()
@@ -78,6 +77,8 @@ def look(
 
 class _LevelByLevel(comfy.samplers.Sampler):
     """A sampler that takes no step: it evaluates the model at every level on the same latent with the same noise."""
+
+    starts_itself = True  # nodes that change the starting noise leave it (starting_noise.py): no level begins a run
 
     def __init__(self, progress: Callable[[int, int], None]) -> None:
         self.progress = progress
@@ -121,18 +122,29 @@ class _Viewing(Shared):
         assert run is not None
         attention_wrappers = self._taps(run)
         conds = args["cond"]
-        if comfy.samplers.get_area_and_mult(conds[0], args["input"], args["sigma"]) is None:
-            raise ValueError("The prompt is not active at all levels (Conditioning Set Timestep Range): change levels.")
-        records = [record for block in sorted(self.wanted.blocks) for _, record in run.records(block, conds, 0)]
+        shown = _first_active(conds, args["input"], args["sigma"])
+        records = [record for block in sorted(self.wanted.blocks) for _, record in run.records(block, conds, shown)]
         saliency = _average(records, relative=True, what="self-attention")
         maps = {"saliency": saliency, "mask": formulas.guidance_mask(saliency, self.wanted.threshold, "threshold")}
         for name in ("phrase", "point"):
             if name in attention_wrappers:
-                recorded = [record for _, record in sorted(attention_wrappers[name].records.items())]
+                kept = sorted(attention_wrappers[name].records.items())
+                recorded = [record for (_, position), record in kept if position == shown]
                 maps[name] = _average(recorded, relative=False, what=f"attention of the {name}")
         x0 = run.model.process_latent_out(picture_of(args["denoised"], run.shapes))
         self.seen.append((x0.float().cpu(), maps))
         return args["denoised"]
+
+
+def _first_active(conds: Sequence[Mapping[str, Any]], x: Tensor, sigma: Tensor) -> int:
+    """Which of a prompt's entries is shown at a noise level. Raises ValueError where none can be."""
+    for position, cond in enumerate(conds):
+        if comfy.samplers.get_area_and_mult(cond, x, sigma) is None:
+            continue
+        if cond.get("area") is not None:
+            raise ValueError("The prompt is for a part of the picture (Conditioning Set Area): give one for all of it.")
+        return position
+    raise ValueError("The prompt is not active at all levels (Conditioning Set Timestep Range): change levels.")
 
 
 def _average(records: Sequence[Record], relative: bool, what: str) -> Tensor:

@@ -17,7 +17,7 @@ from ...attention.sites import BlockId
 
 @dataclass(frozen=True, eq=False)
 class Viewer(ABC):
-    """Keeps a record per block of the first positive prompt in `records`; leaves the attention as it is.
+    """Keeps a record per block and positive prompt (its place in the list) in `records`; leaves the attention as it is.
 
     The first of a step stays: later passes of the step are other techniques' perturbed ones.
     """
@@ -25,17 +25,18 @@ class Viewer(ABC):
     blocks: frozenset[BlockId] | None
     kinds: frozenset[str] = frozenset()
     reads: bool = True
-    records: dict[BlockId, Record] = field(default_factory=dict, repr=False)
+    records: dict[tuple[BlockId, int], Record] = field(default_factory=dict, repr=False)
 
     def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
         return degraded is None
 
     def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
         for row in call.rows:
-            if row.index == 0 and row.key.position == 0 and call.site.block not in self.records:
+            key = (call.site.block, row.key.position)
+            if row.index == 0 and key not in self.records:
                 values = self.values(call, row)
                 if values is not None:
-                    self.records[call.site.block] = Record(values, call.site.grid, call.site.extent, call.latent_size)
+                    self.records[key] = Record(values, call.site.grid, call.site.extent, call.latent_size)
         return attention(call.q, call.k, call.v)
 
     @abstractmethod

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import token_spans
+
 Curve = tuple[tuple[float, float], ...]  # (percent of the schedule as a fraction, weight), rising in percent
 
 # CLIP full at first and fading, T5 kept: what the paper's figure of attention shows. No ablation of it is known.
@@ -25,7 +27,9 @@ PRESETS: dict[str, tuple[str, str]] = {
     "T5 only": ("0", "1"),
     "both": ("1", "1"),
 }
-CLIP_ENCODERS = ("l", "g", "h", "clip_l", "clip_g", "hydit_clip")
+# HunyuanDiT's is a CLIP too, but its tokens are BERT's, in which no phrase can be told.
+CLIP_ENCODERS = (*token_spans.CLIP_ENCODERS, "hydit_clip")
+GUIDED = frozenset({"l", "t5xxl"})  # Flux's encoders: of others, HunyuanVideo has built-in guidance on its own scale
 MAX_POINTS, MAX_WEIGHT = 64, 10.0
 
 
@@ -38,16 +42,16 @@ def parse_curve(text: str, name: str) -> Curve:
         try:
             points.append((float(place) if place else 0.0, float(value)))
         except ValueError:
-            raise ValueError(f"{name}: {part!r} is no point. Write percent:weight, such as: 0:1, 0.3:1, 1:0") from None
+            raise ValueError(f"{name}: {part!r} is no point. Write place:weight, such as: 0:1, 0.3:1, 1:0") from None
     if not points or len(points) > MAX_POINTS or (len(points) > 1 and not all(":" in part for part in parts)):
         raise ValueError(f"{name}: write one weight, or 2 to {MAX_POINTS} points such as: 0:1, 0.3:1, 1:0")
     for percent, weight in points:
         if not 0 <= percent <= 1 or not abs(weight) <= MAX_WEIGHT:
             raise ValueError(
-                f"{name}: {percent:g}:{weight:g} is out of range; percent goes from 0 to 1, weights to {MAX_WEIGHT:g}."
+                f"{name}: {percent:g}:{weight:g} is out of range; places go from 0 to 1, weights to {MAX_WEIGHT:g}."
             )
     if any(later[0] <= earlier[0] for earlier, later in zip(points, points[1:])):
-        raise ValueError(f"{name}: the points do not rise in percent.")
+        raise ValueError(f"{name}: each point needs a later place than the one before.")
     return tuple(points)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import comfy.hooks
-import comfy.sd
+import comfy.lora
+import comfy.lora_convert
 import torch
 from torch import Tensor
 
@@ -54,7 +55,7 @@ class RegionLora:
     def begin(self, run: Run) -> Sequence[Acting | Apart]:
         """The regions that act at this noise level; none outside of the window."""
         sampling, items = run.model.model_sampling, self.regions.items
-        if not inside(sampling, run.sigma, self.start, self.end):
+        if self.start >= self.end or not inside(sampling, run.sigma, self.start, self.end):
             return ()
         now = tuple(i for i, r in enumerate(items) if inside(sampling, run.sigma, r.start, r.end))
         if not self.changes or not any(lora.model for i in now for lora in items[i].loras):
@@ -204,23 +205,31 @@ def ensure(patcher: ModelPatcher, regions: Regions) -> list[str]:
 
 
 def _installed(patcher: ModelPatcher, regions: Regions) -> list[RegionLora]:
-    """What acts for these regions, or for others that they were made of (cropped, or given a further LoRA)."""
+    """What lets any of these regions' LoRAs act, whatever the regions were made into since (cropped, given a further
+    LoRA). Regions alone may be shared with a node that gives other ones LoRAs."""
     found = [each for each in hooks.techniques_of(patcher) if isinstance(each, RegionLora)]
-    ours = _parts(regions)
-    return [each for each in found if ours & _parts(each.regions)]
+    ours = _loras(regions)
+    return [each for each in found if ours & _loras(each.regions)]
 
 
-def _parts(regions: Regions) -> set[Region | Lora]:
-    return {*regions.items, *(lora for region in regions.items for lora in region.loras)}
+def _loras(regions: Regions) -> set[Lora]:
+    return {lora for region in regions.items for lora in region.loras}
 
 
 def clip_of(clip: CLIP, region: Region) -> CLIP:
     """The text encoder with the parts that a region's LoRAs have for it; the same one where they have none."""
     for lora in region.loras:
-        if lora.clip:
-            _, changed = comfy.sd.load_lora_for_models(None, clip, dict(lora.weights), 0.0, lora.clip)
-            clip = changed if changed.patcher.patches_uuid != clip.patcher.patches_uuid else clip
+        changes = _of_text(clip, lora) if lora.clip else {}
+        if changes:
+            clip = clip.clone()
+            clip.add_patches(changes, lora.clip)
     return clip
+
+
+def _of_text(clip: CLIP, lora: Lora) -> dict[Any, Any]:
+    """What a LoRA changes about a text encoder, as ComfyUI's loader finds it, but silent about the model's part."""
+    key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+    return comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(lora.weights)), key_map, log_missing=False)
 
 
 def hooks_of(region: Region) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attention.conds import Row
 from ...attention.run import Run
 from ...attention.sites import LayerTokens
-from ..regions.masks import Part, Region, of_batch, part_of, token_shares
+from ..regions.masks import Part, Region, area_means, of_batch, part_of, token_shares
 from ..regions.prompt_regions import regions_of
 
 
@@ -54,7 +54,7 @@ def words_now(row: Row, run: Run) -> tuple[int, ...]:
 def _covered(canvas: Tensor, latent_size: tuple[int, ...], count: int, part: Part) -> Tensor:
     """What share of the part each region covers, of a video in the mean over the frames seen: [pictures, 1, regions].
     """
-    covered = token_shares(canvas, (1, 1), latent_size[-2:], part.size, part.origin)
+    covered = area_means(canvas, (1, 1), latent_size[-2:], part.size, part.origin).flatten(1, 2)
     frames = latent_size[0] if len(latent_size) == 3 else None
     each = of_batch(covered, count, frames, part.seen, part.total)
     return each.mean(dim=1, keepdim=True)
@@ -62,7 +62,7 @@ def _covered(canvas: Tensor, latent_size: tuple[int, ...], count: int, part: Par
 
 def _of_words(row: Row, run: Run, tokens: LayerTokens, regions: tuple[Region, ...], placeless: Tensor) -> Tensor:
     """[pictures, words, regions]. Words of several regions are shared among them, those of regions that do not act now
-    are nobody's."""
+    are nobody's. The prompt's regions may be earlier or later forms of these: cropped, without a LoRA."""
     count = tokens.text_tokens
     shares = placeless.expand(-1, count, -1)
     known = regions_of(row)
@@ -70,9 +70,9 @@ def _of_words(row: Row, run: Run, tokens: LayerTokens, regions: tuple[Region, ..
         return shares
     known = known.only(words_now(row, run))
     members = known.keys(count, tokens.text, row.length)  # [words, regions of the prompt]
-    owned = torch.zeros(count, len(regions))
-    for place, region in enumerate(known.items):
-        if region in regions:
-            owned[:, regions.index(region)] = members[:, place]
+    owned, places = torch.zeros(count, len(regions)), {region.origin: i for i, region in enumerate(regions)}
+    for i, region in enumerate(known.items):
+        if region.origin in places:
+            owned[:, places[region.origin]] = members[:, i]
     owners = members.sum(dim=1, keepdim=True)
     return torch.where(owners > 0, owned / owners.clamp_min(1), shares)

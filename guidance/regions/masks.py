@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,7 +37,7 @@ class Region:
     prompt says in this place, "" for nothing. conditioning: an encoded prompt to use instead of the prompt. color: of
     what is there, 0..1 each. painted_in: the color that it was painted in, which may mean nothing. start,
     end: window in percent of the schedule as fractions; outside of it the region is as if it were not there. loras: of
-    what is there.
+    what is there. origin: the same in whatever a region is made into (cropped, given a LoRA), and in copies of it.
     """
 
     mask: Tensor = field(repr=False)
@@ -49,6 +50,7 @@ class Region:
     start: float = 0.0
     end: float = 1.0
     loras: tuple[Lora, ...] = ()
+    origin: uuid.UUID = field(default_factory=uuid.uuid4, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,16 +148,16 @@ def token_shares(
     keeps its strongest one, so thin shapes do not vanish on coarse grids.
     """
     cell = (extent[0] / grid[0], extent[1] / grid[1])
-    shares = _means(canvas, grid, cell, size, origin).flatten(1, 2)
+    shares = area_means(canvas, grid, cell, size, origin).flatten(1, 2)
     peaks = canvas.amax(dim=(-2, -1))
     thin = torch.ones_like(peaks, dtype=torch.bool)
     if any(extent[axis] < size[axis] for axis in (0, 1)):  # a part may have no more than a sliver of a wide region
         whole = (math.ceil(size[0] / cell[0]), math.ceil(size[1] / cell[1]))
-        thin = _means(canvas, whole, cell, size).amax(dim=(1, 2)) < 0.5 * peaks
+        thin = area_means(canvas, whole, cell, size).amax(dim=(1, 2)) < 0.5 * peaks
     return _rescued(shares, peaks, thin)
 
 
-def _means(
+def area_means(
     canvas: Tensor, grid: tuple[int, ...], cell: tuple[float, ...], size: tuple[int, ...],
     origin: tuple[int, ...] = (0, 0),
 ) -> Tensor:  # fmt: skip
@@ -193,7 +195,7 @@ def _rescued(shares: Tensor, peaks: Tensor, thin: Tensor) -> Tensor:
 def vanishing(canvas: Tensor, grid: tuple[int, int]) -> list[int]:
     """Regions that keep only a rescued token on this grid, in any of the n masks."""
     size = canvas.shape[-2:]
-    strongest = _means(canvas, grid, (size[0] / grid[0], size[1] / grid[1]), size).amax(dim=(1, 2))
+    strongest = area_means(canvas, grid, (size[0] / grid[0], size[1] / grid[1]), size).amax(dim=(1, 2))
     weak = (strongest < 0.5 * canvas.amax(dim=(-2, -1))).any(dim=0)
     return weak.nonzero().flatten().tolist()
 

@@ -8,6 +8,7 @@ place inside the window only; outside of it there is no style.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
 from torch import Tensor
 
 from ...attention import hooks
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 KEY = "fovea_style"
 TEXT = "fovea_text"  # the guider's list of conds without style
 STYLE_KEYS = frozenset({"unclip_conditioning"})  # of a prompt with a picture's style
+# Of a prompt's text and its settings, what tells two prompts apart beside their further inputs.
+TOLD_APART = frozenset({
+    "cross_attn", "pooled_output", "conditioning_llama3", "conditioning_byt5small", "guidance", "hooks",
+})  # fmt: skip
 SLOT = "sampler_calc_cond_batch_function"
 
 
@@ -92,7 +97,7 @@ class StyleGuidance(Shared):
         scale = self.scale if within else 0.0
         if scale and not _pictures_in_attention(options) and _same(guider.conds["positive"], guider.conds[TEXT]):
             scale = 0.0  # nothing to go towards: no third evaluation
-        if scale == guider.cfg and scale != 0:
+        if scale == guider.cfg and scale != 0 and _keeps_cfg(executor):
             return executor(x, sigma, options, seed)  # null + cfg (styled - null), a branch less
         branches = _Branches(guider.conds["positive"] if scale else None, options.get(SLOT))
         conds = guider.conds
@@ -146,6 +151,14 @@ class _Branches(Shared):
         return styled if wanted else None, outs
 
 
+def _keeps_cfg(executor: Any) -> bool:
+    """Whether nothing behind a PREDICT_NOISE wrapper may change the CFG, as ComfyUI's CFG Override does. The wrapper of
+    this pack's techniques does not."""
+    options = executor.class_obj.model_options
+    ours = get_wrappers_with_key(WrappersMP.PREDICT_NOISE, hooks.KEY, options, is_model_options=True)
+    return all(wrapper in ours for wrapper in executor.wrappers[executor.idx + 1 :])
+
+
 def _inputs_of(positive: list | None) -> dict[str, Any]:
     """What the sampler's positive prompt brings along beside text and style, for a text that lacks it."""
     inputs = further_inputs(positive[0]) if positive else {}
@@ -157,7 +170,7 @@ def _same(styled: list, text: list) -> bool:
     if len(styled) != len(text):
         return False
     for one, other in zip(styled, text):
-        keys = {"cross_attn", "pooled_output", *further_inputs(one), *further_inputs(other)} - {"control"}
+        keys = {*TOLD_APART, *further_inputs(one), *further_inputs(other)} - {"control"}
         if any(not _equal(one.get(key), other.get(key)) for key in keys):
             return False
     return True
@@ -166,18 +179,27 @@ def _same(styled: list, text: list) -> bool:
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one is other or (one.shape == other.shape and torch.equal(one, other.to(one)))
-    return one is other
+    return one is other or (isinstance(one, int | float) and isinstance(other, int | float) and one == other)
 
 
 def _without_pictures(options: dict) -> dict:
     """Options without other packs' patches of cross-attention."""
     inner = dict(options.get("transformer_options", {}))
-    for group, name in (("patches_replace", "attn2"), ("patches", "attn2_patch")):
-        inner[group] = {key: value for key, value in inner.get(group, {}).items() if key != name}
-    return {**options, "transformer_options": inner}
+    replaced, patches = ({**inner.get(group, {})} for group in ("patches_replace", "patches"))
+    replaced.pop("attn2", None)
+    patches["attn2_patch"] = [patch for patch in patches.get("attn2_patch", ()) if _is_comfyuis(patch)]
+    return {**options, "transformer_options": {**inner, "patches_replace": replaced, "patches": patches}}
 
 
 def _pictures_in_attention(options: dict) -> bool:
     """Whether other packs' patches take part in cross-attention."""
     inner = options.get("transformer_options", {})
-    return bool(inner.get("patches_replace", {}).get("attn2") or inner.get("patches", {}).get("attn2_patch"))
+    others = (not _is_comfyuis(patch) for patch in inner.get("patches", {}).get("attn2_patch", ()))
+    return bool(inner.get("patches_replace", {}).get("attn2")) or any(others)
+
+
+def _is_comfyuis(patch: Any) -> bool:
+    """Whether a patch is ComfyUI's own: a hypernetwork, LLLite or sound (MultiTalk), which belong to the model. What
+    its extra nodes define has their file's path for a module's name."""
+    names = re.split(r"[./\\]", getattr(patch, "__module__", None) or "")
+    return names[0] == "comfy" or names[-2:-1] == ["comfy_extras"]

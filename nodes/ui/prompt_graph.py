@@ -9,6 +9,7 @@ import nodes as comfy_nodes  # ComfyUI's module: the pack's own package is fovea
 
 Graph = Mapping[str, Mapping[str, Any]]  # node id -> {"class_type": ..., "inputs": {...}}, as queued over the API
 STEERS = ("MODEL", "GUIDER")
+ANY = ("COMFY_MATCHTYPE_V3", "*")  # of outputs that pass on what they are given, as If/Else Switch does
 
 
 def unsteered_samplers(
@@ -69,5 +70,5 @@ def _comes_from(graph: Graph, link: tuple[str, int], region_nodes: frozenset[str
         seen.add((key, slot))
         if node["class_type"] in region_nodes and slot == 0:
             return True
-        open_links += [one for one in _links(node) if _type_of(graph, one) in (*STEERS, "FOVEA_EXPERTS")]
+        open_links += [one for one in _links(node) if _type_of(graph, one) in (*STEERS, "FOVEA_EXPERTS", *ANY)]
     return False

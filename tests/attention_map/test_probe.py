@@ -23,6 +23,7 @@ from fovea.attention.sites import BlockId
 from fovea.guidance import noise_levels
 from fovea.guidance.attention_map.probe import Look, look
 from fovea.guidance.experts.model_patch import Expert, ExpertSwitch
+from fovea.guidance.picture_mean import with_picture_means
 from fovea.guidance.token_spans import phrase_tokens
 from fovea.models.shapesworld import loader as demo
 from fovea.nodes.attention_map import FoveaAttentionMap
@@ -81,6 +82,33 @@ def test_a_prompt_for_a_part_of_the_picture_is_refused(model: Any) -> None:
     latent = {"samples": torch.zeros(1, 4, 64, 64)}
     with pytest.raises(ValueError, match="part of the picture"):
         look(model, tiny.prompt(1, area=(32, 32, 0, 0)), latent, [0.3], 0, Look(frozenset({MIDDLE})))
+
+
+def test_prompts_of_two_time_ranges(model: Any) -> None:
+    """Each level shows the prompt that acts there, as if it were alone; another one's part of the picture is no matter.
+    """
+    early, late = tiny.prompt(1, end_percent=0.5), tiny.prompt(2, start_percent=0.5)
+    latent, wanted = {"samples": torch.zeros(1, 4, 64, 64)}, Look(frozenset({MIDDLE}), 1.0, (1, 2), (0.5, 0.5))
+    levels = look(model, [*early, *late], latent, [0.2, 0.8], 0, wanted)
+    for level, seed in zip(levels, (1, 2)):
+        (alone,) = look(model, tiny.prompt(seed), latent, [level.percent], 0, wanted)
+        assert level.maps.keys() == alone.maps.keys() == {"saliency", "mask", "phrase", "point"}
+        assert all(torch.equal(level.maps[name], alone.maps[name]) for name in alone.maps)
+    with pytest.raises(ValueError, match="not active at all levels"):
+        look(model, early, latent, [0.2, 0.8], 0, wanted)
+    part = [*early, *tiny.prompt(2, start_percent=0.5, area=(32, 32, 0, 0))]
+    assert torch.equal(look(model, part, latent, [0.2], 0, wanted)[0].maps["phrase"], levels[0].maps["phrase"])
+    with pytest.raises(ValueError, match="part of the picture"):
+        look(model, part, latent, [0.8], 0, wanted)
+
+
+def test_the_noise_is_the_same_whichever_level_is_first(model: Any) -> None:
+    """Nodes that change the starting noise of a run do not change it: no level begins one."""
+    started = with_picture_means(model, ((5.0, -5.0, 5.0, -5.0),))
+    latent, wanted = {"samples": torch.zeros(1, 4, 64, 64)}, Look(frozenset({MIDDLE}))
+    first, last = (look(started, tiny.prompt(1), latent, at, 3, wanted) for at in ([0.05, 0.6], [0.6, 0.05]))
+    assert torch.equal(first[1].maps["saliency"], last[0].maps["saliency"])
+    assert torch.equal(first[0].maps["saliency"], last[1].maps["saliency"])
 
 
 def test_a_level_at_which_another_model_acts_is_refused(model: Any) -> None:

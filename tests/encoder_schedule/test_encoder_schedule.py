@@ -10,13 +10,16 @@ import comfy.sd
 import comfy.sdxl_clip
 import pytest
 import tiny_models as tiny
+import tiny_transformers as transformers
 import torch
 from comfy.supported_models_base import ClipTarget
+from comfy.text_encoders.hunyuan_video import HunyuanVideoTokenizer
 from comfy_extras.nodes_flux import CLIPTextEncodeFlux
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoders import encoder
 
+from fovea.guidance import token_spans
 from fovea.guidance.encoder_schedule import curves as schedule
 from fovea.nodes.encoder_schedule import CUSTOM, FoveaEncoderSchedule
 
@@ -43,6 +46,11 @@ def test_curves() -> None:
             schedule.parse_curve(wrong, "clip_curve")
     for preset in schedule.PRESETS.values():
         assert all(schedule.parse_curve(line, "preset") for line in preset)
+
+
+def test_every_clip_counts_as_one() -> None:
+    """All whose phrases can be told, and the one whose tokens are not CLIP's."""
+    assert set(schedule.CLIP_ENCODERS) == {*token_spans.CLIP_ENCODERS, "hydit_clip"}
 
 
 @given(st.integers(1, 64))
@@ -182,9 +190,32 @@ def test_the_encoder_that_is_left_has_to_be_there() -> None:
     target = ClipTarget(sd3.SD3Tokenizer, functools.partial(sd3.SD3ClipModel, clip_l=True, clip_g=True, t5=False))
     clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": small, "clip_g_model_config": small})
     tiny.initialize(clip.cond_stage_model, 3, 1.0)
-    with pytest.raises(ValueError, match="t5xxl is not there"):
-        encode(clip, curves="T5 only")
+    for curves in ("T5 only", "eDiff-I"):  # whose curve of T5 is 1 already
+        with pytest.raises(ValueError, match=r"t5xxl is not there.* Load it with this CLIP, or choose curves both"):
+            encode(clip, curves=curves)
     assert encode(clip, curves="both")
+
+
+class HunyuanVideo:
+    """The tokens of its encoders; what a Llama of 8B makes of them is made up."""
+
+    def __init__(self) -> None:
+        self.tokenizer = HunyuanVideoTokenizer()
+
+    def tokenize(self, text: str) -> Any:
+        return self.tokenizer.tokenize_with_weights(text)
+
+    def encode_from_tokens_scheduled(self, tokens: Any, add_dict: dict) -> list:
+        return [[torch.ones(1, 4, 8), {"pooled_output": torch.ones(1, 8), **add_dict}]]
+
+
+def test_only_flux_gets_its_guidance() -> None:
+    """HunyuanVideo's has another scale, and its own value where a prompt has none."""
+    (made,) = encode(HunyuanVideo())
+    assert "guidance" not in made[1]
+    model = transformers.build("hunyuan").model
+    given = {"cross_attn": transformers.prompt(1)[0][0], "noise": transformers.noise("hunyuan"), "device": "cpu"}
+    assert float(model.extra_conds(**given, **made[1])["guidance"].cond) == 6.0
 
 
 def test_a_part_of_the_schedule(flux: Any) -> None:

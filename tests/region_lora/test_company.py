@@ -306,6 +306,35 @@ class TestWithOthers:
         assert model_patch.ensure(clone, first) == []
         assert [each.regions for each in hooks.techniques_of(clone)] == [first]
 
+    def test_two_nodes_that_share_a_region_act_both(self) -> None:
+        """Each gives a LoRA to another one of three regions. The third, which neither changes, does not make them one.
+        """
+        model = tiny.unet("sd15")
+        one, two = (Lora(f"{seed}.safetensors", files.weights(model, seed), 1.0, 0.0) for seed in (1, 2))
+        first, second, third = (Region(torch.ones(1, 8, 8), name) for name in "abc")
+        ours = Regions((replace(first, loras=(one,)), second, third))
+        others = Regions((first, replace(second, loras=(two,)), third))
+        both = patched(patched(model, ours), others)
+        assert [each.regions for each in hooks.techniques_of(both)] == [ours, others]
+
+    def test_an_empty_window_turns_them_off_for_dense_diffusion_too(self) -> None:
+        world, model = techniques.shapesworld(), techniques.demo_model.load_model()
+        left, right = techniques.halves().items
+        plain = Regions((left, right))
+        regions = Regions((files.region(left.mask, files.weights(model, 1), prompt=left.prompt), right))
+        window = {"start_percent": 0.8, "end_percent": 0.3}
+        off, report = techniques.outputs(FoveaRegionLora, model=model, regions=regions, **window)
+        assert report == "start_percent (0.8) is not below end_percent (0.3): the LoRAs do not act on the model."
+        found = []
+        for each, given in ((off, regions), (model, plain), (model, regions)):
+            steered, positive, negative, _ = techniques.outputs(
+                FoveaDenseDiffusion, model=each, clip=world.clip, regions=given, prompt=techniques.PROMPT
+            )
+            with torch.inference_mode():
+                found.append(tiny.sample(steered, world.start, steps=1, positive=positive, negative=negative))
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[1], found[2]), "twin: by itself Dense Diffusion lets them act"
+
     def test_words_of_a_region_that_does_not_act_now_are_nobodys(self) -> None:
         world, model = techniques.shapesworld(), techniques.demo_model.load_model()
         name = next(n for n in files.layers(model.model.diffusion_model) if n.endswith("attn2.to_v"))
@@ -323,7 +352,8 @@ class TestWithOthers:
         (_, plain), (_, changed) = seen
         assert torch.equal(plain, changed)
 
-    def test_words_of_a_region_have_its_lora_and_no_other(self) -> None:
+    @pytest.mark.parametrize("given_its_lora", ["before its prompt is made", "after it"])
+    def test_words_of_a_region_have_its_lora_and_no_other(self, given_its_lora: str) -> None:
         """Only the values of words are changed: fully where they are the left region's, not at all where they are the
         right one's, by half where they are nobody's."""
         world, model = techniques.shapesworld(), techniques.demo_model.load_model()
@@ -332,10 +362,14 @@ class TestWithOthers:
         left, right = techniques.halves().items
         layer = model.model.diffusion_model.get_submodule(name)
         seen: list[tuple[Tensor, Tensor]] = []
-        positive, changes = [], []
-        for first in (left, files.region(left.mask, file, prompt=left.prompt)):
-            given = {"model": model, "clip": world.clip, "regions": Regions((first, right))}
+        positive, changes, plain_regions = [], [], Regions((left, right))
+        regions = Regions((replace(left, loras=(Lora("test.safetensors", file, 1.0, 0.0),)), right))
+        for acting in (plain_regions, regions):
+            prompted = plain_regions if given_its_lora == "after it" else acting
+            given = {"model": model, "clip": world.clip, "regions": prompted}
             steered, positive, negative, _ = techniques.outputs(FoveaDenseDiffusion, **given, prompt=techniques.PROMPT)
+            if prompted is not acting:
+                steered, _ = techniques.outputs(FoveaRegionLora, model=steered, regions=acting)
             with torch.inference_mode(), Later(layer, seen):
                 tiny.sample(steered, world.start, cfg=1.0, steps=1, positive=positive, negative=negative)
             changes.append(seen[-1])
@@ -426,14 +460,19 @@ def gradient(kind: str, model: Any) -> Tensor:
 class TestTextEncoder:
     """A region's prompt is encoded with the text encoder's part of its LoRA; the rest of the prompt is not."""
 
+    def weights(self, clip: Any, model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Of a LoRA: its part for the text encoder, its part for the model."""
+        generator = torch.Generator().manual_seed(1)
+        name, shape = next((name, part.weight.shape) for name, part in clip.cond_stage_model.named_modules()
+                           if name.endswith("layers.0.mlp.fc1"))  # fmt: skip
+        text = {f"text_encoders.{name}.lora_up.weight": torch.randn(shape[0], 2, generator=generator),
+                f"text_encoders.{name}.lora_down.weight": torch.randn(2, shape[1], generator=generator)}  # fmt: skip
+        return text, files.weights(model, 1, lambda each: each.endswith("attn2.to_v"))
+
     def encoded(self, separate: bool, mode: str) -> tuple[list[Tensor], Any, list[str]]:
         world, model = techniques.shapesworld(), techniques.demo_model.load_model()
-        generator = torch.Generator().manual_seed(1)
-        name, shape = next((name, part.weight.shape) for name, part in world.clip.cond_stage_model.named_modules()
-                           if name.endswith("layers.0.mlp.fc1"))  # fmt: skip
-        unet = files.weights(model, 1, lambda each: each.endswith("attn2.to_v"))
-        lora = {**unet, f"text_encoders.{name}.lora_up.weight": torch.randn(shape[0], 2, generator=generator),
-                f"text_encoders.{name}.lora_down.weight": torch.randn(2, shape[1], generator=generator)}  # fmt: skip
+        text, unet = self.weights(world.clip, model)
+        lora = {**unet, **text}
         left, right = techniques.halves().items
         found, marks, notes = [], None, []
         for loras in ((), (Lora("x", lora, 1.0, 1.0),)):
@@ -456,6 +495,17 @@ class TestTextEncoder:
     def test_not_encoded_separately_it_cannot(self) -> None:
         (plain, changed), _, notes = self.encoded(False, "prompt")
         assert torch.equal(plain, changed) and "only where regions are encoded separately" in notes[0]
+
+    def test_a_lora_without_a_part_for_it_leaves_it_as_it_is(self, caplog: pytest.LogCaptureFixture) -> None:
+        """And of no LoRA is it said that the part for the model was not loaded into the text encoder."""
+        world, model = techniques.shapesworld(), techniques.demo_model.load_model()
+        text, unet = self.weights(world.clip, model)
+        left, right = techniques.halves().items
+        one, both = (replace(left, loras=(Lora("x", file, 1.0, 1.0),)) for file in (unet, {**unet, **text}))
+        assert model_patch.clip_of(world.clip, one) is world.clip is not model_patch.clip_of(world.clip, both)
+        given = {"model": model, "clip": world.clip, "regions": Regions((one, right)), "prompt": techniques.PROMPT}
+        *_, report = techniques.outputs(FoveaDenseDiffusion, **given, encode_regions_separately=False)
+        assert report == "" and "not loaded" not in caplog.text.lower()
 
 
 class TestAsMaskedHooks:
@@ -491,9 +541,10 @@ class TestNodes:
         (found,) = techniques.outputs(FoveaAddRegionLora, regions=self.regions(), region=which, lora="x.safetensors")
         assert [len(region.loras) for region in found.items] == chosen
 
-    def test_no_such_region(self, file: dict[str, Tensor]) -> None:
-        with pytest.raises(ValueError, match=r"there is no '3'. The regions are 1: a red star, 2: a blue circle"):
-            techniques.outputs(FoveaAddRegionLora, regions=self.regions(), region="3", lora="x.safetensors")
+    @pytest.mark.parametrize("which", ["3", "\u00b2"])  # a superscript two is a digit and no number
+    def test_no_such_region(self, file: dict[str, Tensor], which: str) -> None:
+        with pytest.raises(ValueError, match=rf"no '{which}'. The regions are 1: a red star, 2: a blue circle"):
+            techniques.outputs(FoveaAddRegionLora, regions=self.regions(), region=which, lora="x.safetensors")
 
     def test_without_a_lora_the_model_is_passed_on(self) -> None:
         model = tiny.unet("sd15")

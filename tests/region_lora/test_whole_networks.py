@@ -141,6 +141,20 @@ def test_two_halves_equal_every_layer_both_ways(kind: str) -> None:
     assert far(found, wanted) < 1e-5
 
 
+@pytest.mark.parametrize("kind", [*UNETS, "flux", "wan", "lens"])  # words in front, elsewhere, and behind
+def test_small_regions_and_a_free_rest_equal_every_layer_both_ways(kind: str) -> None:
+    """A quarter and three eighths of the picture: what has no place takes so much of each."""
+    model, masks = build(kind), torch.zeros(2, 8, 8)
+    changes = [files.weights(model, seed) for seed in (1, 2)]
+    masks[0, :, :2], masks[1, :, 2:5] = 1, 1
+    pixels = masks.repeat_interleave(4, 1).repeat_interleave(6, 2)
+    with both_ways(kind, model.model.diffusion_model, changes, pixels):
+        wanted = sample(kind, model, steps=1)
+    regions = files.Regions(tuple(files.region(mask[None], file) for mask, file in zip(masks, changes)))
+    assert far(sample(kind, model, steps=1), wanted) > 0.01
+    assert far(sample(kind, patched(model, regions), steps=1), wanted) < 1e-5
+
+
 @pytest.mark.parametrize("kind", [*UNETS, *TRANSFORMERS])
 def test_places_can_be_kept_apart_everywhere(kind: str) -> None:
     """Two halves without LoRAs of any effect: what changes is that places look at their own half."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,6 +35,13 @@ class TestRegion:
         second = region(torch.zeros(8, 8), " b ", first)
         assert [r.prompt for r in second.items] == ["a", "b"] and len(first) == 1
         assert second.items[1].mask.shape == (1, 8, 8)
+
+    def test_stays_itself_whatever_it_is_made_into(self) -> None:
+        made, other = region(torch.ones(1, 8, 8)), region(torch.ones(1, 8, 8))
+        first, (cropped,) = made.items[0], made.cropped((0, 0, 4, 4), (8, 8)).items
+        for same in (replace(first, prompt="b"), cropped, copy.deepcopy(first)):
+            assert same is not first and same.origin == first.origin
+        assert other.items[0].origin != first.origin
 
     def test_has_its_own_mask(self) -> None:
         mask = torch.ones(1, 4, 4)

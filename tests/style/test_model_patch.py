@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import comfy.hooks
+import lora_files as files
 import pytest
 import tiny_models as tiny
 import torch
-from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+from comfy_extras.nodes_custom_sampler import CFGOverride, Guider_DualCFG
+from comfy_extras.nodes_hypernetwork import load_hypernetwork_patch
+from region_steps import steered
 from torch import Tensor
 
 from fovea.guidance import noise_levels
@@ -59,6 +64,17 @@ def test_equal_scales_are_plain_guidance(model: Any) -> None:
     with tiny.watching(model, "") as calls:
         got = sample(guided(model, 4.0), cfg=4.0)
     assert torch.equal(got, sample(model)) and {len(call["chunks"]) for call in calls} == {2}
+
+
+def test_equal_scales_where_another_node_changes_the_cfg(model: Any) -> None:
+    """The text has the CFG that CFG Override says, the style its own scale, whichever node comes first."""
+    override = CFGOverride.execute(model, 2.0, 0.0, 1.0).result[0]
+    wanted = sample(guided(override, 4.0))
+    close(sample(CFGOverride.execute(guided(model, 4.0), 2.0, 0.0, 1.0).result[0]), wanted)
+    assert (wanted - sample(override)).abs().max() > 1e-3, "twin: that is not the styled prompt at that CFG"
+    with tiny.watching(model, "") as calls:
+        sample(steered(guided(model, 4.0)))
+    assert {len(call["chunks"]) for call in calls} == {2}, "what this pack puts behind does not change it"
 
 
 def test_the_window(model: Any) -> None:
@@ -114,6 +130,37 @@ def test_a_picture_in_the_attention(model: Any) -> None:
     close(sample(guided(patched, 4.0 - 1e-6), positive=TEXT), sample(patched, positive=TEXT))
 
 
+def other_packs_patch(q: Tensor, k: Tensor, v: Tensor, _: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return q, k, v + 1.0
+
+
+@pytest.mark.parametrize("module", ["x", "/opt/comfy/ComfyUI/custom_nodes/x.nodes", "C:\\comfy\\custom_nodes\\x"])
+def test_another_packs_patch_is_a_picture(model: Any, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setattr(other_packs_patch, "__module__", module)
+    patched = model.clone()
+    patched.set_model_attn2_patch(other_packs_patch)
+    plain = sample(model, positive=TEXT, cfg=1.0)
+    assert (sample(patched, positive=TEXT, cfg=1.0) - plain).abs().max() > 1e-3
+    close(sample(guided(patched, 0.0), cfg=1.0), plain)
+
+
+@pytest.mark.parametrize("folder", ["", "/opt/comfy/ComfyUI/comfy_extras/", "C:\\my.models\\ComfyUI\\comfy_extras\\"])
+def test_a_hypernetwork_is_no_picture(model: Any, tmp_path: Path, folder: str) -> None:
+    """ComfyUI's own patches of cross-attention belong to the model: they act on the text, too. folder: the server loads
+    its extra nodes by their paths, which are then their modules' names."""
+    layers = [{"linear.weight": torch.eye(32) / 2, "linear.bias": torch.full((32,), 0.5)} for _ in range(2)]
+    torch.save({32: layers}, tmp_path / "hypernetwork.pt")
+    patch = load_hypernetwork_patch(str(tmp_path / "hypernetwork.pt"), 1.0)
+    type(patch).__module__ = f"{folder}nodes_hypernetwork" if folder else type(patch).__module__
+    patched = model.clone()
+    patched.set_model_attn2_patch(patch)
+    wanted = sample(patched, positive=TEXT)
+    assert torch.equal(sample(guided(patched, 0.0)), wanted)
+    assert (wanted - sample(model, positive=TEXT)).abs().max() > 1e-3, "twin: it acts"
+    with_picture_too = guided(with_picture(patched, []), 0.0)
+    close(sample(with_picture_too, cfg=1.0), sample(patched, positive=TEXT, cfg=1.0))
+
+
 def test_where_it_cannot_be(model: Any) -> None:
     """Past a switch, twice, without a text, or under a guider of another kind: said, with the cure."""
     both = ExpertSwitch.of(model, [Expert(tiny.unet("shallow", seed=1), noise_levels.half_log_snr(2.0, False))])
@@ -131,7 +178,6 @@ def test_where_it_cannot_be(model: Any) -> None:
 
 def test_other_guidance_goes_on(model: Any) -> None:
     """SAG and ComfyUI's CFG Override act on the text's part as without style, in either order."""
-    from comfy_extras.nodes_custom_sampler import CFGOverride
     from sag_steps import guided as with_sag
 
     for change in (with_sag, lambda m: CFGOverride.execute(m, 2.0, 0.0, 1.0).result[0]):
@@ -224,3 +270,38 @@ def test_a_style_that_is_none_costs_nothing_and_is_said(model: Any, caplog: pyte
     caplog.clear()
     sample(guided(model, 3.0))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("key", ["guidance", "conditioning_llama3", "conditioning_byt5small"])
+def test_a_style_beside_the_same_features(model: Any, key: str) -> None:
+    """It is one where the prompts differ in what else is of their text, and none where they are alike in that, too."""
+    one, other = (2.0, 3.0) if key == "guidance" else (torch.zeros(1, 4), torch.ones(1, 4))
+    patched = FoveaStyleGuidance.execute(model, tiny.prompt(12, **{key: one}), 2.0, 0.0, 1.0).result[0]
+    counts = []
+    for value in (other, one if key == "guidance" else one.clone()):
+        with tiny.watching(model, "") as calls:
+            sample(patched, positive=tiny.prompt(12, **{key: value}), steps=1)
+        counts.append({len(call["chunks"]) for call in calls})
+    assert counts == [{3}, {2}]
+
+
+def test_a_style_by_hooks(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A LoRA on the styled prompt alone, whose text is the same: as ComfyUI's guider for two prompts."""
+    styled = tiny.prompt(12, hooks=comfy.hooks.create_hook_lora(files.weights(model, 1), 1.0, 0.0))
+    guider = Guider_DualCFG(model)
+    guider.set_conds(styled, TEXT, NEGATIVE)
+    guider.set_cfg(2.0, 4.0)
+    start = tiny.noise(16, 16)
+    ours = FoveaStyleGuider.execute(model, styled, NEGATIVE, 4.0, TEXT, 2.0, 0.0, 1.0).result[0]
+    found = tiny.sample_with(ours, start, steps=2)
+    close(found, tiny.sample_with(guider, start, steps=2))
+    plain = tiny.sample(model, start, cfg=4.0, positive=TEXT, negative=NEGATIVE, steps=2)
+    assert (found - plain).abs().max() > 1e-3 and "there is no style" not in caplog.text
+
+
+def test_an_empty_window_is_said(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    guided(model, 2.0, 0.8, 0.3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Style Guidance: start_percent (0.8) is not below end_percent (0.3): style does not act, and the prompt with "
+        "style is not used."
+    ]
