@@ -8,8 +8,13 @@ from typing import Any
 
 def with_additional_models(cond: Mapping[str, Any], patchers: Sequence[Any]) -> dict[str, Any]:
     """A prompt's options that bring further models, which ComfyUI then loads for the run."""
-    already = cond.get("additional_models", [])
-    return {**cond, "additional_models": [*(already if isinstance(already, list) else [already]), *patchers]}
+    return {**cond, "additional_models": [*additional_models(cond), *patchers]}
+
+
+def additional_models(cond: Mapping[str, Any]) -> list[Any]:
+    """The further models that a prompt's options bring."""
+    brought = cond.get("additional_models", [])
+    return brought if isinstance(brought, list) else [brought]
 
 
 def patchers_of(*owners: Any) -> list[Any]:

@@ -129,20 +129,24 @@ class FoveaRegionLora(io.ComfyNode):
         acting = regions.acting
         if not any(region.loras for region in acting.items):
             return io.NodeOutput(model, notices.report(NAME, _why_not(regions)))
+        patched, notes, off = model.clone(), regions.idle(), start_percent >= end_percent
+        if off:
+            notes.append(f"start_percent ({start_percent:g}) is not below end_percent ({end_percent:g}): the LoRAs do "
+                         "not act on the model.")  # fmt: skip
         if family_of(model.get_model_object("diffusion_model")) is None:
+            if off:
+                return io.NodeOutput(model, notices.report(NAME, notes))
             raise ValueError(
                 f"{NAME}: it is not known what the layers of the model ({type(model.model).__name__}) are about, so "
                 "LoRAs cannot act in places yet. Regions to Conditioning makes ComfyUI's own masked LoRA hooks of them."
             )
-        patched, notes = model.clone(), regions.idle()
-        if start_percent >= end_percent:  # installed all the same, or Dense Diffusion would let them act after all
-            notes.append(f"start_percent ({start_percent:g}) is not below end_percent ({end_percent:g}): the LoRAs do "
-                         "not act on the model.")  # fmt: skip
-        try:
+        try:  # with an empty window, too, or Dense Diffusion would let them act after all
             notes += model_patch.install(
                 patched, acting, apart=apart, common=common, negative=negative, start=start_percent, end=end_percent
             )
         except model_patch.NoMatch as why:
+            if off:
+                return io.NodeOutput(model, notices.report(NAME, notes))
             raise ValueError(f"{NAME}: {why}") from None
         return io.NodeOutput(patched, notices.report(NAME, notes))
 

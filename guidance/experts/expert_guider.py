@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from .. import cond_inputs
-from ..additional_models import with_additional_models
+from ..additional_models import additional_models, with_additional_models
 from ..cond_inputs import further_inputs
 from ..noise_levels import convert_sigma
 from .plan import BadExperts
@@ -122,7 +122,11 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         own = {"positive": expert.positive, "negative": expert.negative}
         self.inner_set_conds({name: conds for name, conds in own.items() if conds is not None})
         _say_what_is_lacking(expert, outer.original_conds, self.original_conds)
-        given = {**outer.original_conds, **self.original_conds}
+        # What the sampler's prompts bring is for the whole run: a scorer, say.
+        more = [model for conds in outer.original_conds.values() for cond in conds for model in additional_models(cond)]
+        own_conds = {name: [with_additional_models(cond, more) for cond in conds] if more else conds
+                     for name, conds in self.original_conds.items()}  # fmt: skip
+        given = {**outer.original_conds, **own_conds}
         controls: dict[int, Any] = {}
         self.original_conds = {name: [_with_own_control(cond, controls) for cond in conds]
                                for name, conds in given.items()}  # fmt: skip

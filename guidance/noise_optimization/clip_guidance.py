@@ -101,7 +101,7 @@ class _Guide(Shared):
             **named: Any) -> Tensor:  # fmt: skip
         """A run of ComfyUI outside of inference mode, with decoder and scorer loaded along."""
         guider = executor.class_obj
-        if latent_image.ndim not in (4, 5) or latent_image.is_nested:
+        if latent_image.ndim not in (4, 5):
             raise NoGradient("CLIP Guidance cannot look at latents without pictures (sound, video with sound, 3D).")
         if latent_image.ndim == 5 and latent_image.shape[2] > 1:
             raise NoGradient("CLIP Guidance takes no gradient through videos: use Best of N, or a single frame.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,9 @@ class Decoder:
         if latents.ndim == 5 and not self._has_frames:
             latents = latents[:, :, 0]
         if torch.is_grad_enabled():
-            with checkpoint_blocks(self.network):
+            with checkpoint_blocks(self.network), all_at_once(self.network):
                 decoded = self.network.decode(latents)
-            pictures = self.vae.process_output(decoded.float())
+            pictures = self.vae.process_output(decoded.float()).to(latents.device)
         else:  # nothing is taken back through it: one picture's memory is enough
             pictures = torch.cat([self._decoded(latent) for latent in latents.split(1)])
         return pictures[:, :, 0] if pictures.ndim == 5 else pictures
@@ -69,10 +70,24 @@ class Decoder:
     def _decoded(self, latent: Tensor) -> Tensor:
         """One latent without gradient; in tiles where memory does not suffice, as ComfyUI's VAE Decode does."""
         try:
-            return self.vae.process_output(self.network.decode(latent).float())
+            return self.vae.process_output(self.network.decode(latent).float()).to(latent.device)
         except torch.OutOfMemoryError:
             in_tiles = self.vae.decode_tiled_3d if latent.ndim == 5 else self.vae.decode_tiled_
             return in_tiles(latent).to(latent.device)
+
+
+@contextlib.contextmanager
+def all_at_once(network: Any) -> Iterator[None]:
+    """While active, ComfyUI's tiny autoencoders of videos decode all frames at once: one after the other, as they do
+    otherwise, they cut the gradient off between frames, of which a single latent makes several."""
+    apart = getattr(network, "parallel", None) is False
+    if apart:
+        network.parallel = True
+    try:
+        yield
+    finally:
+        if apart:
+            network.parallel = False
 
 
 def ends_and_middle(count: int) -> list[int]:

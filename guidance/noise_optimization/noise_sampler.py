@@ -130,7 +130,7 @@ class NoiseOptimizer(comfy.samplers.Sampler):
             best.stopped, best.canceled = "canceled: the best of what was finished", True
         best.start = model.settled(best.start)
         region_scores = self.region_scores(trial, best.pictures)
-        if latent_image is not None and latent_image.ndim == VIDEO:
+        if latent_image is not None and latent_image.ndim == VIDEO and latent_image.shape[2] > 1:
             best.pictures = decode.whole(best.sampled)
         best.sampled = model.finished(best.sampled)
         started = process_out(model.latent_of(model.start_of(best.start)))
@@ -299,7 +299,10 @@ def _run(
         if through_model:
             patcher = fully_loaded(inputs.model)
             with_backward(patcher)
-        more = [vae_patcher, *patchers_of(config.scorer, config.saliency)]
+        judges = patchers_of(config.scorer, config.saliency)
+        # Before the run: in it, the sampled model counts as in use, and could not make room for what loads whole.
+        comfy.model_management.load_models_gpu(judges)
+        more = [vae_patcher, *judges]
         more += [] if inputs.preview_vae is None else [inputs.preview_vae.patcher]
         (tensor, options), *others = normal_copy(inputs.positive)
         positive = [[tensor, with_additional_models(options, more)], *others]

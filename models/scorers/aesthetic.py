@@ -11,6 +11,7 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
+from .comfy_clip import ClipPairScorer
 from .open_clip import OpenClipScorer, UnknownScorer
 from .scorer import Scorer
 
@@ -28,7 +29,7 @@ class AestheticScorer(Scorer):
     name: str
     size: int
     patcher: Any = field(repr=False)
-    clip: OpenClipScorer = field(repr=False)
+    clip: OpenClipScorer | ClipPairScorer = field(repr=False)
     head: nn.Module = field(repr=False)
     unit: str = "aesthetic score"
     reads_prompt: ClassVar[bool] = False
@@ -87,15 +88,14 @@ def with_clip(state: Mapping[str, Tensor], file: str, clip: Scorer | None) -> Ae
     head = read_head(state, file)
     width = width_of(head)
     wanted = {512: "OpenAI's ViT-B/32 or B/16, as its name says", 768: "OpenAI's ViT-L/14"}.get(width, "its CLIP")
-    if not isinstance(clip, OpenClipScorer):
+    if not isinstance(clip, OpenClipScorer if width in (512, 768) else (OpenClipScorer, ClipPairScorer)):
         raise UnknownScorer(
             f"{file} is the head of an aesthetic predictor and needs {wanted}: load that with another Load Scorer and "
             "connect it to input clip."
         )
-    given = clip.patcher.model.visual.output_dim
-    if given != width:
-        raise UnknownScorer(f"{file} rates vectors of {width}, {clip.name} gives {given}: connect {wanted}.")
-    if not clip.quick and width in (512, 768):
+    if clip.width != width:
+        raise UnknownScorer(f"{file} rates vectors of {width}, {clip.name} gives {clip.width}: connect {wanted}.")
+    if width in (512, 768) and not getattr(clip, "quick", False):
         raise UnknownScorer(
             f"{file} was trained on OpenAI's weights, {clip.name} is another training: its ratings would mean nothing. "
             f"Connect {wanted}; if it is that, set activation to quick gelu there."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ def load(name: str, allow_download: bool) -> ImscoreScorer:
     missing = [] if allow_download else not_here(kind)
     if missing:
         raise ImscoreMissing(
-            f"{name} needs {', '.join(missing)}, which is not in this machine's hub cache. {fetching(missing)}"
+            f"{name} needs {', '.join(missing)}, which is not in this machine's Hugging Face cache. {fetching(missing)}"
         )
     try:
         with nullcontext() if allow_download else offline():
@@ -126,26 +127,31 @@ def fetching(repos: Sequence[str]) -> str:
     return f"Switch allow_download on, or fetch it by hand: {commands}."
 
 
+OFFLINE = threading.Lock()
+
+
 @contextmanager
 def offline() -> Iterator[None]:
     """Nothing is downloaded inside.
 
     imscore's constructors load further repositories, of which the cache may have a part, and pass nothing on that
     would say so; the environment is read once, when the hub's package is imported. So its setting is changed and put
-    back: during the load, other downloads through that package are refused, too.
+    back: during the load, other downloads through that package are refused, too. One at a time, or the second would
+    put back what the first had set.
     """
     from huggingface_hub import constants, utils
 
     # Before version 1, connections were kept that had been made by the setting as it was.
     forget = getattr(utils, "reset_sessions", lambda: None)
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    forget()
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with OFFLINE:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = True
         forget()
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
+            forget()
 
 
 def class_of(kind: Kind) -> Any:

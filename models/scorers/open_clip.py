@@ -68,6 +68,11 @@ class OpenClipScorer(EmbeddingScorer):
     letterbox: bool = False
     quick: bool = False
 
+    @property
+    def width(self) -> int:
+        """Of its vectors."""
+        return int(self.patcher.model.visual.output_dim)
+
     def image(self, squares: Tensor) -> Tensor:
         """[n, 3, size, size] in 0..1 -> [n, width], differentiable. The network is loaded by the caller."""
         squares = squares.to(self.patcher.load_device)

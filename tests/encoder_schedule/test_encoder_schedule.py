@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoders import encoder
 
-from fovea.guidance import token_spans
 from fovea.guidance.encoder_schedule import curves as schedule
 from fovea.nodes.encoder_schedule import CUSTOM, FoveaEncoderSchedule
 
@@ -46,11 +45,6 @@ def test_curves() -> None:
             schedule.parse_curve(wrong, "clip_curve")
     for preset in schedule.PRESETS.values():
         assert all(schedule.parse_curve(line, "preset") for line in preset)
-
-
-def test_every_clip_counts_as_one() -> None:
-    """All whose phrases can be told, and the one whose tokens are not CLIP's."""
-    assert set(schedule.CLIP_ENCODERS) == {*token_spans.CLIP_ENCODERS, "hydit_clip"}
 
 
 @given(st.integers(1, 64))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import socket
 from collections.abc import Callable
 from inspect import getfile
 from pathlib import Path
@@ -18,7 +20,7 @@ import open_clip
 import pytest
 import torch
 from comfy.supported_models_base import ClipTarget
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
@@ -198,20 +200,28 @@ def test_imscore_downloads_nothing_unasked(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_a_part_of_a_repository_is_not_completed_unasked(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+def test_a_part_of_a_repository_is_not_completed_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
     """imscore's constructors ask the hub for more and do not pass on that nothing may be downloaded."""
-    kind, offline = imscore.KINDS["CLIP score L/14"], []
+    kind, asked = imscore.KINDS["CLIP score L/14"], []
+
+    def refused(*_: Any, **__: Any) -> Any:
+        asked.append(True)
+        raise OSError("no net")
 
     def half(*_: Any, **__: Any) -> None:
-        offline.append(constants.HF_HUB_OFFLINE)
+        with contextlib.suppress(Exception):
+            hf_hub_download(kind.repo, "model.safetensors", cache_dir=tmp_path)
         raise FileNotFoundError("model.safetensors is not there")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
     monkeypatch.setattr(imscore, "not_here", lambda _: [])
     monkeypatch.setattr(imscore.class_of(kind), "from_pretrained", half)
     with pytest.raises(imscore.ImscoreMissing, match=r"model\.safetensors is not there") as error:
         imscore.load(imscore.PREFIX + "CLIP score L/14", allow_download=allowed)
-    assert offline == [not allowed] and constants.HF_HUB_OFFLINE is False
+    assert bool(asked) == allowed and constants.HF_HUB_OFFLINE is False
     commands = [f"hf download {repo}" in str(error.value) for repo in (kind.repo, *kind.needs)]
     assert commands == [not allowed] * 2
 

@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
+import comfy.taesd.taehv
 import pytest
 import techniques
 import tiny_models as tiny
@@ -354,6 +355,23 @@ class TestLatentsWithAFrameAxis:
         torch.testing.assert_close(decode.frames(latent)[..., ::8, ::8].movedim(1, 2), wanted)
         torch.testing.assert_close(decode.whole(latent)[..., ::8, ::8], wanted.movedim(2, 1).flatten(0, 1))
         torch.testing.assert_close(decode(latent[:, :, :1])[..., ::8, ::8], wanted[:, :, 0])
+
+    def test_a_tiny_decoder_of_videos_gives_the_whole_gradient(self) -> None:
+        """ComfyUI's, which makes four frames of one latent and, frame by frame, cuts the gradient off between them."""
+        network = comfy.taesd.taehv.TAEHV(dit.CHANNELS).eval().requires_grad_(False)
+        tiny.initialize(network, 0, 1.0)
+        vae, start = Frames(), dit.noise("qwen", 8, 8)
+
+        def gradient(decode: Callable[[Tensor], Tensor]) -> Tensor:
+            leaf = start.clone().requires_grad_()
+            return torch.autograd.grad(decode(leaf)[:, :, -64:, -64:].square().sum(), leaf)[0]
+
+        got = gradient(Decoder(vae, network, lambda x: x))
+        assert network.parallel is False
+        apart_ = gradient(lambda latents: network.decode(latents)[:, :, 0].sigmoid())
+        network.parallel = True
+        torch.testing.assert_close(got, gradient(lambda latents: network.decode(latents)[:, :, 0].sigmoid()))
+        assert apart(apart_, got) > 1e-3, "twin: a part of it"
 
     @pytest.mark.parametrize("gradient_path", ["past_model", "all_steps"])
     def test_one_frame_is_optimized(self, world: techniques.World, gradient_path: str) -> None:

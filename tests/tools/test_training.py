@@ -187,7 +187,7 @@ def test_latents_know_their_autoencoder_and_their_pictures(tmp_path: Path, paint
 
     left(tmp_path, "vae", {k: v * 2 if k.startswith("vae.quant_conv") else v for k, v in weights.items()})
     for use in uses:
-        with pytest.raises(SystemExit, match=r"of another autoencoder.* --work"):
+        with pytest.raises(SystemExit, match=r"not known to be of the autoencoder.* --work"):
             use(encoding, pictures)
     assert train_unet.encoded_pictures(later, pictures)[1] == known["scale_factor"], "of what ships"
 
@@ -196,7 +196,7 @@ def test_latents_know_their_autoencoder_and_their_pictures(tmp_path: Path, paint
     train_unet.encode(run(own, "latents", shipped=DEMO), pictures)
     spread = np.load(own / "latents.npy").astype(np.float32).std()
     assert json.loads((own / "latents.json").read_text())["scale_factor"] == pytest.approx(1 / spread, rel=1e-4)
-    with pytest.raises(SystemExit, match="of another autoencoder"):
+    with pytest.raises(SystemExit, match="not known to be of the autoencoder"):
         train_unet.encoded_pictures(run(own, "experts", base=base_hash()), pictures)
 
     more = data.build(tmp_path / "data", "train", 3)

@@ -137,7 +137,8 @@ def termination_as_exit() -> Iterator[None]:
     def leave(number, frame):
         raise SystemExit(128 + number)
 
-    previous = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, leave) for number in heeded}  # nohup has SIGHUP ignored
     try:
         yield
     finally:

@@ -152,9 +152,10 @@ def encoded_pictures(run: Run, data: Dataset) -> tuple[np.ndarray, float, np.nda
     if not path.exists():
         raise SystemExit(f"stage {run.name} needs encoded pictures: --stage latents first (with --continue-shipped)")
     facts, latents = json.loads((run.work / "latents.json").read_text()), np.load(path, mmap_mode="r")
-    cure = "delete it for --stage latents to encode anew, or take another --work"
+    own = run.base and (run.work / "vae.pt").exists()  # with which --stage latents would encode again
+    cure = "take another --work" if own else "delete it for --stage latents to encode anew, or take another --work"
     if facts.get("vae") != weights_hash(training_state(DEMO, "vae") if run.base else averaged(run, "vae")):
-        raise SystemExit(f"{path} is of another autoencoder than stage {run.name} stands on: {cure}")
+        raise SystemExit(f"{path} is not known to be of the autoencoder that stage {run.name} stands on: {cure}")
     if len(latents) != len(data):
         raise SystemExit(f"{path} is of {len(latents)} pictures, and there are {len(data)}: {cure}")
     shares = np.array([SHARES[len(scene.things)] for scene in data.scenes])

@@ -167,6 +167,8 @@ def alone(
                 failed[job.key] = str(why)
             except LOST as why:  # the next job gets a new server, this one has had its chance
                 failed[job.key] = f"the server was lost: {why}"
+                if address is not None and isinstance(why, TimeoutError):  # the next would wait behind it for ever
+                    raise SetupError(f"{address} hangs in a job ({why}): restart it, then this command.") from None
                 worker.close()
                 worker = None
             else:
