@@ -12,7 +12,7 @@ from ..attention.block_names import parse_blocks
 from ..attention.families.registry import family_of
 from ..guidance.attention_map.probe import Level, Look, look
 from ..guidance.token_spans import phrase_tokens
-from .ui import heat_maps
+from .ui import errors, heat_maps
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -47,6 +47,7 @@ class FoveaAttentionMap(io.ComfyNode):
         )
 
     @classmethod
+    @errors.of_node(NAME)
     def execute(
         cls,
         model: ModelPatcher,

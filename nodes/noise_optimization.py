@@ -41,7 +41,7 @@ from ..models.scorers.scorer import Scorer
 from .region_sources import RegionsType
 from .saliency import SaliencyType
 from .scorers import ScorerType, prompt_lines
-from .ui import charts, choice, notices, preset_inputs, search_report
+from .ui import charts, choice, errors, notices, preset_inputs, search_report
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -176,6 +176,7 @@ class FoveaOptimizeLatent(_Search):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(OPTIMIZE)
     def execute(
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
         prompt: str, seed: int, steps: int, scheduler: str, cfg: float, preset: dict[str, Any] | None = None,
@@ -242,6 +243,7 @@ class FoveaBestOfN(_Search):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(BEST_OF_N)
     def execute(
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
         prompt: str, seed: int, steps: int, scheduler: str, cfg: float, candidates: int, seconds: float,
@@ -297,6 +299,7 @@ class FoveaCLIPGuidance(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(CLIP_GUIDANCE)
     def execute(
         cls, model: ModelPatcher, vae: VAE, scorer: Scorer, prompt: str, scale: float, cutouts: int,
         start_percent: float, end_percent: float,

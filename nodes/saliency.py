@@ -13,9 +13,10 @@ from torch import Tensor
 from ..guidance.spectral_residual import spectral_residual
 from ..models import model_folders, weight_files
 from ..models.saliency import loader
-from .ui import heat_maps
+from .ui import errors, heat_maps
 
 FOLDER = model_folders.register("saliency")
+LOADER = "Load Saliency Model"
 WITHOUT_WEIGHTS = "spectral residual (no weights)"
 SaliencyType = io.Custom("FOVEA_SALIENCY")
 ALIASES = ["saliency", "attention of people", "TranSalNet", "where people look", "eye tracking"]
@@ -34,7 +35,7 @@ class FoveaLoadSaliencyModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FoveaLoadSaliencyModel",
-            display_name="Load Saliency Model",
+            display_name=LOADER,
             category="Fovea/scoring",
             description=(
                 "Loads a model that says where people look in a picture, from the folder models/saliency: TranSalNet "
@@ -54,6 +55,7 @@ class FoveaLoadSaliencyModel(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(LOADER)
     def execute(cls, file: str) -> io.NodeOutput:
         if file == WITHOUT_WEIGHTS:
             return io.NodeOutput(spectral_residual)

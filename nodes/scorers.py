@@ -16,11 +16,12 @@ from ..models.scorers import comfy_clip, files, imscore, open_clip, rating_node
 from ..models.scorers.aesthetic import AestheticScorer
 from ..models.scorers.scorer import Scorer
 from ..models.shapesworld import loader as demo_model
-from .ui import charts, notices
+from .ui import charts, errors, notices
 
 CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
 ScorerType = io.Custom("FOVEA_SCORER")
 LOADER, SCORE = "Load Scorer", "Score Images"
+FROM_CLIP, FROM_NODE = "Scorer from CLIP", "Scorer from Node"
 BROKEN = "  (holds NaN or infinity: a VAE in half precision? try --fp32-vae)"
 ALIASES = ["CLIP score", "HPS", "open_clip"]
 USES = "For Best of N, Score Images, Optimize Latent, CLIP Guidance."
@@ -86,6 +87,7 @@ class FoveaLoadScorer(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(LOADER)
     def execute(
         cls, file: str, activation: str, allow_download: bool = False, clip: Scorer | None = None
     ) -> io.NodeOutput:
@@ -111,7 +113,7 @@ class FoveaScorerFromCLIP(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FoveaScorerFromCLIP",
-            display_name="Scorer from CLIP",
+            display_name=FROM_CLIP,
             category="Fovea/scoring",
             description=(
                 "Makes a scorer of what is loaded already: SDXL's CLIP with clip_vision_g, or SD2's with clip_vision_h."
@@ -125,6 +127,7 @@ class FoveaScorerFromCLIP(io.ComfyNode):
         )
 
     @classmethod
+    @errors.of_node(FROM_CLIP)
     def execute(cls, clip_vision: Any, clip: Any) -> io.NodeOutput:
         with torch.inference_mode(False):
             return io.NodeOutput(comfy_clip.clip_pair(clip_vision, clip))
@@ -137,7 +140,7 @@ class FoveaScorerFromNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FoveaScorerFromNode",
-            display_name="Scorer from Node",
+            display_name=FROM_NODE,
             category="Fovea/scoring",
             description=(
                 "Makes a scorer of any other node that takes a picture and gives a number. Without gradient: Best of N "
@@ -171,6 +174,7 @@ class FoveaScorerFromNode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(FROM_NODE)
     def execute(
         cls, node: str, values: str, lower_is_better: bool, socket_a: Any = None, socket_b: Any = None
     ) -> io.NodeOutput:

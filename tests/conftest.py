@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,8 @@ from typing import Any
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers and the servers they start share the cores; torch reads this once, while it is being imported.
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+# What hypothesis keeps, it would write into the folder that the tests are started in.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{tempfile.gettempdir()}/fovea-hypothesis-{os.getuid()}")
 
 import pytest
 import torch
@@ -66,6 +69,9 @@ def put_host_first() -> None:
     sys.path[:] = [str(tools_host.locate()), *(entry for entry in sys.path if entry not in own)]
 
 
+# Of torch's global generator. Tests seed generators of their own with small numbers: what draws from this one should
+# get others.
+SEED = 60_271
 # Examples are drawn the same way every time, and no test depends on how busy the machine is.
 settings.register_profile("fovea", deadline=None, derandomize=True, database=None)
 settings.load_profile("fovea")
@@ -118,6 +124,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False  # keep the order in which tests were collected
     return Groups(config, log)
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_every_time() -> None:
+    """What a test draws from torch's global generator does not depend on the tests before it."""
+    torch.default_generator.manual_seed(SEED)  # torch.manual_seed would import the compiler, in some versions
 
 
 @pytest.fixture(scope="session", autouse=True)

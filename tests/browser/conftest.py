@@ -83,6 +83,19 @@ def page(live) -> Iterator:
 
 
 @pytest.fixture
+def loras(live) -> Iterator[Path]:
+    """The server's folder of LoRAs. What a test puts there is gone after it."""
+    folder = live.base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
+    try:
+        yield folder
+    finally:
+        for file in set(folder.iterdir()) - before:
+            file.unlink()
+
+
+@pytest.fixture
 def settings(client) -> Callable[..., None]:
     """The editor's settings live on the server; without the first flag it opens with a tour."""
 

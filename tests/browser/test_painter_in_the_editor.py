@@ -64,11 +64,9 @@ def test_the_graphs_undo_inside_a_subgraph(page, client, settings, renderer: str
     assert not page.ours()
 
 
-def test_loras_are_listed_anew(page, client, settings, live) -> None:
+def test_loras_are_listed_anew(page, client, settings, loras) -> None:
     """A list that could not be had is asked for again, and refreshing the editor brings new files."""
-    folder = live.base / "models" / "loras"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"x.lora_up.weight": torch.ones(2, 2)}, folder / "first.safetensors")
+    save_file({"x.lora_up.weight": torch.ones(2, 2)}, loras / "first.safetensors")
     painter = loaded(page, client, settings, "classic")
     painter.button("Add a region")
     painter.tool("rectangle")
@@ -82,6 +80,6 @@ def test_loras_are_listed_anew(page, client, settings, live) -> None:
     more.click()
     lists.last.wait_for()
     assert "first.safetensors" in lists.last.locator("option").all_inner_texts()
-    save_file({"x.lora_up.weight": torch.ones(2, 2)}, folder / "second.safetensors")
+    save_file({"x.lora_up.weight": torch.ones(2, 2)}, loras / "second.safetensors")
     page.evaluate("() => window.app.refreshComboInNodes()")
     page.wait_for_function("!!document.querySelector('.fovea-loras option[value=\"second.safetensors\"]')")

@@ -252,12 +252,11 @@ def test_full_screen_has_the_regions_beside(page, client, settings) -> None:
     assert page.locator("[data-tool=bucket] .fovea-word").inner_text() == "Fill"
 
 
-def test_settings_of_a_region(page, client, settings, live) -> None:
+def test_settings_of_a_region(page, client, settings, loras) -> None:
     """All that the fold-out has is in the drawing, and what the server makes of it."""
     from fovea.guidance.regions import painter_format
 
-    file = live.base / "models" / "loras" / "a_style.safetensors"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file = loras / "a_style.safetensors"
     save_file({"x.lora_up.weight": torch.ones(2, 2)}, file)
     painter = alone(page, client, settings, "classic")
     painter.tool("rectangle")

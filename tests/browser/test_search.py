@@ -51,7 +51,7 @@ def test_words_find_their_node(page, client, settings) -> None:
         page.keyboard.press("Control+A")
         page.keyboard.type(words, delay=10)
         offered: list[list[str]] = []
-        for _ in range(30):  # the list follows what is typed after a moment
+        for _ in range(150):  # the list follows what is typed after a moment
             page.wait_for_timeout(100)
             offered = page.evaluate(OFFERED)
             first = offered[0] if offered else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 import fovea
 from fovea.nodes.demo_model import FLOW
 from tools.comfy import graph, host, server
+from tools.comfy import workflow as ui
 from tools.shapesworld import world
 from tools.sweep import evaluate
 
@@ -223,6 +225,23 @@ def test_what_is_measured_is_what_was_measured() -> None:
                          facts["region_lora"]["rows"][0]["n"], facts["latents"]["prompts"])
     ]  # fmt: skip
     assert re.findall(r"best of (\d+)", told) == [str(facts["latents"]["trials"]["best of n"])] * 2
+
+
+@static
+def test_the_note_of_two_models_says_what_was_measured() -> None:
+    """Numbers in a template: of both models at its border, and of each alone."""
+    path = ROOT / "workflows" / "2 Two models in one run (demo).json"
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    told = "\n".join(node["widgets_values"][0] for node in nodes if node["type"] in ui.NOTES)
+    facts = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))["ediffi"]["unlike"]["found"]
+    rows_of = {row["name"]: row for row in facts["rows"]}
+    level = 0.7  # of the flow's noise, below which the UNet acts
+    both, unet, flow = (rows_of[name] for name in (f"the UNet below {level}", "the UNet alone",
+                                                   "the flow transformer alone"))  # fmt: skip
+    shares = [both["places_right"], unet["places_right"], *(row["all_right"] for row in (both, flow, unet))]
+    assert re.findall(r"(\d+) %", told) == [f"{100 * share[0]:.0f}" for share in shares]
+    assert re.findall(r"In (\d+) tests", told) == [str(facts["n"])]
+    assert re.findall(r"(-?\d+) dB", told) == [f"{20 * math.log10((1 - level) / level):.0f}"]
 
 
 @static
@@ -436,18 +455,24 @@ def test_make_serve(tmp_path: Path) -> None:
 def test_make_demo(demo_model: Path) -> None:
     """`make demo` leaves what the README says; its own server runs beside the tests' one."""
     folder = ROOT / "output" / "demo"
-    (folder / "report.json").unlink(missing_ok=True)
-    done = subprocess.run(
-        command_line("make demo"),
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=3000,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["graphs"]
+    report = folder / "report.json"
+    before = report.read_bytes() if report.exists() else None
+    report.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(
+            command_line("make demo"),
+            cwd=ROOT,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=3000,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        rows = json.loads(report.read_text(encoding="utf-8"))["graphs"]
+    finally:
+        if before is not None:
+            report.write_bytes(before)
     assert {row["graph"] for row in rows} == set(graph.demo_graphs(ROOT / "demo"))
     assert all(row["status"] == "success" and row["images"] for row in rows)
     assert (folder / "contact_sheet.png").stat().st_size > 10_000

@@ -1,0 +1,45 @@
+"""Errors name the node that they are of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+
+from fovea.guidance.gradients.errors import NoGradient
+from fovea.nodes import attention_map, scorers
+from fovea.nodes.ui import errors
+from tools.comfy.node_values import arguments
+
+
+@pytest.mark.parametrize("raised, said", [
+    (ValueError("no such block"), "A Node: no such block"),
+    (NoGradient("no gradient: go past it"), "A Node: no gradient: go past it"),
+    (ValueError("A Node: levels must rise"), "A Node: levels must rise"),
+])  # fmt: skip
+def test_the_class_stays(raised: Exception, said: str) -> None:
+    with pytest.raises(type(raised)) as error, errors.of_node("A Node"):
+        raise raised
+    assert error.value is raised and str(error.value) == said
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(KeyError) as error, errors.of_node("A Node"):
+        raise KeyError("x")
+    assert error.value.args == ("x",)
+
+
+def wrong(class_: Any, **given: Any) -> str:
+    with pytest.raises((ValueError, RuntimeError)) as error:
+        class_.execute(**arguments(class_, **given))
+    return str(error.value)
+
+
+def test_nodes_do_so() -> None:
+    model = tiny.unet("shallow")
+    said = wrong(attention_map.FoveaAttentionMap, model=model, positive=tiny.prompt(1),
+                 latent={"samples": tiny.noise(8, 8)}, blocks="nowhere.7")  # fmt: skip
+    assert said.startswith("Attention Map: ") and "nowhere.7" in said
+    with pytest.raises(ValueError, match=r"^Scorer from Node: .*NoSuchNode"):
+        scorers.FoveaScorerFromNode.execute("NoSuchNode", "", False)
