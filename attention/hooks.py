@@ -32,6 +32,7 @@ from .packed import picture_size
 from .run import Attention, AttentionCall, AttentionWrapper, Run, Shared, Technique, TextTrimmer
 from .sites import CALL_STATE, Forward, Site
 from .tensor_layout import head_width
+from .text_trimming import trimmed, trimmers
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -41,6 +42,7 @@ TECHNIQUES = "fovea_techniques"
 RUN = "fovea_run"
 PREVIOUS_OVERRIDE = "fovea_previous_override"
 GIVEN_WIDTH = "fovea_given_width"  # of heads that are widened by now
+BEYOND = "fovea_beyond"  # attribute of an override of ours: what takes its place for heads too wide for other nodes
 DEGRADED = "fovea_degraded"  # in transformer_options of an extra, degraded evaluation: the name of its technique
 OVERRIDE = "optimized_attention_override"
 OWN_KEYS = frozenset({TECHNIQUES, RUN, DEGRADED})  # what we add to the options of calls without wrappers
@@ -154,7 +156,7 @@ def _calc_cond_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timest
     window = _window(model_options["transformer_options"].get("context_window"))
     table = CondTable(conds, window, run.roles) if model is run.model else None
     if table is not None:
-        for each in _trimmers(run):
+        for each in trimmers(run):
             conds = for_controlnets(conds, partial(_added_text, each, table))
     with run.calling(table, remember=DEGRADED not in model_options["transformer_options"]):
         return executor(model, conds, x_in, timestep, model_options)
@@ -191,9 +193,8 @@ def _apply_model(
         rows = run.table.rows(options.get("cond_or_uncond", ()), options.get("uuids", ()), x.shape[0])
         network = original(executor.class_obj.diffusion_model)
         size = picture_size(x, kwargs.get("latent_shapes") or ())
-        forward = Forward(network, x.shape[0], size, {**kwargs, "c_crossattn": c_crossattn})
-        if _can_be_trimmed(forward):
-            rows, c_crossattn, kwargs = _trimmed(run, rows, x.shape[0], c_crossattn, kwargs)
+        forward = Forward(network, x.shape[0], size, {**kwargs, "c_crossattn": c_crossattn}, options.get("patches", {}))
+        rows, c_crossattn, kwargs = trimmed(run, rows, forward, c_crossattn, kwargs)
         forward.inputs = {**kwargs, "c_concat": c_concat, "c_crossattn": c_crossattn}
         hooked = _hooked(run, rows, forward, options)
         changed = _changed_layers(run, rows, forward)
@@ -204,38 +205,6 @@ def _apply_model(
     if is_compiled(executor.class_obj.diffusion_model, wrappers):
         options = {key: value for key, value in options.items() if key not in OWN_KEYS}
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-
-
-def _can_be_trimmed(forward: Forward) -> bool:
-    """Whether what is cut off the end of the text would be what was appended to a prompt, and nothing of it is left in
-    the rest."""
-    family = family_of(forward.network)
-    return family is None or not (family.text_is_mixed or family.text_place(forward).at_end)
-
-
-def _trimmers(run: Run) -> list[TextTrimmer]:
-    return [each for each in run.attention_wrappers if isinstance(each, TextTrimmer)]
-
-
-def _trimmed(
-    run: Run, rows: tuple[Row, ...], batch: int, text: Any, inputs: dict[str, Any]
-) -> tuple[tuple[Row, ...], Any, dict[str, Any]]:
-    """A call's rows, text features and other inputs, without the tokens that a wrapper says nobody shall see."""
-    trimmers = _trimmers(run)
-    if not trimmers or not isinstance(text, Tensor) or text.ndim != 3 or sum(r.stop - r.start for r in rows) != batch:
-        return rows, text, inputs
-    count, kept = text.shape[1], min((n for each in trimmers if (n := each.visible_text(run, rows))), default=None)
-    by_token = {name for name, value in inputs.items()
-                if isinstance(value, Tensor) and value.ndim in (2, 3) and value.shape[1] == count}  # fmt: skip
-    if kept is None or kept >= count or by_token - {"attention_mask"}:
-        return rows, text, inputs
-    inputs = dict(inputs)
-    if "attention_mask" in by_token:
-        inputs["attention_mask"] = inputs["attention_mask"][:, :kept]
-    if "num_tokens" in inputs:
-        seen = int(inputs["attention_mask"].sum()) if "attention_mask" in by_token else kept
-        inputs["num_tokens"] = min(inputs["num_tokens"], max(1, seen))
-    return tuple(replace(row, length=min(row.length, kept)) for row in rows), text[:, :kept], inputs
 
 
 def _changed_layers(
@@ -301,11 +270,13 @@ def _widened(
     """Attention with heads widened from `width` to `now` channels: never quantized, never by a kernel they outgrow."""
     kwargs["low_precision_attention"] = False  # ComfyUI's word for calls that Sage and the like leave to others
     if previous is not None and outgrown(width, now, MAX_QUANTIZED):
-        run.warn(
-            f"Another node has replaced this model's attention function. Regions widen heads of {width} channels to "
-            f"{now}, which kernels such as SageAttention do not take: steered calls go past it to ComfyUI's own."
-        )
-        previous = None
+        beyond = getattr(previous, BEYOND, None)
+        if beyond is not previous:
+            run.warn(
+                f"Another node has replaced this model's attention function. Regions widen heads of {width} channels "
+                f"to {now}, which kernels such as SageAttention do not take: steered calls go past it to ComfyUI's own."
+            )
+        previous = beyond
     if previous is not None:
         return previous(func, *given, **kwargs)
     backend = comfy_attention.attention_pytorch if outgrown(width, now, MAX_FLASH) else func
@@ -358,7 +329,11 @@ class _WrappedReplacement:
 
 def _site(state: CallState, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool) -> Site | None:
     """Where a call happens; None for calls that a wrapper makes, and where the family knows none."""
-    return None if state.busy else state.family.site(state.forward, options, q, k, heads_first)
+    if state.busy:
+        return None
+    site = state.family.site(state.forward, options, q, k, heads_first)
+    state.run.note_site(site is not None)
+    return site
 
 
 def _attend(

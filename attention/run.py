@@ -23,6 +23,10 @@ from .sites import BlockId, Forward, LayerTokens, Site
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+UNREAD = (
+    "The model's attention cannot be read in this run: another node, or a picture that the prompt brings along, has "
+    "changed how it is computed. Regions and what else goes by attention do nothing here."
+)
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,7 @@ class Run(Shared):
     _states: dict[object, Any] = field(default_factory=dict)
     _aliases: dict[tuple[Any, ...], uuid.UUID] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
+    _read: set[bool] = field(default_factory=set)  # whether attention calls that a wrapper was there for were known
     _layer_hooks: dict[nn.Module, list[RemovableHandle]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -213,7 +218,9 @@ class Run(Shared):
         self._previous, self._records = {**older, **self._records}, {}
 
     def finish(self) -> None:
-        """Let techniques look back at a run that has come to its end."""
+        """Let techniques look back at a run that has come to its end; say so if attention could never be read."""
+        if self._read == {False}:
+            self.warn(UNREAD)
         for technique in self.techniques:
             if isinstance(technique, RunFinisher):
                 technique.finish(self)
@@ -298,6 +305,10 @@ class Run(Shared):
         """A uuid that stays the same for this key during the run."""
         with self._lock:
             return self._aliases.setdefault(key, uuid.uuid4())
+
+    def note_site(self, known: bool) -> None:
+        """Note whether it is known what an attention call is about."""
+        self._read.add(known)
 
     def warn(self, message: str) -> None:
         """Log a warning once per run."""

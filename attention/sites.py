@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -97,16 +97,18 @@ class Forward:
     """One call of the network, as a model family sees it. Made anew for every call; what is announced is kept here.
 
     latent_size: axes after the channels. inputs: the call's further inputs under ComfyUI's names (ref_latents, ...).
+    patches: what other nodes have put into the network, by ComfyUI's names for where.
     """
 
     network: Any
     batch: int
     latent_size: tuple[int, ...]
     inputs: Mapping[str, Any]
+    patches: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     kind: str | None = None  # of the next attention call, where the family can have it announced
     place: tuple[str, int] | None = None  # block of the last attention call
     number: int = 0  # of the last attention call within its block
-    around: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes that the running block got, by name
+    around: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes and numbers of the running block, by name
 
     def take_kind(self) -> str | None:
         """The kind of the call announced last; an announcement serves one call."""

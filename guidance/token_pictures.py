@@ -30,8 +30,8 @@ def token_picture(
 ) -> Tensor:
     """A value per token [batch, tokens] as a picture [batch, 1, *size]; tokens become squares, or flow (`smooth`).
 
-    grid, size: (height, width), for video (frames, height, width). extent: pixels that the grid spans if more than
-    `size`; what lies beyond is cut off.
+    grid, size: (height, width), for video (frames, height, width). extent: pixels that the grid spans if not `size`;
+    what lies beyond is cut off, and frames that it does not reach (guiding ones) are 0.
     """
     picture = values.reshape(values.shape[0], 1, *grid)
     if smooth:
@@ -40,4 +40,6 @@ def token_picture(
     else:
         picture = F.interpolate(picture, size=extent or size, mode="nearest")
     inside = (slice(None), slice(None), *(slice(n) for n in size))
-    return picture[inside]
+    picture = picture[inside]
+    missing = size[0] - picture.shape[2]
+    return F.pad(picture, (*(0, 0) * (len(size) - 1), 0, missing)) if missing else picture

@@ -1,4 +1,4 @@
-"""A technique that records saliency in every block, and a model with it."""
+"""Techniques that look: at the saliency in every block, at every attention call; and models with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fovea.attention import block_names as naming
 from fovea.attention import hooks
 from fovea.attention.families import registry
 from fovea.attention.recorders import SaliencyRecorder
-from fovea.attention.run import Run
+from fovea.attention.run import Attention, AttentionCall, Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,3 +39,30 @@ def recorded(model: Any) -> tuple[Any, Recording]:
     hooks.install(patched, recording)
     patched.set_model_sampler_post_cfg_function(recording.post_cfg)
     return patched, recording
+
+
+@dataclass(frozen=True, eq=False)
+class Watching:
+    """A technique, and its own wrapper, that keeps every attention call it is asked about."""
+
+    calls: list[AttentionCall] = field(default_factory=list, repr=False)
+    blocks: None = None
+    kinds: frozenset[str] = frozenset({"self", "cross", "joint"})
+    reads: bool = True
+
+    def begin(self, run: Run) -> Any:
+        return (self,)
+
+    def wants(self, run: Run, rows: Any, degraded: str | None) -> bool:
+        return True
+
+    def attend(self, call: AttentionCall, attention: Attention) -> Tensor:
+        self.calls.append(call)
+        return attention(call.q, call.k, call.v)
+
+
+def watched(model: Any) -> tuple[Any, list[AttentionCall]]:
+    """A model, and the calls of its attention that are known, once it has been used."""
+    patched, watching = model.clone(), Watching()
+    hooks.install(patched, watching)
+    return patched, watching.calls

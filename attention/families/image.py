@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from comfy.ldm.chroma.model import Chroma
 from comfy.ldm.chroma_radiance.model import ChromaRadiance as ChromaRadianceNetwork
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 
 from ..sites import Forward, LayerTokens, Site, TextPlace
 from .transformer import TextBehind, Transformer, naming_blocks, tokens_of
+
+T = TypeVar("T", Site, LayerTokens)
+STYLE = "UsoStyleProjectorPatch"  # class of ComfyUI's patch that puts tokens of a style picture before the prompt
 
 
 class StableDiffusion3(Transformer):
@@ -92,6 +96,27 @@ class FluxFamily(Transformer):
             forward.around["both"] = tuple(args[0].shape)
 
 
+class FluxItself(FluxFamily):
+    """Flux 1 and 2, where patches of other nodes may add to the text."""
+
+    def site(
+        self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
+        return self._behind_style(forward, super().site(forward, options, q, k, heads_first))
+
+    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
+        return self._behind_style(forward, super().layer_tokens(forward, name, shape))
+
+    def _behind_style(self, forward: Forward, found: T | None) -> T | None:
+        """With the prompt behind a style's tokens; None where it is not known what was added to it, and where."""
+        prompt = forward.inputs.get("c_crossattn")
+        added = found.text_tokens - prompt.shape[1] if found is not None and prompt is not None else 0
+        if found is None or not found.text_tokens or not added:
+            return found
+        styled = any(type(patch).__name__ == STYLE for patch in forward.patches.get("post_input", ()))
+        return replace(found, text=replace(found.text, start=added)) if styled and added > 0 else None
+
+
 class QwenImage(Transformer):
     """Qwen-Image and its editing models, whose latents have a frame axis."""
 
@@ -120,6 +145,7 @@ class Lumina(Transformer):
         (r".*adaLN_modulation", ""), (r"noise_refiner", "image"), (r"x_embedder", "embedded image"),
         (r"context_refiner", "text"), (r"cap_embedder", "prompt"), (r"layers|final_layer", "joint"),
     )  # fmt: skip
+    shared_layers = (("cap_embedder", "ref_contexts"),)
 
     def text_place(self, forward: Forward) -> TextPlace:
         texts, pictures = forward.inputs.get("ref_contexts") or (), forward.inputs.get("ref_latents") or ()
@@ -224,12 +250,21 @@ class HiDream(TextBehind):
     def site(
         self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
     ) -> Site | None:
+        if self._widened(forward):
+            return None
         number, double = forward.count(("all", 0)), len(forward.network.double_stream_blocks)
         section, number = ("double", number) if number < double else ("single", number - double)
         return super().site(forward, {**options, "block_type": section, "block_index": number}, q, k, heads_first)
 
     def call(self, forward: Forward, section: str, number: int) -> int:
         return 0
+
+    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
+        return None if self._widened(forward) else super().layer_tokens(forward, name, shape)
+
+    def _widened(self, forward: Forward) -> bool:
+        """Whether a picture to edit stands beside the one that is drawn, so that their rows alternate."""
+        return forward.inputs.get("image_cond") is not None
 
 
 class JoyImage(TextBehind):
@@ -241,22 +276,16 @@ class JoyImage(TextBehind):
         (r"double_blocks\.\d+\.(txt_mlp|attn\.txt_attn_(qkv|proj))|condition_embedder\.text_embedder", "text"),
         (r"double_blocks\.\d+\.(img_mlp|attn\.img_attn_(qkv|proj))|proj_out", "image"), (r"img_in", "map"),
     )  # fmt: skip
+    shared_layers = (("img_in", "ref_latents"),)
 
     def behind(self, forward: Forward, options: Mapping[str, Any], grid: tuple[int, ...]) -> int:
-        return sum(tokens_of(picture, self.patch(forward.network)) for picture in self._pictures(forward))
-
-    def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
-        """Where there are reference pictures, calls that make their tokens are not told from the image's."""
-        mixed = name.startswith("img_in") and self._pictures(forward)
-        return None if mixed else super().layer_tokens(forward, name, shape)
-
-    def _pictures(self, forward: Forward) -> Sequence[Tensor]:
-        return forward.inputs.get("ref_latents") or ()
+        pictures = forward.inputs.get("ref_latents") or ()
+        return sum(tokens_of(picture, self.patch(forward.network)) for picture in pictures)
 
 
 IMAGE: Mapping[type, Transformer] = {
     OpenAISignatureMMDITWrapper: StableDiffusion3(),
-    Flux: FluxFamily(),
+    Flux: FluxItself(),
     Chroma: FluxFamily(),
     ChromaRadianceNetwork: ChromaRadiance(),
     QwenImageTransformer2DModel: QwenImage(),

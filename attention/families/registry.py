@@ -52,7 +52,7 @@ class Family(Protocol):
         """
         ...
 
-    text_is_mixed: bool  # whether the network reads a prompt as a whole, before its blocks do
+    text_is_mixed: bool  # whether a prompt is read as a whole once before a run, see Transformer
 
     def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
         """What the output of the module `name`, of this shape, is about; None where it has no token axis or one that

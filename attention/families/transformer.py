@@ -28,7 +28,11 @@ class Transformer:
     # taken for all tokens and could be one for each.
     layers: tuple[tuple[str, str], ...] = ()
     unnamed: str | None = None  # section of blocks that tell their number only
-    text_is_mixed = False  # whether the network reads a prompt as a whole, before its blocks do
+    # Whether a prompt is read as a whole once before a run: something of what is cut off a call is left in the rest.
+    text_is_mixed = False
+    # Layers that make tokens of references too, by how their names begin, and the input that holds those: where it is
+    # given, calls of these layers are not told apart.
+    shared_layers: tuple[tuple[str, str], ...] = ()
 
     def blocks(self, network: Any) -> tuple[BlockId, ...]:
         """Every block, and for those with more than one attention over the image a layer for each."""
@@ -69,12 +73,14 @@ class Transformer:
         axis = 2 if heads_first else 1
         queries, keys = q.shape[axis], k.shape[axis]
         kind = self.kind(forward.network, call)
-        if kind is None or q.shape[0] != forward.batch or (kind != "cross" and queries != keys):
+        if kind is None or q.shape[0] != forward.batch:
             return None
         grid = self.grid(forward)
-        patch = self.patch(forward.network)[-len(grid) :]
-        start = self.start(forward, options, queries, grid)
-        joint = self.joint_text(forward, options, queries, start, grid)
+        if kind != "cross" and not self.fits(options, queries, keys, grid):
+            return None
+        patch, tokens = self.patch(forward.network)[-len(grid) :], queries if kind == "cross" else keys
+        start = self.start(forward, options, tokens, grid)
+        joint = self.joint_text(forward, options, tokens, start, grid)
         text_start, text = {"joint": joint, "cross": (0, keys), "self": (0, 0)}[kind]
         if start < 0 or text < 0 or queries < start + math.prod(grid):
             return None
@@ -87,6 +93,11 @@ class Transformer:
     def kind(self, network: Any, call: int) -> str | None:
         """Kind of a block's attention call, counted from 0; None for calls that are not about image or text tokens."""
         return "joint" if call == 0 else None
+
+    def fits(self, options: Mapping[str, Any], queries: int, keys: int, grid: tuple[int, ...]) -> bool:
+        """Whether so many tokens look at so many: all at all, or at those of reference pictures besides, whose keys a
+        node has kept of an earlier evaluation (Flux KV Cache)."""
+        return keys - queries in (0, sum(options.get("reference_image_num_tokens", ())))
 
     def patch(self, network: Any) -> tuple[int, ...]:
         """Size of a token in latent pixels, along every axis or along both of a picture."""
@@ -122,10 +133,12 @@ class Transformer:
 
     def layer_tokens(self, forward: Forward, name: str, shape: tuple[int, ...]) -> LayerTokens | None:
         """By the layer's name, never by length; None where the numbers do not add up."""
+        if any(re.match(begin, name) and _given(forward.inputs.get(given)) for begin, given in self.shared_layers):
+            return None
         about = next((about for begin, about in self.layers if re.match(begin, name)), "")
         grid = self.grid(forward)
         extent = tuple(tokens * size for tokens, size in zip(grid, self.patch(forward.network)[-len(grid) :]))
-        if about == "image" and shape[1:-1] == grid:  # an axis for each
+        if about == "image" and shape[1:-1] == (*(1,) * (len(shape) - 2 - len(grid)), *grid):  # an axis for each
             return LayerTokens(grid=grid, extent=extent)
         if not about or (about != "map" and len(shape) != 3):
             return None
@@ -197,6 +210,10 @@ def naming_blocks(count: int, options: Mapping[str, Any]) -> dict[str, Any]:
     keys = [("double_block", number) for number in range(count)]
     named = {key: NamedBlock(key[1], blocks.get(key)) for key in keys}
     return {**options, "patches_replace": {**replaced, "dit": {**blocks, **named}}}
+
+
+def _given(references: Tensor | Sequence[Tensor] | None) -> bool:
+    return references is not None and len(references) > 0
 
 
 def tokens_of(latent: Tensor | None, patch: tuple[int, ...]) -> int:

@@ -48,6 +48,7 @@ class Wan(Transformer):
         (r"(vace_)?blocks\.\d+\.(cross_attn\.[kv]_img|audio)", ""), (r"(vace_)?patch_embedding", "map"),
         (r"(vace_)?blocks|head\.head", "image"),
     )  # fmt: skip
+    shared_layers: tuple[tuple[str, str], ...] = (("patch_embedding", "context_latents"),)
 
     def kind(self, network: Any, call: int) -> str | None:
         # The first cross-attention of image-to-video models looks at picture features, the second at text.
@@ -69,8 +70,26 @@ class Wan(Transformer):
         return sum(tokens_of(each, patch) for each in (*contexts, forward.inputs.get("time_dim_concat")))
 
 
+class Vace(Wan):
+    """Wan with VACE: behind a block runs one of the side network, once for each thing that it is shown, on as many
+    tokens and the same text."""
+
+    def call(self, forward: Forward, section: str, number: int) -> int:
+        return super().call(forward, section, number) % 2
+
+    def site(
+        self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
+    ) -> Site | None:
+        """Another node that attends to text more than once shifts what follows: better none than the wrong one."""
+        found = super().site(forward, options, q, k, heads_first)
+        text = found is not None and found.kind == "cross"
+        return None if text and k.shape[1] != forward.inputs["c_crossattn"].shape[1] else found
+
+
 class WanWithReferencesBehind(Wan):
     """HuMo and S2V, which put reference pictures (and S2V the frames before) behind the video's tokens."""
+
+    shared_layers = (("patch_embedding", "reference_latent"),)
 
     def start(self, forward: Forward, options: Mapping[str, Any], tokens: int, grid: tuple[int, ...]) -> int:
         return 0
@@ -91,6 +110,7 @@ class HunyuanVideo(FluxFamily):
 
     name, models = "HunyuanVideo", "HunyuanVideo, HunyuanImage 2.1"
     layers = ((r"img_in", "map"), (r"txt_in", "prompt"), *FluxFamily.layers)
+    shared_layers = (("img_in", "ref_latent"),)
 
     def before(self, forward: Forward) -> int:
         return tokens_of(forward.inputs.get("ref_latent"), self.patch(forward.network))
@@ -164,12 +184,23 @@ class Ltxv(SelfAndCross):
     def site(
         self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
     ) -> Site | None:
-        """Guiding frames with a strength or mask of their own are attended from in calls apart, which are not told
-        apart."""
-        guides = forward.inputs.get("guide_attention_entries") or ()
-        if any(each.get("strength", 1) != 1 or each.get("pixel_mask") is not None for each in guides):
-            return None
+        axis = 2 if heads_first else 1
+        forward.around["lengths"] = (q.shape[axis], k.shape[axis])
         return super().site(forward, options, q, k, heads_first)
+
+    def call(self, forward: Forward, section: str, number: int) -> int:
+        """Where guiding frames have a strength or a mask of their own, a block's first attention is computed in parts:
+        that of the video, then those of the guiding frames, which are none of its calls here (-1)."""
+        call, (queries, keys) = super().call(forward, section, number), forward.around["lengths"]
+        parts, left = forward.around["parts"] if call else (0, keys)  # those before, queries still to come
+        if left > 0:
+            forward.around["parts"] = (parts + 1, left - queries)
+            return -1 if call else 0
+        return call - parts + 1
+
+    def fits(self, options: Mapping[str, Any], queries: int, keys: int, grid: tuple[int, ...]) -> bool:
+        """All tokens look at all, or the video's own."""
+        return queries in (keys, math.prod(grid))
 
 
 class LtxvWithSound(Ltxv):
@@ -217,7 +248,7 @@ class MiniMaxH3(Transformer):
 
 VIDEO: Mapping[type, Transformer] = {
     WanModel: Wan(),
-    VaceWanModel: Wan(),
+    VaceWanModel: Vace(),
     CameraWanModel: Wan(),
     AnimateWanModel: Wan(),
     WanDancerModel: Wan(),

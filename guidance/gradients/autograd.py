@@ -142,6 +142,7 @@ def with_gradient(previous: Callable | None) -> Callable:
             raise NoGradient("An attention node in the model has no gradient (Sage and the like). Remove it.")
         return attended
 
+    setattr(override, hooks.BEYOND, override if previous is None else with_gradient(None))
     return override
 
 

@@ -88,17 +88,18 @@ class RegionAttention:
         return False
 
     def visible_text(self, run: Run, rows: tuple[Row, ...]) -> int | None:
-        """See TextTrimmer: where no row is steered, what was appended for regions is cut off the prompts."""
+        """See TextTrimmer: what was appended for regions is cut off the prompts, where a row is steered as far as no
+        region that acts is behind it."""
         kept: set[int] = set()
         others: set[int] = set()
         for row in rows:
             regions = self.regions_for(run, row)
             if regions is None or regions.appended == regions.length:
                 others.add(row.length)
-            elif self._steers(run, regions) or row.length != regions.length:
+            elif row.length != regions.length:
                 return None
             else:
-                kept.add(regions.appended)
+                kept.add(_last_seen(regions) if self._steers(run, regions) else regions.appended)
         if len(kept) != 1 or any(not length or min(kept) % length for length in others):
             return None
         return kept.pop()
@@ -147,6 +148,9 @@ class RegionAttention:
         regions, kind = self.regions_for(call.run, row), call.site.kind
         if regions is None:
             return None
+        if regions.unseen and 0 < row.length <= regions.unseen[-1]:  # cut off this call: there is nothing to hide
+            unseen = tuple(place for place in regions.unseen if place < row.length)
+            regions = self.facts.setdefault((regions, row.length), replace(regions, unseen=unseen))
         strengths, blocks = self._strengths(call.run, regions.control), regions.control.blocks
         text, image = strengths.text if kind != "self" else 0.0, strengths.image if kind != "cross" else 0.0
         if not regions.tokens or (blocks is not None and call.site.block not in blocks):
@@ -216,6 +220,11 @@ class RegionAttention:
         # Outside of inference mode gradients are taken, with PyTorch's attention: padding would cost their precision.
         for_kernels = call.wrapped and torch.is_inference_mode_enabled()
         return attend(q, k, v, call.heads_first, call.heads, call.scale, attention, scores, whole, for_kernels)
+
+
+def _last_seen(regions: PromptRegions) -> int:
+    """How many tokens a prompt has without those behind the words of the regions that act."""
+    return next((n for n in range(regions.length, 0, -1) if n - 1 not in regions.unseen), 0)
 
 
 def shares_of(call: AttentionCall, row: Row, regions: PromptRegions) -> Tensor | None:

@@ -16,7 +16,8 @@ from .prompt_regions import MARK, PromptRegions
 
 Conditioning = list  # as ComfyUI has it: [[tensor, dict], ...]
 MODES = ("auto", "prompt", "concat")
-USED_OPTIONS = frozenset({"pooled_output", "attention_mask"})  # what appending a conditioning needs or replaces
+TOKEN_TAGS = "minimax_token_tags"  # what each token of MiniMax H3's prompts is: of a picture (0) or of text (1)
+USED_OPTIONS = frozenset({"pooled_output", "attention_mask", TOKEN_TAGS})  # what appending needs or replaces
 Weights = dict[str, list[float]]  # encoder -> weight of every token
 
 
@@ -243,6 +244,8 @@ def _appended(
             length += extra.shape[1]
         if options.get("attention_mask") is not None:
             options = {**options, "attention_mask": _longer(options["attention_mask"], length)}
+        if options.get(TOKEN_TAGS) is not None:
+            options = {**options, TOKEN_TAGS: _longer(options[TOKEN_TAGS][None], length)[0]}
         whole = [[torch.cat(parts, dim=1), options]]
         result += _marked(whole, regions, places, tensor.shape[1], control, negative=negative)
     return Encoded(result, notes)
@@ -267,7 +270,7 @@ def _block(clip: Clip, region: Region, text: str, notes: list[str]) -> list[Tens
 
 
 def _longer(mask: Tensor, length: int) -> Tensor:
-    """An attention mask [batch, tokens] for more tokens, which are seen."""
+    """An attention mask [batch, tokens] for more tokens, which are seen; or tags of tokens, for more of text."""
     return torch.cat([mask, mask.new_ones(mask.shape[0], length - mask.shape[1])], dim=1)
 
 

@@ -104,6 +104,7 @@ def regions_of(row: Row) -> PromptRegions | None:
 def _placed(tokens: Tensor, count: int, place: TextPlace, length: int) -> Tensor:
     """What is known of a prompt's tokens [n, c] for all text tokens of a call: [count, c], 0 for those of others."""
     start, own = place.of(count, length)
+    tokens = tokens[:length] if length else tokens  # what is cut off a call is not in it
     tokens = torch.cat([tokens, tokens.new_zeros(max(0, own - len(tokens)), tokens.shape[1])])
     rest = max(0, count - start)
     if rest % len(tokens) == 0:

@@ -17,11 +17,11 @@ import pytest
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
+from recording import watched
 from torch import Tensor, nn
 
 from fovea.attention.conds import Row
 from fovea.attention.families import registry
-from fovea.attention.run import AttentionCall, Run
 from fovea.attention.sites import TextPlace
 from fovea.guidance.regions.control import RegionControl
 from fovea.guidance.regions.prompt_regions import PromptRegions
@@ -52,29 +52,15 @@ class TestWhereWordsStand:
         assert self.keys(13, TextPlace(start=5), 6) == [(7, 0), (9, 1)]
 
 
+def drawn(*size: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(0))
+
+
 def sites_of(model: Any, start: Tensor, positive: list, **more: Any) -> list[tuple[Any, tuple[Row, ...]]]:
     """Every call that a wrapper sees in one evaluation."""
-    from fovea.attention import hooks
-
-    seen: list[tuple[Any, tuple[Row, ...]]] = []
-
-    class Watch:
-        blocks, kinds, reads = None, frozenset({"self", "cross", "joint"}), True
-
-        def wants(self, run: Run, rows: tuple[Row, ...], degraded: str | None) -> bool:
-            return True
-
-        def attend(self, call: AttentionCall, attention: Any) -> Tensor:
-            seen.append((call.site, call.rows))
-            return attention(call.q, call.k, call.v)
-
-        def begin(self, run: Run) -> Any:
-            return (self,)
-
-    patched = model.clone()
-    hooks.install(patched, Watch())
+    patched, calls = watched(model)
     dit.sample(patched, start, positive=positive, steps=1, cfg=1.0, **more)
-    return seen
+    return [(call.site, call.rows) for call in calls]
 
 
 class TestFamilies:
@@ -144,9 +130,9 @@ class TestFamilies:
 
     @pytest.mark.parametrize(("name", "config", "prompt", "start", "queries"), [
         ("WAN22_S2V", {"audio_dim": 32, "audio_inject_layers": [0, 2]},
-         {"audio_embed": torch.randn(1, 25, 32, 12), "reference_motion": torch.randn(1, 16, 19, 16, 24)}, 0, 528),
-        ("WAN21_HuMo", {}, {"audio_embed": torch.randn(1, 3, 8, 5, 1280)}, 0, 384),
-        ("WAN21_SCAIL", {"in_dim": 20}, {"pose_video_latent": torch.randn(1, 16, 3, 8, 12)}, 96, 456),
+         {"audio_embed": drawn(1, 25, 32, 12), "reference_motion": drawn(1, 16, 19, 16, 24)}, 0, 528),
+        ("WAN21_HuMo", {}, {"audio_embed": drawn(1, 3, 8, 5, 1280)}, 0, 384),
+        ("WAN21_SCAIL", {"in_dim": 20}, {"pose_video_latent": drawn(1, 16, 3, 8, 12)}, 96, 456),
     ])  # fmt: skip
     def test_classes_of_wan(
         self, name: str, config: dict[str, Any], prompt: dict[str, Any], start: int, queries: int
