@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import lora_files as files
 import tiny_models as tiny
 import torch
+from comfy.ldm.modules import attention
 from torch import Tensor
 
 from fovea.guidance.regions import prompt_encoding
@@ -25,6 +26,10 @@ from tools.comfy.node_values import arguments
 
 PROMPT = "a plain red star and a striped blue circle on a white background"
 STEPS = 2
+LONG_STEPS = {"steps": 4, "scheduler": "simple"}
+BACKENDS = ("attention_pytorch", "attention_split", "attention_sub_quad", "attention_basic")
+# Those that ComfyUI does not take by itself here: on a CPU that is attention_sub_quad.
+OTHERS = [name for name in BACKENDS if getattr(attention, name) is not attention.optimized_attention]
 
 
 class World(NamedTuple):
@@ -55,9 +60,11 @@ def outputs(node: Any, **given: Any) -> tuple:
     return node.execute(**arguments(node, **given)).result
 
 
-def sample(model: Any, world: World, positive: list | None = None, negative: list | None = None) -> Tensor:
+def sample(
+    model: Any, world: World, positive: list | None = None, negative: list | None = None, **settings: Any
+) -> Tensor:
     conds = {"positive": positive or world.positive, "negative": negative or world.negative}
-    return tiny.sample(model, world.start, cfg=4.0, steps=STEPS, **conds)
+    return tiny.sample(model, world.start, **{"cfg": 4.0, "steps": STEPS, **settings}, **conds)
 
 
 def halves(height: int = 32, width: int = 32) -> Regions:
@@ -123,10 +130,10 @@ def attention_map(model: Any, world: World) -> Tensor:
 
 
 def experts(model: Any, world: World) -> Tensor:
-    """The second is the same model with guidance of its own, so that what it does is seen."""
-    (second,) = outputs(FoveaSelfAttentionGuidance, model=model)
-    (chain,) = outputs(FoveaExpert, model=second, boundary_unit="percent", boundary=0.5)
-    return sample(outputs(FoveaExpertSwitch, model=model, experts=chain)[0], world)
+    """The second is the same model with guidance of its own, strong and in long steps, so that what it does is seen."""
+    (second,) = outputs(FoveaSelfAttentionGuidance, model=model, scale=5.0, mask_mode="soft")
+    (chain,) = outputs(FoveaExpert, model=second, boundary_unit="percent", boundary=0.1)
+    return sample(outputs(FoveaExpertSwitch, model=model, experts=chain)[0], world, **LONG_STEPS)
 
 
 def style(model: Any, world: World) -> Tensor:
@@ -140,9 +147,10 @@ def clip_guidance(model: Any, world: World) -> Tensor:
 
 
 def _search(node: Any, model: Any, world: World, **settings: Any) -> Tensor:
+    """With a seed whose own noise is not the best."""
     given = {"vae": world.vae, "positive": world.positive, "negative": world.negative, "scorer": world.scorer,
              "prompt": PROMPT, "latent_image": {"samples": torch.zeros_like(world.start)}}  # fmt: skip
-    return outputs(node, model=model, steps=STEPS, cfg=4.0, **given, **settings)[1]["samples"]
+    return outputs(node, model=model, steps=STEPS, cfg=4.0, seed=1, **given, **settings)[1]["samples"]
 
 
 def optimize_through(model: Any, world: World) -> Tensor:
@@ -170,6 +178,20 @@ PATCHES: dict[str, Callable[[Any, World], Tensor]] = {
 WITH_GRADIENTS = {each.__name__: each for each in (clip_guidance, optimize_through, layout_loss)}
 WITH_PICTURES = ("clip_guidance", "optimize_through", "optimize_past")  # which decode and score them
 TECHNIQUES = {**PATCHES, **WITH_GRADIENTS, **{each.__name__: each for each in (optimize_past, best_of_n, halving)}}
+
+
+def without(name: str, model: Any, world: World) -> Tensor:
+    """What is drawn of the same noise and prompts where the technique does nothing: of those that change the noise for
+    regions, with the regions."""
+    with torch.inference_mode():
+        if name in ("arranged", "layout_loss"):
+            return regions(model, world)
+        if name in ("optimize_through", "optimize_past"):
+            return _search(FoveaOptimizeLatent, model, world, iterations=0, candidates=1)
+        if name in ("best_of_n", "halving"):
+            return _search(FoveaBestOfN, model, world, candidates=1, rounds=0)
+        settings = LONG_STEPS if name == "experts" else {}
+        return sample(model, world, world.styled if name == "style" else None, **settings)
 
 
 def run(name: str, model: Any, world: World) -> Tensor:

@@ -253,7 +253,7 @@ def test_regions_push_the_videos_places_to_their_words(kind: Kind, model: Any) -
     _, height, width = kind.grid
     inside = more[:, : height // 2, : width // 2, 0]
     outside = more[:, height // 2 + 1 :, width // 2 + 1 :, 0]
-    assert inside.mean() > 0.05 > abs(float(outside.mean())) or inside.mean() > 5 * abs(float(outside.mean()))
+    assert inside.min() > 0 and inside.mean() > 0.05 and outside.max() < 1e-6
 
 
 def test_a_full_mask_is_the_loaders_lora(kind: Kind, model: Any) -> None:

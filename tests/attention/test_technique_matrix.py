@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import comfy.model_base
 import comfy.model_patcher
 import pytest
 import techniques
@@ -14,20 +15,20 @@ import tiny_models as tiny
 import tiny_transformers as dit
 import torch
 from comfy.ldm.modules import attention
+from comfy.model_management import InterruptProcessingException
+from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import TorchCompileModel, skip_torch_compile_dict
-from techniques import PATCHES, PROMPT, TECHNIQUES, WITH_GRADIENTS, World
+from techniques import BACKENDS, OTHERS, PATCHES, PROMPT, TECHNIQUES, WITH_GRADIENTS, World
 from torch import Tensor
 
 from fovea.guidance.regions import prompt_encoding
 from fovea.models.shapesworld import generator
 from fovea.models.shapesworld import loader as demo_model
 
-BACKENDS = ("attention_pytorch", "attention_split", "attention_sub_quad", "attention_basic")
-
-
 CHOOSES = "arranged"  # among the largest of many numbers: where two are alike, rounding exchanges two blocks
 STEERS = ("regions", "region_lora", "hard_regions", "paint", "arranged", "layout_loss")
+DRAW = [name for name in TECHNIQUES if name != "attention_map"]
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -51,8 +52,17 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def wanted(model: Any, world: World) -> dict[str, Tensor]:
-    """What every technique draws with PyTorch's attention, uncompiled, in single precision."""
+    """What every technique draws with the attention that ComfyUI takes here, uncompiled, in single precision."""
     return {name: techniques.run(name, model, world) for name in ("plain", *TECHNIQUES)}
+
+
+@pytest.mark.parametrize("technique", DRAW)
+def test_what_techniques_do_is_more_than_tolerances_allow(
+    technique: str, model: Any, world: World, wanted: dict[str, Tensor]
+) -> None:
+    """Twin of all that compares two pictures of a technique."""
+    without = techniques.without(technique, model, world)
+    assert not alike(technique, wanted[technique], without, 0.01), relative(wanted[technique], without)
 
 
 def whole(model: Any) -> Any:
@@ -73,8 +83,34 @@ def by_block(model: Any) -> Any:
 COMPILED = {"whole": whole, "by block": by_block}
 
 
+class Broken(RuntimeError):
+    """What a network, or a node of somebody else, may raise at any moment."""
+
+
 class TestCompiled:
     """Backend "eager" stands for inductor: the same tracing, without the C++ compiler, which would take minutes."""
+
+    @pytest.fixture
+    def fresh_compiler(self) -> Iterator[None]:
+        torch.compiler.reset()
+        yield
+        torch.compiler.reset()
+
+    @pytest.fixture
+    def counted(self, fresh_compiler: None, model: Any) -> tuple[Any, list[int]]:
+        """A compiled model, and a list that grows with every call of compiled code."""
+        calls: list[int] = []
+
+        def backend(graph: torch.fx.GraphModule, _inputs: list) -> Callable:
+            def run(*given: Any) -> Any:
+                calls.append(1)
+                return graph.forward(*given)
+
+            return run
+
+        patched = model.clone()
+        set_torch_compile_wrapper(patched, backend=backend, options={"guard_filter_fn": skip_torch_compile_dict})
+        return patched, calls
 
     @pytest.fixture(scope="class", params=list(COMPILED))
     def compiled(self, request: pytest.FixtureRequest, model: Any, world: World) -> Iterator[tuple[Any, Tensor]]:
@@ -94,40 +130,61 @@ class TestCompiled:
 
     @pytest.mark.parametrize("compile_model", COMPILED.values(), ids=COMPILED)
     @pytest.mark.parametrize("first", ["sag", "regions"])
+    @pytest.mark.usefixtures("fresh_compiler")
     def test_before_a_plain_run(
         self, compile_model: Callable[[Any], Any], first: str, model: Any, world: World, wanted: dict[str, Tensor]
     ) -> None:
-        torch.compiler.reset()
         patcher = compile_model(model)
         assert relative(techniques.run(first, patcher, world), wanted[first]) < 1e-3
         assert relative(techniques.run("plain", patcher, world), wanted["plain"]) < 1e-4
-        torch.compiler.reset()
 
-    def test_compiled_code_is_used_where_nobody_looks(self, model: Any, world: World) -> None:
-        """Twin: compiled calls do take place, and none of them sees a key of ours."""
-        torch.compiler.reset()
-        calls: list[list[str]] = []
+    def test_compiled_code_is_used_where_nobody_looks(
+        self, counted: tuple[Any, list[int]], world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Twin: compiled calls do take place, and none of them sees a key of ours, which all others do."""
+        (patched, calls), evaluate = counted, comfy.model_base.BaseModel._apply_model
+        seen: list[tuple[bool, bool]] = []  # compiled, with a key of ours
 
-        def backend(graph: torch.fx.GraphModule, _inputs: list) -> Callable:
-            def run(*given: Any) -> Any:
-                calls.append([])
-                return graph.forward(*given)
+        def watched(self: Any, x: Any, t: Any, concat: Any, text: Any, control: Any, options: dict, **more: Any) -> Any:
+            ours, before = any(key.startswith("fovea") for key in options), len(calls)
+            found = evaluate(self, x, t, concat, text, control, options, **more)
+            seen.append((len(calls) > before, ours))
+            return found
 
-            return run
+        monkeypatch.setattr(comfy.model_base.BaseModel, "_apply_model", watched)
+        for technique, wanted in (
+            ("plain", {(True, False)}), ("attention_map", {(False, True)}), ("best_of_n", {(True, False)}),
+            ("sag", {(True, False), (False, True)}), ("regions", {(True, False), (False, True)}),
+        ):  # fmt: skip
+            seen.clear()
+            techniques.run(technique, patched, world)
+            assert set(seen) == wanted, technique
 
-        patched = model.clone()
-        set_torch_compile_wrapper(patched, backend=backend, options={"guard_filter_fn": skip_torch_compile_dict})
-        techniques.run("plain", patched, world)
-        plain = len(calls)
-        techniques.run("attention_map", patched, world)
-        assert len(calls) == plain, "a call with hooks goes past it"
-        techniques.run("best_of_n", patched, world)
-        assert len(calls) >= 2 * plain
-        torch.compiler.reset()
+    @pytest.mark.parametrize("error", [Broken, InterruptProcessingException])
+    def test_compiled_code_is_used_again_after_an_error(
+        self, counted: tuple[Any, list[int]], world: World, error: type[BaseException]
+    ) -> None:
+        """In the middle of a call that goes past it."""
+        patched, calls = counted
+        plain = techniques.run("plain", patched, world)
+        compiled, failing = len(calls), patched.clone()
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise error
+
+        failing.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", fail)
+        with pytest.raises(error):
+            techniques.run("sag", failing, world)
+        assert compiled and len(calls) == compiled
+        assert torch.equal(techniques.run("plain", patched, world), plain) and len(calls) == 2 * compiled
 
 
 class TestBackends:
-    @pytest.mark.parametrize("backend", BACKENDS[1:])
+    def test_pytorchs_is_among_them(self) -> None:
+        assert "attention_pytorch" in OTHERS or attention.optimized_attention is attention.attention_pytorch
+        assert len(OTHERS) >= len(BACKENDS) - 1
+
+    @pytest.mark.parametrize("backend", OTHERS)
     @pytest.mark.parametrize("technique", list(TECHNIQUES))
     def test_every_backend(
         self, technique: str, backend: str, model: Any, world: World, wanted: dict[str, Tensor],
@@ -288,6 +345,13 @@ class TestHalfPrecision:
                 models[dtype] = build()
                 models[dtype].model.diffusion_model.to(dtype).dtype = dtype
         return models, world, {name: techniques.run(name, models[torch.float32], world) for name in PATCHES}
+
+    @pytest.mark.parametrize("technique", [name for name in PATCHES if name in DRAW and name != CHOOSES])
+    def test_what_techniques_do_is_more_than_half_precision_does(self, technique: str, small: tuple) -> None:
+        """Of blocks of noise there is nothing to choose: the grids are too coarse for that."""
+        models, world, single = small
+        without = techniques.without(technique, models[torch.float32], world)
+        assert relative(single[technique], without) > 2 * self.NEAR[torch.bfloat16]
 
     @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize("dtype", list(NEAR), ids=str)

@@ -44,7 +44,7 @@ class Loaded(NamedTuple):
 def loaded(request: pytest.FixtureRequest, world: World) -> Loaded:
     with torch.inference_mode():  # as loaders run
         model = FORMATS[request.param]()
-    patchers = (model, world.vae.patcher, world.scorer.patcher)
+    patchers = (model, world.clip.patcher, world.vae.patcher, world.scorer.patcher)
     return Loaded(request.param, model, patchers, fingerprint(*patchers), techniques.run("plain", model, world))
 
 

@@ -207,6 +207,7 @@ def test_models_that_a_node_pushes_out_come_back(monkeypatch: pytest.MonkeyPatch
     rated(made)
     assert asked == [models] * len(pictures)
     assert {id(each.model) for each in mm.current_loaded_models} == set(map(id, models))
+    mm.unload_all_models()
 
 
 @pytest.fixture(scope="module")

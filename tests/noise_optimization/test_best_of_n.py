@@ -27,6 +27,7 @@ from execution import IsChangedCache
 from torch import Tensor
 
 import nodes as comfy_nodes
+from fovea.guidance.gradients.errors import NoGradient
 from fovea.guidance.noise_optimization import candidate_sampler, noise_sampler
 from fovea.guidance.noise_optimization.decoding import Decoder
 from fovea.guidance.noise_optimization.losses import picture_score
@@ -391,6 +392,22 @@ class TestLatentsWithAFrameAxis:
             for each in (first, found)
         )
         assert (after >= before).all() and (after > before).any(), (before, after)
+
+    @pytest.mark.parametrize("kind", [name for name, each in dit.KINDS.items() if not each.gradients])
+    def test_networks_without_gradients_are_gone_past(self, world: techniques.World, kind: str) -> None:
+        """What is found is a sampler's and better than what it began with. Twin: through them it is said why not."""
+        model, vae, start = dit.build(kind), dit.video_vae(), dit.noise(kind, 8, 8)
+        conds = {"positive": dit.prompt(1), "negative": dit.prompt(2)}
+        given = {"vae": vae, "latent_image": {"samples": start * 0}, "candidates": 1, "salient_weight": 0.0,
+                 "update_rule": "spherical", "learning_rate": 1.0, **conds}  # fmt: skip
+        first, found = (search(model, world, FoveaOptimizeLatent, iterations=n, gradient_path="past_model", **given)
+                        for n in (0, 2))  # fmt: skip
+        assert number_of(found) == number_of(first) + 2
+        drawn = again(model, world, found[5], latent_image=given["latent_image"], **conds)
+        assert apart(drawn, found[1]["samples"]) < 1e-4
+        assert float(found[4].split()[-1]) < float(first[4].split()[-1]) - 0.01, (first[4], found[4])
+        with pytest.raises(NoGradient, match="in one kernel that has no gradient"):
+            search(model, world, FoveaOptimizeLatent, iterations=1, gradient_path="all_steps", **given)
 
     def test_latents_without_pictures_are_refused(self, model: Any, world: techniques.World) -> None:
         with pytest.raises(ValueError, match="no pictures"):

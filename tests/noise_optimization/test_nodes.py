@@ -349,6 +349,17 @@ class TestClipGuidance:
             assert self.score(given, runs[1]) > self.score(given, runs[0]) + 3, sampler
         assert not any(p.requires_grad for p in given["model"].model.parameters())
 
+    @pytest.mark.parametrize("cutouts", [0, 3])
+    def test_a_picture_does_not_depend_on_its_neighbors(self, given: dict[str, Any], cutouts: int) -> None:
+        """Cutouts are drawn by the place in the batch: those of a single picture are the first one's."""
+        guided, noise = {**given, "model": self.guided(given, 20.0, cutouts=cutouts)}, tiny.noise(32, 32, batch=2)
+        both = sampled(guided, noise, torch.zeros_like(noise))
+        for at in range(1 if cutouts else 2):
+            start = noise[at : at + 1]
+            alone = sampled(guided, start, torch.zeros_like(start))
+            assert close(both[at : at + 1], alone)
+            assert not close(sampled(given, start, torch.zeros_like(start)), alone, 0.1), "twin: it is guided"
+
     def test_beside_a_controlnet(self, given: dict[str, Any]) -> None:
         """Which overwrites in the network what the gradient needs."""
         _, control = tiny.controlnet()

@@ -136,12 +136,16 @@ class TestNodes:
             assert got == pytest.approx(float(wanted), abs=3.0), "its crop is resized once more"
 
     def test_what_is_searched_for_is_found(self, setup: tuple[Any, techniques.World]) -> None:
-        """Of the same candidates, none dropped, the one whose places fit best."""
-        given = {"rounds": 0, "candidates": 8}
-        goal, whole = (search(setup, FoveaBestOfN, region_weight=weight, **given) for weight in (1.0, 0.0))
+        """Of the same candidates, none dropped, the one whose places fit best. Twin: by the whole, it is another."""
+        scores = [
+            [sum(region_scores(search(setup, FoveaBestOfN, region_weight=weight, rounds=0, candidates=8, seed=seed)))
+             for weight in (1.0, 0.0)]
+            for seed in range(3, 7)
+        ]  # fmt: skip
+        assert all(goal >= whole - 0.05 for goal, whole in scores)
+        assert any(goal > whole + 10 for goal, whole in scores)
         losses = [search(setup, FoveaBestOfN, region_weight=1.0, rounds=0, candidates=n)[4] for n in (1, 8)]
         assert float(losses[1].split()[5]) <= float(losses[0].split()[5])
-        assert sum(region_scores(goal)) >= sum(region_scores(whole)) - 0.05
 
     @pytest.mark.parametrize("path", ["past_model", "all_steps"])
     def test_regions_are_optimized(self, setup: tuple[Any, techniques.World], path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -381,10 +382,16 @@ class TestWithOthers:
         wanted[list(marks.tokens[0])], wanted[list(marks.tokens[1])] = 1.0, 0.0
         assert len(marks.tokens[0]) > 1 and torch.allclose(share[:77], wanted, atol=1e-3)
 
+    @pytest.fixture
+    def fresh_compiler(self) -> Iterator[None]:
+        torch.compiler.reset()
+        yield
+        torch.compiler.reset()
+
+    @pytest.mark.usefixtures("fresh_compiler")
     def test_compiled(self) -> None:
         from comfy_extras.nodes_torch_compile import TorchCompileModel
 
-        torch.compiler.reset()
         model = tiny.unet("sd15")
         file = files.weights(model, 1)
         wanted = tiny.sample(patched(model, files.everywhere(file)), tiny.noise(32, 32), steps=1)
@@ -393,7 +400,6 @@ class TestWithOthers:
         assert far(found, wanted) < 1e-5
         plain = tiny.sample(compiled, tiny.noise(32, 32), steps=1)
         assert far(plain, tiny.sample(model, tiny.noise(32, 32), steps=1)) < 1e-5
-        torch.compiler.reset()
 
 
 class TestNothingStays:

@@ -103,9 +103,9 @@ class TestBlocks:
 
     def test_a_mask_per_picture(self) -> None:
         noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        canvas = torch.zeros(2, 1, 8, 8)
+        canvas, maps = torch.zeros(2, 1, 8, 8), torch.rand(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
         canvas[0, :, :4] = 1
-        made = arranged.arranged(noise, torch.rand(2, 1, 1, 4, 4), canvas, torch.ones_like(noise[:, 0]))
+        made = arranged.arranged(noise, maps, canvas, torch.ones_like(noise[:, 0]))
         assert torch.equal(made[1], noise[1, 0]) and not torch.equal(made[0], noise[0, 0])
 
     def test_a_moving_mask_counts_by_its_mean(self) -> None:

@@ -18,6 +18,7 @@ from region_steps import PLACES, boxes, marked, steered, two_regions
 from torch import Tensor
 
 from fovea.guidance import starting_noise
+from fovea.guidance.gradients import refusals
 from fovea.guidance.gradients.errors import NoGradient
 from fovea.guidance.region_start import layout_loss
 from fovea.guidance.region_start.layout_loss import STEP
@@ -205,10 +206,13 @@ class TestAgainstTheLossWrittenOut:
 
 
 @pytest.mark.parametrize("name", [name for name, kind in dit.KINDS.items() if not kind.gradients])
-def test_kernels_without_a_gradient_are_refused(name: str) -> None:
+def test_kernels_without_a_gradient_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin: without the refusal PyTorch says that there is no formula."""
     prompt = marked(dit.prompt(1), two_regions(boxes(32, 48)), ((1, 2), (5, 6)), OFF)
     with pytest.raises(NoGradient, match=r"in one kernel that has no gradient\..*Set layout_iterations to 0"):
+        dit.sample(looking(dit.build(name)), dit.noise(name, 32, 48), positive=prompt)
+    monkeypatch.setattr(refusals, "FUSED", ())
+    with pytest.raises(RuntimeError, match="no autograd formula"):
         dit.sample(looking(dit.build(name)), dit.noise(name, 32, 48), positive=prompt)
 
 

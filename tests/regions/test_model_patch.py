@@ -11,6 +11,7 @@ import techniques
 import tiny_models as tiny
 import tiny_transformers as dit
 import torch
+from comfy.ldm.modules import attention
 from region_steps import LATER, PAPER, PLACES, assert_alike, boxes, marked, published, steered, two_regions
 from sag_steps import guided
 from torch import Tensor
@@ -117,9 +118,13 @@ class TestNothingElse:
         assert len(calls) == 4
 
     def test_the_run_leaves_nothing_behind(self, model: Any) -> None:
-        patched = steered(model)
+        def holds() -> str:
+            return repr((model.model_options, model.wrappers, model.callbacks, model.object_patches))
+
+        plain, before, patched = tiny.sample(model, tiny.noise(), 5.0, 3), holds(), steered(model)
         first = tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions()))
-        assert torch.equal(tiny.sample(model, tiny.noise(), 5.0, 3), tiny.sample(model, tiny.noise(), 5.0, 3))
+        assert (first - plain).abs().max() > 0.01 * plain.abs().max(), "twin: it does something"
+        assert holds() == before and torch.equal(tiny.sample(model, tiny.noise(), 5.0, 3), plain)
         assert torch.equal(tiny.sample(patched, tiny.noise(), 5.0, 3, marked(tiny.prompt(1), two_regions())), first)
 
 
@@ -171,11 +176,23 @@ class TestBatches:
             assert_alike(got[i : i + 1], drawn(two_regions(masks), start[:1]))
 
     def test_several_positive_prompts(self, model: Any) -> None:
-        """One of two combined prompts has regions, and the two are of different lengths."""
-        prompt = [*marked(tiny.prompt(1), two_regions()), *tiny.prompt(3, tokens=154)]
-        got = tiny.sample(steered(model), tiny.noise(), 5.0, 3, prompt)
-        plain = tiny.sample(model, tiny.noise(), 5.0, 3, prompt)
-        assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-3
+        """One of two combined prompts has regions, and the two are of different lengths: its row is what it is alone,
+        the others stay as they are."""
+
+        def rows(patched: Any, positive: list, cfg: float = 1.0) -> list[Tensor]:
+            with tiny.watching(model) as calls:
+                tiny.sample(patched, tiny.noise(), cfg, 1, positive)
+            return [row for call in calls for row in call["output"]]
+
+        ours, other = marked(tiny.prompt(1), two_regions()), tiny.prompt(3, tokens=154)
+        (alone,), (alone_steered,) = rows(model, ours), rows(steered(model), ours)
+        plain, got = (rows(each, [*ours, *other], 5.0) for each in (model, steered(model)))
+        (at,) = [i for i, row in enumerate(plain) if (row - alone).abs().max() < 1e-5 * alone.abs().max()]
+        assert len(plain) == len(got) == 3
+        assert_alike(got[at], alone_steered)
+        assert (alone_steered - alone).abs().max() > 0.01
+        for i in {0, 1, 2} - {at}:
+            assert_alike(got[i], plain[i], 1e-6)
 
 
 @pytest.mark.parametrize("size", [(60, 33), (65, 130), (9, 8)], ids=str)
@@ -326,10 +343,8 @@ def test_another_override_is_kept(model: Any) -> None:
     assert set(seen) == {2}, "it gets the whole batch that it knows from transformer_options"
 
 
-@pytest.mark.parametrize("backend", ["attention_split", "attention_sub_quad", "attention_pytorch"])
+@pytest.mark.parametrize("backend", techniques.OTHERS)
 def test_every_backend_serves(model: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from comfy.ldm.modules import attention
-
     prompt = marked(tiny.prompt(1), two_regions())
     wanted = tiny.sample(steered(model), tiny.noise(), 5.0, 2, prompt)
     monkeypatch.setattr(attention, "optimized_attention", getattr(attention, backend))
@@ -353,6 +368,56 @@ def test_transformers(name: str) -> None:
     assert torch.isfinite(got).all() and (got - plain).abs().max() > 1e-4
     untouched = dit.sample(steered(model), start, **{**settings, "positive": prompts["later"]})
     assert torch.equal(untouched, plain)
+
+
+class Looks:
+    """How much every place looks at each word of regions in the first attention call with words, once all others have
+    changed it: [words, height, width]. Values of 1 at a word and 0 elsewhere read it out."""
+
+    blocks, kinds, reads = None, frozenset({"cross", "joint"}), False
+
+    def __init__(self) -> None:
+        self.found: Tensor | None = None
+
+    def wants(self, run: Any, rows: Any, degraded: Any) -> bool:
+        return True
+
+    def attend(self, call: Any, attention: Any) -> Tensor:
+        if self.found is None:
+            site, v = call.site, torch.zeros_like(call.v)
+            first = site.text_start + site.text.of(site.text_tokens, dit.TEXT)[0]
+            by_token = v.movedim(-2 if call.heads_first else 1, 0)
+            words = [word for place in PLACES for word in place]
+            for channel, word in enumerate(words):
+                by_token[first + word, ..., channel] = 1  # of the first head
+            self.found = attention(call.q, call.k, v)[0, site.image, : len(words)].T.unflatten(1, site.grid[-2:])
+        return attention(call.q, call.k, call.v)
+
+    def begin(self, run: Any) -> tuple:
+        return (self,)
+
+
+@pytest.mark.parametrize("name", sorted(dit.KINDS))
+def test_places_of_transformers_look_at_their_own_words(name: str) -> None:
+    """In the first block, whose queries and keys nobody has steered yet: each half of the picture at its own, and no
+    more than before at the other's."""
+    left = torch.zeros(1, 32, 48)
+    left[..., :24] = 1
+    control = RegionControl(RegionBias(temperature=0.0, area_weight=0.0, background=False), 1.0, 0.0, 0.0, 0.9)
+    prompt = marked(dit.prompt(1), two_regions((left, 1 - left)), control=control)
+    model, shares = dit.build(name), []
+    for steer in (False, True):
+        patched, looks = model.clone(), Looks()
+        hooks.install(patched, looks)  # the first is the outermost
+        dit.sample(steered(patched) if steer else patched, dit.noise(name, 32, 48), positive=prompt, steps=1, cfg=1.0)
+        assert looks.found is not None
+        shares.append(looks.found)
+    more, (height, width) = shares[1] - shares[0], shares[0].shape[1:]
+    assert width == 1.5 * height and width % 2 == 0
+    halves = more[..., : width // 2], more[..., width // 2 :]
+    for region, words in enumerate((slice(0, len(PLACES[0])), slice(len(PLACES[0]), None))):
+        own, other = halves[region][words], halves[1 - region][words]
+        assert own.min() > 0 and own.sum(0).mean() > 0.05 and other.max() < 1e-6
 
 
 @pytest.mark.parametrize("name", ["flux", "lumina", "qwen"])

@@ -113,8 +113,7 @@ class TestBoxes:
     def test_every_form(self, boxes: object) -> None:
         (made,) = FoveaRegionsFromBoxes.execute(boxes, 256, 256, "", 1.0).result
         mask = made.items[0].mask
-        assert made.items[0].prompt == "a star" and mask.shape == (1, 256, 256)
-        assert mask[0, 64:, :128].min() == 1 and mask.sum() == 192 * 128
+        assert mask.shape == (1, 256, 256) and mask[0, 64:, :128].min() == 1 and mask.sum() == 192 * 128
 
     def test_prompts_take_the_place_of_descriptions(self) -> None:
         boxes = [self.ELEMENTS[0], {**self.ELEMENTS[0], "desc": "b"}]

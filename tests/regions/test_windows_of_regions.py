@@ -39,6 +39,18 @@ def run(model: Any, wanted: Regions, places: tuple, windows: tuple = (), **chang
     return tiny.sample(steered(model), NOISE, positive=positive, steps=4)
 
 
+def steps(model: Any, windows: tuple) -> list[Tensor]:
+    """The x0 of every step of a run."""
+    found: list[Tensor] = []
+    positive = marked(tiny.prompt(1), REGIONS, PLACES, CONTROL, windows=windows, free=(7, 8))
+    tiny.sample(steered(model), NOISE, positive=positive, steps=6, callback=lambda _step, x0, *_: found.append(x0))
+    return found
+
+
+def alike(a: list[Tensor], b: list[Tensor]) -> list[bool]:
+    return [torch.equal(*each) for each in zip(a, b, strict=True)]
+
+
 class TestAWindow:
     @pytest.mark.parametrize("which", [0, 1])
     def test_that_no_step_lies_in_is_no_region(self, model: Any, which: int) -> None:
@@ -59,10 +71,13 @@ class TestAWindow:
 
     def test_acts_in_its_steps_only(self, model: Any) -> None:
         """Two windows that take turns: the first steps are those of one region, the last are not."""
-        taking_turns = run(model, REGIONS, PLACES, ((0.0, 0.5), (0.5, 1.0)))
-        first = run(model, REGIONS, PLACES, ((0.0, 0.5), (0.123, 0.1231)))
-        whole = run(model, REGIONS, PLACES, ((0.0, 1.0), (0.123, 0.1231)))
-        assert not torch.equal(taking_turns, first) and not torch.equal(first, whole)
+        never = (0.123, 0.1231)
+        turns, first, whole, plain = (
+            steps(model, windows)
+            for windows in (((0.0, 0.5), (0.5, 1.0)), ((0.0, 0.5), never), ((0.0, 1.0), never), (never, never))
+        )
+        assert alike(turns, first) == alike(first, whole) == [True] * 3 + [False] * 3
+        assert not any(alike(first, plain))
 
     def test_no_region_at_all_is_the_plain_prompt(self, model: Any) -> None:
         never = ((0.123, 0.1231), (0.123, 0.1231))

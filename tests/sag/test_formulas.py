@@ -17,8 +17,7 @@ from fovea.guidance.blur import gaussian_blur
 from fovea.guidance.sag import formulas
 from fovea.guidance.token_pictures import saliency_map
 
-settings.register_profile("quick", max_examples=30, deadline=None)
-settings.load_profile("quick")
+few = settings(max_examples=30, deadline=None)
 
 
 def peaked_qk(batch: int, heads: int, tokens: int, dim: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,6 +27,7 @@ def peaked_qk(batch: int, heads: int, tokens: int, dim: int = 8, seed: int = 0) 
 
 
 class TestColumnSums:
+    @few
     @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(64, 4000))
     def test_equals_the_full_map(self, batch: int, heads: int, tokens: int, chunk_bytes: int) -> None:
         q, k = peaked_qk(batch, heads, tokens)
@@ -131,6 +131,7 @@ class TestBlur:
         for frame in range(3):
             torch.testing.assert_close(blurred[:, :, frame], gaussian_blur(video[:, :, frame], 1.5))
 
+    @few
     @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.05, 20))
     def test_keeps_constants(self, height: int, width: int, sigma: float) -> None:
         flat = torch.full((1, 2, height, width), 3.25)
@@ -148,6 +149,7 @@ class TestMask:
         transposed = formulas.guidance_mask(saliency_map(self.saliency, (3, 2), (4, 9)), 1.0, "threshold")
         assert not torch.equal(mask, transposed)
 
+    @few
     @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 25), st.integers(1, 25), st.floats(0.1, 2.0))
     def test_equals_the_reference(self, gh: int, gw: int, height: int, width: int, threshold: float) -> None:
         values = torch.rand(1, gh * gw, generator=torch.Generator().manual_seed(gh * 7 + gw)) + 0.05
