@@ -19,6 +19,7 @@ Rows = tuple[Row, ...]
 
 
 def trimmers(run: Run) -> list[TextTrimmer]:
+    """The wrappers of a run that say what nobody shall see."""
     return [each for each in run.attention_wrappers if isinstance(each, TextTrimmer)]
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 def with_additional_models(cond: Mapping[str, Any], patchers: Sequence[Any]) -> dict[str, Any]:
     """A prompt's options that bring further models, which ComfyUI then loads for the run."""
-    return {**cond, "additional_models": [*additional_models(cond), *patchers]}
+    return {**cond, "additional_models": [*additional_models(cond), *patchers]} if patchers else dict(cond)
+
+
+def all_with_additional_models(
+    conds: Mapping[str, Sequence[Mapping[str, Any]] | None], patchers: Sequence[Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """The lists of prompts that a guider has, each prompt bringing further models."""
+    return {name: [with_additional_models(cond, patchers) for cond in listed or ()] for name, listed in conds.items()}
 
 
 def additional_models(cond: Mapping[str, Any]) -> list[Any]:

@@ -129,26 +129,26 @@ class FoveaRegionLora(io.ComfyNode):
         acting = regions.acting
         if not any(region.loras for region in acting.items):
             return io.NodeOutput(model, notices.report(NAME, _why_not(regions)))
-        patched, notes, off = model.clone(), regions.idle(), start_percent >= end_percent
+        notes, off, lacking = regions.idle(), start_percent >= end_percent, ""
         if off:
             notes.append(f"start_percent ({start_percent:g}) is not below end_percent ({end_percent:g}): the LoRAs do "
                          "not act on the model.")  # fmt: skip
+        patched = model.clone()
         if family_of(model.get_model_object("diffusion_model")) is None:
-            if off:
-                return io.NodeOutput(model, notices.report(NAME, notes))
-            raise ValueError(
-                f"{NAME}: it is not known what the layers of the model ({type(model.model).__name__}) are about, so "
-                "LoRAs cannot act in places yet. Regions to Conditioning makes ComfyUI's own masked LoRA hooks of them."
+            lacking = (
+                f"it is not known what the layers of the model ({type(model.model).__name__}) are about, so LoRAs "
+                "cannot act in places yet. Regions to Conditioning makes ComfyUI's own masked LoRA hooks of them."
             )
-        try:  # with an empty window, too, or Dense Diffusion would let them act after all
-            notes += model_patch.install(
-                patched, acting, apart=apart, common=common, negative=negative, start=start_percent, end=end_percent
-            )
-        except model_patch.NoMatch as why:
-            if off:
-                return io.NodeOutput(model, notices.report(NAME, notes))
-            raise ValueError(f"{NAME}: {why}") from None
-        return io.NodeOutput(patched, notices.report(NAME, notes))
+        else:
+            try:  # with an empty window, too, or Dense Diffusion would let them act after all
+                notes += model_patch.install(
+                    patched, acting, apart=apart, common=common, negative=negative, start=start_percent, end=end_percent
+                )
+            except model_patch.NoMatch as why:
+                lacking = str(why)
+        if lacking and not off:
+            raise ValueError(f"{NAME}: {lacking}")
+        return io.NodeOutput(model if lacking else patched, notices.report(NAME, notes))
 
 
 def _why_not(regions: Regions) -> list[str]:

@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from .. import cond_inputs
-from ..additional_models import additional_models, with_additional_models
+from ..additional_models import additional_models, all_with_additional_models
 from ..cond_inputs import further_inputs
 from ..noise_levels import convert_sigma
 from .plan import BadExperts
@@ -124,9 +124,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         _say_what_is_lacking(expert, outer.original_conds, self.original_conds)
         # What the sampler's prompts bring is for the whole run: a scorer, say.
         more = [model for conds in outer.original_conds.values() for cond in conds for model in additional_models(cond)]
-        own_conds = {name: [with_additional_models(cond, more) for cond in conds] if more else conds
-                     for name, conds in self.original_conds.items()}  # fmt: skip
-        given = {**outer.original_conds, **own_conds}
+        given = {**outer.original_conds, **all_with_additional_models(self.original_conds, more)}
         controls: dict[int, Any] = {}
         self.original_conds = {name: [_with_own_control(cond, controls) for cond in conds]
                                for name, conds in given.items()}  # fmt: skip
@@ -249,8 +247,7 @@ def load_beside(
     patcher: ModelPatcher, conds: Mapping[str, list], options: dict, noise: Tensor, more: list[ModelPatcher]
 ) -> list[Any]:
     """Load a model as ComfyUI does for a run, with `more` kept in memory beside it. Returns what came along."""
-    if more:
-        conds = {name: [with_additional_models(cond, more) for cond in listed] for name, listed in conds.items()}
+    conds = all_with_additional_models(conds, more)
     _, _, loaded = comfy.sampler_helpers.prepare_sampling(patcher, noise.shape, conds, options)
     patcher.model.current_patcher = patcher  # clones of one checkpoint take turns in it
     return loaded

@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...attention.run import Shared
-from ..additional_models import patchers_of, with_additional_models
+from ..additional_models import all_with_additional_models, patchers_of
 from ..gradients.autograd import (
     NoGradient,
     companions_to_normal_tensors,
@@ -33,7 +33,7 @@ from ..gradients.autograd import (
 from ..gradients.refusals import refuse_packed_weights, refuse_streaming, refuse_what_loses_gradient
 from ..schedule import inside
 from ..wrapper_keys import CLIP_GUIDANCE
-from .decoding import Decoder
+from .decoding import Decoder, is_video
 from .losses import SalientLoss, Scorer
 from .trial import LOSS_SCALE
 from .update_rules import each
@@ -103,7 +103,7 @@ class _Guide(Shared):
         guider = executor.class_obj
         if latent_image.ndim not in (4, 5):
             raise NoGradient("CLIP Guidance cannot look at latents without pictures (sound, video with sound, 3D).")
-        if latent_image.ndim == 5 and latent_image.shape[2] > 1:
+        if is_video(latent_image):
             raise NoGradient("CLIP Guidance takes no gradient through videos: use Best of N, or a single frame.")
         more = [self.vae, *patchers_of(self.settings.scorer)]
         with outside_inference_mode():
@@ -112,9 +112,7 @@ class _Guide(Shared):
             refuse_what_loses_gradient(guider.model_patcher, every)
             companions_to_normal_tensors(guider.model_patcher, every)
             conds = {name: normal_copy(conds) for name, conds in guider.conds.items()}
-            guider.conds = {
-                name: [with_additional_models(cond, more) for cond in listed or ()] for name, listed in conds.items()
-            }
+            guider.conds = all_with_additional_models(conds, more)
             rest, named = normal_copy(tuple(rest)), normal_copy(dict(named))
             return executor(normal_copy(noise), normal_copy(latent_image), sampler, normal_copy(sigmas), *rest, **named)
 

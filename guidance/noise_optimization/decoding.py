@@ -90,6 +90,11 @@ def all_at_once(network: Any) -> Iterator[None]:
             network.parallel = False
 
 
+def is_video(latents: Tensor) -> bool:
+    """Whether latents [n, channels, frames, height, width] have more than one frame; pictures may have that axis."""
+    return latents.ndim == 5 and latents.shape[2] > 1
+
+
 def ends_and_middle(count: int) -> list[int]:
     """The first, the middle and the last of so many, each once."""
     return sorted({0, count // 2, count - 1})

@@ -37,7 +37,7 @@ from .candidate_legs import LegSearch, cuts
 from .candidate_sampler import CandidateSampler, CandidateWork, fitting_batch
 from .candidates import CUTOUTS, RESAMPLING, UPDATES, candidate_noises, generators, sampling_seed
 from .config import CandidateSearch, OptimizationConfig, OptimizationResult
-from .decoding import Decoder
+from .decoding import Decoder, is_video
 from .guided_model import GuidedModel, OnModelCall, ignore_model_call
 from .halving import Halving
 from .memoryless import DRAWN_NOISE, samples_together, what_remembers
@@ -48,7 +48,6 @@ from .search import Best, Limits, best_of, search
 from .trial import Trial
 
 logger = logging.getLogger(__name__)
-PICTURE, VIDEO = 4, 5  # axes of their latents
 OnEvaluation = Callable[[int, Best], None]
 
 
@@ -130,7 +129,7 @@ class NoiseOptimizer(comfy.samplers.Sampler):
             best.stopped, best.canceled = "canceled: the best of what was finished", True
         best.start = model.settled(best.start)
         region_scores = self.region_scores(trial, best.pictures)
-        if latent_image is not None and latent_image.ndim == VIDEO and latent_image.shape[2] > 1:
+        if latent_image is not None and is_video(latent_image):
             best.pictures = decode.whole(best.sampled)
         best.sampled = model.finished(best.sampled)
         started = process_out(model.latent_of(model.start_of(best.start)))
@@ -207,8 +206,8 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         conds = [cond for listed in model.inner.inner_model.conds.values() for cond in listed or ()]
         experts = model.extra_args["model_options"].get("transformer_options", {}).get(EXPERTS)
         conds += [] if experts is None else experts.conds()
-        places, video = len(model.noise), model.noise.ndim == VIDEO and model.noise.shape[2] > 1
-        wrong = [n for n in numbers_of_pictures(conds, self.options_of_models(), video) if places % n]
+        places = len(model.noise)
+        wrong = [n for n in numbers_of_pictures(conds, self.options_of_models(), is_video(model.noise)) if places % n]
         return f"prompts, masks or ControlNets are for {min(wrong)} pictures, the latent has {places}" if wrong else ""
 
     def options_of_models(self) -> list[dict[str, Any]]:
@@ -286,9 +285,9 @@ def _run(
 ) -> OptimizationResult:  # fmt: skip
     """One run of ComfyUI with the optimizer as its sampler, as like a plain one as the wanted gradients allow."""
     refuse_step_caches(inputs.model)
-    if inputs.latent.is_nested or inputs.latent.ndim not in (PICTURE, VIDEO):
+    if inputs.latent.is_nested or inputs.latent.ndim not in (4, 5):
         raise ValueError("These latents hold no pictures (sound, video with sound, 3D): there is nothing to score.")
-    if inputs.latent.ndim == VIDEO and inputs.latent.shape[2] > 1 and gradients != Gradients.NONE:
+    if is_video(inputs.latent) and gradients != Gradients.NONE:
         raise NoGradient("No gradient is taken through videos: use Best of N, which needs none, or a single frame.")
     through_model = gradients == Gradients.RUN
     with outside_inference_mode() if through_model else contextlib.nullcontext():

@@ -140,7 +140,7 @@ class SelfAttentionGuidance(Shared):
         if state.term is None or state.term.shape != picture.shape:
             return denoised
         guided = formulas.rescale(picture + state.term * self.scale, picture, self.rescale)
-        limit = self._limit(picture, _drawn_frames(args["cond"] or (), picture))
+        limit = self._limit(picture, args["cond"] or ())
         guided = guided if limit is None else picture + (guided - picture) * limit
         return with_picture(denoised, guided, run.shapes)
 
@@ -196,21 +196,24 @@ class SelfAttentionGuidance(Shared):
         """Whether any cond of the list is inside its timestep range."""
         return any(comfy.samplers.get_area_and_mult(c, args["input"], args["sigma"]) is not None for c in conds)
 
-    def _limit(self, x: Tensor, frames: int) -> Tensor | None:
+    def _limit(self, x: Tensor, conds: Conds) -> Tensor | None:
         """The user's mask for this latent, [batch, 1, height, width]; for video [1, 1, frames, height, width], with 0
-        behind the first `frames`."""
+        behind the frames that are drawn."""
         if self.mask is None:
             return None
         size = (x.shape[-2], x.shape[-1])
         if x.ndim == 4:
             return formulas.fit_mask(self.mask, x.shape[0], size).to(x)
+        frames = _drawn_frames(conds, x)
         limit = formulas.fit_mask(formulas.spread_frames(self.mask, frames), frames, size).to(x).movedim(0, 1)[None]
         return F.pad(limit, (0, 0, 0, 0, 0, x.shape[2] - frames))
 
     def _mask(self, run: Run, conds: Conds, x: Tensor, sigma: Tensor) -> Tensor | None:
         """What to blur, 0..1, broadcastable to x; None if the saliency could not be recorded."""
         if self.mask_mode == "global":
-            mask = x.new_ones(1, 1, *x.shape[2:3], *[1] * (x.ndim - 3))
+            if x.ndim < 5:
+                return x.new_ones(())
+            mask = x.new_ones(1, 1, x.shape[2], 1, 1)
             mask[:, :, _drawn_frames(conds, x) :] = 0
             return mask
         mask = mask_of_conds(self, run, conds, x, sigma)
@@ -226,7 +229,7 @@ class SelfAttentionGuidance(Shared):
 
 def _drawn_frames(conds: Conds, x: Tensor) -> int:
     """How many frames of a video [batch, channels, frames, height, width] are drawn: the guiding ones of LTX are behind
-    them in the latent itself. Of a picture, its height."""
+    them in the latent itself."""
     guides = [cond["keyframe_idxs"].shape[2] for cond in conds if cond.get("keyframe_idxs") is not None]
     return x.shape[2] - max(guides, default=0) // math.prod(x.shape[3:])
 

@@ -18,6 +18,8 @@ from .scorer import Scorer
 # Where the linear layers are among the others, dropout and, in the second, ReLU.
 LAYOUTS: dict[tuple[int, ...], bool] = {(0, 2, 4, 6, 7): False, (0, 3, 6, 9, 11): True}
 LAYER = re.compile(r"layers\.(\d+)\.(?:weight|bias)")
+# By the width of their vectors, the CLIPs that LAION's heads were trained on.
+OPENAI = {512: "OpenAI's ViT-B/32 or B/16, as its name says", 768: "OpenAI's ViT-L/14"}
 WEIGHT = 0.1  # of a point of ten in the loss: ratings of 1 to 10 are then on the scale of CLIP's losses
 
 
@@ -87,15 +89,15 @@ def with_clip(state: Mapping[str, Tensor], file: str, clip: Scorer | None) -> Ae
     """A head's scorer. clip: the scorer of the CLIP that it was trained on. Raises UnknownScorer."""
     head = read_head(state, file)
     width = width_of(head)
-    wanted = {512: "OpenAI's ViT-B/32 or B/16, as its name says", 768: "OpenAI's ViT-L/14"}.get(width, "its CLIP")
-    if not isinstance(clip, OpenClipScorer if width in (512, 768) else (OpenClipScorer, ClipPairScorer)):
+    wanted, openai = OPENAI.get(width, "its CLIP"), width in OPENAI
+    if not isinstance(clip, OpenClipScorer if openai else (OpenClipScorer, ClipPairScorer)):
         raise UnknownScorer(
             f"{file} is the head of an aesthetic predictor and needs {wanted}: load that with another Load Scorer and "
             "connect it to input clip."
         )
     if clip.width != width:
         raise UnknownScorer(f"{file} rates vectors of {width}, {clip.name} gives {clip.width}: connect {wanted}.")
-    if width in (512, 768) and not getattr(clip, "quick", False):
+    if openai and isinstance(clip, OpenClipScorer) and not clip.quick:
         raise UnknownScorer(
             f"{file} was trained on OpenAI's weights, {clip.name} is another training: its ratings would mean nothing. "
             f"Connect {wanted}; if it is that, set activation to quick gelu there."

@@ -110,11 +110,10 @@ def load(name: str, allow_download: bool) -> ImscoreScorer:
         raise ImscoreMissing(
             f"{name} needs {', '.join(missing)}, which is not in this machine's Hugging Face cache. {fetching(missing)}"
         )
+    network_class = class_of(kind)
     try:
         with nullcontext() if allow_download else offline():
-            network = class_of(kind).from_pretrained(kind.repo, strict=True, local_files_only=not allow_download)
-    except ImscoreMissing:
-        raise
+            network = network_class.from_pretrained(kind.repo, strict=True, local_files_only=not allow_download)
     except Exception as why:
         cure = "" if allow_download else f" If a file is missing: {fetching((kind.repo, *kind.needs))}"
         raise ImscoreMissing(f"imscore cannot load {name} ({type(why).__name__}: {str(why)[:200]}).{cure}") from why

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def of_node(name: str) -> Iterator[None]:
-    """What is raised inside, by intent, begins with the node's name unless it names it. Also a decorator."""
+    """The text of a ValueError or RuntimeError from inside begins with the node's name, unless it has it already. Its
+    class and its traceback stay. Also a decorator."""
     try:
         yield
     except (ValueError, RuntimeError) as why:

@@ -104,6 +104,7 @@ def refuse_unknown(client: Client, scorers: Sequence[str]) -> None:
 
 
 def failed_nodes(run: Run) -> list[str]:
+    """Ids of the node that raised, or of those whose inputs were refused."""
     return [str(run.error.get("node_id"))] if run.error else list(run.node_errors)
 
 
