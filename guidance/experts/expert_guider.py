@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import cond_inputs
 from ..additional_models import additional_models, all_with_additional_models
 from ..cond_inputs import further_inputs
+from ..hook_keyframes import keyframed, own_keyframes, set_to_level
 from ..noise_levels import convert_sigma
 from .plan import BadExperts
 
@@ -106,7 +107,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
     """An expert's guider. It is prepared like one that samples, and only ever predicts."""
 
     def __init__(self, expert: Expert, outer: Any) -> None:
-        super().__init__(expert.model)
+        super().__init__(expert.model.clone())  # hooks are registered on it: two nodes may have one model
         self.model_patcher: ModelPatcher
         self.model_options: dict[str, Any]
         self.original_conds: dict[str, list]
@@ -118,6 +119,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         self.in_memory = False
         self.plain_conds: dict[str, list] = {}
         self.called: dict[str, Any] = {}
+        self.keyframed: list[comfy.hooks.Hook] = []
         self.latent_shapes_before: Any = None
         own = {"positive": expert.positive, "negative": expert.negative}
         self.inner_set_conds({name: conds for name, conds in own.items() if conds is not None})
@@ -149,6 +151,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
                 patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
             comfy.sampler_helpers.prepare_model_patcher(patcher, self.plain_conds, options)
             comfy.samplers.filter_registered_hooks_on_conds(self.plain_conds, options)
+            self.plain_conds = own_keyframes(self.plain_conds)
             comfy.samplers.cast_to_load_options(options, device=patcher.load_device, dtype=patcher.model_dtype())
             self.conds = _copies(self.plain_conds)
             self._check_width()
@@ -204,6 +207,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
         sigmas = convert_sigma(started.sigmas, flow, self.flow, self.most)
         self.called.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
         self.conds, self.inner_model = conds, model
+        self.keyframed = keyframed(cond for listed in conds.values() for cond in listed)
 
     def _check_width(self) -> None:
         """Raise BadExperts for a prompt that another text encoder made."""
@@ -221,6 +225,8 @@ class ExpertGuider(comfy.samplers.CFGGuider):
 
     def predict(self, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
         """x0 [batch, ...] of a latent at the expert's noise levels [batch], as the outer guider combines prompts."""
+        schedule = self.called["transformer_options"]["sample_sigmas"]
+        set_to_level(self.keyframed, schedule, sigma.flatten()[0], [self.model_patcher])
         if self.usual:
             return self.outer_predict_noise(x, sigma, options, seed)
         wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, self.model_options, is_model_options=True)

@@ -24,6 +24,7 @@ from ...attention.run import Shared
 from ..noise_levels import LEVEL_TOLERANCE, convert_latent, half_log_snr
 from ..wrapper_keys import EXPERTS, REMEMBERS_STEPS
 from . import plan
+from .blending import POST_CFG, blended
 from .expert_guider import NODE, Expert, ExpertGuider, Started, is_flow, load_beside, name_of
 from .plan import BadExperts
 
@@ -218,12 +219,15 @@ class _Run(Shared):
         shared = plan.blend_weights(level, self.switch.boundaries, self.switch.blend)
         self.load(tuple(who for who, _ in shared))
         self.note(level, tuple(who for who, _ in shared))
-        outs = [
-            weight * out if weight != 1 else out
-            for who, weight in shared
-            for out in [executor(x, sigma, options, seed) if who == 0 else self.expert(who, x, sigma, options, seed)]
-        ]
-        return outs[0] if len(outs) == 1 else outs[0] + outs[1]
+        if len(shared) == 1:
+            return self.by(shared[0][0], executor, x, sigma, options, seed)
+        known = self.started.options.get(POST_CFG, ())
+        predict = lambda who, given: self.by(who, executor, x, sigma, given, seed)  # noqa: E731
+        return blended(shared, predict, options, known, x, sigma)
+
+    def by(self, who: int, executor: Any, x: Tensor, sigma: Tensor, options: dict, seed: Any) -> Tensor:
+        """One model's x0."""
+        return executor(x, sigma, options, seed) if who == 0 else self.expert(who, x, sigma, options, seed)
 
     def note(self, level: float, who: tuple[int, ...]) -> None:
         """One line per step: samplers evaluate in between, too."""
@@ -248,6 +252,7 @@ class _Run(Shared):
                 if any(self.patcher(at).is_clone(self.patcher(other)) for other in who):
                     continue  # its weights are wanted, with other patches
                 comfy.model_management.unload_model_and_clones(self.patcher(at))
+        self.active = None  # until all are there: an error on the way leaves it open who is
         for at in who:
             more = [self.patcher(other) for other in who if other != at]
             if self.switch.memory == "keep":

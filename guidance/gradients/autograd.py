@@ -62,7 +62,7 @@ def fully_loaded(patcher: ModelPatcher) -> ModelPatcher:
         _in_working_precision(clone.model)
     else:
         clone = patcher.clone()
-    to_normal_tensors(clone.model)
+    with_normal_tensors(clone)
     return clone
 
 
@@ -93,6 +93,14 @@ def to_normal_tensors(module: nn.Module) -> None:
     module.requires_grad_(False)
 
 
+def with_normal_tensors(patcher: ModelPatcher) -> None:
+    """As `to_normal_tensors`, for a patcher's model. ComfyUI knows weights that it has locked in memory by their
+    address, so those are released before they are replaced."""
+    if not patcher.is_dynamic():
+        patcher.unpin_all_weights()
+    to_normal_tensors(patcher.model)
+
+
 def companions(patcher: ModelPatcher, conds: Sequence[Mapping[str, Any]]) -> list[ModelPatcher]:
     """Patchers of the models that take part beside the sampled one: ControlNets and the like."""
     models = list(patcher.get_nested_additional_models())
@@ -112,7 +120,7 @@ def companions_to_normal_tensors(patcher: ModelPatcher, conds: Sequence[Mapping[
                 f"The weights of {type(companion.model).__name__}, which takes part in sampling, are streamed (dynamic "
                 "VRAM), so gradients could be wrong. Start ComfyUI with --disable-dynamic-vram, or remove it."
             )
-        to_normal_tensors(companion.model)
+        with_normal_tensors(companion)
 
 
 def normal_copy(value: Any) -> Any:
@@ -174,4 +182,4 @@ def loaded_to_normal_tensors(patchers: list) -> None:
                     f"{type(patcher.model).__name__} does not fit into the GPU's memory as a whole, which gradients "
                     "need: take a tiny autoencoder as vae, a smaller scorer, or a smaller picture."
                 )
-            to_normal_tensors(patcher.model)
+            with_normal_tensors(patcher)

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .memory import out_of_memory
 from .search import Best, Evaluation, nothing_yet, why_nothing
 
 FIRST_CUT = 0.35  # of the steps
@@ -156,7 +157,7 @@ class LegSearch(ABC):
         """The best of every place. noises: as drawn and as they begin, at least as many as candidates.
 
         At least one candidate is finished, however little time there is. Raises ValueError if nothing finite was found,
-        torch.OutOfMemoryError if one candidate is too much.
+        the device's error if memory does not suffice for one candidate.
         """
         wanted_batch, self.began = self.batch, self.clock()
         try:
@@ -200,8 +201,8 @@ class LegSearch(ABC):
             began = self.clock()
             try:
                 x, clean = self.work.advance(part, start, leg.end)
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
+            except RuntimeError as error:
+                if len(part) == 1 or not out_of_memory(error):
                     raise
                 self.batch = len(part) // 2
                 waiting = [part, *waiting]

@@ -48,6 +48,8 @@ class CandidateSampler:
         """Latents [n, places, ...] at step `end`, and the clean ones that the last step before it predicted. From the
         candidates' noise if they start at step 0, else from where they are."""
         model, (count, places) = self.model, candidates.numbers.shape
+        if start == 0:
+            model.set_back()
 
         def together(values: Tensor) -> Tensor:
             return values.to(model.noise.device, torch.float32).flatten(0, 1)
@@ -131,9 +133,9 @@ class CandidateWork:
         return Evaluation(losses, None, latents, pictures)
 
 
-def fitting_batch(model: Any, shape: Sequence[int], batch: int, device: torch.device) -> int:
+def fitting_batch(patcher: Any, shape: Sequence[int], batch: int, device: torch.device) -> int:
     """How many candidates of latents of this shape, at most, ComfyUI's own estimate of memory allows at once."""
-    free = comfy.model_management.get_free_memory(device)
+    free, model = patcher.get_free_memory(device), patcher.model  # with what streamed weights may give up
     while batch > 1 and model.memory_required([batch * shape[0], *shape[1:]]) * MARGIN > free:
         batch //= 2
     return batch

@@ -27,8 +27,8 @@ from ..gradients.autograd import (
     normal_copy,
     outside_inference_mode,
     saved_tensor_guard,
-    to_normal_tensors,
     with_backward,
+    with_normal_tensors,
 )
 from ..gradients.refusals import refuse_packed_weights, refuse_streaming, refuse_what_loses_gradient
 from ..schedule import inside
@@ -107,7 +107,7 @@ class _Guide(Shared):
             raise NoGradient("CLIP Guidance takes no gradient through videos: use Best of N, or a single frame.")
         more = [self.vae, *patchers_of(self.settings.scorer)]
         with outside_inference_mode():
-            to_normal_tensors(guider.model_patcher.model)
+            with_normal_tensors(guider.model_patcher)
             every = [cond for listed in guider.conds.values() for cond in listed or ()]
             refuse_what_loses_gradient(guider.model_patcher, every)
             companions_to_normal_tensors(guider.model_patcher, every)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..gradients.checkpointing import checkpoint_blocks
+from .memory import out_of_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,21 @@ class Decoder:
 
     def _decoded(self, latent: Tensor) -> Tensor:
         """One latent without gradient; in tiles where memory does not suffice, as ComfyUI's VAE Decode does."""
+        decoded = self._at_once(latent)
+        if decoded is None:
+            vae = copy.copy(self.vae)
+            vae.first_stage_model = self.network  # which is the one that is loaded
+            decoded = (vae.decode_tiled_3d if latent.ndim == 5 else vae.decode_tiled_)(latent)
+        return decoded.to(latent.device)
+
+    def _at_once(self, latent: Tensor) -> Tensor | None:
+        """None where memory does not suffice: an error that is still being handled would hold what was computed."""
         try:
-            return self.vae.process_output(self.network.decode(latent).float()).to(latent.device)
-        except torch.OutOfMemoryError:
-            in_tiles = self.vae.decode_tiled_3d if latent.ndim == 5 else self.vae.decode_tiled_
-            return in_tiles(latent).to(latent.device)
+            return self.vae.process_output(self.network.decode(latent).float())
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return None
 
 
 @contextlib.contextmanager

@@ -19,7 +19,9 @@ from ..gradients.autograd import (
 from ..gradients.refusals import (
     refuse_streaming,
 )
+from ..hook_keyframes import keyframed, set_to_level
 from ..starting_noise import StartOfRun, acting_starts, begun
+from ..wrapper_keys import EXPERTS
 from .reversible_ode import Schedule
 
 OnModelCall = Callable[[int], None]  # told how many candidates were evaluated
@@ -59,6 +61,7 @@ class GuidedModel:
         self.run = StartOfRun(model_wrap, sigmas, extra_args["model_options"], latent, mask)
         self.starts = acting_starts(noise, self.run)
         conds = [cond for listed in model_wrap.conds.values() for cond in listed or ()]
+        self.patcher, self.keyframed = model_wrap.model_patcher, keyframed(conds)
         guard = saved_tensor_guard(model_wrap.model_patcher, conds) if through_model else contextlib.nullcontext
         self.saved_tensor_guard = guard
 
@@ -87,8 +90,16 @@ class GuidedModel:
         """The gradient at a state, of something that only its latent matters to."""
         return at_latent if self.mask is None else torch.cat([at_latent, torch.zeros_like(at_latent)])
 
+    def set_back(self) -> None:
+        """To the first step, for one more trial in the same run."""
+        set_to_level(self.keyframed, self.sigmas, self.sigmas[0], [self.patcher])
+
     def begun(self, noise: Tensor) -> Tensor:
         """Noise as the model's nodes want it; the same tensor where there are none."""
+        experts = self.extra_args["model_options"].get("transformer_options", {}).get(EXPERTS)
+        if self.starts and experts is not None:
+            experts.load((0,))  # nodes may look at what the main model makes of it; the last trial ended with another
+        self.set_back()
         return begun(noise, self.run, self.starts)
 
     def gradient_of_noise(self, at_first: Tensor) -> Tensor:

@@ -171,10 +171,11 @@ class NoiseOptimizer(comfy.samplers.Sampler):
         if config.mode == "invertible":  # whose samples are EDICT's
             return best_of(noises, trial.evaluate, seconds, self.seen)
         why = next(filter(None, (what_remembers(wanted.sampler, each) for each in self.options_of_models())), "")
+        why = why or ("a LoRA's strength changes on the way (hook keyframes)" if model.keyframed else "")
         apart = self.per_picture(model)
         batch = wanted.batch if samples_together(wanted.sampler) and not apart else 1
-        wrap, vae, noise = model.inner.inner_model, self.inputs.preview_vae, model.noise
-        fitting = fitting_batch(wrap.inner_model, noise.shape, batch, noise.device)
+        vae, noise = self.inputs.preview_vae, model.noise
+        fitting = fitting_batch(model.patcher, noise.shape, batch, noise.device)
         preview = trial.decode if vae is None else Decoder(vae, vae.patcher.model, trial.decode.process_out)
         sampler = CandidateSampler(wanted.sampler, model, self.inputs.seed, self.on_model_call)
         at = cuts(model.schedule.steps, wanted.rounds, wanted.first_cut)

@@ -48,7 +48,7 @@ class Best:
 
     def consider(self, start: Tensor, evaluated: Evaluation) -> Tensor:
         """Take over what is better; returns for which latents."""
-        better = evaluated.losses < self.losses  # false for NaN
+        better = torch.isfinite(evaluated.losses) & (evaluated.losses < self.losses)
         for kept, new in ((self.losses, evaluated.losses), (self.start, start), (self.sampled, evaluated.sampled),
                           (self.pictures, evaluated.pictures)):  # fmt: skip
             at = better.to(kept.device)

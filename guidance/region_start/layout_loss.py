@@ -24,8 +24,8 @@ from ..gradients.autograd import (
     normal_copy,
     outside_inference_mode,
     saved_tensor_guard,
-    to_normal_tensors,
     with_gradient,
+    with_normal_tensors,
 )
 from ..gradients.errors import NoGradient
 from ..gradients.refusals import refuse_streaming, refuse_what_loses_gradient
@@ -85,7 +85,7 @@ def _make_ready(guider: Any, conds: Conds) -> None:
     refuse_streaming(guider.inner_model)
     if patcher.is_dynamic():
         raise NoGradient("The model's weights are streamed (dynamic VRAM).")
-    to_normal_tensors(guider.inner_model)
+    with_normal_tensors(patcher)
     companions_to_normal_tensors(patcher, conds)
 
 

@@ -197,13 +197,15 @@ class SelfAttentionGuidance(Shared):
         return any(comfy.samplers.get_area_and_mult(c, args["input"], args["sigma"]) is not None for c in conds)
 
     def _limit(self, x: Tensor, conds: Conds) -> Tensor | None:
-        """The user's mask for this latent, [batch, 1, height, width]; for video [1, 1, frames, height, width], with 0
-        behind the frames that are drawn."""
+        """The user's mask for this latent, [batch, 1, (1,) height, width]; for video [1, 1, frames, height, width],
+        with 0 behind the frames that are drawn."""
         if self.mask is None:
             return None
         size = (x.shape[-2], x.shape[-1])
         if x.ndim == 4:
             return formulas.fit_mask(self.mask, x.shape[0], size).to(x)
+        if x.shape[2] == 1:  # pictures with an axis for frames
+            return formulas.fit_mask(self.mask, x.shape[0], size).to(x)[:, :, None]
         frames = _drawn_frames(conds, x)
         limit = formulas.fit_mask(formulas.spread_frames(self.mask, frames), frames, size).to(x).movedim(0, 1)[None]
         return F.pad(limit, (0, 0, 0, 0, 0, x.shape[2] - frames))

@@ -254,6 +254,22 @@ def test_weights_made_in_inference_mode_become_ordinary() -> None:
     assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), values))
 
 
+def test_locked_weights_are_released_before_they_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI knows them by their address, and would count them as locked for ever."""
+    with torch.inference_mode():
+        patcher = tiny.unet("shallow")
+    released = list[int]()
+    monkeypatch.setattr(comfy.model_management, "pin_memory", lambda tensor: True)
+    monkeypatch.setattr(comfy.model_management, "unpin_memory", lambda tensor: released.append(tensor.data_ptr()))
+    key = "diffusion_model.out.2.weight"
+    patcher.pin_weight_to_device(key)
+    locked = patcher.model.diffusion_model.out[2].weight.data_ptr()
+    with autograd.outside_inference_mode():
+        clone = autograd.fully_loaded(patcher)
+    assert released == [locked] and not clone.pinned and not patcher.pinned
+    assert patcher.model.diffusion_model.out[2].weight.data_ptr() != locked, "twin: it was replaced"
+
+
 def easycache(model: Any) -> Any:
     return EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).result[0]
 

@@ -7,12 +7,15 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import comfy.hooks
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import comfy.taesd.taehv
+import lora_files
 import pytest
 import techniques
 import tiny_models as tiny
@@ -147,9 +150,9 @@ def with_sag(model: Any, world: techniques.World, every: int = 1) -> tuple:
     return patched, world.positive, world.negative
 
 
-def with_regions(model: Any, world: techniques.World) -> tuple:
+def with_regions(model: Any, world: techniques.World, iterations: int = 1) -> tuple:
     given = {"model": model, "clip": world.clip, "regions": techniques.halves(), "prompt": techniques.PROMPT}
-    return techniques.outputs(FoveaDenseDiffusion, **given, arranged_noises=2, layout_iterations=1)[:3]
+    return techniques.outputs(FoveaDenseDiffusion, **given, arranged_noises=2, layout_iterations=iterations)[:3]
 
 
 def with_start(model: Any, world: techniques.World) -> tuple:
@@ -164,6 +167,23 @@ def with_experts(model: Any, world: techniques.World, decide: str = "sigma") -> 
     return patched, world.positive, world.negative
 
 
+def with_arranged_experts(model: Any, world: techniques.World) -> tuple:
+    """Noise that is arranged by what the model looks at, beside an expert of the same weights with a LoRA."""
+    regions, positive, negative = with_regions(model, world, 0)
+    low = comfy.sd.load_lora_for_models(model, None, lora_files.weights(model, 1), 1.0, 0.0)[0]  # of the same weights
+    (chain,) = techniques.outputs(FoveaExpert, model=low, boundary_unit="percent", boundary=0.5)
+    return techniques.outputs(FoveaExpertSwitch, model=regions, experts=chain)[0], positive, negative
+
+
+def with_keyframes(model: Any, world: techniques.World) -> tuple:
+    hooks = comfy.hooks.create_hook_lora(lora_files.weights(model, 1, lambda name: "attn2" in name), 1.0, 0.0)
+    keyframes = comfy.hooks.HookKeyframeGroup()
+    for strength, percent in ((1.0, 0.0), (0.0, 0.5)):
+        keyframes.add(comfy.hooks.HookKeyframe(strength, percent))
+    hooks.set_keyframes_on_hooks(keyframes)
+    return model, [[tensor, {**options, "hooks": hooks}] for tensor, options in world.positive], world.negative
+
+
 def with_momentum(model: Any, world: techniques.World) -> tuple:
     return APG.execute(model, 1.0, 5.0, 0.6).result[0], world.positive, world.negative
 
@@ -172,7 +192,7 @@ MODELS: dict[str, Callable[[Any, techniques.World], tuple]] = {
     "SAG": with_sag, "regions": with_regions, "a start": with_start, "experts": with_experts,
     "SAG every second step": lambda model, world: with_sag(model, world, 2),
     "experts, monotonic": lambda model, world: with_experts(model, world, "monotonic"),
-    "APG with momentum": with_momentum,
+    "APG with momentum": with_momentum, "a LoRA's keyframes": with_keyframes,
 }  # fmt: skip
 
 
@@ -188,8 +208,21 @@ class TestModels:
         drawn = again(patched, world, found[5], **conds)
         assert apart(drawn, found[1]["samples"]) < (1e-5 if batch == 1 else 2e-3)
         assert apart(again(model, world, found[5]), found[1]["samples"]) > 1e-2, "twin: the nodes did something"
-        remembers = name in ("SAG every second step", "experts, monotonic", "APG with momentum")
+        remembers = name in ("SAG every second step", "experts, monotonic", "APG with momentum", "a LoRA's keyframes")
         assert ("sampled again" in found[4]) == remembers
+
+
+def last_is_best(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of all candidates; returns the numbers of those that were judged."""
+    real, judged = Trial.judge, list[int]()
+
+    def later_is_better(self: Trial, latents: Tensor, decode: Decoder) -> tuple[Tensor, Tensor]:
+        losses, pictures = real(self, latents, decode)
+        judged.append(len(judged))
+        return torch.full_like(losses, -judged[-1]), pictures
+
+    monkeypatch.setattr(Trial, "judge", later_is_better)
+    return judged
 
 
 def sides(count: int) -> Tensor:
@@ -246,6 +279,18 @@ PER_PICTURE: dict[str, Callable[[Any, techniques.World], tuple]] = {
 }  # fmt: skip
 
 
+def test_noise_is_arranged_by_the_main_model(
+    model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by whoever the candidate before has ended with."""
+    last_is_best(monkeypatch)
+    with torch.inference_mode():
+        patched, positive, negative = with_arranged_experts(model, world)
+    given = {"positive": positive, "negative": negative}
+    found = search(patched, world, candidates=3, rounds=0, **given)
+    assert apart(again(patched, world, found[5], **given), found[1]["samples"]) < 1e-5
+
+
 class TestInputsOfEveryPicture:
     """Of two pictures each, in the latent's own batch of one, two, three. (Prompts with two masks are an error of
     ComfyUI's in a batch of three.)"""
@@ -258,14 +303,7 @@ class TestInputsOfEveryPicture:
     ) -> None:
         """The last candidate, which is said to be the best. Twin: where their number divides the batch's, candidates
         still share batches."""
-        real, judged = Trial.judge, list[int]()
-
-        def later_is_better(self: Trial, latents: Tensor, decode: Decoder) -> tuple[Tensor, Tensor]:
-            losses, pictures = real(self, latents, decode)
-            judged.append(len(judged))
-            return torch.full_like(losses, -judged[-1]), pictures
-
-        monkeypatch.setattr(Trial, "judge", later_is_better)
+        judged = last_is_best(monkeypatch)
         with torch.inference_mode():
             patched, positive, negative = PER_PICTURE[name](model, world)
         latent = {"samples": torch.zeros(places, 4, 32, 32)}
@@ -426,9 +464,7 @@ class TestFaults:
         assert len(counted["preview"]) == 8 + 4 and len(counted["vae"]) == 2
         assert torch.equal(found[1]["samples"], search(model, world, candidates=8, rounds=2)[1]["samples"])
 
-    def test_nan_of_one_candidate(
-        self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_nan_of_one_candidate(self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is dropped and counted, and the others are what they are without it."""
         plain = search(model, world)
         real = candidate_sampler.CandidateSampler.advance
@@ -468,6 +504,10 @@ class TestFaults:
             (free, free) if both else free))  # fmt: skip
         found = search(model, world, candidates=4, batch_size=8)
         assert "memory sufficed for 2 at once, not for 8" in found[4]
+        streamed = lambda self, device: 8 * needed  # noqa: E731
+        monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", streamed)
+        found = search(model, world, candidates=4, batch_size=8)
+        assert "memory sufficed" not in found[4], "streamed weights give theirs up"
 
     @pytest.mark.parametrize("seconds", [1e-6, 0.001])
     def test_less_time_than_one_picture_takes(self, model: Any, world: techniques.World, seconds: float) -> None:
@@ -476,9 +516,7 @@ class TestFaults:
         assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-5
 
     @pytest.mark.parametrize("moment", [0, 3, 7, 10])
-    def test_a_cancel(
-        self, model: Any, world: techniques.World, moment: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_cancel(self, model: Any, world: techniques.World, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Six candidates take a step each, the better three three more: after nine steps one is finished."""
         steps = [0]
         real = candidate_sampler.CandidateSampler.__post_init__

@@ -32,10 +32,11 @@ class Numbers:
     now: float = 0.0
     advanced: list[tuple[int, int, int]] = field(default_factory=list)
     cancel_after: int = 1000
+    full: RuntimeError = field(default_factory=lambda: torch.OutOfMemoryError("full"))
 
     def advance(self, candidates: Candidates, start: int, end: int) -> tuple[Tensor, Tensor]:
         if len(candidates) > self.memory:
-            raise torch.OutOfMemoryError("full")
+            raise self.full
         if len(self.advanced) >= self.cancel_after:
             raise KeyboardInterrupt
         self.advanced.append((len(candidates), start, end))
@@ -186,6 +187,12 @@ class TestFaults:
         assert float(best.losses[0]) == min(float(noises[n][0, 1]) for n in (1, 2, 7))
         assert float(best.losses[1]) == min(float(noise[1, 1]) for noise in noises)
 
+    def test_what_is_below_everything_is_dropped(self) -> None:
+        noises = drawn(8)
+        noises[3][0, 1] = -math.inf
+        best = search(Numbers(9), noises, rounds=0)
+        assert best.dropped == 1 and float(best.losses[0]) == min(float(n[0, 1]) for n in noises if n is not noises[3])
+
     def test_nothing_finite(self) -> None:
         noises = drawn(8)
         for noise in noises:
@@ -203,6 +210,14 @@ class TestFaults:
         assert max(count for count, *_ in work.advanced) == fits
         with pytest.raises(torch.OutOfMemoryError):
             search(Numbers(9, memory=0), noises, batch=8)
+
+    def test_memory_that_ends_is_known_by_its_words_too(self) -> None:
+        """Twin: other errors are no reason to try again."""
+        noises, told = drawn(8), RuntimeError("CUDA error: out of memory")
+        best = search(Numbers(9, memory=2, full=told), noises, batch=8)
+        assert torch.equal(best.losses, search(Numbers(9), noises).losses)
+        with pytest.raises(RuntimeError, match="misaligned"):
+            search(Numbers(9, memory=2, full=RuntimeError("misaligned address")), noises, batch=8)
 
     def test_a_cancel_keeps_what_was_finished(self) -> None:
         """Of eight candidates four go to the end, one after the other: before the first has, there is nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -573,6 +574,27 @@ def test_best_of_n_decodes_picture_by_picture(given: dict[str, Any], monkeypatch
         found.append(techniques.outputs(FoveaBestOfN, **given, candidates=1)[2])
         assert {size[0] for size in sizes} == {1} and len(sizes) == (2 if fails_at == 0 else 5), "three ways of tiles"
     torch.testing.assert_close(*found, rtol=0, atol=0.02)
+
+
+class Activation:
+    """What a decoder holds while it works."""
+
+
+def test_tiles_begin_when_what_did_not_fit_is_gone(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = given["vae"].first_stage_model
+    decode, held = network.decode, list[weakref.ref]()
+
+    def small(z: Tensor, *rest: Any, **more: Any) -> Tensor:
+        if not held:
+            large = Activation()
+            held.append(weakref.ref(large))
+            raise torch.OutOfMemoryError("out of memory")
+        assert held[0]() is None
+        return decode(z, *rest, **more)
+
+    monkeypatch.setattr(network, "decode", small)
+    techniques.outputs(FoveaBestOfN, **given, candidates=1)
+    assert held
 
 
 def test_memory_that_ends_is_told_with_a_cure_that_fits(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

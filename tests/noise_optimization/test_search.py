@@ -329,6 +329,15 @@ class TestSearch:
         torch.testing.assert_close(best.start[1:], alone.start)
         assert best.losses[0] < self.bowl(self.start, False).losses[0]
 
+    def test_what_is_below_everything_wins_nothing(self) -> None:
+        losses = [torch.tensor([value, 0.5]) for value in (0.5, -math.inf, 0.4, math.inf)]
+
+        def evaluate(z: Tensor, wanted: bool) -> Evaluation:
+            return self.bowl(z, wanted)._replace(losses=losses[int(z[0, 0])])
+
+        best = best_of([torch.full_like(self.start, number) for number in range(4)], evaluate)
+        assert best.losses.tolist() == pytest.approx([0.4, 0.5]) and float(best.start[0, 0]) == 2
+
     def test_nothing_finite(self) -> None:
         def evaluate(z: Tensor, wanted: bool) -> Evaluation:
             return self.bowl(z, wanted)._replace(losses=torch.full((2,), float("nan")))

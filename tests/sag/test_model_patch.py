@@ -10,6 +10,7 @@ import comfy.patcher_extension
 import comfy.samplers
 import pytest
 import tiny_models as tiny
+import tiny_transformers as dit
 import torch
 from comfy.model_base import ModelType
 from comfy_extras.nodes_sag import SelfAttentionGuidance as CoreSag
@@ -245,6 +246,18 @@ class TestBatchesAndSizes:
         torch.testing.assert_close(gray[..., 12:], (plain + full)[..., 12:] / 2, rtol=1e-4, atol=1e-4)
         everywhere = one_step(guided(model, mask=torch.ones(1, 8, 8)), start)[1]
         torch.testing.assert_close(everywhere, full, rtol=1e-5, atol=1e-5)
+
+    def test_masks_of_pictures_with_an_axis_for_frames(self) -> None:
+        """Qwen-Image's latents: each picture has its own mask, as without that axis."""
+        model, start = dit.build("qwen"), dit.noise("qwen", 8, 8, batch=2)
+        masks = torch.zeros(2, 64, 64)
+        masks[0, :, :32], masks[1, :, 32:] = 1, 1
+        assert start.ndim == 5
+        plain, found = (dit.sample(each, start, steps=1) for each in (model, guided(model, mask=masks)))
+        half = start.shape[-1] // 2
+        for i, (inside, outside) in enumerate([(slice(half), slice(half, None)), (slice(half, None), slice(half))]):
+            assert torch.equal(found[i, ..., outside], plain[i, ..., outside])
+            assert relative(found[i, ..., inside], plain[i, ..., inside]) > 1e-3
 
     def test_inpainting(self, model: Any) -> None:
         x, latent = tiny.noise(16, 16), tiny.noise(16, 16, seed=4)
