@@ -114,9 +114,14 @@ def ediffi_section(report: dict) -> str:
 def source_section(shipped: list[str], facts: dict) -> str:
     """Which code and which weights every number belongs to."""
     measured = {**facts, **facts.get("ediffi", {})}
+
+    def weights(key: str) -> str:
+        if key in OWN_WEIGHTS:
+            return "made for it"
+        return "those that ship" if measured[key].get("weights") in shipped else "older"
+
     rows = [
-        (name, measured[key].get("commit", "")[:7] or "not recorded",
-         "made for it" if key in OWN_WEIGHTS else "those that ship" if measured[key].get("weights") in shipped else "older")
+        (name, measured[key].get("commit", "")[:7] or "not recorded", weights(key))
         for key, name in MEASURED.items() if key in measured
     ]  # fmt: skip
     missing = ", ".join(name for key, name in MEASURED.items() if key in NOT_YET)

@@ -1,8 +1,8 @@
 """Whether SAG mends local faults: smeared borders, specks, wrong textures; with and without a prompt.
 
 `python -m tools.studies.sag.faults [--model dit] [--demo folder]` writes output/eval/sag/faults_<name>.json. Resumable.
-The early UNet of the page: `python -m tools.shapesworld.train --stage latents --continue-shipped --work W --pictures
-20000`, the same with `--stage unet --fresh --minutes 36 --export F`, one thread each, then `--demo F --name early` here.
+The page's early UNet: `python -m tools.shapesworld.train --stage latents --continue-shipped --work W --pictures 20000`,
+the same with `--stage unet --fresh --minutes 36 --export F`, with one thread, then `--demo F --name early` here.
 
 Fixed before anything was drawn: settings are chosen on the tuning set, one after the other, each by the mean
 uncertainty of the reader along borders; the report set is drawn once, with the chosen settings; SAG helps if the paired
