@@ -102,9 +102,8 @@ class FoveaRegionPainter(io.ComfyNode):
         preview = sources.painted([place for place, _ in kept] or empty, [sources.rgb(row.color) for _, row in kept])
         shown = {} if image is None else {"fovea_background": ui.PreviewImage(image[:1], cls=cls).as_dict()["images"]}
         batch = places if len(places) else empty
-        return io.NodeOutput(
-            drawn_regions, batch, preview[None], painter_format.prompt_of(drawn), width, height, ui=shown or None
-        )
+        prompt = painter_format.prompt_of(drawn, (region.prompt for region in regions.items) if regions else ())
+        return io.NodeOutput(drawn_regions, batch, preview[None], prompt, width, height, ui=shown or None)
 
 
 def _given(masks: Tensor, drawn: Drawing) -> Tensor:

@@ -12,6 +12,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 NODE = "window.app.graph.nodes.find(node => node.type === 'FoveaRegionPainter')"
 SIDE = 256
+# The folder of the painter's modules; in a function that is async.
+MODULES = """(await (await fetch('/extensions')).json()).find(path => path.endsWith('region_painter.js'))
+    .replace('region_painter.js', 'painter/')"""
 # The search dialog is open and letters go into its field; before, they would be the editor's own keys.
 SEARCHING = """() => document.activeElement?.tagName === 'INPUT'
     && !!document.activeElement.closest('[role=dialog], [role=listbox]')"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -291,6 +291,6 @@ def _inside(shape: Shape, width: int, height: int) -> Tensor:
     return dx**2 + dy[:, None] ** 2 <= 1
 
 
-def prompt_of(drawing: Drawing) -> str:
-    """The prompt of the whole picture; where it has none, those of the rows."""
-    return drawing.prompt.strip() or compose(row.prompt for row in drawing.shown)
+def prompt_of(drawing: Drawing, before: Iterable[str] = ()) -> str:
+    """The prompt of the whole picture; where it has none, those of the regions before it and of the rows."""
+    return drawing.prompt.strip() or compose([*before, *(row.prompt for row in drawing.shown)])

@@ -88,6 +88,23 @@ def test_what_is_moved_stays_the_same(painter, tool: str) -> None:
     assert not page.ours()
 
 
+@pytest.mark.parametrize("tool", ["brush", "lasso", "bucket"])
+def test_a_click_that_paints_nothing_begins_no_region(page, client, settings, tool: str) -> None:
+    """Beside the paper, or with a tool that must be dragged."""
+    painter = loaded(page, client, settings, "classic")
+    page.wait_for_timeout(500)  # the panel finds its place
+    page.get_by_label("Size", exact=True).fill("4")
+    painter.tool(tool)
+    page.evaluate(CHANGE, ["height", SIDE // 2])  # there is room over the paper
+    painter.still()
+    page.mouse.click(*painter.at(0.5, 0.5 if tool == "lasso" else -0.3))
+    assert painter.text() == "" and page.locator(".fovea-row").count() == 0
+    assert page.get_by_role("button", name="Undo").first.is_disabled()
+    painter.tool("brush")
+    painter.drag((0.2, 0.5), (0.8, 0.5))
+    assert len(painter.value()["regions"]) == 1 and not page.ours()
+
+
 @pytest.mark.parametrize("act", ["hide", "type"])
 def test_other_changes_take_a_stroke_back(painter, act: str) -> None:
     """What is changed elsewhere while somebody paints is kept, by itself."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
 from painter_page import NODE, ROOT, loaded
+from PIL import Image
 from safetensors.torch import save_file
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -61,6 +63,83 @@ def test_the_graphs_undo_inside_a_subgraph(page, client, settings, renderer: str
     assert page.evaluate("window.removed") == 1
     page.wait_for_function(PRESSED.format("rectangle"))
     assert page.locator(".fovea-painter").count() == 1
+    assert not page.ours()
+
+
+@both_renderers
+def test_painting_goes_on_after_the_graphs_undo(page, client, settings, renderer: str) -> None:
+    """And after its redo: the node is another, and so is what is shown of it."""
+    painter = loaded(page, client, settings, renderer)
+    painter.tool("rectangle")
+    painter.still()
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    page.wait_for_timeout(700)  # the graph's step of undo
+    painter.drag((0.6, 0.6), (0.9, 0.9))
+    page.wait_for_timeout(700)
+    page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
+    for key in ("z", "y"):
+        before = painter.text()
+        page.keyboard.press(f"Control+{key}")
+        page.wait_for_function(f"text => {NODE}?.widgets.find(w => w.name === 'painting').value !== text", arg=before)
+        page.wait_for_function(PRESSED.format("rectangle"))
+        painter.still()
+    text, first = painter.text(), painter.map()
+    painter.drag((0.1, 0.6), (0.4, 0.9))
+    assert (painter.map() != first).sum() > 1000
+    page.keyboard.press("Control+z")
+    painter.settled(first)
+    assert painter.text() == text and page.locator(".fovea-painter").count() == 1 and not page.ours()
+
+
+LOADER = "window.app.graph.nodes.find(node => node.type === 'LoadImage')"
+# Load Image, connected to the painter, or with another file.
+LOAD = f"""name => {{
+    const {{ graph }} = window.app, loader = {LOADER} ?? window.LiteGraph.createNode('LoadImage');
+    if (!loader.graph) {{
+        loader.pos = [-600, 0];
+        graph.add(loader);
+        loader.connect(0, {NODE}, {NODE}.inputs.findIndex(input => input.name === 'image'));
+    }}
+    const widget = loader.widgets.find(widget => widget.name === 'image');
+    widget.value = name;
+    widget.callback(name); }}"""
+SHOWN = "document.querySelector('.fovea-paper img:not([hidden])')?.naturalWidth === {}"
+
+
+def upload(client, name: str, side: int) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (side, side), "teal").save(data, format="PNG")
+    files = {"image": (name, data.getvalue(), "image/png")}
+    client.session.post(f"{client.address}/upload/image", files=files, timeout=60).raise_for_status()
+
+
+@both_renderers
+def test_the_picture_of_load_image_lies_behind(page, client, settings, renderer: str) -> None:
+    """It has not run; the graph's undo keeps it chosen, and another file takes its place."""
+    for side in (24, 40):
+        upload(client, f"behind_{side}.png", side)
+    painter = loaded(page, client, settings, renderer)
+    page.evaluate(LOAD, "behind_24.png")
+    chosen = page.locator(".fovea-panel select").first
+    chosen.focus()
+    chosen.locator("option[value=input]").wait_for(state="attached")
+    chosen.select_option("input")
+    page.wait_for_function(SHOWN.format(24))
+    painter.tool("rectangle")
+    painter.still()
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    first = painter.map()
+    page.wait_for_timeout(700)  # the graph's step of undo
+    painter.drag((0.6, 0.6), (0.9, 0.9))
+    page.wait_for_timeout(700)
+    page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
+    page.keyboard.press("Control+z")
+    painter.settled(first)
+    page.wait_for_function(SHOWN.format(24))
+    assert chosen.input_value() == "input"
+    page.evaluate(LOAD, "behind_40.png")
+    page.locator("#graph-canvas").click(position={"x": 60, "y": 700})  # the editor looks for changes then
+    page.wait_for_function(SHOWN.format(40))
     assert not page.ours()
 
 

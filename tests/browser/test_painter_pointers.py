@@ -20,6 +20,13 @@ RUB = """points => {
         at === 0 ? 'pointerdown' : at === last ? 'pointerup' : 'pointermove', {
             pointerId: 1, pointerType: 'pen', pressure: 1, button: at % last ? -1 : 5, buttons: at === last ? 0 : 32,
             clientX, clientY, bubbles: true, cancelable: true }))); }"""
+# A pen that presses so hard, from one point of the page to another.
+PRESS = """([points, pressure]) => {
+    const stage = document.querySelector('.fovea-stage'), last = points.length - 1;
+    points.forEach(([clientX, clientY], at) => stage.dispatchEvent(new PointerEvent(
+        at === 0 ? 'pointerdown' : at === last ? 'pointerup' : 'pointermove', {
+            pointerId: 1, pointerType: 'pen', pressure, button: at % last ? -1 : 0, buttons: at === last ? 0 : 1,
+            clientX, clientY, bubbles: true, cancelable: true }))); }"""
 
 
 def begun(page, client, settings, renderer: str = "classic") -> Painter:
@@ -140,3 +147,16 @@ def test_they_erase_with_every_tool(page, client, settings, tool: str, by: str) 
         page.locator(".fovea-stage").first.focus()
         page.keyboard.press("Enter")
         assert np.array_equal(painter.masks()[1], after), "two corners are no polygon"
+
+
+def test_a_pens_lightest_touch_paints_least(page, client, settings) -> None:
+    painter = loaded(page, client, settings, "classic")
+    page.wait_for_timeout(500)  # the panel finds its place
+    painter.tool("brush")
+    painted = []
+    for at, pressure in enumerate((0, 0.5, 1)):
+        y = 0.2 + 0.3 * at
+        page.mouse.move(*painter.at(0.2, y))
+        page.evaluate(PRESS, [[painter.at(x, y) for x in (0.2, 0.5, 0.8)], pressure])
+        painted.append(painter.masks()[1].sum() - sum(painted))
+    assert 0 < painted[0] < 0.6 * painted[1] < 0.6 * painted[2]

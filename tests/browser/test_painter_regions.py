@@ -289,6 +289,26 @@ def test_settings_of_a_region(page, client, settings, loras) -> None:
     assert not page.ours()
 
 
+def test_an_emptied_number_stays_what_it_was(page, client, settings) -> None:
+    painter = alone(page, client, settings, "classic")
+    painter.tool("rectangle")
+    painter.drag((0, 0.1), (0.6, 0.6))
+    text = painter.text()
+
+    def empty(field: Any) -> None:
+        for key in ("Tab", "Enter"):
+            before = field.input_value()
+            field.fill("")
+            field.press(key)
+            assert painter.text() == text and field.input_value() == before != ""
+
+    for label in ("Left", "Width"):
+        empty(page.locator(".fovea-box").get_by_label(label, exact=True))
+    painter.button("Settings of region 1")
+    for label in ("Strength", "From %", "To %"):
+        empty(painter.row(1).get_by_label(label, exact=True))
+
+
 def test_masks_come_in_and_go_out(page, client, settings) -> None:
     """Black and white is a region, several files are several, gray stays gray; nothing wipes what is painted."""
     painter = alone(page, client, settings, "classic")
@@ -373,6 +393,33 @@ def test_the_color_of_the_thing_from_a_picture_behind(page, client, settings) ->
         return [...canvas.getContext('2d').getImageData(64, 64, 1, 1).data]; }""")
     assert np.abs(np.array(pixel[:3]) - (200, 100, 0)).max() <= 3 and pixel[3] == pytest.approx(51, abs=2)
     page.screenshot(path=SHOTS / "painter_behind.png")
+
+
+def test_pictures_are_let_go(page, client, settings, tmp_path: Path) -> None:
+    """Once they are read; a file once another version of it is behind."""
+    painter = alone(page, client, settings, "classic")
+    page.evaluate("""() => { window.made = []; const { createImageBitmap } = window;
+        window.createImageBitmap = async (...given) => {
+            const bitmap = await createImageBitmap(...given);
+            window.made.push(bitmap);
+            return bitmap; };
+        window.revoked = []; const { revokeObjectURL } = URL;
+        URL.revokeObjectURL = url => {
+            window.revoked.push(url);
+            revokeObjectURL.call(URL, url); }; }""")
+    (tmp_path / "left.png").write_bytes(png(np.repeat([255, 0], 32).astype(np.uint8)[None].repeat(64, 0)))
+    page.locator(".fovea-panel input[type=file]").first.set_input_files(tmp_path / "left.png")
+    painter.row(1).wait_for()
+    text = painter.text()
+    page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", f"{text} ")
+    page.wait_for_function("window.made.length === 2")
+    page.wait_for_function("window.made.every(bitmap => bitmap.width === 0)")  # it is closed
+    behind = []
+    while len(behind) < 2:
+        page.locator(".fovea-panel input[type=file]").nth(1).set_input_files(tmp_path / "left.png")
+        page.wait_for_function("last => document.querySelector('.fovea-paper img').src !== last", arg="".join(behind))
+        behind.append(page.locator(".fovea-paper img").get_attribute("src"))
+    assert [url for url in page.evaluate("window.revoked") if url in behind] == behind[:1]
 
 
 def test_soft_brushes(page, client, settings) -> None:

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painter_page import NODE, ROOT, SIDE, loaded, opened
+from painter_page import MODULES, NODE, ROOT, SIDE, loaded, opened
 from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
-MODULES = """(await (await fetch('/extensions')).json()).find(path => path.endsWith('region_painter.js'))
-    .replace('region_painter.js', 'painter/')"""
 # Eight regions of wandering strokes, by the page's own brush: the text, and whether it is read back as it was.
 SCRIBBLED = f"""async ([side, strokes, radius, hardness]) => {{
     const folder = {MODULES};
@@ -158,6 +156,19 @@ def test_shapes_are_the_same_here_and_there(page, client, settings) -> None:
             assert np.array_equal(np.array(area).reshape(height, width), 255 * mask.numpy()), region
 
 
+def test_colored_masks_are_the_same_here_and_there(page, client, settings) -> None:
+    """A mask that some program has saved in colors: how light it is counts."""
+    from fovea.guidance.regions import painter_format
+
+    opened(page, client, settings, "classic")
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)).save(data, format="PNG")
+    mask = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    text = json.dumps({"version": 2, "width": 64, "height": 48, "regions": [{"mask": mask}]})
+    (area,) = page.evaluate(AREAS, [text, 64, 48])
+    assert np.array_equal(np.array(area).reshape(48, 64), painter_format.parse(text).rows[0].mask.numpy())
+
+
 def test_regions_are_found_in_the_prompt(page, client, settings) -> None:
     """As on the server; what is underlined is the innermost row's, and rows of one prompt take turns."""
     opened(page, client, settings, "classic")
@@ -211,6 +222,24 @@ def test_a_pen_presses_and_rubs(painter, device) -> None:
     light = share(painter)
     pen([(0.2, 0.7), (0.5, 0.7), (0.8, 0.7), (0.8, 0.7)], 1.0)
     assert 0 < light < 0.7 * (share(painter) - light)
+
+
+def test_brushes_down_to_one_pixel(painter) -> None:
+    """By number and by key; wherever a click is, it paints."""
+    page, size = painter.page, painter.page.get_by_label("Size", exact=True)
+    page.locator(".fovea-stage").first.focus()
+    for _ in range(20):
+        page.keyboard.press("[")
+    assert size.input_value() == "1"
+    page.keyboard.press("]")
+    assert size.input_value() == "3"
+    size.fill("1")
+    for step in range(1, 6):
+        page.mouse.click(*painter.at(step / 13, step / 13))
+        middle = round(SIDE * step / 13)
+        assert 1 <= painter.masks()[1][middle - 3 : middle + 4].sum() <= 4
+    painter.drag((0.1, 0.7), (0.9, 0.7))
+    assert painter.masks()[1][:, SIDE // 2].sum() in (1, 2)
 
 
 def test_two_fingers_zoom_and_one_paints(painter, device) -> None:

@@ -65,7 +65,8 @@ def test_the_painter_has_its_words_in_every_language() -> None:
     assert used and used <= known, "without a translation"
     assert not [text for text in known if f'"{text}"' not in code], "no longer used"
     labels = re.findall(r'(?:title|placeholder|textContent|"aria-label"|label): "(\w.+?)"', code)
-    assert not labels, "written without t()"
+    errors = re.findall(r'new Error\("(\w.+?)"', code)
+    assert not labels and not errors, "written without t()"
     for text in known:
         (line,) = re.findall(rf'^  "{re.escape(text)}":\s+".+"', texts, re.M)
         assert line.count("{}") == 2 * text.count("{}"), line
@@ -77,6 +78,9 @@ def test_the_editor_is_given_them(client, language: str) -> None:
     served = client.json("/i18n")
     for node, texts in told(language).items():
         assert served[language]["nodeDefs"][node] == texts
+    headings = json.loads((locales.FOLDER / language / "main.json").read_text(encoding="utf-8"))
+    for kind, words in headings.items():
+        assert served[language][kind].items() >= words.items()
 
 
 @pytest.mark.static
@@ -89,6 +93,25 @@ def test_the_editors_settings_have_their_words(language: str) -> None:
     assert ids and words.keys() == ids and all(each["name"] and each["tooltip"] for each in words.values())
     english = json.loads((locales.FOLDER / "en" / "settings.json").read_text(encoding="utf-8"))
     assert all(f'"{each["name"]}"' in code and f'"{each["tooltip"]}"' in code for each in english.values())
+
+
+COMFYUI_TRANSLATES = {"Fovea", "guidance", "latent"}  # or it is a name; a word of ours would take the place of its own
+
+
+@pytest.mark.static
+@every_language
+def test_the_editors_headings_have_their_words(language: str) -> None:
+    """Those over the settings, and those of the menu of nodes. In English they are what the code has."""
+    root = locales.FOLDER.parent
+    nodes = "".join(path.read_text(encoding="utf-8") for path in (root / "nodes").glob("*.py"))
+    settings = (root / "web" / "js" / "preferences.js").read_text(encoding="utf-8")
+    groups = {part for path in re.findall(r'category="(.+?)"', nodes) for part in path.split("/")}
+    headings = {part for path in re.findall(r'category: \["(.+?)", "(.+?)"', settings) for part in path}
+    words = json.loads((locales.FOLDER / language / "main.json").read_text(encoding="utf-8"))
+    assert words.keys() == {"nodeCategories", "settingsCategories"}
+    assert words["nodeCategories"].keys() == groups - COMFYUI_TRANSLATES
+    assert words["settingsCategories"].keys() == headings - COMFYUI_TRANSLATES
+    assert all(word.strip() for told in words.values() for word in told.values())
 
 
 @pytest.mark.static

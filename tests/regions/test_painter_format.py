@@ -107,6 +107,15 @@ def test_nothing_and_masks() -> None:
         run(painting=text, masks=torch.ones(3, 4, 4))
 
 
+def test_the_prompt_of_painters_in_a_row() -> None:
+    """It has the regions of all of them, so that each is found in it; one of the whole picture is as it is."""
+    before = run(painting=row(prompt="a dog"))[0]
+    cat = row(prompt="a cat")
+    assert run(regions=before, painting=cat)[3] == "a dog and a cat"
+    assert run(regions=before)[3] == "a dog" and run(painting=cat)[3] == "a cat"
+    assert run(regions=before, painting=json.dumps({**json.loads(cat), "prompt": "pets"}))[3] == "pets"
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

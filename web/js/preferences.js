@@ -36,7 +36,7 @@ function amount(id) {
 export function preferences() {
   const colors = String(setting(COLORS) ?? "").match(/#[0-9a-f]{6}\b/gi) ?? [];
   return {
-    brush: { radius: Math.max(1, amount(SIZE) / 2), hardness: amount(HARDNESS) },
+    brush: { radius: amount(SIZE) / 2, hardness: amount(HARDNESS) },
     opacity: amount(OPACITY),
     palette: colors.length ? colors.map((color) => hex(rgb(color))) : null,
   };

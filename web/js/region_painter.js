@@ -29,17 +29,20 @@ function forEachStore(act) {
   }
 }
 
-// ComfyUI hears of the same event, and keeps what it brings.
-api.addEventListener("executed", () => setTimeout(() => forEachStore((store) => listBackgrounds(store))));
+const listAllBackgrounds = () => forEachStore((store) => listBackgrounds(store));
 
-const painters = new WeakMap(); // {store, leave} by nodes
+// ComfyUI hears of the same event, and keeps what it brings.
+api.addEventListener("executed", () => setTimeout(listAllBackgrounds));
+api.addEventListener("graphChanged", listAllBackgrounds); // Load Image may have another file
+
+const painters = new WeakMap(); // {store, root, leave} by nodes
 let leaving = []; // painters whose nodes are about to be made anew
 const workspaces = new Map(); // by the names of nodes
 
 /** The graph's undo makes every node anew: a painter in the place of one before goes on with its tool and zoom. */
 function beforeNewNodes() {
   const nodes = host.allNodes().filter((node) => painters.has(node));
-  leaving = nodes.map((node) => painters.get(node));
+  leaving = nodes.map((node) => ({ name: host.nameOf(node), ...painters.get(node) }));
   workspaces.clear();
   if (!host.isGraphRestoring()) return;
   for (const node of nodes) workspaces.set(host.nameOf(node), workspaceOf(painters.get(node).store));
@@ -47,9 +50,18 @@ function beforeNewNodes() {
 
 /** The editor tells nodes that they go, but not those in subgraphs. */
 function afterNewNodes() {
-  for (const { leave } of leaving) leave();
+  for (const { name, root, leave } of leaving) {
+    leave();
+    const next = host.allNodes().find((node) => host.nameOf(node) === name);
+    takePlace(root, painters.get(next)?.root);
+  }
   leaving = [];
   workspaces.clear();
+}
+
+/** Nodes 2.0 may go on showing the element of the node that was there before, which does nothing any more. */
+function takePlace(old, next) {
+  if (next && !next.isConnected && old.closest(".lg-node")) old.replaceWith(next);
 }
 
 async function show(node, store, text) {
@@ -101,7 +113,7 @@ function painter(node, name) {
     panel.dispose();
     return removed?.apply(this, given);
   };
-  painters.set(node, { store, leave: () => widget.onRemove() });
+  painters.set(node, { store, root: panel.root, leave: () => widget.onRemove() });
   return { widget, minWidth: MIN_WIDTH, minHeight: NEW_HEIGHT + OTHER_WIDGETS };
 }
 

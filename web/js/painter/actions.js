@@ -102,6 +102,7 @@ export function reshapeOnce(store, shape) {
 export function arrange(store, boxes) {
   store.cancel();
   const rows = [...store.drawing.rows];
+  let { chosen } = store;
   for (const box of boxes) {
     let at = rows.findIndex((row) => !row.area);
     if (at < 0) {
@@ -110,9 +111,9 @@ export function arrange(store, boxes) {
       at = rows.push(row) - 1;
     }
     rows[at] = { ...rows[at], ...placed(store.drawing, null, [{ kind: "rectangle", box }]) };
-    store.chosen = rows[at].id;
+    chosen = rows[at].id;
   }
-  store.shape = 0;
+  Object.assign(store, { chosen, shape: 0 });
   store.change({ rows });
 }
 

@@ -2,7 +2,7 @@
  *  workflows keep. Its format is docs/painting.schema.json; guidance/regions/painter_format.py reads it. */
 
 import { MAX_EDGE, NOWHERE, placed } from "./places.js";
-import { pixelsOf } from "./pixels.js";
+import { lumaAt, pixelsOf } from "./pixels.js";
 import { grayPng } from "./png.js";
 import { t } from "./texts.js";
 
@@ -50,11 +50,23 @@ export function freshColor(rows) {
 
 /** A row that can be added, or null when there are enough. */
 export function freshRow(rows) {
-  const ids = new Set(rows.map((row) => row.id));
-  let id = 1;
-  while (ids.has(id)) id++;
   if (rows.length >= MAX_ROWS) return null;
+  const id = freeId(new Set(rows.map((row) => row.id)));
   return { id, color: freshColor(rows), prompt: "", ...USUAL, ...NOWHERE };
+}
+
+/** The first from `id` on that no row has. */
+function freeId(taken, id = 1) {
+  while (taken.has(id)) id++;
+  return id;
+}
+
+/** Why a drawing would not be read again: too much of it is painted. "" where it would. */
+export function whyTooLarge({ width, height, rows }) {
+  const fits = (count) => count * width * height <= MAX_VALUES;
+  if (fits(rows.length)) return "";
+  const painted = rows.filter(({ mask }) => mask?.some((value) => value));
+  return fits(painted.length) ? "" : t("Too many painted regions for {} x {} pixels.", width, height);
 }
 
 /** The rows' prompts as one of the whole picture. */
@@ -122,7 +134,7 @@ export async function fromText(text, width, height) {
   if (!text?.trim()) return blank(width, height);
   const given = JSON.parse(text);
   const isObject = typeof given === "object" && given !== null && !Array.isArray(given);
-  if (!isObject) throw new Error("A drawing is a JSON object.");
+  if (!isObject) throw new Error(t("A drawing is a JSON object."));
   const version = given.version ?? ("map" in given ? FIRST_VERSION : VERSION);
   const isKnown = version === FIRST_VERSION || version === VERSION;
   if (!isKnown) throw new Error(t("Version {} is not supported: update Fovea.", version));
@@ -136,15 +148,19 @@ export async function fromText(text, width, height) {
   return drawing;
 }
 
-/** What should be a list of rows, with their ids; of several with one id the first. */
+/** What should be a list of rows, with their ids. One without an id of its own gets a free one. */
 function entriesOf(regions) {
-  const found = [];
-  for (const [at, entry] of listOf(regions, MAX_ROWS).entries()) {
-    const id = Number.isInteger(entry?.id) && entry.id > 0 && entry.id < 256 ? entry.id : at + 1;
-    if (!found.some((other) => other.id === id)) found.push({ id, entry });
-  }
-  return found;
+  const entries = listOf(regions, MAX_ROWS), ids = entries.map((entry) => (isId(entry?.id) ? entry.id : null));
+  const taken = new Set(ids);
+  return entries.map((entry, at) => {
+    const isOwn = ids[at] !== null && ids.indexOf(ids[at]) === at; // of several with one id the first has it
+    const id = isOwn ? ids[at] : freeId(taken, at + 1);
+    taken.add(id);
+    return { id, entry };
+  });
 }
+
+const isId = (id) => Number.isInteger(id) && id > 0 && id < 256;
 
 function rowFrom(id, entry, drawing, mask) {
   const color = /^#[0-9a-f]{6}$/i.test(entry?.color) ? entry.color.toLowerCase() : freshColor(drawing.rows);
@@ -178,7 +194,7 @@ async function readMasks(entries, { width, height }) {
   if (painted.length * width * height > MAX_VALUES) throw new Error(t("The masks are too large."));
   for (const { id, entry } of painted) {
     const pixels = await unpacked(entry.mask, width, height);
-    const valueAt = (_, at) => Math.round((pixels[4 * at] * pixels[4 * at + 3]) / 255);
+    const valueAt = (_, at) => Math.round((lumaAt(pixels, 4 * at) * pixels[4 * at + 3]) / 255);
     masks.set(id, Uint8Array.from({ length: width * height }, valueAt));
   }
   return masks;
@@ -212,5 +228,7 @@ async function unpacked(url, width, height) {
   }
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), options);
-  return pixelsOf(bitmap, width, height);
+  const pixels = pixelsOf(bitmap, width, height);
+  bitmap.close();
+  return pixels;
 }

@@ -1,5 +1,7 @@
 /** Making elements. Text is only ever set as text: nothing that a user typed becomes HTML. */
 
+import { keepFocus } from "./focus.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element with properties, data-* and aria-* attributes, and children. */
@@ -54,7 +56,7 @@ export function iconButton(icon, label, action, properties = {}) {
   const button = element("button", { type: "button", title: label, "aria-label": label, ...properties }, drawn);
   button.addEventListener("click", (event) => {
     event.preventDefault();
-    action(event);
+    keepFocus(button, () => action(event));
   });
   return button;
 }

@@ -22,7 +22,8 @@ export function backgroundsFor(node) {
   const found = [], shown = resultsOf(node)?.fovea_background?.[0];
   const at = node.graph ? (node.inputs ?? []).findIndex((input) => input.name === "image") : -1; // not placed yet
   const source = at < 0 ? null : node.getInputNode?.(at) ?? null;
-  const url = source?.imgs?.[0]?.src ?? (shown ? addressOf(shown) : null);
+  const image = (source && resultsOf(source)?.images?.[0]) ?? shown; // before the editor has loaded it
+  const url = source?.imgs?.[0]?.src ?? (image ? addressOf(image) : null);
   if (url) found.push({ key: "input", label: source ? t("Input: {}", source.title) : t("Input"), url });
   for (const other of node.graph?.nodes ?? []) {
     const image = other !== node && other !== source ? resultsOf(other)?.images?.[0] : null;

@@ -1,5 +1,6 @@
 /** Files that come in and go out. */
 
+import { whyTooLarge } from "./drawing.js";
 import { rowOf } from "./edits.js";
 import { rowsWith, toMask, toPicture } from "./pictures.js";
 import { t } from "./texts.js";
@@ -19,8 +20,11 @@ export async function importPictures(store, files) {
   let { drawing } = store, chosen = store.chosen;
   for (const [file, picture] of pictures) {
     const { name } = file, found = rowsWith(drawing, picture);
+    const tooLarge = found && whyTooLarge({ ...drawing, rows: found.rows });
+    picture.close();
     if (!found) wrong.push(t("{} is neither a mask nor a picture in flat colors. Use it as the background?", name));
     else if (!found.changed.length) wrong.push(t("No region was found in {}.", name));
+    else if (tooLarge) wrong.push(tooLarge);
     else [drawing, chosen] = [{ ...drawing, rows: found.rows }, found.changed.at(-1)];
   }
   if (drawing !== store.drawing) {

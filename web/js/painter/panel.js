@@ -31,7 +31,9 @@ export class Panel {
     const words = element(
       "div", { className: "fovea-right" }, regionBar(store), rowList(store), promptBox(store), noteLine(store),
     ); // prettier-ignore
-    const panel = element("div", { className: "fovea-panel", "data-capture-wheel": "true" }, paper, words);
+    // A click beside its buttons focuses it, and not the node around it, which Delete would remove.
+    const about = { className: "fovea-panel", tabIndex: -1, "data-capture-wheel": "true" };
+    const panel = element("div", about, paper, words);
     panel.addEventListener("keydown", onKey);
     panel.addEventListener("keyup", (event) => release(store, event));
     panel.addEventListener("wheel", (event) => event.stopPropagation()); // lists scroll, the graph stays

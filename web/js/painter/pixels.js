@@ -11,3 +11,7 @@ export function pixelsOf(picture, width, height) {
   context.drawImage(picture, 0, 0, width, height);
   return context.getImageData(0, 0, width, height).data;
 }
+
+/** How light a pixel is, as Pillow rounds it for guidance/regions/painter_png.py. */
+export const lumaAt = (pixels, at) =>
+  (19595 * pixels[at] + 38470 * pixels[at + 1] + 7471 * pixels[at + 2] + 0x8000) >> 16;

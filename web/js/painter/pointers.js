@@ -12,6 +12,7 @@ import { t } from "./texts.js";
 import { panBy, zoomBy } from "./workspace.js";
 
 const NEAR = 8; // pixels of the screen from the first corner within which a click closes the polygon
+const DOT = Math.SQRT1_2; // the least radius of a stroke: wherever a click is, it paints a pixel
 const CLICK = 3; // pixels of the screen that a pointer may move in a click
 const SHAPES = ["rectangle", "ellipse"];
 const LEFT = 0, MIDDLE = 1, RIGHT = 2, ERASER = 5; // PointerEvent.button
@@ -160,7 +161,7 @@ export class Pointers {
 
   brush(event) {
     const { store, gesture } = this, from = gesture.last, to = this.stage.at(event);
-    const radius = store.brush.radius * pressure(event), hardness = store.brush.hardness / 100;
+    const radius = Math.max(store.brush.radius * pressure(event), DOT), hardness = store.brush.hardness / 100;
     gesture.last = to;
     store.paint((grid) => shapes.stroke(grid, from, to, radius, gesture.value, hardness));
   }
@@ -282,7 +283,7 @@ const place = (event) => ({ x: event.clientX, y: event.clientY });
 const isEraser = (event) => [RIGHT, ERASER].includes(event.button) || (event.buttons & ERASER_HELD) !== 0;
 
 /** How much of the brush a pen's pressure gives. */
-const pressure = (event) => (event.pointerType === "pen" && event.pressure > 0 ? 0.3 + 0.7 * event.pressure : 1);
+const pressure = (event) => (event.pointerType === "pen" ? 0.3 + 0.7 * event.pressure : 1);
 
 /** Which shape of a row is at a point, the last one drawn; null for none. */
 function shapeAt(drawing, row, point) {

@@ -3,6 +3,7 @@
 import { changeRow } from "./actions.js";
 import { MAX_LORAS, MAX_PROMPT_LENGTH } from "./drawing.js";
 import { element, iconButton } from "./elements.js";
+import { keepFocus } from "./focus.js";
 import { exportMask } from "./importing.js";
 import { shareOf } from "./places.js";
 import { t } from "./texts.js";
@@ -71,14 +72,23 @@ function numbers(store, id) {
 function number(label, min, max, step, unit) {
   const field = element("input", { type: "number", min, max, step, "aria-label": label });
   const rounded = (value) => Math.round(value * 1e6) / 1e6;
-  const typed = () => rounded(Math.min(Math.max(Number(field.value) || 0, min), max) / unit);
-  return {
-    element: element("label", { className: "fovea-number" }, element("span", { textContent: label }), field),
-    onSet: (set) => field.addEventListener("change", () => set(typed())),
-    show: (value) => {
-      if (document.activeElement !== field) field.value = rounded(value * unit);
-    },
-  };
+  const typed = () => rounded(Math.min(Math.max(Number(field.value), min), max) / unit);
+  let shown = 0; // before somebody types
+
+  function onSet(set) {
+    field.addEventListener("change", () => {
+      if (field.value === "") field.value = shown;
+      else keepFocus(field, () => set(typed()));
+    });
+  }
+
+  function show(value) {
+    shown = rounded(value * unit);
+    if (document.activeElement !== field) field.value = shown;
+  }
+
+  const word = element("span", { textContent: label });
+  return { element: element("label", { className: "fovea-number" }, word, field), onSet, show };
 }
 
 /** Whether the thing has the region's color, and plain colors to take. */
@@ -144,7 +154,7 @@ function choice(values, value, onChoice) {
   const list = element("select", { "aria-label": t("LoRA") });
   list.append(...values.map((name) => element("option", { value: name, textContent: name })));
   list.value = value;
-  list.addEventListener("change", () => onChoice(list.value));
+  list.addEventListener("change", () => keepFocus(list, () => onChoice(list.value)));
   return list;
 }
 

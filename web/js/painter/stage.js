@@ -1,5 +1,6 @@
 /** The stage: the paper with the painting, the picture behind it and outlines over it. */
 
+import { HANDED } from "./before_editor.js";
 import { element, svg } from "./elements.js";
 import * as handles from "./handles.js";
 import { importPictures } from "./importing.js";
@@ -8,7 +9,7 @@ import { Painting } from "./painting.js";
 import { canvas } from "./pixels.js";
 import { Pointers } from "./pointers.js";
 import { t } from "./texts.js";
-import { backgroundUrl, zoomBy } from "./workspace.js";
+import { backgroundUrl, holdSpace, zoomBy } from "./workspace.js";
 
 const NO_DRAWING = "Paint anywhere to start a region, then say what should be there.";
 
@@ -42,8 +43,7 @@ export class Stage {
       "Canvas. Keys: B, E, R, O, L, P, G, V, I choose a tool, brackets change the size, digits choose a region.",
     );
     this.element = element(
-      "div",
-      { className: "fovea-stage", tabIndex: 0, role: "application", "data-capture-wheel": "true", "aria-label": keys },
+      "div", { className: "fovea-stage", tabIndex: 0, role: "application", "aria-label": keys },
       this.paper, this.tags.element, this.lines, this.hint,
     ); // prettier-ignore
   }
@@ -55,9 +55,8 @@ export class Stage {
       event.stopPropagation(); // the node's menu
     });
     on("mouseup", (event) => event.stopPropagation()); // the graph's undo would keep a stroke that is not written yet
-    on("wheel", (event) => {
-      event.preventDefault();
-      event.stopPropagation();
+    on("blur", () => holdSpace(this.store, false)); // nobody hears of the key's end then
+    on(`${HANDED}wheel`, (event) => {
       zoomBy(this.store, Math.exp(-event.deltaY / 400), this.fromCenter(event.clientX, event.clientY));
     });
     on("dragover", (event) => event.preventDefault());

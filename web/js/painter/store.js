@@ -8,7 +8,7 @@
  *  comes next. "loras": others may be offered. The rest are fields: "tool", "brush", "view", "backdrop", "full",
  *  "spaceHeld", "note", "unfolded", "snap", "opacity". */
 
-import { blank, fromText } from "./drawing.js";
+import { blank, fromText, whyTooLarge } from "./drawing.js";
 import * as edits from "./edits.js";
 import { History } from "./history.js";
 import { movedPlace, ownPlace } from "./places.js";
@@ -129,12 +129,13 @@ export class Store {
     if (!this.cancel()) this.restore(this.history.forth(this.drawing));
   }
 
-  /** Show a state of the history, in the size that the picture has now. */
+  /** Show a state of the history, in the size that the picture has now if it is not too large then. */
   restore(state) {
     if (!state) return;
     const { width, height } = this.drawing;
-    const fits = state.width === width && state.height === height;
-    this.drawing = fits ? state : edits.resized(state, { width, height });
+    const isOfSize = state.width === width && state.height === height;
+    const stays = isOfSize || whyTooLarge({ ...state, width, height });
+    this.drawing = stays ? state : edits.resized(state, { width, height });
     this.writer.follow(state, this.drawing);
     this.stretchedFrom = null;
     this.keepChoice();
@@ -142,12 +143,14 @@ export class Store {
     this.notify("drawing");
   }
 
-  /** The picture's size has changed: what is painted is stretched. */
+  /** The picture's size has changed: what is painted is stretched. What would be too large then stays as it is; the
+   *  server stretches it. */
   resize(width, height) {
     if (this.loading) return void Object.assign(this.loading, { width, height });
     if (width === this.drawing.width && height === this.drawing.height) return;
     this.cancel();
-    const before = this.drawing;
+    const before = this.drawing, tooLarge = whyTooLarge({ ...before, width, height });
+    if (tooLarge) return this.say(tooLarge, true);
     this.stretchedFrom ??= before;
     const stretched = edits.resized(this.stretchedFrom, { width, height }).rows;
     const rows = before.rows.map((row, at) => {
@@ -255,9 +258,11 @@ export class Store {
     this.place(movedPlace(this.drawing, edits.rowOf(this.before, this.chosen), dx, dy));
   }
 
-  /** The gesture is over. */
+  /** The gesture is over. A row that came with it and has no place, as by a click beside the paper, goes with it. */
   settle() {
-    const { before } = this;
+    const { before } = this, isNew = !edits.rowOf(before, this.chosen), tooLarge = whyTooLarge(this.drawing);
+    if (tooLarge) this.say(tooLarge, true);
+    if (tooLarge || (isNew && !this.row.area.some((value) => value))) return this.drop();
     this.before = null;
     this.notify("gesture");
     if (edits.isSame(before, this.drawing)) {

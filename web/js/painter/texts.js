@@ -23,6 +23,8 @@ const ZH = {
   "The map is not a PNG data URL.": "区域图不是 PNG 数据 URL。",
   "The map and the drawing differ in size.": "区域图的尺寸与画作不一致。",
   "The masks are too large.": "遮罩过大。",
+  "A drawing is a JSON object.": "画作应为 JSON 对象。",
+  "Too many painted regions for {} x {} pixels.": "涂画的区域过多，{} x {} 像素容纳不下。",
   "At most 64 regions.": "最多 64 个区域。",
   "At most 64 shapes in a region.": "一个区域最多 64 个形状。",
   "Choose a region first.": "请先选择一个区域。",

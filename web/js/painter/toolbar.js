@@ -107,7 +107,7 @@ function boxNumbers(store) {
   const sides = () => [store.drawing.width, store.drawing.height, store.drawing.width, store.drawing.height];
   const fields = names.map(([title], at) => {
     const field = element("input", { type: "number", title, "aria-label": title, min: at < 2 ? undefined : 1 });
-    field.addEventListener("change", () => set(at, Number(field.value)));
+    field.addEventListener("change", () => (field.value === "" ? show() : set(at, Number(field.value))));
     return field;
   });
   const labels = names.map(([title, letter], at) => element("label", { title, textContent: letter }, fields[at]));
@@ -126,7 +126,7 @@ function boxNumbers(store) {
     const { box } = store.row.shapes[store.shape];
     fields.forEach((field, at) => {
       const pixels = Math.round(box[at] * sides()[at]);
-      if (Number(field.value) !== pixels) field.value = pixels;
+      if (field.value !== `${pixels}`) field.value = pixels;
     });
   }
 
@@ -173,7 +173,7 @@ function backdropFields(store) {
     const labels = JSON.stringify(offered.map((picture) => [picture.key, picture.label]));
     if (labels !== listed) list.replaceChildren(...offered.map(option)); // a list that is open stays open
     listed = labels;
-    list.value = key;
+    list.value = workspace.backgroundUrl(store) && key;
     percent.value = store.backdrop.percent;
     percent.hidden = !workspace.backgroundUrl(store);
   }

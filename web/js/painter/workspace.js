@@ -3,7 +3,7 @@
 import { t } from "./texts.js";
 import { WHOLE, panned, zoomed } from "./view.js";
 
-const LARGEST_BRUSH = 256; // its radius
+const LARGEST_BRUSH = 512; // its width in pixels
 
 export function useTool(store, tool) {
   store.set({ tool, corners: [] }, "tool");
@@ -11,8 +11,9 @@ export function useTool(store, tool) {
 
 const within = (value, low, high) => Math.min(Math.max(Math.round(value) || 0, low), high);
 
+/** By half pixels: a brush is as few as one pixel wide. */
 export function setRadius(store, radius) {
-  store.set({ brush: { ...store.brush, radius: within(radius, 1, LARGEST_BRUSH) } }, "brush");
+  store.set({ brush: { ...store.brush, radius: within(2 * radius, 1, LARGEST_BRUSH) / 2 } }, "brush");
 }
 
 /** In percent: how much of the brush is full. */
@@ -56,12 +57,12 @@ export function setFull(store, full) {
   store.set({ full }, "full");
 }
 
-/** Offer the pictures that there are now; the chosen one may have a new version. */
+/** Offer the pictures that there are now; the chosen one may have a new version. One that is not there stays chosen:
+ *  nodes that the graph's undo has made anew show their pictures later. */
 export function listBackgrounds(store, key = store.backdrop.key) {
   const none = { key: "", label: t("No background image"), url: "" };
   const offered = [none, ...store.backgrounds(), ...store.backdrop.files];
-  const found = offered.some((picture) => picture.key === key);
-  store.set({ backdrop: { ...store.backdrop, offered, key: found ? key : "" } }, "backdrop");
+  store.set({ backdrop: { ...store.backdrop, offered, key } }, "backdrop");
 }
 
 export function showBackground(store, key) {
@@ -80,6 +81,7 @@ export async function showFileBehind(store, file) {
   const added = { key, label: t("File: {}", file.name), url: URL.createObjectURL(file) };
   store.set({ backdrop: { ...store.backdrop, files: [...others, added] } }, "backdrop");
   listBackgrounds(store, key);
+  for (const { url } of files.filter((other) => other.key === key)) URL.revokeObjectURL(url);
 }
 
 /** How much of the picture behind shows. */
