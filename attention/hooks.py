@@ -344,7 +344,8 @@ def _attend(
     if site is None:
         return attention(q, k, v)
     about = {"rows": state.rows, "run": state.run, "latent_size": state.forward.latent_size, **layout}
-    call = AttentionCall(site=site, q=q, k=k, v=v, heads=heads, **about)
+    width = head_width(q, heads, layout["heads_first"])
+    call = AttentionCall(site=site, q=q, k=k, v=v, heads=heads, width=width, **about)
     for wrapper in reversed(state.attention_wrappers):
         if site.kind in wrapper.kinds and (wrapper.blocks is None or site.block in wrapper.blocks):
             attention = _around(wrapper, call, attention)

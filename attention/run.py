@@ -33,6 +33,8 @@ UNREAD = (
 class AttentionCall:
     """One attention call. q, k, v: [batch, tokens, heads * dim], or [batch, heads, tokens, dim] when `heads_first`.
 
+    width: channels of a head as the network gave them; wrappers farther out may have put more behind these, scaled so
+    that all scores stay what they are.
     wrapped: another node's override or replacement is inside, which may count on the whole batch and all heads.
     plain: the user's backend where another node replaces the call, else None.
     """
@@ -48,6 +50,7 @@ class AttentionCall:
     scale: float | None
     run: Run
     latent_size: tuple[int, ...]
+    width: int
     wrapped: bool = False
     plain: Attention | None = None
 

@@ -375,9 +375,9 @@ def lost_regions(regions: Regions, width: int, height: int) -> str:
         for i in vanishing(canvas, grid):
             name = regions.items[i].prompt or f"region {i + 1}"
             lines.append(f"{name!r} is too thin for layers of {grid[0]} x {grid[1]} tokens: one is left of it there.")
-    for i, peak in enumerate(canvas.amax(dim=(0, 2, 3)).tolist()):
-        if peak == 0:
-            lines.append(f"{regions.items[i].prompt or f'region {i + 1}'!r} is empty or covered by others.")
+    for i, (region, peak) in enumerate(zip(regions.items, regions.peaks().tolist())):
+        if peak == 0 and all(region is not other for other in regions.acting.items):  # else it has its turn
+            lines.append(f"{region.prompt or f'region {i + 1}'!r} is empty or covered by others.")
     return "\n".join(lines)
 
 

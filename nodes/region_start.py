@@ -81,7 +81,7 @@ class FoveaRegionStart(io.ComfyNode):
         acting, notes = regions.acting, regions.idle()
         late = [region for region in acting.items if region.start > 0]
         notes += [f"{region.prompt or 'a region'!r} begins later than the run: it is left out." for region in late]
-        acting = Regions(tuple(region for region in acting.items if region.start <= 0), acting.overlap)
+        acting = acting.only([i for i, region in enumerate(acting.items) if region.start <= 0])
         found = painting.colored_regions(acting, COLORS[colors], image)
         try:
             behind = painting.background_color(acting, background, image)

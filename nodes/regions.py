@@ -167,7 +167,7 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     "method", options=[io.DynamicCombo.Option(name, _method_inputs(name)) for name in METHODS],
                     tooltip="fovea: words are pulled up in their place and pushed down in all others. "
                     "densediffusion: as published, which pushes everything else down, style words included. hard: "
-                    "places see nothing but their own words.",
+                    "places see nothing but their own words; strengths only switch it on.",
                 ),
                 *last,
                 io.Int.Input(
@@ -362,7 +362,8 @@ class FoveaRegionsToConditioning(io.ComfyNode):
                 RegionsType.Input("regions", tooltip="The places and their prompts."),
                 io.String.Input(
                     "prompt", multiline=True, default="", dynamic_prompts=True,
-                    tooltip="Prompt of the whole picture, beside the regions'. Empty: none.",
+                    tooltip="Prompt of the whole picture, beside the regions'. Empty: none, and places of no region "
+                    "have an empty prompt.",
                 ),
                 io.Float.Input(
                     "prompt_strength", default=0.5, min=0.0, max=10.0, step=0.05,
@@ -384,7 +385,7 @@ class FoveaRegionsToConditioning(io.ComfyNode):
     def execute(
         cls, clip: CLIP, regions: Regions, prompt: str, prompt_strength: float, latent: dict[str, Any] | None = None
     ) -> io.NodeOutput:
-        notices.report(MASKS, [*regions.idle(), *regions.wordless()])
+        notices.report(MASKS, [*regions.idle(), *regions.wordless(), *_unused_negatives(regions)])
         shape, acting = None if latent is None else tuple(latent["samples"].shape), regions.acting
         own_clips = [region_lora.clip_of(clip, region) for region in acting.items]
         hooks = [region_lora.hooks_of(region) for region in acting.items]
@@ -393,6 +394,15 @@ class FoveaRegionsToConditioning(io.ComfyNode):
             return io.NodeOutput(masked)
         except ValueError as why:
             raise ValueError(f"{MASKS}: {why}") from None
+
+
+def _unused_negatives(regions: Regions) -> list[str]:
+    """What there is to say about regions' negative prompts, which masked prompts have no place for."""
+    return [
+        f"{region.prompt or f'region {i + 1}'!r} has a negative prompt, which does nothing here: write it into the "
+        "negative prompt of the whole picture."
+        for i, region in enumerate(regions.items) if region.negative_prompt.strip()
+    ]  # fmt: skip
 
 
 NODES: list[Any] = [FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning]

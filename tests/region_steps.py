@@ -37,7 +37,7 @@ def marked(
     conditioning: list, regions: Regions, places: tuple = PLACES, control: RegionControl = PAPER, **changes: Any
 ) -> list:
     length = conditioning[0][0].shape[1]
-    settings = {"appended": length, "negative": False, **changes}
+    settings = {"appended": length, "negative": False, "regions": regions, **changes}
     strengths = tuple(r.strength for r in regions.items)
     found = PromptRegions(control, regions.canvas(), strengths, places, length, **settings)
     return [[tensor, {**options, MARK: found}] for tensor, options in conditioning]

@@ -6,15 +6,13 @@ first. So where regions have LoRAs, scores among places are moved as Dense Diffu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
 from ...attention.conds import Row
 from ...attention.run import Run
 from ..regions.attention_patch import RegionAttention
 from ..regions.control import RegionControl
+from ..regions.masks import NO_REGIONS, Regions
 from ..regions.prompt_regions import PromptRegions
 from ..regions.score_bias import SELF_RANGE, RegionBias
 
@@ -25,10 +23,9 @@ BIAS = RegionBias("row std", temperature=0.0, area_weight=0.0, background=False,
 
 @dataclass(frozen=True, eq=False)
 class Apart(RegionAttention):
-    """canvas: [n, regions, height, width], see Regions.canvas. strength: 0 to 1 and above. negative: whether the
-    negative prompt's rows too."""
+    """regions: those that act. strength: 0 to 1 and above. negative: whether the negative prompt's rows too."""
 
-    canvas: Tensor = field(default_factory=lambda: torch.zeros(1, 0, 1, 1), repr=False)
+    regions: Regions = NO_REGIONS
     strength: float = 1.0
     negative: bool = True
 
@@ -38,9 +35,11 @@ class Apart(RegionAttention):
         """The regions as those of a prompt without words of its own."""
         if row.negative and not self.negative:
             return None
-        key = ("apart", id(self.canvas), row.length)
+        key = ("apart", self.regions, row.length)
         if key not in self.facts:
-            count, words = self.canvas.shape[1], max(1, row.length)
+            canvas, count, words = self.regions.canvas(), len(self.regions), max(1, row.length)
             control = RegionControl(BIAS, 0.0, self.strength * FULL, law="constant")
-            self.facts[key] = PromptRegions(control, self.canvas, (1.0,) * count, ((),) * count, words, words)
+            self.facts[key] = PromptRegions(
+                control, canvas, (1.0,) * count, ((),) * count, words, words, regions=self.regions
+            )
         return self.facts[key]

@@ -61,22 +61,22 @@ class RegionLora:
         if not self.changes or not any(lora.model for i in now for lora in items[i].loras):
             return ()
         memory = run.state(self, Memory)
-        if now not in memory.canvases:
-            memory.canvases[now] = _canvas(self.regions, now)
-        canvas = memory.canvases[now]
-        acting = Acting(self, canvas, memory)
-        alone = len(now) == 1 and bool((canvas[:, now[0]] == 1).all())  # over the whole picture: nothing to keep apart
-        if not self.apart or alone:
+        if now not in memory.regions:
+            memory.regions[now] = self.regions.only_acting(now)
+        regions = memory.regions[now]
+        acting = Acting(self, regions, memory)
+        over_all = len(now) == 1 and bool((regions.canvas()[:, now[0]] == 1).all())  # there is nothing to keep apart
+        if not self.apart or over_all:
             return (acting,)
-        return acting, Apart(memory.attention, {}, canvas=canvas, strength=self.apart, negative=self.negative)
+        return acting, Apart(memory.attention, {}, regions=regions, strength=self.apart, negative=self.negative)
 
 
 @dataclass(eq=False)
 class Memory:
-    """Of one run. canvases: by the regions that act. changes: of a layer, on a device. shares: see InCall.
-    attention: see RegionAttention.facts."""
+    """Of one run. regions: see Acting, by the numbers of those that act. changes: of a layer, on a device. shares: see
+    InCall. attention: see RegionAttention.facts."""
 
-    canvases: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    regions: dict[tuple[int, ...], Regions] = field(default_factory=dict)
     changes: dict[tuple[Any, ...], OnDevice] = field(default_factory=dict)
     shares: dict[tuple[Any, ...], dict[tuple[Any, ...], Tensor]] = field(default_factory=dict)
     attention: dict = field(default_factory=dict)
@@ -84,10 +84,11 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Acting:
-    """A LayerChanger for one step. canvas: [n, all regions, height, width], 0 for those that do not act."""
+    """A LayerChanger for one step. regions: the technique's, as if those that do not act were not there, see
+    Regions.only_acting."""
 
     technique: RegionLora
-    canvas: Tensor = field(repr=False)
+    regions: Regions = field(repr=False)
     memory: Memory = field(repr=False)
 
     def in_call(self, run: Run, rows: tuple[Row, ...], forward: Forward) -> InCall | None:
@@ -100,7 +101,7 @@ class Acting:
             return None
         if any(row.key.window is not None for row in known):
             self.memory.shares.clear()  # windows may lie elsewhere in the next step
-        key = (id(self.canvas), forward.latent_size, tuple(
+        key = (self.regions, forward.latent_size, tuple(
             (row.key, row.area, row.length, row.start, row.stop, row.marks.get(MARK), words_now(row, run))
             for row in known
         ))  # fmt: skip
@@ -158,21 +159,13 @@ class InCall:
         """[stop - start, tokens or 1, regions]."""
         key = (tokens, start, stop, y.device, y.dtype)
         if key not in self.kept:
-            technique, about = self.acting.technique, (self.run, self.forward.latent_size, tokens, self.acting.canvas)
-            of_rows = [shares_of_row(row, *about, technique.regions.items, technique.common) for row in self.rows]
+            about = (self.run, self.forward.latent_size, tokens, self.acting.regions, self.acting.technique.common)
+            of_rows = [shares_of_row(row, *about) for row in self.rows]
             shares = torch.zeros(stop - start, *of_rows[0].shape[1:])
             for row, own in zip(self.rows, of_rows):
                 shares[row.start - start : row.stop - start] = own
             self.kept[key] = shares.to(y)
         return self.kept[key]
-
-
-def _canvas(regions: Regions, now: Sequence[int]) -> Tensor:
-    """Of the regions that act, as if the others were not there; 0 for those."""
-    acting = Regions(tuple(regions.items[i] for i in now), regions.overlap).canvas()
-    canvas = acting.new_zeros(acting.shape[0], len(regions), *acting.shape[2:])
-    canvas[:, list(now)] = acting
-    return canvas
 
 
 def _as_maps(values: Tensor, size: Sequence[int]) -> Tensor:

@@ -19,7 +19,7 @@ from ...attention.conds import Row
 from ...attention.run import AttentionCall
 from ..gradients.errors import NoGradient
 from ..gradients.refusals import refuse_step_caches
-from ..regions.masks import of_batch, token_shares
+from ..regions.masks import of_batch, part_of, token_shares
 from ..regions.prompt_regions import MARK, PromptRegions
 from ..starting_noise import EXCHANGES, StartOfRun, spatial_mean
 from .probe import NOTHING_READ, attention_to_regions, read
@@ -58,7 +58,8 @@ class ArrangedStart:
             noises.append(another)
             maps.append(torch.stack(reading.values).mean(dim=0))
         inside = run.inside(noise)
-        made = arranged(torch.stack(noises, dim=1), torch.stack(maps, dim=1), regions.canvas, inside)
+        canvas = regions.canvas_for(noise.shape[2] if noise.ndim == 5 else None, 0)
+        made = arranged(torch.stack(noises, dim=1), torch.stack(maps, dim=1), canvas, inside)
         if len(noises) == 1:
             return made
         # The mean stays: it is the picture's brightness and tint, see layout_loss.py. A permutation keeps it anyway.
@@ -80,8 +81,11 @@ def _reason_against(run: StartOfRun) -> str:
     return ""
 
 
-def _looked_at(call: AttentionCall, row: Row, regions: PromptRegions) -> Tensor:
-    """How much every place looks at each region's words: [batch, regions, height, width], the mean over frames."""
+def _looked_at(call: AttentionCall, row: Row, regions: PromptRegions) -> Tensor | None:
+    """How much every place looks at each region's words: [batch, regions, height, width], the mean over frames; None
+    where it is not known which part of the picture these places are."""
+    if part_of(call.run.size, call.latent_size, row.area, row.key.window) is None:
+        return None
     looked = torch.stack([own.sum(dim=-1) for own in attention_to_regions(call, row, regions)], dim=1)
     looked = looked.unflatten(2, call.site.grid)
     return looked.mean(dim=2) if len(call.site.grid) == 3 else looked

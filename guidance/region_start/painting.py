@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..regions.masks import Regions, of_batch, token_shares
+from ..regions.masks import Regions, is_video, of_batch, token_shares
 from ..regions.score_bias import with_background
 from ..starting_noise import ADDS, StartOfRun
 from . import colors
@@ -30,18 +30,19 @@ class NoColor(ValueError):
 class Painting:
     """Whose every pixel is, and what is painted there, as a latent in the model's own scale.
 
-    canvas: [n, regions, height, width], see Regions.canvas. latents: [regions + 1, channels], the last one of what no
-    region has; zeros where nothing is painted.
+    latents: [regions + 1, channels], the last one of what no region has; zeros where nothing is painted.
     """
 
-    canvas: Tensor = field(repr=False)
+    regions: Regions = field(repr=False)
     latents: Tensor = field(repr=False)
 
     def fitted(self, like: Tensor) -> Tensor:
         """The painting at the size of a latent [batch, channels, (frames,) height, width], shaped like it."""
-        *frames, height, width = like.shape[2:]
-        shares = token_shares(self.canvas, (height, width), (height, width), (height, width))
-        shares = of_batch(with_background(shares), like.shape[0], frames[0] if frames else None)
+        *axes, height, width = like.shape[2:]
+        frames = axes[0] if axes else None
+        canvas = self.regions.canvas(is_video(frames, 0))
+        shares = token_shares(canvas, (height, width), (height, width), (height, width))
+        shares = of_batch(with_background(shares), like.shape[0], frames)
         return (shares @ self.latents).mT.reshape(like.shape).to(like)
 
     @classmethod
@@ -50,7 +51,7 @@ class Painting:
         strong as the region."""
         nothing = torch.zeros_like(next(iter(latent_of.values())))
         latents = torch.stack([nothing if color is None else latent_of[color] for color in found])
-        return cls(regions.canvas(), latents * torch.tensor([*(each.strength for each in regions.items), 1.0])[:, None])
+        return cls(regions, latents * torch.tensor([*(each.strength for each in regions.items), 1.0])[:, None])
 
 
 @dataclass(frozen=True, eq=False)

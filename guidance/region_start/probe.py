@@ -25,7 +25,10 @@ from ..regions.prompt_regions import PromptRegions, regions_of
 from ..starting_noise import StartOfRun
 
 TAG = "region start"  # of these evaluations, by which other wrappers can tell them from a step's
-NOTHING_READ = "The starting noise is not %s: no layer that can be read has a grid that is fine enough."
+NOTHING_READ = (
+    "The starting noise is not %s: no layer that can be read has a grid that is fine enough, or the model sees a part "
+    "of the picture and nothing says which."
+)
 MIN_SIDE = 12  # tokens: coarser layers know what is there, hardly where
 
 Measure = Callable[[AttentionCall, Row, PromptRegions], Tensor | None]
@@ -40,7 +43,8 @@ class Reading:
     """Technique of one evaluation, and its wrapper. seen: per grid, what was measured in its layers, one by one.
 
     Layers of the coarsest grid that tells places count. leaves: whether the network is left behind the last of them.
-    sampling, sigma: of the model and where; a block that is computed again for gradients asks for them later.
+    sampling, sigma: of the model and where; a block that is computed again for gradients asks for them later. acting:
+    those of a prompt's regions that act there.
     """
 
     layers: tuple[BlockId, ...]
@@ -49,6 +53,7 @@ class Reading:
     sampling: Any
     sigma: float
     seen: dict[tuple[int, ...], list[Tensor]] = field(default_factory=dict)
+    acting: dict[PromptRegions, PromptRegions] = field(default_factory=dict)
 
     kinds: frozenset[str] = frozenset({"cross", "joint"})
     reads: bool = True
@@ -78,15 +83,20 @@ class Reading:
         up = site.block.section == "output" and bool(self.seen) and math.prod(site.grid) > math.prod(self.grid)
         if min(site.grid[-2:]) >= MIN_SIDE and not up:  # on a UNet's way up what comes is finer
             for row in call.rows:
-                regions = regions_of(row)
-                if regions is not None:
-                    regions = regions.now(self.sampling, self.sigma)
+                regions = self._acting(row)
                 value = self.measure(call, row, regions) if regions is not None and regions.tokens else None
                 if value is not None:
                     self.seen.setdefault(site.grid, []).append(value)
         if self.leaves and self.seen and (up or site.block == self.layers[-1]):
             raise _Enough
         return attention(call.q, call.k, call.v)
+
+    def _acting(self, row: Row) -> PromptRegions | None:
+        """Those of a row's regions that act here, the same object in every layer."""
+        regions = regions_of(row)
+        if regions is not None and regions not in self.acting:
+            self.acting[regions] = regions.now(self.sampling, self.sigma)
+        return None if regions is None else self.acting[regions]
 
 
 def _reading(model: Any, measure: Measure, sigma: float) -> Reading:

@@ -127,13 +127,17 @@ class RegionAttention:
         text of a prompt with regions in another place."""
         regions, text = regions_of(row), row.text_marks.get(MARK)
         if regions is None and text is not None:
-            return self.facts.setdefault((text, ()), text.only(()))
+            return self._only(text, ())
         if regions is None or not regions.windows:
             return regions
         if regions not in self.step:
-            acting = regions.acting(run.model.model_sampling, run.sigma)
-            self.step[regions] = self.facts.setdefault((regions, acting), regions.only(acting))
+            self.step[regions] = self._only(regions, regions.acting(run.model.model_sampling, run.sigma))
         return self.step[regions]
+
+    def _only(self, regions: PromptRegions, acting: tuple[int, ...]) -> PromptRegions:
+        if (regions, acting) not in self.facts:
+            self.facts[regions, acting] = regions.only(acting)
+        return self.facts[regions, acting]
 
     def _steers(self, run: Run, regions: PromptRegions) -> bool:
         return bool(regions.tokens) and any(self._strengths(run, regions.control))
@@ -231,28 +235,36 @@ def shares_of(call: AttentionCall, row: Row, regions: PromptRegions) -> Tensor |
     """How much of every token of a call's grid is each region's: [batch, image tokens, regions]; None where it is not
     known which part of the picture the network sees."""
     part = part_of(call.run.size, call.latent_size, row.area, row.key.window)
-    return None if part is None else _seen(call, row, part, _shares(call, regions, part))
+    if part is None:
+        return None
+    return _seen(call, row, part, _shares(call, regions.canvas_for(_frames(call), part.total), part))
 
 
-def _shares(call: AttentionCall, regions: PromptRegions, part: Part) -> Tensor:
+def _frames(call: AttentionCall) -> int | None:
+    """Of a call's grid; None where it has no axis for them."""
+    return call.site.grid[0] if len(call.site.grid) == 3 else None
+
+
+def _shares(call: AttentionCall, canvas: Tensor, part: Part) -> Tensor:
     """The same of all masks: [n, tokens of a frame, regions]."""
     site = call.site
-    return token_shares(regions.canvas, site.grid[-2:], site.extent[-2:], part.size, part.origin)
+    return token_shares(canvas, site.grid[-2:], site.extent[-2:], part.size, part.origin)
 
 
 def _seen(call: AttentionCall, row: Row, part: Part, per_mask: Tensor) -> Tensor:
     """What is known per mask [n, tokens, regions], for the pictures or frames that the network sees."""
-    frames = call.site.grid[0] if len(call.site.grid) == 3 else None
-    return of_batch(per_mask, row.stop - row.start, frames, part.seen, part.total).to(call.q.device)
+    return of_batch(per_mask, row.stop - row.start, _frames(call), part.seen, part.total).to(call.q.device)
 
 
 def _factors(
     call: AttentionCall, row: Row, regions: PromptRegions, part: Part
 ) -> tuple[Factors | None, Factors | None]:
     """M, T and a of words and of places on the call's grid. Cross-attention has no places, self-attention no words."""
-    site, canvas, bias = call.site, regions.canvas, regions.control.bias
-    shares = _shares(call, regions, part)
-    covered, strengths, device = canvas.mean(dim=(-2, -1)), torch.tensor(regions.strengths), call.q.device
+    site, bias, device = call.site, regions.control.bias, call.q.device
+    canvas, given = regions.canvas_for(_frames(call), part.total), torch.tensor(regions.strengths)
+    shares, strengths, covered = _shares(call, canvas, part), given, canvas.mean(dim=(-2, -1))
+    if bias.score_unit == "hard":  # tokens are wholly a region's or not, whatever its strength
+        shares, strengths = score_bias.whole_tokens(shares, canvas.amax(dim=(-2, -1))), torch.ones_like(given)
     with_background = score_bias.with_background
 
     def seen(per_mask: Tensor) -> Tensor:
@@ -271,7 +283,7 @@ def _factors(
     if site.kind != "self":
         weights = weigh(bias.background or bias.outside_weight > 0)
         whose = regions.keys(site.text_tokens, site.text, row.length)
-        keys = score_bias.word_factors(whose, bias.outside_weight)[None]
+        keys = score_bias.word_factors(whose, bias.outside_weight, given)[None]
         # Without a weight outside, the background's column lifts nothing.
         columns = weights.shape[-1] if bias.outside_weight else len(regions.tokens)
         free = score_bias.free_keys(regions.free_tokens(site.text_tokens, site.text, row.length).to(device))
@@ -294,6 +306,8 @@ def _scores(call: AttentionCall, q: Tensor, k: Tensor, steered: Sequence[tuple[S
         torch.zeros(batch, keys, columns, device=q.device, dtype=dtype),
     )
     scale = dim**-0.5 if call.scale is None else call.scale
+    # Behind its own channels a head may have what another such wrapper adds to scores: nothing to be measured here.
+    q, k = q[..., : call.width], k[..., : call.width]
     mask = None if call.mask is None else as_bias(call.mask, torch.float32).to(q.device)
     for each, where in steered:
         row = each.row

@@ -62,9 +62,11 @@ class RegionControl:
         return (self.text == 0 and self.image == 0) or self.start >= self.end or self.blocks == frozenset()
 
     def strengths(self, sampling: Any, sigma: float) -> Strengths:
-        """At a noise level; both 0 outside of the window."""
+        """At a noise level; both 0 outside of the window. Of hard regions 0 or 1."""
         if not inside(sampling, sigma, self.start, self.end):
             return Strengths(0.0, 0.0)
+        if self.bias.score_unit == "hard":
+            return Strengths(float(self.text > 0), float(self.image > 0))
         factor = self.factor(sampling, sigma)
         return Strengths(self.text * factor, self.image * factor)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from ...attention.conds import Window
 
 MAX_REGIONS = 64  # regions that a model call can serve: each takes a column beside every head's channels
 OVERLAPS = ("top", "share")
+MAX_TOGETHER = 64  # masks of a canvas of regions that have different numbers of them, if none has more
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,10 @@ class Region:
     loras: tuple[Lora, ...] = ()
     origin: uuid.UUID = field(default_factory=uuid.uuid4, repr=False)
 
+    @property
+    def window(self) -> tuple[float, float]:
+        return self.start, self.end
+
 
 @dataclass(frozen=True, eq=False)
 class Regions:
@@ -65,12 +70,29 @@ class Regions:
 
     @cached_property
     def acting(self) -> Regions:
-        """Those that have a place and a strength: the others are as if they were not there."""
-        at_all = tuple(region for region in self.items if region.strength > 0 and region.start < region.end)
-        strong = Regions(at_all, self.overlap)
-        peaks = strong.canvas().amax(dim=(0, 2, 3)).tolist()
-        items = tuple(region for region, peak in zip(strong.items, peaks) if peak > 0)
-        return self if len(items) == len(self) else Regions(items, self.overlap)
+        """Those that have a place and a strength: the others are as if they were not there. A place is taken from a
+        region only by those that act whenever it acts."""
+        at_all = [i for i, region in enumerate(self.items) if region.strength > 0 and region.start < region.end]
+        placed: set[int] = set()
+        for start, end in {self.items[i].window for i in at_all}:
+            beside = [i for i in at_all if self.items[i].start <= start and end <= self.items[i].end]
+            peaks = self.only(beside).peaks().tolist()
+            placed |= {i for i, peak in zip(beside, peaks) if peak > 0 and self.items[i].window == (start, end)}
+        return self if len(placed) == len(self) else self.only(sorted(placed))
+
+    def only(self, places: Sequence[int]) -> Regions:
+        """Those with these numbers, as if the others were not there."""
+        return Regions(tuple(self.items[i] for i in places), self.overlap)
+
+    def only_acting(self, acting: Collection[int]) -> Regions:
+        """The same, but the others keep their numbers: their masks are black."""
+        black = torch.zeros(1, 1, 1)
+        items = (r if i in acting else replace(r, mask=black) for i, r in enumerate(self.items))
+        return Regions(tuple(items), self.overlap)
+
+    def peaks(self) -> Tensor:
+        """The largest value that each region has anywhere, in pictures or frames: [regions]."""
+        return torch.maximum(*(self.canvas(frames).amax(dim=(0, 2, 3)) for frames in (False, True)))
 
     def idle(self) -> list[str]:
         """What there is to say about regions that do not act, a line for each; one line where there is none at all."""
@@ -95,25 +117,45 @@ class Regions:
         """As they are in a part of the picture. box: (x, y, width, height) in pixels of a picture (width, height)."""
         return Regions(tuple(replace(r, mask=_cropped(r.mask, box, picture)) for r in self.items), self.overlap)
 
-    def canvas(self) -> Tensor:
+    def canvas(self, frames: bool = False) -> Tensor:
         """What is whose: [n, regions, height, width] of the largest mask's size, 0..1, at most 1 in sum per pixel.
 
-        Masks of other sizes are fitted; fewer masks than n repeat. Computed once: do not change it.
+        Masks of other sizes are fitted. Where regions have different numbers of masks, those of pictures repeat, each
+        region's by itself; those of a video's frames are spread over it evenly. Computed once: do not change it.
         """
-        return self._canvas
+        return self._of_frames if frames else self._of_pictures
 
     @cached_property
-    def _canvas(self) -> Tensor:
+    def _of_pictures(self) -> Tensor:
+        return self._merged([torch.arange(self._together) % len(region.mask) for region in self.items])
+
+    @cached_property
+    def _of_frames(self) -> Tensor:
+        if len({len(region.mask) for region in self.items} - {1}) < 2:
+            return self._of_pictures
+        count = self._together
+        return self._merged([torch.arange(count) * len(region.mask) // count for region in self.items])
+
+    @property
+    def _together(self) -> int:
+        """Masks of the canvas: so many that all regions' begin anew together, if that is not too many to keep."""
+        counts = [len(region.mask) for region in self.items]
+        return min(math.lcm(*counts), max(MAX_TOGETHER, *counts))
+
+    def _merged(self, chosen: Sequence[Tensor]) -> Tensor:
+        """The canvas of masks with these numbers, of each region."""
         if not self.items:
             return torch.zeros(1, 0, 1, 1)
         height, width = (max(region.mask.shape[axis] for region in self.items) for axis in (-2, -1))
-        count = max(region.mask.shape[0] for region in self.items)
-        fitted = [_fit(region.mask, height, width)[torch.arange(count) % region.mask.shape[0]] for region in self.items]
+        fitted = [_fit(region.mask, height, width)[which] for region, which in zip(self.items, chosen)]
         masks = torch.stack(fitted, dim=1)
         if self.overlap == "share":
             return masks / masks.sum(dim=1, keepdim=True).clamp_min(1)
         above = torch.cumprod(1 - masks.flip(1), dim=1).flip(1)  # what a region and those painted after it leave free
         return masks * torch.cat([above[:, 1:], torch.ones_like(above[:, :1])], dim=1)
+
+
+NO_REGIONS = Regions()
 
 
 def _cropped(mask: Tensor, box: tuple[int, int, int, int], picture: tuple[int, int]) -> Tensor:
@@ -149,12 +191,12 @@ def token_shares(
     """
     cell = (extent[0] / grid[0], extent[1] / grid[1])
     shares = area_means(canvas, grid, cell, size, origin).flatten(1, 2)
-    peaks = canvas.amax(dim=(-2, -1))
-    thin = torch.ones_like(peaks, dtype=torch.bool)
+    peaks, everywhere = canvas.amax(dim=(-2, -1)), shares
     if any(extent[axis] < size[axis] for axis in (0, 1)):  # a part may have no more than a sliver of a wide region
         whole = (math.ceil(size[0] / cell[0]), math.ceil(size[1] / cell[1]))
-        thin = area_means(canvas, whole, cell, size).amax(dim=(1, 2)) < 0.5 * peaks
-    return _rescued(shares, peaks, thin)
+        everywhere = area_means(canvas, whole, cell, size).flatten(1, 2)
+    large = (everywhere >= 0.5 * peaks[:, None]).sum(dim=1)
+    return _rescued(shares, peaks, large)
 
 
 def area_means(
@@ -177,19 +219,24 @@ def _overlaps(cells: int, cell: float, pixels: int, size: int, origin: int = 0) 
     return (lengths / lengths.sum(dim=1, keepdim=True).clamp_min(1e-12)).float()
 
 
-def _rescued(shares: Tensor, peaks: Tensor, thin: Tensor) -> Tensor:
+def _rescued(shares: Tensor, peaks: Tensor, large: Tensor) -> Tensor:
     """Give every region that is weak everywhere its strongest token. peaks [n, regions]: its largest canvas value;
-    thin: whether it is weak outside of these tokens, too."""
+    large [n, regions]: how many tokens it has half of that in, those outside of a part included.
+
+    Regions that would be left without a large token share one evenly; the others keep the rest of it.
+    """
     strongest, at = shares.max(dim=1)
-    weak = thin & (strongest < 0.5 * peaks) & (strongest > 0)
+    weak = (large == 0) & (strongest < 0.5 * peaks) & (strongest > 0)
     if not weak.any():
         return shares
-    shares = shares.clone()
-    for n, r in weak.nonzero().tolist():
-        token = at[n, r]
-        shares[n, token] *= 1 - peaks[n, r]
-        shares[n, token, r] = peaks[n, r]
-    return shares
+    rescued = shares.clone()
+    for n, token in sorted({(n, int(at[n, r])) for n, r in weak.nonzero().tolist()}):
+        here = shares[n, token]
+        only_here = (large[n] == 1) & (here >= 0.5 * peaks[n]) & (here > 0)
+        claims = (weak[n] & (at[n] == token)) | only_here
+        own = peaks[n] / claims.sum()
+        rescued[n, token] = torch.where(claims, own, here * (1 - own[claims].sum()))
+    return rescued
 
 
 def vanishing(canvas: Tensor, grid: tuple[int, int]) -> list[int]:
@@ -198,6 +245,12 @@ def vanishing(canvas: Tensor, grid: tuple[int, int]) -> list[int]:
     strongest = area_means(canvas, grid, (size[0] / grid[0], size[1] / grid[1]), size).amax(dim=(1, 2))
     weak = (strongest < 0.5 * canvas.amax(dim=(-2, -1))).any(dim=0)
     return weak.nonzero().flatten().tolist()
+
+
+def is_video(frames: int | None, total: int) -> bool:
+    """Whether masks are those of frames: many models of pictures have an axis for frames, too. total: of all frames,
+    where the network sees a part of them, else 0."""
+    return frames is not None and (frames > 1 or total > 1)
 
 
 def of_batch(
@@ -209,7 +262,7 @@ def of_batch(
     evenly where the numbers differ, the same for every video of the batch. seen: which pictures, or which of `total`
     frames, these are, if not all.
     """
-    if frames is None or (frames == 1 and total <= 1):  # many models of pictures have an axis for frames
+    if frames is None or not is_video(frames, total):
         at = torch.arange(batch) if seen is None else torch.tensor(seen)[torch.arange(batch) % len(seen)]
         return shares[at % shares.shape[0]]
     seen, total = (tuple(range(frames)), frames) if seen is None else (seen, total)

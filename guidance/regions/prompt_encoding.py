@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -18,6 +19,7 @@ Conditioning = list  # as ComfyUI has it: [[tensor, dict], ...]
 MODES = ("auto", "prompt", "concat")
 TOKEN_TAGS = "minimax_token_tags"  # what each token of MiniMax H3's prompts is: of a picture (0) or of text (1)
 USED_OPTIONS = frozenset({"pooled_output", "attention_mask", TOKEN_TAGS})  # what appending needs or replaces
+ALONE = 1e-4  # strength of a prompt that says something only where no other prompt does
 Weights = dict[str, list[float]]  # encoder -> weight of every token
 
 
@@ -51,6 +53,14 @@ class Found(NamedTuple):
     @property
     def tokens(self) -> list[tuple[int, ...]]:
         return [tuple(sorted({token for match in matches for token in match.tokens})) for matches in self.matches]
+
+
+class Stretch(NamedTuple):
+    """A part of the schedule, in percent as fractions, and what is whose in it, see Regions.canvas."""
+
+    start: float
+    end: float
+    canvas: Tensor
 
 
 class NotInPrompt(ValueError):
@@ -136,7 +146,8 @@ def _in_prompt(
 def find_regions(clip: Clip, prompt: str, region_prompts: Sequence[str]) -> Found:
     """Where every region's prompt is in a prompt that a CLIP encodes.
 
-    A prompt of one region has all its occurrences; one of several regions is dealt out, the n-th to the n-th of them.
+    A prompt of one region has all its occurrences; one of several regions is dealt out, the n-th to the n-th of them,
+    and what is left over belongs to none.
     Long ones choose first, so that "dog" is not found inside of "hot dog" while it is somewhere else too; where it is
     not, both own the word. An empty prompt has no tokens. Raises NotInPrompt that lists the prompt's words.
     """
@@ -164,8 +175,9 @@ def find_regions(clip: Clip, prompt: str, region_prompts: Sequence[str]) -> Foun
             matches[owner] = open_matches if len(owners) == 1 else [open_matches[min(n, len(open_matches) - 1)]]
         taken.update(token for match in open_matches for token in match.tokens)
     lengths = [len(section) for section in sections]
-    starts = {sum(lengths[:i]) for i in range(len(lengths))}
-    return Found(matches, tuple(i for i in range(sum(lengths)) if i not in taken and i not in starts), notes)
+    not_free = {sum(lengths[:i]) for i in range(len(lengths))}
+    not_free |= {token for own in matches for match in own for token in match.tokens}
+    return Found(matches, tuple(i for i in range(sum(lengths)) if i not in not_free), notes)
 
 
 def _own_weights(tokens: Tokens) -> Weights:
@@ -280,10 +292,10 @@ def _marked(
 ) -> Conditioning:  # fmt: skip
     """The conditioning with its regions. appended: place of the first token that is there for a region only."""
     strengths = tuple(region.strength for region in regions.items)
-    windows = tuple((region.start, region.end) for region in regions.items)
+    windows = tuple(region.window for region in regions.items)
     mark = PromptRegions(
         control, regions.canvas(), strengths, tuple(tokens), conditioning[0][0].shape[1], appended,
-        windows=() if all(window == (0.0, 1.0) for window in windows) else windows, items=regions.items, **more,
+        windows=() if all(window == (0.0, 1.0) for window in windows) else windows, regions=regions, **more,
     )  # fmt: skip
     return [[tensor, {**options, MARK: mark}] for tensor, options in conditioning]
 
@@ -292,36 +304,72 @@ def masked(
     clip: Clip, prompt: str, regions: Regions, prompt_strength: float, latent: tuple[int, ...] | None = None,
     own_clips: Sequence[Clip] = (), hooks: Sequence[Any] = (),
 ) -> Conditioning:  # fmt: skip
-    """The regions as ComfyUI's own masked prompts, and the prompt everywhere.
+    """The regions as ComfyUI's own masked prompts, and the prompt everywhere, which is empty rather than lacking: where
+    no prompt acts, ComfyUI predicts 0, and CFG turns the negative prompt around. A region that asks for nothing leaves
+    its place to the prompt.
 
     latent: shape of what is sampled. own_clips: as in `positive`. hooks: ComfyUI's, of each region, None for none.
     Raises ValueError where several masks per region cannot be fitted without latent.
     """
-    canvas = _fitted(regions.canvas(), latent)
-    framed = len(canvas) > 1 and latent is not None and len(latent) == 5 and latent[2] == 1
+    stretches = _stretches(regions, latent)
+    asking = [i for i, r in enumerate(regions.items) if r.prompt.strip() or r.conditioning or r.loras]
+    framed = latent is not None and len(latent) == 5 and latent[2] == 1
     conditioning = []
-    for i, region in enumerate(regions.items):
-        encoder = own_clips[i] if own_clips else clip
+    for i in asking:
+        region, encoder = regions.items[i], own_clips[i] if own_clips else clip
         own = list(region.conditioning) if region.conditioning is not None else encode(encoder, region.prompt)
-        mask = canvas[:, i : i + 1] if framed else canvas[:, i]  # ComfyUI reads three axes as frames, height, width
-        settings = {"mask": mask, "set_area_to_bounds": False, "mask_strength": region.strength}
+        settings = {"set_area_to_bounds": False, "mask_strength": region.strength}
         if hooks and hooks[i] is not None:
             settings["hooks"] = hooks[i]
-        if (region.start, region.end) != (0.0, 1.0):
-            settings |= {"start_percent": region.start, "end_percent": region.end}
-        conditioning += [[tensor, {**options, **settings}] for tensor, options in own]
-    if (prompt.strip() and prompt_strength > 0) or not conditioning:
-        conditioning += [[tensor, {**options, "strength": prompt_strength}] for tensor, options in encode(clip, prompt)]
+        for stretch in _masks_of(i, stretches):
+            mask = stretch.canvas
+            mask = mask[:, None] if framed and len(mask) > 1 else mask  # three axes are frames, height, width
+            conditioning += [[tensor, {**options, **settings, "mask": mask, **_window(stretch, options)}]
+                             for tensor, options in own]  # fmt: skip
+    strength = max(prompt_strength if prompt.strip() else 0.0, ALONE)
+    free = any(bool((canvas[:, asking].sum(dim=1) == 0).any()) for _, _, canvas in stretches)
+    if strength > ALONE or free:
+        conditioning += [[tensor, {**options, "strength": strength}] for tensor, options in encode(clip, prompt)]
     return conditioning
 
 
-def _fitted(canvas: Tensor, latent: tuple[int, ...] | None) -> Tensor:
-    """A canvas [n, ...] with one mask per picture or frame of a latent, as ComfyUI needs them; one serves all."""
+def _stretches(regions: Regions, latent: tuple[int, ...] | None) -> list[Stretch]:
+    """The schedule, cut wherever a region begins or ends."""
+    items = regions.items
+    cuts = sorted({0.0, 1.0, *(edge for region in items for edge in region.window)})
+    acting = [[i for i, r in enumerate(items) if r.start <= start and end <= r.end] for start, end in pairwise(cuts)]
+    canvases = (_fitted(regions.only_acting(now), latent) for now in acting)
+    return [Stretch(start, end, canvas) for (start, end), canvas in zip(pairwise(cuts), canvases)]
+
+
+def _masks_of(region: int, stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Where in the schedule a region has which mask [n, height, width], where it has any."""
+    found: list[Stretch] = []
+    for start, end, canvas in stretches:
+        mask = canvas[:, region]
+        if found and found[-1].end == start and torch.equal(found[-1].canvas, mask):
+            found[-1] = found[-1]._replace(end=end)
+        elif mask.any():
+            found.append(Stretch(start, end, mask))
+    return found
+
+
+def _window(stretch: Stretch, options: Mapping[str, Any]) -> dict[str, float]:
+    """Where in the schedule a prompt with these options acts, of a stretch of it; nothing where it always does."""
+    start = max(stretch.start, options.get("start_percent", 0.0))
+    end = min(stretch.end, options.get("end_percent", 1.0))
+    return {} if (start, end) == (0.0, 1.0) else {"start_percent": start, "end_percent": end}
+
+
+def _fitted(regions: Regions, latent: tuple[int, ...] | None) -> Tensor:
+    """The canvas with one mask per picture or frame of a latent, as ComfyUI needs them; one serves all."""
+    frames = latent is not None and len(latent) == 5 and latent[2] > 1
+    canvas = regions.canvas(frames)
     count = len(canvas)
     if count == 1:
         return canvas
     if latent is None:
         raise ValueError(f"the regions have {count} masks each: connect latent, so that they can be fitted to it.")
-    if len(latent) == 5 and latent[2] > 1:
+    if frames:
         return canvas[(torch.arange(latent[2]) * count / latent[2]).long()]
     return canvas[torch.arange(latent[0]) % count]

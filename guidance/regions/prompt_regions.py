@@ -15,7 +15,7 @@ from ...attention.conds import Row
 from ...attention.sites import TextPlace
 from ..schedule import inside
 from .control import RegionControl
-from .masks import Region
+from .masks import NO_REGIONS, Regions, is_video
 
 MARK = "fovea_regions"  # key of a cond dict that holds its PromptRegions
 
@@ -28,7 +28,8 @@ class PromptRegions:
     of its words in the prompt. length: tokens of the prompt. appended: place of the first token that is there for a
     region only, not seen where regions do not steer; `length` if there is none. free: places of tokens that belong
     to no region. negative: of a negative prompt. windows: per region in percent of the schedule as fractions; (): all
-    act always. unseen: places of appended tokens whose regions do not act now. items: the regions themselves.
+    act always. unseen: places of appended tokens whose regions do not act now. regions: the regions themselves, needed
+    where they have windows, or other masks for pictures than for frames.
     """
 
     control: RegionControl
@@ -41,7 +42,11 @@ class PromptRegions:
     negative: bool = False
     windows: tuple[tuple[float, float], ...] = ()
     unseen: tuple[int, ...] = ()
-    items: tuple[Region, ...] = ()
+    regions: Regions = NO_REGIONS
+
+    def canvas_for(self, frames: int | None, total: int) -> Tensor:
+        """The canvas of pictures, or of a video's frames; frames, total: see is_video."""
+        return self.regions.canvas(frames=True) if len(self.regions) and is_video(frames, total) else self.canvas
 
     def acting(self, sampling: Any, sigma: float) -> tuple[int, ...]:
         """Which regions' windows a noise level lies in."""
@@ -49,18 +54,18 @@ class PromptRegions:
         return tuple(i for i, (start, end) in enumerate(windows) if inside(sampling, sigma, start, end))
 
     def only(self, acting: tuple[int, ...]) -> PromptRegions:
-        """As if the other regions were not there: their places are nobody's, and so are their words, which are not seen
-        where they stand for a region only."""
+        """As if the other regions were not there: what they covered is that of the regions behind them, their words are
+        nobody's, and are not seen where they stand for a region only."""
         if len(acting) == len(self.tokens):
             return self
         kept = {place for i in acting for place in self.tokens[i]}
         gone = sorted({place for places in self.tokens for place in places} - kept)
+        regions = self.regions.only(acting)
         return replace(
-            self, canvas=self.canvas[:, list(acting)], strengths=tuple(self.strengths[i] for i in acting),
+            self, canvas=regions.canvas(), strengths=tuple(self.strengths[i] for i in acting),
             tokens=tuple(self.tokens[i] for i in acting), windows=(),
             free=tuple(sorted({*self.free, *(place for place in gone if place < self.appended)})),
-            unseen=tuple(place for place in gone if place >= self.appended),
-            items=tuple(self.items[i] for i in acting) if self.items else (),
+            unseen=tuple(place for place in gone if place >= self.appended), regions=regions,
         )  # fmt: skip
 
     def now(self, sampling: Any, sigma: float) -> PromptRegions:

@@ -41,7 +41,7 @@ class RegionBias:
     score_unit: what the bias is counted in: each row's range of scores, each row's largest score, each row's standard
     deviation (which needs no pass over the scores), or as known ports have it the largest score or the standard
     deviation of the whole call (then results depend on batch neighbors); "hard" lets queries of a region see nothing
-    but the keys of the region, if it has any.
+    but the keys of the region, if it has any, however strong it is: its tokens are `whole_tokens`.
     temperature: 1 pushes what does not match down as far as what matches up (DenseDiffusion), 0 leaves it.
     area_weight: how much a region's size weakens it. background: pixels of no region are one of their own, without
     words. outside_weight: how much of the bias pushes the words of other regions down, in pixels of no region those of
@@ -64,9 +64,23 @@ def with_background(shares: Tensor) -> Tensor:
     return torch.cat([shares, 1 - shares.sum(dim=-1, keepdim=True).clamp(max=1)], dim=-1)
 
 
-def word_factors(keys: Tensor, outside_weight: float) -> Tensor:
-    """T for words, with a column for pixels of no region: [words, regions] -> [words, regions + 1]."""
-    owned = keys.amax(dim=-1, keepdim=True)
+def whole_tokens(shares: Tensor, peaks: Tensor) -> Tensor:
+    """M of hard regions, 0 or 1: a token is wholly of the region that has most of it, of equal ones the last, if that
+    is at least half of the most that the region has anywhere. With parts of tokens, a query would see only the keys
+    with the largest share.
+
+    shares: M [n, tokens, regions]; peaks: the largest value of every region's mask [n, regions].
+    """
+    count = shares.shape[-1]
+    owner = count - 1 - shares.flip(-1).argmax(dim=-1)  # the first of equal ones is found
+    enough = (shares >= 0.5 * peaks[:, None]) & (shares > 0)
+    return torch.nn.functional.one_hot(owner, count).to(shares.dtype) * enough
+
+
+def word_factors(keys: Tensor, outside_weight: float, strengths: Tensor | None = None) -> Tensor:
+    """T for words, with a column for pixels of no region: [words, regions] -> [words, regions + 1]. strengths: of the
+    regions [regions], None for 1: words of a weak one are pushed down as weakly outside as they are lifted inside."""
+    owned = (keys if strengths is None else keys * strengths.clamp(max=1)).amax(dim=-1, keepdim=True)
     others = (owned - keys).clamp_min(0)
     return torch.cat([keys - outside_weight * others, -outside_weight * owned], dim=-1)
 
@@ -143,7 +157,7 @@ def unit_height(q: Tensor, k: Tensor, scale: float, op: RegionBias, bias: Tensor
     if op.score_unit == "hard":
         return q.new_full((), HARD, dtype=torch.float32)
     if op.score_unit == "std":
-        return scores_std(q, k, scale)
+        return scores_std(q, k, scale, bias)
     if op.score_unit == "row std":
         return row_std(q, k, scale, bias)
     scores = score_range(q, k, scale, bias, op.key_stride)
@@ -200,12 +214,15 @@ def _row_std_of_scores(q: Tensor, k: Tensor, scale: float, bias: Tensor) -> Tens
     return variance.clamp_min(MIN_VARIANCE).sqrt()
 
 
-def scores_std(q: Tensor, k: Tensor, scale: float) -> Tensor:
+def scores_std(q: Tensor, k: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
     """Standard deviation of all scores of a call, without the matrix: from centered moments of q and k.
 
     In float32, since some devices have no float64. With dq = q - mean q and dk = k - mean k, a head's scores are
-    dq dk + mean_q dk + dq mean_k + mean_q mean_k, whose first three parts are uncorrelated.
+    dq dk + mean_q dk + dq mean_k + mean_q mean_k, whose first three parts are uncorrelated. bias: as in `row_std`; with
+    one, the scores are passed over, in pieces.
     """
+    if bias is not None:
+        return _std_of_seen_scores(q, k, scale, bias)
     q, k = q.to(precision(q)) * scale, k.to(precision(k))
     mean_q, mean_k = q.mean(dim=2, keepdim=True), k.mean(dim=2, keepdim=True)
     dq, dk = q - mean_q, k - mean_k
@@ -216,3 +233,15 @@ def scores_std(q: Tensor, k: Tensor, scale: float) -> Tensor:
     variance = (pairs + rows + columns).mean() + means.var(correction=0)
     count = means.numel() * q.shape[2] * k.shape[2]
     return (variance * count / max(count - 1, 1)).clamp_min(0).sqrt().float()
+
+
+def _std_of_seen_scores(q: Tensor, k: Tensor, scale: float, bias: Tensor) -> Tensor:
+    """The same where a bias is added; hidden keys do not count. The mean first, then what differs from it."""
+    total, squares, count = (q.new_zeros((), dtype=precision(q)) for _ in range(3))
+    for _, scores in score_chunks(q, k, scale, bias):
+        seen = scores != float("-inf")
+        total, count = total + scores.masked_fill(~seen, 0.0).sum(), count + seen.sum()
+    mean = total / count.clamp_min(1)
+    for _, scores in score_chunks(q, k, scale, bias):
+        squares = squares + (scores - mean).masked_fill(scores == float("-inf"), 0.0).square().sum()
+    return (squares / (count - 1).clamp_min(1)).clamp_min(MIN_VARIANCE).sqrt().float()

@@ -26,6 +26,9 @@ def thing(color: str, shape: str, texture: str, x: float) -> world.Thing:
                        grain=0.0)  # fmt: skip
 
 
+# Of two regions in a picture of 128 pixels: rows, columns of the first, of the second. The second ones are whole tokens
+# of every layer: for the nodes, hard regions have no others.
+PLACES, WHOLE_TOKENS = ((20, 100), (8, 56), (72, 120)), ((32, 96), (0, 32), (64, 96))
 CIRCLE, STAR = thing("red", "circle", "striped", 64.0), thing("blue", "star", "plain", 192.0)
 
 
@@ -69,10 +72,20 @@ def network() -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def options(network: torch.nn.Module, how: train_steered.Operator, strengths: torch.Tensor) -> dict[str, Any]:
+def masks_of(places: tuple, scale: int = 1) -> torch.Tensor:
+    """Of both regions, [2, height, width]."""
+    masks, (rows, *columns) = torch.zeros(2, 128, 128), [slice(*each) for each in places]
+    for mask, own in zip(masks, columns):
+        mask[rows, own] = 1
+    return masks.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+
+
+def options(
+    network: torch.nn.Module, how: train_steered.Operator, strengths: torch.Tensor, places: tuple = PLACES
+) -> dict[str, Any]:
     """Two halves of the picture, in every sample of the batch."""
     masks = torch.zeros(len(strengths), 4, 128, 128)
-    masks[:, 0, 20:100, 8:56], masks[:, 1, 20:100, 72:120] = 1, 1
+    masks[:, :2] = masks_of(places)
     owned = torch.zeros(len(strengths), 77, 4)
     ids = words.encode(TEXT)
     for region, each in enumerate((CIRCLE, STAR)):
@@ -101,9 +114,8 @@ def test_a_sample_of_strength_0_is_left_alone_and_every_layer_is_reached(network
 def test_training_steers_as_the_nodes_do(network: torch.nn.Module, bias: RegionBias) -> None:
     unit = 5.0 if bias.score_unit == "row std" else 1.0
     demo, how = DemoSetup(), train_steered.Operator(bias, unit, 0.4 * unit, 0.0)
-    given = options(network, how, torch.ones(1))
-    masks = torch.zeros(2, 256, 256)
-    masks[0, 40:200, 16:112], masks[1, 40:200, 144:240] = 1, 1
+    places = WHOLE_TOKENS if bias.score_unit == "hard" else PLACES
+    given, masks = options(network, how, torch.ones(1), places), masks_of(places, 2)
     regions = Regions((Region(masks[:1], "a striped red circle"), Region(masks[1:], "a blue star")))
     told = {key: getattr(bias, key) for key in bias.__dataclass_fields__}
     method = Steered(how.text, how.image, "constant", end=1.0, **told)

@@ -15,6 +15,7 @@ import techniques
 import tiny_models as tiny
 import tiny_transformers as transformers
 import torch
+from region_steps import marked, steered, two_regions
 from torch import Tensor
 
 from fovea.attention import hooks
@@ -235,6 +236,18 @@ class TestApart:
             change = (outputs[apart, 1.0] - outputs[apart, 1e-12]).abs().amax(dim=(0, 1, 3))
             assert change[4:].min() > 1e-3, "twin: the right half changes"
             assert bool(change[:4].max() > 1e-4) == reaches
+
+    def test_beside_dense_diffusion_in_either_order(self) -> None:
+        """Installed first or last, the same: neither counts in what the other has done to the scores."""
+        model = tiny.unet("sd15")
+        regions, start = files.halves(files.weights(model, 1), files.weights(model, 2)), tiny.noise()
+        prompt = marked(tiny.prompt(1), two_regions())
+        first, last, without, alone = (
+            tiny.sample(each, start, steps=1, cfg=1.0, positive=prompt)
+            for each in (steered(patched(model, regions, apart=1.0)), patched(steered(model), regions, apart=1.0),
+                         steered(patched(model, regions)), patched(model, regions, apart=1.0))
+        )  # fmt: skip
+        assert far(first, last) < 1e-4 < 0.01 < min(far(without, last), far(alone, last))
 
     def test_one_region_over_everything_costs_nothing(self) -> None:
         model = tiny.unet("sd15")

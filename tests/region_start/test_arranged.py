@@ -194,6 +194,19 @@ class TestRuns:
         )
         assert torch.equal(seen["noise"], noise) and "no layer that can be read" in caplog.text
 
+    def test_a_model_that_sees_tiles_is_left_in_peace_and_told(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Nothing says which part of the picture each of its places is."""
+
+        def tiles(apply: Any, args: dict) -> Tensor:
+            x, t, c = args["input"], args["timestep"], args["c"]
+            return torch.cat([apply(part, t, **c) for part in x.chunk(2, dim=2)], dim=2)
+
+        fine = {"transformer_depth": [1, 1, 1, 1], "transformer_depth_output": [1] * 8}  # halves have fine grids, too
+        model, noise, seen = tiny.unet("sd15", **fine), tiny.noise(64, 64), {}
+        model.set_model_unet_function_wrapper(tiles)
+        tiny.sample(looking(model, seen), noise, positive=marked(tiny.prompt(1), REGIONS, control=control()))
+        assert torch.equal(seen["noise"], noise) and "is not arranged" in caplog.text
+
     def test_a_region_without_words_or_place_moves_nothing(self) -> None:
         model, noise, seen = tiny.unet("sd15"), tiny.noise(64, 64), {}
         nowhere = Regions((Region(torch.zeros(1, 8, 8), "x"), Region(torch.zeros(1, 8, 8), "")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from region_steps import PLACES, assert_alike, boxes, marked, steered, two_regions
 from torch import Tensor
 
-from fovea.attention.conds import Window
+from fovea.attention.conds import Row, RowKey, Window
+from fovea.attention.run import Run
+from fovea.attention.sites import LayerTokens
+from fovea.guidance.region_lora.shares import shares_of_row
+from fovea.guidance.region_start.painting import Painting
 from fovea.guidance.regions import score_bias
 from fovea.guidance.regions.control import RegionControl
 from fovea.guidance.regions.masks import Part, Region, Regions, part_of, token_shares
@@ -124,6 +129,25 @@ class TestWhatTheNetworkSees:
             found.add(tuple(round(float(v) * 10 - 1) for v in per_frame))
         assert found and all(window == tuple(range(window[0], window[0] + len(window))) for window in found), found
         assert set().union(*found) == set(range(frames))
+
+    def test_regions_with_other_numbers_of_masks_keep_step(self, pulls: list) -> None:
+        """Two masks over four frames are for two frames each, beside a region with four: for Dense Diffusion, Region
+        LoRA and Region Start."""
+        wan, counts = dit.build("wan"), (2, 4)
+        masks = ((torch.arange(1.0, n + 1) / 10)[:, None, None].expand(n, 16, 16) for n in counts)
+        regions = Regions(tuple(Region(mask, name) for mask, name in zip(masks, "ab")), "share")
+        wanted = torch.tensor([[(f * n // 4 + 1) / 10 for n in counts] for f in range(4)])
+        prompt = marked(dit.prompt(1), regions, ((1,), (2,)), control=ALWAYS)
+        dit.sample(steered(wan), dit.noise("wan", 16, 16, frames=4), positive=prompt, steps=1)
+        assert pulls
+        for queries, _ in pulls:
+            torch.testing.assert_close(queries[0, :, :2].unflatten(0, (4, -1))[:, 0], wanted)
+        row = Row(RowKey((), 0, None), 0, uuid.uuid4(), None, {}, 0, 1)
+        tokens = LayerTokens(grid=(4, 8, 8), extent=(4, 16, 16))
+        shares = shares_of_row(row, Run((), size=(4, 16, 16)), (4, 16, 16), tokens, regions, 1.0)
+        torch.testing.assert_close(shares[0].unflatten(0, (4, -1))[:, 0], wanted)
+        painting = Painting(regions, torch.eye(3)[:, :2]).fitted(torch.zeros(1, 2, 4, 16, 16))
+        torch.testing.assert_close(painting[0, :, :, 0, 0].T, wanted)
 
     def test_windows_of_a_batch_have_their_pictures_masks(self, model: Any) -> None:
         left, right = boxes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,16 +159,18 @@ class TestBatches:
             prompt = marked(dit.prompt(1), two_regions(masks), control=control)
             assert_alike(got[i : i + 1], dit.sample(patched, start[:1], positive=prompt))
 
-    def test_masked_prompts_have_a_mask_per_picture_there_too(self, shapesworld: dict) -> None:
+    def test_masked_prompts_have_a_mask_per_picture_there_too(self) -> None:
         left, right = boxes()
         several, model = two_regions((torch.cat([left, right]), torch.cat([right, left]))), dit.build("qwen")
         start = dit.noise("qwen").repeat_interleave(2, dim=0)
         texts = iter([dit.prompt(1), dit.prompt(3)] * 4)
+        # What encodes the empty prompt of places of no region, as wide as this model's.
+        clip = SimpleNamespace(tokenize=str, encode_from_tokens_scheduled=lambda _tokens: dit.prompt(4))
 
         def drawn(regions: Regions, noise: Tensor) -> Tensor:
             items = tuple(replace(each, conditioning=next(texts)) for each in regions.items)
             conditioning = FoveaRegionsToConditioning.execute(
-                shapesworld["clip"], Regions(items), "", 0.0, {"samples": noise}
+                clip, Regions(items), "", 0.0, {"samples": noise}
             ).result[0]
             return dit.sample(model, noise, positive=conditioning)
 

@@ -128,6 +128,8 @@ class TestWhoseWords:
         assert found.free == (4, 8, *range(11, 77)), "without the start token, with those that sum up the prompt"
         found = prompt_encoding.find_regions(clip, prompt, ["a star", "a star"])
         assert found.tokens == [(9, 10)] * 2 and len(found.notes) == 1
+        found = prompt_encoding.find_regions(clip, "a dog, a dog and a dog", ["a dog", "a dog"])
+        assert found.tokens == [(1, 2), (4, 5)] and found.free[:4] == (3, 6, 7, 8), "the third is nobody's"
         found = prompt_encoding.find_regions(clip, "red star, red star", ["red star", ""])
         assert found.tokens == [(1, 2, 4, 5), ()] and found.free[0] == 3
 
@@ -304,6 +306,65 @@ class TestConcat:
 
 
 class TestRegionsToConditioning:
+    @pytest.mark.parametrize("prompt, strength", [("", 0.5), ("", 0.0), (PROMPT, 0.0)])
+    def test_places_of_no_region_have_the_prompt(self, model: Any, clip: Any, prompt: str, strength: float) -> None:
+        """Where no prompt acted, ComfyUI would predict 0 and CFG turn the negative prompt around."""
+        (conditioning,) = FoveaRegionsToConditioning.execute(
+            clip, region(halves(32)[0], "a red star"), prompt, strength
+        ).result
+        negative, start = prompt_encoding.encode(clip, "ugly"), tiny.noise(32, 32)
+        got, there, elsewhere = (
+            tiny.sample(model, start, 5.0, 1, positive, negative)
+            for positive in (conditioning, *(prompt_encoding.encode(clip, text) for text in ("a red star", prompt)))
+        )
+        assert relative(got[..., 16:], elsewhere[..., 16:]) < 1e-5
+        assert relative(got[..., :16], there[..., :16]) < 1e-2, "beside a region it weighs nothing"
+
+    def test_the_prompt_is_left_out_where_regions_are_everywhere_always(self, clip: Any) -> None:
+        everywhere = torch.ones(1, 8, 8)
+
+        def made(*windows: tuple[float, float], prompt: str = "", strength: float = 0.5) -> list:
+            regions = None
+            for start, end in windows:
+                regions = region(everywhere, "a star", regions, start_percent=start, end_percent=end)
+            return FoveaRegionsToConditioning.execute(clip, regions, prompt, strength).result[0]
+
+        assert ["mask" in options for _, options in made((0.0, 1.0))] == [True]
+        assert ["mask" in options for _, options in made((0.0, 1.0), prompt="x")] == [True, False]
+        (_, options), (_, alone) = made((0.0, 0.5))
+        assert (options["start_percent"], options["end_percent"]) == (0.0, 0.5) and 0 < alone["strength"] < 1e-3
+        turns = made((0.0, 0.5), (0.5, 1.0))
+        assert [(o["start_percent"], o["end_percent"], float(o["mask"].min())) for _, o in turns] == [
+            (0.0, 0.5, 1.0), (0.5, 1.0, 1.0)]  # fmt: skip
+
+    def test_a_region_behind_has_its_place_until_another_begins(self, clip: Any) -> None:
+        left, _ = halves(32)
+        regions = region(left, "a circle", region(torch.ones(1, 32, 32), "a star"), start_percent=0.25, end_percent=0.5)
+        behind = [
+            (o["start_percent"], o["end_percent"], float(o["mask"].mean()))
+            for _, o in FoveaRegionsToConditioning.execute(clip, regions, "", 0.5).result[0][:3]
+        ]
+        assert behind == [(0.0, 0.25, 1.0), (0.25, 0.5, 0.5), (0.5, 1.0, 1.0)]
+
+    def test_a_conditioning_keeps_its_own_range(self, clip: Any) -> None:
+        later, (left, right) = comfy_nodes.ConditioningSetTimestepRange(), halves(32)
+        ranged = later.set_range(prompt_encoding.encode(clip, "a star"), 0.3, 1.0)[0]
+        regions = region(right, "a circle", region(left, "", conditioning=ranged), end_percent=0.6)
+        (_, given), (_, windowed), _ = FoveaRegionsToConditioning.execute(clip, regions, "", 0.5).result[0]
+        assert (given["start_percent"], given["end_percent"]) == (0.3, 1.0)
+        assert (windowed["start_percent"], windowed["end_percent"]) == (0.0, 0.6)
+
+    def test_a_negative_prompt_alone_asks_for_nothing_and_is_told(
+        self, clip: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Its place stays its own: nobody else's, so the prompt's."""
+        left, _ = halves(32)
+        (front,) = FoveaRegion.execute(left, "", 1.0, "ugly", region(torch.ones(1, 32, 32), "a star")).result
+        with caplog.at_level(logging.WARNING):
+            (_, star), (_, alone) = FoveaRegionsToConditioning.execute(clip, front, "", 0.5).result[0]
+        assert torch.equal(star["mask"], 1 - left) and "mask" not in alone
+        assert "'region 2' has a negative prompt, which does nothing here" in caplog.text
+
     @pytest.mark.parametrize("count, frames", [(9, 3), (3, 3), (1, 3), (2, 5)])
     def test_masks_of_a_film_fit_its_frames(self, clip: Any, count: int, frames: int) -> None:
         wan, start = dit.build("wan"), dit.noise("wan", 16, 16, frames=frames)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reference import dense as reference
 from torch import Tensor
 
+from fovea.attention import chunked_softmax
 from fovea.guidance.regions import augmented_attention, score_bias
 from fovea.guidance.regions.masks import Region, Regions, of_batch, token_shares, vanishing
 from fovea.guidance.regions.score_bias import RegionBias
@@ -142,6 +143,35 @@ def test_words_of_other_regions_are_pushed_down() -> None:
     bias = amount[0, :, None] * torch.tensor([red, [0.25 * (r + b) + 0.5 * f for r, b, f in zip(red, blue, free)]])
     scores = scores + (scores.amax(-1, keepdim=True) - scores.amin(-1, keepdim=True)) * bias
     torch.testing.assert_close(got, joined(scores.softmax(-1) @ heads(v[0])), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("weak", [0.0, 0.05, 0.5, 1.0, 3.0])
+def test_words_of_a_weak_region_are_pushed_down_as_little(weak: float) -> None:
+    """Outside of its place; with the other region's words, which are as they were, and at strength 1 bit for bit."""
+    words = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]]).float()  # the last is of both
+    given, plain = score_bias.word_factors(words, 0.7, torch.tensor([weak, 1.0])), score_bias.word_factors(words, 0.7)
+    assert torch.equal(given[[0, 2, 3]], plain[[0, 2, 3]])
+    down = -0.7 * min(weak, 1.0)
+    torch.testing.assert_close(given[1], torch.tensor([1.0, down, down]))
+    assert torch.equal(score_bias.word_factors(words, 0.7, torch.tensor([max(weak, 1.0), 2.0])), plain)
+
+
+@pytest.mark.parametrize("chunk", [64, 10**9])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 5), (2, 1, 1, 5), (2, HEADS, 7, 5)])
+def test_std_is_that_of_the_scores_that_are_seen(
+    shape: tuple, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked_softmax, "chunk_bytes_for", lambda *_: chunk)
+    q, k, _ = tensors(3, 2, 7, 5)
+    q, k = (augmented_attention.split_heads(t, HEADS, False) for t in (q, k))
+    bias = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    bias[..., 2] = float("-inf")
+    scores = (torch.einsum("bhid,bhjd->bhij", q, k) * 0.3 + bias).double()
+    seen = scores[scores > float("-inf")]
+    assert len(seen) == scores.numel() * 4 / 5
+    torch.testing.assert_close(score_bias.scores_std(q, k, 0.3, bias), seen.std().float())
+    hidden = score_bias.scores_std(q, k, 0.3, torch.full(shape, float("-inf")))
+    assert torch.isfinite(hidden) and hidden < 1e-3, "where nothing is seen there is nothing to count in"
 
 
 def test_std_is_that_of_all_scores() -> None:
@@ -289,6 +319,41 @@ def test_a_thin_region_keeps_its_strongest_token() -> None:
     assert vanishing(regions.canvas(), (64, 64)) == []
 
 
+def dot(y: int, x: int, size: int = 2) -> Tensor:
+    mask = torch.zeros(1, 64, 64)
+    mask[0, y : y + size, x : x + size] = 1
+    return mask
+
+
+@pytest.mark.parametrize("overlap", ["top", "share"])
+def test_thin_regions_share_their_strongest_token(overlap: str) -> None:
+    """Two dots of four pixels in one cell of a coarse grid: each has half of it, what else is there has the rest."""
+    dots, wide = [dot(17, 17), dot(20, 20)], torch.ones(1, 64, 64)
+    canvas = Regions((Region(wide), *map(Region, dots)), overlap).canvas()
+    coarse = token_shares(canvas, (8, 8), (64, 64), (64, 64))[0].unflatten(0, (8, 8))
+    means = canvas[0].unflatten(1, (8, 8)).unflatten(3, (8, 8)).mean(dim=(2, 4)).movedim(0, -1)
+    peak = {"top": 1.0, "share": 0.5}[overlap]  # of a dot, over the wide one
+    torch.testing.assert_close(coarse[2, 2], torch.tensor([means[2, 2, 0] * (1 - peak), peak / 2, peak / 2]))
+    coarse[2, 2] = means[2, 2]
+    torch.testing.assert_close(coarse, means, msg="elsewhere nothing changes")
+    lone = token_shares(Regions((Region(wide), Region(dots[0]))).canvas(), (8, 8), (64, 64), (64, 64))
+    assert lone[0, 18].tolist() == [0, 1], "one alone has all of it"
+
+
+def test_a_thin_region_does_not_take_the_only_token_of_another() -> None:
+    """A box that fills 0.6 of a cell and hardly anything beside it, with a dot in that cell."""
+    box = dot(16, 16, 8)
+    box[0, 21:] = 0
+    regions = Regions((Region(box), Region(dot(21, 17))))
+    shares = token_shares(regions.canvas(), (8, 8), (64, 64), (64, 64))[0]
+    assert shares[18].tolist() == [0.5, 0.5] and shares.sum() == 1
+    box[0, 8:16, 16:24] = 1  # another large cell: now the first can be spared
+    shares = token_shares(Regions((Region(box), regions.items[1])).canvas(), (8, 8), (64, 64), (64, 64))[0]
+    assert shares[18].tolist() == [0, 1] and shares[10].tolist() == [1, 0]
+    part = token_shares(Regions((Region(box), regions.items[1])).canvas(), (4, 4), (32, 32), (64, 64), (16, 16))[0]
+    assert part[0].tolist() == [0, 1], "also where the part that is seen has no other"
+
+
 def test_the_last_painted_is_on_top() -> None:
     below, above = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
     above[0, 0, 0], above[0, 1, 1] = 1, 0.5
@@ -305,6 +370,40 @@ def test_masks_of_other_sizes_and_numbers_are_fitted() -> None:
     canvas = Regions((Region(one), Region(many)), "share").canvas()
     assert canvas.shape == (3, 2, 16, 8)
     assert canvas[1, :, 0, 0].tolist() == [0.5, 0.5] and canvas[2, :, 0, 0].tolist() == [1, 0]
+
+
+def numbered(*counts: int) -> Regions:
+    """Regions with so many masks each; mask i of region r is all (i + 1) / 100."""
+    masks = (torch.arange(1.0, n + 1)[:, None, None].expand(n, 2, 2) / 100 for n in counts)
+    return Regions(tuple(Region(mask) for mask in masks), "share")
+
+
+@pytest.mark.parametrize("counts", [(2, 3), (1, 4), (4, 6), (3, 3), (7, 5, 2)])
+def test_masks_of_pictures_go_round_each_by_itself(counts: tuple[int, ...]) -> None:
+    """Picture i has mask i modulo their number, of every region, in a batch of any size."""
+    shares = token_shares(numbered(*counts).canvas(), (2, 2), (2, 2), (2, 2))
+    found = (of_batch(shares, 150, None)[:, 0] * 100).round().int().tolist()
+    if math.lcm(*counts) <= 64:
+        assert found == [[i % n + 1 for n in counts] for i in range(150)]
+    assert found[:64] == [[i % n + 1 for n in counts] for i in range(64)]
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 8])
+@pytest.mark.parametrize("counts", [(2, 4), (2, 3), (1, 4), (3, 3)])
+def test_masks_of_frames_are_spread_each_by_itself(counts: tuple[int, ...], frames: int) -> None:
+    shares = token_shares(numbered(*counts).canvas(frames=True), (2, 2), (2, 2), (2, 2))
+    found = of_batch(shares, 1, frames, tuple(range(frames)), 8)[0, ::4] * 100
+    wanted = [[f * n // 8 + 1 for n in counts] for f in range(frames)]
+    assert found.round().int().tolist() == wanted
+
+
+def test_a_film_of_many_masks_is_not_multiplied() -> None:
+    for frames in (False, True):
+        assert len(numbered(81, 80, 1).canvas(frames)) == 81
+        assert len(numbered(81, 81, 1).canvas(frames)) == 81
+    assert numbered(1, 5, 5).canvas() is not numbered(1, 5, 5).canvas(), "twin: two of their own"
+    same = numbered(1, 5, 5)
+    assert same.canvas() is same.canvas(frames=True)
 
 
 def test_frames_get_their_own_masks() -> None:
