@@ -187,12 +187,6 @@ class TestFaults:
         assert float(best.losses[0]) == min(float(noises[n][0, 1]) for n in (1, 2, 7))
         assert float(best.losses[1]) == min(float(noise[1, 1]) for noise in noises)
 
-    def test_what_is_below_everything_is_dropped(self) -> None:
-        noises = drawn(8)
-        noises[3][0, 1] = -math.inf
-        best = search(Numbers(9), noises, rounds=0)
-        assert best.dropped == 1 and float(best.losses[0]) == min(float(n[0, 1]) for n in noises if n is not noises[3])
-
     def test_nothing_finite(self) -> None:
         noises = drawn(8)
         for noise in noises:
