@@ -160,7 +160,7 @@ def test_an_unreadable_drawing_is_left_alone(painter) -> None:
     for side, pixels in (("width", 512), ("height", 320)):
         page.evaluate(CHANGE, [side, pixels])
         assert page.evaluate(PAINTING) == UNREADABLE
-    painter.drag((0.2, 0.5), (0.8, 0.5))
+    painter.drag((0.2, 0.3), (0.8, 0.7))
     assert painter.value()["width"] == 512 and painter.value()["height"] == 320
     page.evaluate(CHANGE, ["width", 256])
     painter.button("Undo")
