@@ -91,6 +91,34 @@ def test_painting_goes_on_after_the_graphs_undo(page, client, settings, renderer
     assert painter.text() == text and page.locator(".fovea-painter").count() == 1 and not page.ours()
 
 
+# The painter's text in the editor's newest draft.
+DRAFT = """() => {
+    const all = Object.values(localStorage).filter(text => text.includes('FoveaRegionPainter')).map(JSON.parse);
+    const { data } = all.filter(draft => draft.data).sort((a, b) => b.updatedAt - a.updatedAt)[0];
+    return JSON.parse(data).nodes.find(node => node.type === 'FoveaRegionPainter').widgets_values.at(-1); }"""
+HIDDEN_FOR_A_MOMENT = """async () => {
+    const wait = (time) => new Promise(resolve => setTimeout(resolve, time));
+    const press = (label) => document.querySelector(`.fovea-panel button[aria-label^="${label}"]`).click();
+    await wait(700);
+    press("Hide this region");
+    await wait(260);
+    press("Undo"); }"""
+
+
+@both_renderers
+def test_the_draft_is_what_is_seen(page, client, settings, renderer: str) -> None:
+    """The editor writes its draft half a second after it has seen a change: here between another one and its undo."""
+    painter = loaded(page, client, settings, renderer)
+    painter.tool("rectangle")
+    painter.still()
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    text = painter.text()
+    page.evaluate(HIDDEN_FOR_A_MOMENT)
+    assert painter.text() == text
+    page.wait_for_timeout(2500)
+    assert page.evaluate(DRAFT) == text
+
+
 LOADER = "window.app.graph.nodes.find(node => node.type === 'LoadImage')"
 # Load Image, connected to the painter, or with another file.
 LOAD = f"""name => {{

@@ -16,7 +16,6 @@ const WIDGET = "FOVEA_PAINTER"; // no name of ComfyUI's own, which would take it
 const MIN_WIDTH = 720; // of a new node: the regions are beside the painting
 const NEW_HEIGHT = 480; // of a new node's panel
 const OTHER_WIDGETS = 220; // their height
-const SETTLED_AFTER = 300; // ms without another change: strokes in quick succession are one step of the graph's undo
 
 // Nodes that are cloned and thrown away are never told so: stores are only held as long as somebody else does.
 const stores = new Set();
@@ -81,7 +80,7 @@ function sizeOf(node) {
 function painter(node, name) {
   useLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));
   const [width, height] = sizeOf(node), { palette, ...wishes } = preferences();
-  let widget = null, waiting = 0;
+  let widget = null;
   usePalette(palette);
   const store = new Store({
     width, height, ...wishes,
@@ -89,8 +88,8 @@ function painter(node, name) {
     loraNames: host.loraNames,
     onChange(settled) {
       widget?.callback?.(store.text);
-      clearTimeout(waiting);
-      if (settled) waiting = setTimeout(host.captureStep, SETTLED_AFTER);
+      // At once: the editor may write its draft at any time, and again only once it has captured another state.
+      if (settled) host.captureStep();
     },
   });
   const panel = new Panel(store, host.keepFromGraph, () => widget && requestAnimationFrame(() => grow(node)));
@@ -109,7 +108,6 @@ function painter(node, name) {
   followSize(node, store);
   const removed = widget.onRemove;
   widget.onRemove = function (...given) {
-    clearTimeout(waiting);
     panel.dispose();
     return removed?.apply(this, given);
   };
