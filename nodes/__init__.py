@@ -6,9 +6,11 @@ from types import ModuleType
 
 from . import (
     attention_map,
+    clip_guidance,
     demo_model,
     encoder_schedule,
     experts,
+    masked_prompts,
     noise_optimization,
     region_layouts,
     region_lora,
@@ -25,5 +27,5 @@ from . import (
 # In the order in which the editor is told of them.
 MODULES: tuple[ModuleType, ...] = (
     demo_model, sag, attention_map, region_sources, region_painter, region_layouts, region_lora, region_start, regions,
-    saliency, scorers, noise_optimization, experts, encoder_schedule, style,
+    masked_prompts, saliency, scorers, noise_optimization, clip_guidance, experts, encoder_schedule, style,
 )  # fmt: skip

@@ -86,7 +86,10 @@ def _tokens(clip: CLIP | None, prompt: str, phrase: str, positive: list) -> tupl
     if not phrase.strip():
         return ()
     if clip is None or not prompt.strip():
-        raise ValueError(f"{NAME}: to find a phrase, connect clip and give the prompt that positive was encoded from.")
+        raise ValueError(
+            f"{NAME}: to find a phrase, connect clip (of a checkpoint that has a text encoder) and give the prompt that "
+            "positive was encoded from."
+        )
     return phrase_tokens(clip, prompt, phrase.strip(), positive[0][0].shape[1])
 
 

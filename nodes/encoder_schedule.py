@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..guidance.encoder_schedule import curves as schedule
-from .ui import charts
+from .ui import charts, errors
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP
@@ -55,8 +55,8 @@ class FoveaEncoderSchedule(io.ComfyNode):
                 io.Float.Input("guidance", default=3.5, min=0.0, max=100.0, step=0.1, advanced=True,
                                tooltip="Flux's built-in guidance. Other models do not get it."),
                 io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, optional=True, advanced=True,
-                               tooltip="Where in the schedule this prompt begins. Use it in place of Conditioning (Set "
-                               "Timestep Range), which would make all segments act in every step."),
+                               tooltip="Where in the schedule this prompt begins. Use it in place of "
+                               "ConditioningSetTimestepRange, which would make all segments act in every step."),
                 io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, optional=True, advanced=True,
                                tooltip="Where in the schedule this prompt ends."),
             ],
@@ -71,6 +71,7 @@ class FoveaEncoderSchedule(io.ComfyNode):
         cls, clip: CLIP, prompt: str, clip_prompt: str, t5_prompt: str, curves: str, clip_curve: str, t5_curve: str,
         segments: int, guidance: float, start_percent: float = 0.0, end_percent: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
+        errors.needs_clip(clip, NAME)
         given = schedule.PRESETS.get(curves, (clip_curve, t5_curve))
         lines = [schedule.parse_curve(line, f"{NAME}: {name}")
                  for line, name in zip(given, ("clip_curve", "t5_curve"))]  # fmt: skip

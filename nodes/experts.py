@@ -218,7 +218,7 @@ class FoveaExpertSigmas(io.ComfyNode):
         name = "Expert Sigmas"
         switch = _checked(model, experts, 0.0, "auto", "sigma", name)
         counts = [part.strip() for part in steps.split(",") if part.strip()]
-        if not all(count.isdigit() and int(count) <= 10_000 for count in counts):
+        if not all(count.isdecimal() and int(count) <= 10_000 for count in counts):
             raise ValueError(f"{name}: steps is {steps!r}. Write a whole number for each model, such as: 10, 10")
         models = [model, *(expert.model for expert in switch.experts)]
         try:

@@ -1,4 +1,4 @@
-"""Optimizing the starting latent: the search by gradients, the search without, and the papers' baseline."""
+"""Optimizing the starting latent: the search by gradients, and the search without."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..guidance.noise_optimization import update_rules
 from ..guidance.noise_optimization.candidate_legs import FIRST_CUT
-from ..guidance.noise_optimization.clip_guidance import ClipGuidance
 from ..guidance.noise_optimization.config import (
     SEARCHES,
     CandidateSearch,
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from comfy.sd import VAE
 
 OPTIMIZE, BEST_OF_N = "Optimize Latent", "Best of N"
-CLIP_GUIDANCE = "CLIP Guidance"
 ALIASES = ["latent optimization", "noise optimization"]
 
 
@@ -65,7 +63,8 @@ def _sampling_inputs(sampler: str = "") -> list[io.Input]:
         io.Vae.Input("vae", tooltip="Decodes what is scored. A tiny autoencoder saves time and memory."),
         io.Conditioning.Input("positive", tooltip="The prompt, as for a sampler."),
         io.Conditioning.Input("negative", tooltip="The negative prompt, as for a sampler."),
-        io.Latent.Input("latent_image", tooltip="Empty latents, or pictures to start from. Each of a batch by itself."),
+        io.Latent.Input("latent_image", tooltip="Empty latents; or pictures with an inpainting mask (Set Latent Noise "
+                        "Mask): without one they are drawn over. Each of a batch by itself."),
         ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
         io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures should show, for the scorer."),
         io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
@@ -163,9 +162,10 @@ class FoveaOptimizeLatent(_Search):
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
                                tooltip="Stop after this many seconds. 0: never."),
                 SaliencyType.Input("saliency_model", optional=True,
-                                   tooltip="From Load Saliency Model. Without one: the spectral residual."),
+                                   tooltip="From Load Saliency Model. Without one: the spectral residual. Used where "
+                                   "salient_weight is above 0 (preset SGOOL, or set it in default or custom)."),
                 io.Mask.Input("mask", optional=True,
-                              tooltip="Where the picture matters, instead of a saliency model."),
+                              tooltip="Where the picture matters, instead of a saliency model. Used as that is."),
                 *_search_inputs(),
                 io.Float.Input("candidate_share", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
                                advanced=True, tooltip="With a limit of seconds: what part of them is for candidates. "
@@ -191,21 +191,28 @@ class FoveaOptimizeLatent(_Search):
         chosen = replace(PRESETS[name], **changed)
         rule = update_rules.RULES[chosen.update_rule]()
         iterations = chosen.iterations if chosen.learning_rate > 0 else 0
+        goal, notes = _region_goal(regions, region_weight)
+        saliency = mask if mask is not None else (saliency_model or spectral_residual)
+        if chosen.salient_weight == 0:
+            saliency, unseen = None, {"mask": mask, "saliency_model": saliency_model}
+            notes += [f"{one} does nothing: salient_weight is 0 (presets default, SGOOL and custom show it)."
+                      for one, given in unseen.items() if given is not None]  # fmt: skip
         config = OptimizationConfig(
             scorer, prompt,
             SalientLoss(chosen.salient_weight, chosen.cutouts, chosen.salient_views, resize=chosen.view_resize),
             type(rule)(rate=rule.rate * chosen.learning_rate), Limits(iterations, seconds, patience),
-            mask if mask is not None else (saliency_model or spectral_residual), chosen.saliency_interval, chosen.mode,
+            saliency, chosen.saliency_interval, chosen.mode,
             candidates=chosen.candidates, backprop_steps=gradient_steps(chosen.gradient_path, chosen.backprop_steps),
             search=CandidateSearch(rounds, prune_percent, batch_size, share=candidate_share),
-            regions=_region_goal(regions, region_weight),
+            regions=goal,
         )  # fmt: skip
         progress = _Progress(evaluations(chosen.mode, steps, iterations, chosen.candidates, config.backprop_steps,
                                          config.search))  # fmt: skip
-        with _advice(inputs, with_gradients=True):
+        with _advice(inputs, gradients_of="the decoder" if chosen.gradient_path == "past_model" else "the model"):
             result = optimize_noise(inputs, config, progress.on_evaluation, progress.on_model_call)
         CANCELS[_node_id(cls)] += result.best.canceled
-        return _result(result, inputs, latent_image, config, scorer, "iteration", OPTIMIZE)
+        return _result(result, inputs, latent_image, config, "iteration", OPTIMIZE,
+                       [*prompt_lines(scorer, prompt), *notes])  # fmt: skip
 
 
 class FoveaBestOfN(_Search):
@@ -256,56 +263,15 @@ class FoveaBestOfN(_Search):
         name, own = choice.chosen(method, "method", SEARCHES, BEST_OF_N)
         strength = own.get("particle_strength", STRENGTH)
         search = CandidateSearch(rounds, prune_percent, batch_size, sampler_name, name, strength)
+        goal, notes = _region_goal(regions, region_weight)
         config = OptimizationConfig(scorer, prompt, SalientLoss(weight=0.0), update_rules.Doodl(), Limits(0, seconds),
-                                    candidates=candidates, search=search,
-                                    regions=_region_goal(regions, region_weight))  # fmt: skip
+                                    candidates=candidates, search=search, regions=goal)  # fmt: skip
         progress = _Progress(search.steps(candidates, steps))
-        with _advice(inputs, with_gradients=False):
+        with _advice(inputs):
             result = best_of_n(inputs, config, progress.on_evaluation, progress.on_model_call)
         CANCELS[_node_id(cls)] += result.best.canceled
-        return _result(result, inputs, latent_image, config, scorer, "candidate", BEST_OF_N)
-
-
-class FoveaCLIPGuidance(io.ComfyNode):
-    """Inputs are only ever appended."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FoveaCLIPGuidance",
-            display_name=CLIP_GUIDANCE,
-            category="Fovea/latent",
-            description=(
-                "Pushes every sampling step to where a scorer likes the picture: the baseline of DOODL and SGOOL. "
-                "Works with every sampler; costs one more model evaluation per step, and its gradient."
-            ),
-            is_experimental=True,
-            search_aliases=[*ALIASES, "CLIP guidance", "classifier guidance"],
-            inputs=[
-                io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
-                io.Vae.Input("vae", tooltip="Decodes what is scored, at every step: a tiny autoencoder saves time."),
-                ScorerType.Input("scorer", tooltip="From Load Scorer: what judges the pictures."),
-                io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures should show."),
-                io.Float.Input("scale", default=20.0, min=0.0, max=100000.0, step=1.0,
-                               tooltip="How strongly to push. 0 is off: the same picture bit for bit, at no cost."),
-                io.Int.Input("cutouts", default=0, min=0, max=64, advanced=True,
-                             tooltip="0 scores the whole picture. n: n random squares, of which the best counts."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the schedule guidance begins: 0.0 is the first step."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the schedule guidance ends. Steps outside the window cost nothing."),
-            ],
-            outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
-        )  # fmt: skip
-
-    @classmethod
-    @errors.of_node(CLIP_GUIDANCE)
-    def execute(
-        cls, model: ModelPatcher, vae: VAE, scorer: Scorer, prompt: str, scale: float, cutouts: int,
-        start_percent: float, end_percent: float,
-    ) -> io.NodeOutput:  # fmt: skip
-        guidance = ClipGuidance(scorer, vae, prompt, scale, cutouts, start_percent, end_percent)
-        return io.NodeOutput(guidance.patched(model))
+        return _result(result, inputs, latent_image, config, "candidate", BEST_OF_N,
+                       [*prompt_lines(scorer, prompt), *notes])  # fmt: skip
 
 
 def _sampling_values(
@@ -319,27 +285,32 @@ def _sampling_values(
                           preview_vae)  # fmt: skip
 
 
-def _region_goal(regions: Regions | None, weight: float) -> RegionGoal | None:
-    """Those regions that have a prompt; None where there is none."""
-    items = [region for region in regions.items if region.prompt.strip()] if regions is not None else []
-    return RegionGoal([r.mask for r in items], [r.prompt for r in items], weight) if items else None
+def _region_goal(regions: Regions | None, weight: float) -> tuple[RegionGoal | None, list[str]]:
+    """Those regions that act and have a prompt, None where there is none; and what there is to say of the others."""
+    if regions is None:
+        return None, []
+    items = [region for region in regions.acting.items if region.prompt.strip()]
+    goal = RegionGoal([r.mask for r in items], [r.prompt for r in items], weight) if items else None
+    return goal, [*regions.idle(), *([] if items else ["No region has a prompt: regions are not scored."])]
 
 
 @contextlib.contextmanager
-def _advice(inputs: SamplingInputs, with_gradients: bool) -> Iterator[None]:
-    """Say what to do where memory does not suffice."""
+def _advice(inputs: SamplingInputs, gradients_of: str = "") -> Iterator[None]:
+    """Say what to do where memory does not suffice. gradients_of: the decoder alone, or the model; "" for neither."""
     try:
         yield
     except mm.OOM_EXCEPTION as why:
         batch, *_, height, width = inputs.latent.shape
-        gradients = (
-            "Gradients need several times the memory of plain sampling, whatever the number of steps: use a smaller "
-            "picture, a batch of one, a tiny autoencoder (TAESD) as vae, or gradient_path past_model, which takes none "
-            "of the model's."
-        )
-        plain = "Use a smaller picture, or fewer pictures in the batch."
-        said = f"Out of memory with {batch} picture(s), latents of {width} x {height}."
-        raise RuntimeError(f"{said} {gradients if with_gradients else plain}") from why
+        cures = ["a smaller picture", "a batch of one"]
+        if gradients_of:
+            cures.append("a tiny autoencoder (TAESD) as vae")
+        if gradients_of == "the model":
+            cures.append("preset default (gradient_path past_model), which takes no gradient of the model")
+        why_so_much = "Gradients need several times the memory of plain sampling. " if gradients_of else ""
+        raise RuntimeError(
+            f"Out of memory with {batch} picture(s), latents of {width} x {height}. {why_so_much}Use "
+            f"{', '.join(cures[:-1])}, or {cures[-1]}."
+        ) from why
 
 
 class _Progress:
@@ -375,11 +346,12 @@ class FixedNoise:
 
 
 def _result(
-    result: OptimizationResult, inputs: SamplingInputs, latent: dict, config: OptimizationConfig, scorer: Scorer,
-    trial: str, node: str,
+    result: OptimizationResult, inputs: SamplingInputs, latent: dict, config: OptimizationConfig, trial: str,
+    node: str, notes: list[str],
 ) -> io.NodeOutput:  # fmt: skip
-    best, about_prompt = result.best, prompt_lines(scorer, config.prompt)
-    notices.report(node, [*about_prompt, *search_report.warnings(result)])
+    """notes: what there is to say of the node's inputs, a line for each."""
+    best = result.best
+    notices.report(node, [*notes, *search_report.warnings(result)])
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
     return io.NodeOutput(
@@ -387,9 +359,9 @@ def _result(
         {**kept, "samples": best.sampled.cpu().float()},
         best.pictures.movedim(1, -1).cpu().float(),
         curve[None],
-        "\n".join([*about_prompt, *search_report.lines(result, config)]),
+        "\n".join([*notes, *search_report.lines(result, config)]),
         FixedNoise(best.start.cpu().float(), result.seeds[0]),
     )
 
 
-NODES: list[Any] = [FoveaOptimizeLatent, FoveaBestOfN, FoveaCLIPGuidance]
+NODES: list[Any] = [FoveaOptimizeLatent, FoveaBestOfN]

@@ -237,7 +237,7 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
             search_aliases=[*ALIASES, "bounding box", "layout", "GLIGEN"],
             inputs=[
                 io.MultiType.Input(
-                    "boxes", [io.Array, io.BoundingBox, io.String],
+                    "boxes", [io.Array, io.BoundingBox, io.String], optional=True,
                     tooltip="Elements (with descriptions), bboxes in pixels as RT-DETR and SAM3 find them, or JSON "
                     "text of either, of Florence-2, or a layout prompt.",
                 ),
@@ -261,12 +261,14 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, boxes: Any, width: int, height: int, prompts: str, strength: float, regions: Regions | None = None,
-        masks: Tensor | None = None,
+        cls, width: int, height: int, prompts: str, strength: float, regions: Regions | None = None,
+        masks: Tensor | None = None, boxes: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         name = "Regions from Boxes"
+        if boxes is None and masks is None:
+            raise ValueError(f"{name}: connect boxes, or masks.")
         try:
-            parsed = box_formats.parse_boxes(boxes, width, height)
+            parsed = [] if boxes is None else box_formats.parse_boxes(boxes, width, height)
         except ValueError as why:
             raise ValueError(f"{name}: boxes: {why}") from None
         if masks is not None:

@@ -91,8 +91,9 @@ class FoveaRegionStart(io.ComfyNode):
             f"{region.prompt or f'region {i + 1}'!r} has no color word: it is left out. Give the region a color."
             for i, (region, color) in enumerate(zip(acting.items, found)) if color is None
         ]  # fmt: skip
-        if behind is None and len(background.split()) > 1 and image is None:
-            notes.append("background names no color: what is behind the regions is left to the seed.")
+        if behind is None and background.strip() and image is None:
+            notes.append("background names no color: what is behind the regions is left to the seed. A color is "
+                         "#f3f3f0, or a name such as white or dark blue.")  # fmt: skip
         told = notices.report(NAME, notes)
         every = (*found, behind)
         shown = painting.picture(acting.canvas(), every, PREVIEW_SIDE)

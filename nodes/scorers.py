@@ -129,6 +129,7 @@ class FoveaScorerFromCLIP(io.ComfyNode):
     @classmethod
     @errors.of_node(FROM_CLIP)
     def execute(cls, clip_vision: Any, clip: Any) -> io.NodeOutput:
+        errors.needs_clip(clip, FROM_CLIP)
         with torch.inference_mode(False):
             return io.NodeOutput(comfy_clip.clip_pair(clip_vision, clip))
 

@@ -15,8 +15,9 @@ from fovea.guidance.regions import prompt_encoding
 from fovea.guidance.regions.masks import Region, Regions
 from fovea.models.shapesworld import loader as demo_model
 from fovea.nodes.attention_map import FoveaAttentionMap
+from fovea.nodes.clip_guidance import FoveaCLIPGuidance
 from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
-from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaOptimizeLatent
 from fovea.nodes.region_lora import FoveaRegionLora
 from fovea.nodes.region_start import FoveaRegionStart
 from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords

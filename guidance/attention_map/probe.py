@@ -144,7 +144,7 @@ def _first_active(conds: Sequence[Mapping[str, Any]], x: Tensor, sigma: Tensor) 
         if cond.get("area") is not None:
             raise ValueError("The prompt is for a part of the picture (Conditioning Set Area): give one for all of it.")
         return position
-    raise ValueError("The prompt is not active at all levels (Conditioning Set Timestep Range): change levels.")
+    raise ValueError("The prompt is not active at all levels (ConditioningSetTimestepRange): change levels.")
 
 
 def _average(records: Sequence[Record], relative: bool, what: str) -> Tensor:

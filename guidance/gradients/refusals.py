@@ -24,6 +24,7 @@ PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
 # Networks that run norms and rotations in one kernel without a way back, also in training.
 FUSED = (MiniTrainDIT, JoyImageTransformer3DModel, MiniMaxH3Model)
+PAST_MODEL = "Optimize Latent can also go past a sampled model (preset default, or gradient_path past_model)."
 STEP_CACHES = ("easycache", "lazycache")  # wrappers that skip evaluations by what they saw in steps before
 
 
@@ -38,8 +39,7 @@ def refuse_packed_weights(*modules: nn.Module) -> None:
             if type(tensor) not in PLAIN_TENSORS and not isinstance(tensor, QuantizedTensor):
                 raise NoGradient(
                     f"The weights of {type(module).__name__} are packed ({type(tensor).__name__}), as those of GGUF "
-                    "files are, so no gradient is taken through them. Load it from a safetensors file. Optimize Latent "
-                    "can also go past a sampled model (preset default, or gradient_path past_model)."
+                    f"files are, so no gradient is taken through them. Load it from a safetensors file. {PAST_MODEL}"
                 )
 
 
@@ -48,7 +48,8 @@ def refuse_what_loses_gradient(patcher: ModelPatcher, conds: Sequence[Mapping[st
     refuse_packed_weights(patcher.model)
     if isinstance(patcher.model.diffusion_model, FUSED):
         raise NoGradient(
-            f"ComfyUI runs a part of {type(patcher.model).__name__}'s attention in one kernel that has no gradient."
+            f"ComfyUI runs a part of {type(patcher.model).__name__}'s attention in one kernel that has no gradient. "
+            f"{PAST_MODEL}"
         )
     if any(cond.get("hooks") is not None for cond in conds):
         raise NoGradient(

@@ -23,11 +23,22 @@ _BACKGROUND = (
 )
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is meant as a color in numbers, "#dc2626" or "rgb(220, 38, 38)", right or wrong."""
+    return re.match(r"#|(?:rgb|hsl|hsv)a?\(", text.strip(), re.IGNORECASE) is not None
+
+
+def named(text: str) -> RGB | None:
+    """The color of a text that is nothing but a color word, "dark red"; None for all others."""
+    words = _COLOR.fullmatch(text.strip())
+    return None if words is None else _color(words)
+
+
 def parse(text: str) -> RGB:
     """A color as people write it, "#dc2626", "rgb(220, 38, 38)" or "dark red", 0..1. Raises ValueError."""
-    words = _COLOR.fullmatch(text.strip())
-    if words is not None:
-        return _color(words)
+    word = named(text)
+    if word is not None:
+        return word
     try:
         red, green, blue = ImageColor.getrgb(text.strip())[:3]
     except ValueError:

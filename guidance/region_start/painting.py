@@ -91,18 +91,11 @@ def colored_regions(regions: Regions, painted: bool, picture: Tensor | None) -> 
 
 
 def background_color(regions: Regions, text: str, picture: Tensor | None) -> RGB | None:
-    """The background's color: of a picture the mean where no region is; else `text`, a color or a prompt that names
-    one. Raises ValueError for a text that is neither."""
+    """The background's color: of a picture the mean where no region is; else `text`, a color or a prompt that may name
+    one. Raises ValueError for a number of a color that is none."""
     if picture is not None:
         return _mean_color(picture, 1 - regions.canvas().sum(dim=1))
-    if not text.strip():
-        return None
-    try:
-        return colors.parse(text)
-    except ValueError:
-        if " " not in text.strip():
-            raise
-        return colors.background_of(text)
+    return colors.parse(text) if colors.is_number(text) else colors.named(text) or colors.background_of(text)
 
 
 def _mean_color(picture: Tensor, share: Tensor) -> RGB | None:

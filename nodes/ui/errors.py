@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -16,3 +17,9 @@ def of_node(name: str) -> Iterator[None]:
         if name not in str(why):
             why.args = (f"{name}: {why}",)
         raise
+
+
+def needs_clip(clip: Any, node: str) -> None:
+    """Raise ValueError for the CLIP of a checkpoint that has none: loaders give None then."""
+    if clip is None:
+        raise ValueError(f"{node}: clip is empty. Connect the CLIP of a checkpoint that has a text encoder.")

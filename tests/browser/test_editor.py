@@ -126,6 +126,7 @@ def test_blueprint_has_its_widgets(path: Path, page, client, settings) -> None:
     assert sorted(shown) == sorted([*texts, *(name for _, name in node["properties"]["proxyWidgets"])])
     queued = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     assert sorted(each["class_type"] for each in queued.values()) == sorted(each["type"] for each in inside["nodes"])
+    assert all(value is not None for each in queued.values() for value in each["inputs"].values())
     assert not [line for line in page.complaints if "widget" in line.lower()] and not page.ours()
 
 

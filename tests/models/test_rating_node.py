@@ -18,7 +18,8 @@ from fovea.guidance.regions import prompt_encoding
 from fovea.models.scorers import comfy_clip
 from fovea.models.scorers.rating_node import NoRatingNode
 from fovea.models.shapesworld import loader as demo_model
-from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.clip_guidance import FoveaCLIPGuidance
+from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaOptimizeLatent
 from fovea.nodes.scorers import FoveaScoreImages, FoveaScorerFromNode
 
 pictures = torch.rand(3, 3, 40, 56, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.5, 1.0, 0.2])[

@@ -26,9 +26,11 @@ from fovea.guidance.noise_optimization.config import CandidateSearch, evaluation
 from fovea.guidance.noise_optimization.losses import picture_score
 from fovea.guidance.noise_optimization.presets import PRESETS
 from fovea.guidance.regions import prompt_encoding
+from fovea.guidance.regions.masks import Region, Regions
 from fovea.models.shapesworld import loader as demo_model
+from fovea.nodes.clip_guidance import FoveaCLIPGuidance
 from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
-from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaCLIPGuidance, FoveaOptimizeLatent
+from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaOptimizeLatent
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from fovea.nodes.saliency import FoveaSaliencyMap
 from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages
@@ -602,11 +604,31 @@ def test_memory_that_ends_is_told_with_a_cure_that_fits(given: dict[str, Any], m
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(comfy.samplers.CFGGuider, "predict_noise", full)
-    with pytest.raises(RuntimeError, match="fewer pictures") as plain:
+    with pytest.raises(RuntimeError, match=r"Use a smaller picture, or a batch of one\.$") as plain:
         techniques.outputs(FoveaBestOfN, **given, candidates=1)
-    with pytest.raises(RuntimeError, match="gradient_path past_model"):
+    with pytest.raises(RuntimeError, match=r"or preset default \(gradient_path past_model\)"):
         optimized(given)
+    with pytest.raises(RuntimeError, match=r"or a tiny autoencoder \(TAESD\) as vae\.$"):
+        optimized(given, **PAST)
     assert "radient" not in str(plain.value)
+
+
+def test_what_nothing_is_done_with_is_told(given: dict[str, Any]) -> None:
+    """Maps of what matters where no salient part counts, and regions that ask for nothing."""
+    maps = {"mask": torch.ones(1, 8, 8), "saliency_model": torch.nn.Identity()}
+    none = {"iterations": 0, "candidates": 1}
+    report = optimized(given, **maps, **none, salient_weight=0.0)[4]
+    assert all(f"{name} does nothing: salient_weight is 0" in report for name in maps)
+    assert "does nothing" not in optimized(given, mask=maps["mask"], **none)[4]
+    left, right = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
+    left[..., :4], right[..., 4:] = 1, 1
+    off, on = Region(left, "a red star", strength=0.0), Region(right, "a blue circle")
+    for node in (lambda **more: optimized(given, **none, **more)[4],
+                 lambda **more: techniques.outputs(FoveaBestOfN, **given, candidates=1, **more)[4]):  # fmt: skip
+        report = node(regions=Regions((off, on)))
+        assert "'a red star' has strength 0: it is left out" in report and "region 1 (a blue circle)" in report
+        assert report.count("picture 1, region") == 1
+        assert "No region has a prompt: regions are not scored" in node(regions=Regions((Region(left, ""),)))
 
 
 def test_a_long_prompt_is_said_to_be_cut(given: dict[str, Any]) -> None:

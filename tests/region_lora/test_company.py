@@ -24,8 +24,9 @@ from fovea.guidance.region_lora import model_patch
 from fovea.guidance.regions.masks import Lora, Region, Regions
 from fovea.guidance.regions.prompt_encoding import encode
 from fovea.guidance.regions.prompt_regions import MARK
+from fovea.nodes.masked_prompts import FoveaRegionsToConditioning
 from fovea.nodes.region_lora import FoveaAddRegionLora, FoveaRegionLora
-from fovea.nodes.regions import FoveaDenseDiffusion, FoveaRegionsToConditioning
+from fovea.nodes.regions import FoveaDenseDiffusion
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 
 

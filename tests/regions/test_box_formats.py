@@ -74,7 +74,7 @@ class TestForms:
                    {"x": 0, "y": 0, "width": 9, "height": 9, "metadata": {"palette": ["#0000ff"]}},
                    {"bbox": [0, 0, 9, 9], "color_palette": ["red"]}]  # fmt: skip
         assert [box.color for box in parse_boxes(entries, 64, 64)] == [(1, 0, 0), (0, 0, 1), None]
-        made = FoveaRegionsFromBoxes.execute(entries, 64, 64, "", 1.0).result[0]
+        made = FoveaRegionsFromBoxes.execute(64, 64, "", 1.0, boxes=entries).result[0]
         assert made.items[0].color == (1, 0, 0)
 
     def test_a_bbox_may_pass_the_edge_by_a_little(self) -> None:
@@ -123,12 +123,16 @@ class TestMasks:
         """As SAM3 Detect gives them: a mask per box, boxes without labels."""
         masks = torch.zeros(2, 64, 64)
         masks[0, :8], masks[1, 8:] = 1, 1
-        for boxes in (self.BOXES, [[]], ""):
-            made = FoveaRegionsFromBoxes.execute(boxes, 64, 64, "a cat\na dog", 1.0, None, masks).result[0]
+        for boxes in (self.BOXES, [[]], "", None):
+            made = FoveaRegionsFromBoxes.execute(64, 64, "a cat\na dog", 1.0, None, masks, boxes=boxes).result[0]
             assert [region.prompt for region in made.items] == ["a cat", "a dog"]
             assert all(torch.equal(region.mask, mask[None]) for region, mask in zip(made.items, masks))
-        assert len(FoveaRegionsFromBoxes.execute([[]], 64, 64, "", 1.0, None, masks[:0]).result[0]) == 0
+        assert len(FoveaRegionsFromBoxes.execute(64, 64, "", 1.0, None, masks[:0], boxes=[[]]).result[0]) == 0
+
+    def test_nothing_at_all_is_told(self) -> None:
+        with pytest.raises(ValueError, match="Regions from Boxes: connect boxes, or masks"):
+            FoveaRegionsFromBoxes.execute(64, 64, "", 1.0)
 
     def test_as_many_masks_as_boxes(self) -> None:
         with pytest.raises(ValueError, match="masks: there are 1 of them and 2 boxes"):
-            FoveaRegionsFromBoxes.execute(self.BOXES, 64, 64, "", 1.0, None, torch.ones(64, 64))
+            FoveaRegionsFromBoxes.execute(64, 64, "", 1.0, None, torch.ones(64, 64), boxes=self.BOXES)

@@ -103,7 +103,7 @@ class TestRoundTrips:
         regions = regions_of(STAR, CIRCLE, Box(0.2, 0.2, 0.4, 0.9, 'a sign "OPEN" over "till 9"'))
         text, elements, report = written(regions, "a wall", kind)
         for form in (text, elements):
-            (again,) = FoveaRegionsFromBoxes.execute(form, 1024, 512, "", 1.0).result
+            (again,) = FoveaRegionsFromBoxes.execute(1024, 512, "", 1.0, boxes=form).result
             assert [region.prompt for region in again.items] == [region.prompt for region in regions.items]
             for one, other in zip(regions.items, again.items):
                 assert mask_box(other.mask)[:4] == pytest.approx(mask_box(one.mask)[:4], abs=2e-3)

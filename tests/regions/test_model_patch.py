@@ -27,7 +27,8 @@ from fovea.guidance.regions.prompt_regions import MARK
 from fovea.guidance.regions.score_bias import RegionBias
 from fovea.guidance.schedule import left_of_schedule
 from fovea.models.shapesworld import loader as demo_model
-from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
+from fovea.nodes.masked_prompts import FoveaRegionsToConditioning
+from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords
 
 DENSE = {
     "cross_strength": 1.0, "self_strength": 0.3, "time_exponent": 5.0, "end_percent": 0.3, "method": "densediffusion",

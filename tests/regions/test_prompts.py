@@ -24,8 +24,9 @@ from fovea.guidance.regions.control import RegionControl
 from fovea.guidance.regions.masks import Regions
 from fovea.guidance.regions.prompt_regions import MARK
 from fovea.guidance.regions.score_bias import RegionBias
+from fovea.nodes.masked_prompts import FoveaRegionsToConditioning
 from fovea.nodes.region_sources import FoveaRegion, FoveaRegionsFromBoxes
-from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords, FoveaRegionsToConditioning
+from fovea.nodes.regions import FoveaDenseDiffusion, FoveaPaintWithWords
 
 PROMPT = "a red star and a blue circle"
 DENSE = {"method": "fovea", "mode": "prompt"}
@@ -189,7 +190,7 @@ class TestRegionsWithoutAPlace:
     def test_are_as_if_they_were_not_there(self, model: Any, clip: Any, method: str, kind: str) -> None:
         left, right = halves()
         if kind == "box outside":
-            empty = FoveaRegionsFromBoxes.execute(self.OUTSIDE, 512, 512, "", 1.0).result[0]
+            empty = FoveaRegionsFromBoxes.execute(512, 512, "", 1.0, boxes=self.OUTSIDE).result[0]
         else:
             mask = {"black": 0 * left, "no masks": left[:0], "covered": right}.get(kind, left)
             empty = region(mask, "a red star", strength=0.0 if kind == "weightless" else 1.0)

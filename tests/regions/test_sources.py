@@ -111,13 +111,13 @@ class TestBoxes:
 
     @pytest.mark.parametrize("boxes", [ELEMENTS, BOXES, BOXES[0], BOXES[0][0], json.dumps(BOXES), json.dumps(ELEMENTS)])
     def test_every_form(self, boxes: object) -> None:
-        (made,) = FoveaRegionsFromBoxes.execute(boxes, 256, 256, "", 1.0).result
+        (made,) = FoveaRegionsFromBoxes.execute(256, 256, "", 1.0, boxes=boxes).result
         mask = made.items[0].mask
         assert mask.shape == (1, 256, 256) and mask[0, 64:, :128].min() == 1 and mask.sum() == 192 * 128
 
     def test_prompts_take_the_place_of_descriptions(self) -> None:
         boxes = [self.ELEMENTS[0], {**self.ELEMENTS[0], "desc": "b"}]
-        (made,) = FoveaRegionsFromBoxes.execute(boxes, 64, 64, "\na heart\n", 1.0).result
+        (made,) = FoveaRegionsFromBoxes.execute(64, 64, "\na heart\n", 1.0, boxes=boxes).result
         assert [r.prompt for r in made.items] == ["a star", "a heart"]
 
     def test_edges_count_in_part(self) -> None:
@@ -138,10 +138,10 @@ class TestBoxes:
     def test_large_pictures_need_no_large_masks(self) -> None:
         """64 boxes of the largest picture would be 64 GiB."""
         boxes = [{"bbox": [0, 0, 500, 1000], "desc": f"thing {i}"} for i in range(65)]
-        (made,) = FoveaRegionsFromBoxes.execute(boxes[:64], 16384, 8192, "", 1.0).result
+        (made,) = FoveaRegionsFromBoxes.execute(16384, 8192, "", 1.0, boxes=boxes[:64]).result
         assert made.items[0].mask.shape == (1, 512, 1024) and float(made.items[0].mask.mean()) == 0.5
         with pytest.raises(ValueError, match="65 regions are too many"):
-            FoveaRegionsFromBoxes.execute(boxes, 16384, 16384, "", 1.0)
+            FoveaRegionsFromBoxes.execute(16384, 16384, "", 1.0, boxes=boxes)
 
     @pytest.mark.parametrize(
         "boxes, message",
@@ -150,10 +150,10 @@ class TestBoxes:
     )  # fmt: skip
     def test_wrong_boxes(self, boxes: object, message: str) -> None:
         with pytest.raises(ValueError, match=f"Regions from Boxes: boxes: .*{message}"):
-            FoveaRegionsFromBoxes.execute(boxes, 64, 64, "", 1.0)
+            FoveaRegionsFromBoxes.execute(64, 64, "", 1.0, boxes=boxes)
 
     def test_no_boxes(self) -> None:
-        assert len(FoveaRegionsFromBoxes.execute([], 64, 64, "", 1.0).result[0]) == 0
+        assert len(FoveaRegionsFromBoxes.execute(64, 64, "", 1.0, boxes=[]).result[0]) == 0
 
 
 class TestPreview:

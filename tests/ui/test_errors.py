@@ -8,7 +8,7 @@ import pytest
 import tiny_models as tiny
 
 from fovea.guidance.gradients.errors import NoGradient
-from fovea.nodes import attention_map, scorers
+from fovea.nodes import attention_map, encoder_schedule, masked_prompts, regions, scorers
 from fovea.nodes.ui import errors
 from tools.comfy.node_values import arguments
 
@@ -43,3 +43,14 @@ def test_nodes_do_so() -> None:
     assert said.startswith("Attention Map: ") and "nowhere.7" in said
     with pytest.raises(ValueError, match=r"^Scorer from Node: .*NoSuchNode"):
         scorers.FoveaScorerFromNode.execute("NoSuchNode", "", False)
+
+
+@pytest.mark.parametrize("class_", [
+    encoder_schedule.FoveaEncoderSchedule, masked_prompts.FoveaRegionsToConditioning, scorers.FoveaScorerFromCLIP,
+    regions.FoveaDenseDiffusion, regions.FoveaPaintWithWords,
+])  # fmt: skip
+def test_a_checkpoint_without_a_text_encoder_is_told(class_: Any) -> None:
+    """Load Checkpoint gives None for its CLIP."""
+    given = {socket.id: None for socket in class_.define_schema().inputs if getattr(socket, "default", None) is None}
+    given.pop("method", None)  # has options
+    assert "clip is empty. Connect the CLIP of a checkpoint" in wrong(class_, **given)

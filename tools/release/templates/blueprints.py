@@ -30,15 +30,18 @@ def paint(info: dict[str, Any]) -> Workflow:
 
 
 def two_models(info: dict[str, Any]) -> Workflow:
-    about = ("One sampler, two models: the second takes over below a noise level. Presets for Wan 2.2 and the SDXL "
-             "refiner.")  # fmt: skip
+    about = ("One sampler, two models: the second takes over below a noise level. Set for Wan 2.2, whose two models "
+             "also want Model Sampling SD3 with shift 12 before them. Presets for the SDXL refiner too: connect its own "
+             "prompts.")  # fmt: skip
     board = Blueprint(info, "Two models in one run (Fovea)", "Fovea/experts", about)
     first, second = board.inlet("model", "MODEL", "high noise"), board.inlet("expert", "MODEL", "low noise")
     positive, negative = board.inlet("positive", "CONDITIONING"), board.inlet("negative", "CONDITIONING")
     latent, vae = board.inlet("latent_image", "LATENT"), board.inlet("vae", "VAE")
-    expert = board.put("FoveaExpert", 0, tint="ours", model=second, boundary_unit="Wan 2.2 T2V, low noise")
+    own = {name: board.inlet(f"expert {name}", "CONDITIONING") for name in ("positive", "negative")}
+    expert = board.put("FoveaExpert", 0, tint="ours", model=second, boundary_unit="Wan 2.2 T2V, low noise", **own)
     switch = board.put("FoveaExpertSwitch", 0, tint="ours", model=first, experts=(expert, 0))
-    sampled = board.put("KSampler", 1, model=(switch, 0), positive=positive, negative=negative, latent_image=latent)
+    sampled = board.put("KSampler", 1, model=(switch, 0), positive=positive, negative=negative, latent_image=latent,
+                        cfg=4.0)  # fmt: skip
     decoded = board.put("VAEDecode", 2, samples=(sampled, 0), vae=vae)
     board.outlet("IMAGE", (decoded, 0))
     board.outlet("LATENT", (sampled, 0))
@@ -50,7 +53,8 @@ def two_models(info: dict[str, Any]) -> Workflow:
 
 
 def best_noise(info: dict[str, Any]) -> Workflow:
-    about = "Tries several starting noises and keeps the picture that fits the prompt best, by a CLIP."
+    about = ("Tries several starting noises and keeps the picture that fits the prompt best, by a CLIP: choose yours at "
+             "file. The one that ships knows the demo model alone.")  # fmt: skip
     board = Blueprint(info, "The best starting noise (Fovea)", "Fovea/scoring", about)
     model, clip, vae = board.inlet("model", "MODEL"), board.inlet("clip", "CLIP"), board.inlet("vae", "VAE")
     latent, prompt = board.inlet("latent_image", "LATENT"), board.inlet("prompt", "STRING")

@@ -58,7 +58,7 @@ def attention_map(board: Board) -> None:
     show(board, 1, given, "The picture", beside=0, **DEMO_STEPS)
     maps = board.put("FoveaAttentionMap", 2, tint="ours", model=given["model"], positive=given["positive"],
                      latent=picture, prompt=text, clip=given["clip"], vae=given["vae"], levels="0.2, 0.5, 0.8",
-                     phrase="blue star")  # fmt: skip
+                     phrase="blue star", point="0.5, 0.5")  # fmt: skip
     seen(board, 3, maps, 0, "Where the model looks", tall=700, wide=620)
     board.note(
         """## Where does the model look?

@@ -75,7 +75,8 @@ def paint_sdxl(board: Board) -> None:
         f"""## Paint what goes where, with SDXL
 
 Two painted regions, each with its own words, on {SDXL}. The attention of the model is steered in the first part of the
-schedule; no further evaluation is needed. Every SDXL checkpoint works; docs/models.md lists the other models.
+schedule; no further evaluation is needed. Every SDXL checkpoint works, and
+[many other models](https://github.com/fovea/fovea/blob/main/docs/models.md).
 """,
         """## Try
 

@@ -122,7 +122,8 @@ The part is drawn with *Regions to Conditioning*, ComfyUI's own masked prompts, 
 
 - **x** and **y** of *Crop Regions*, of *The part* and of *Back into the picture*: 0 or 128 for another quarter;
 - **denoise** 0.3 of the second sampler: closer to the first picture;
-- *Dense Diffusion* in the place of *Regions to Conditioning*: one evaluation in place of one per region.
+- *Dense Diffusion* with **end_percent** 1 in the place of *Regions to Conditioning*: one evaluation in place of one
+  per region.
 """,
     )
 
