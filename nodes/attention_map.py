@@ -66,7 +66,7 @@ class FoveaAttentionMap(io.ComfyNode):
         network = model.get_model_object("diffusion_model")
         family = family_of(network)
         if family is None:
-            raise ValueError(f"{NAME}: the attention of the model ({type(model.model).__name__}) cannot be read yet.")
+            raise ValueError(f"the attention of the model ({type(model.model).__name__}) cannot be read yet.")
         wanted = Look(
             blocks=parse_blocks(blocks, family.blocks(network), family.default_blocks(network)),
             threshold=threshold,
@@ -87,7 +87,7 @@ def _tokens(clip: CLIP | None, prompt: str, phrase: str, positive: list) -> tupl
         return ()
     if clip is None or not prompt.strip():
         raise ValueError(
-            f"{NAME}: to find a phrase, connect clip (of a checkpoint that has a text encoder) and give the prompt that "
+            "to find a phrase, connect clip (of a checkpoint that has a text encoder) and give the prompt that "
             "positive was encoded from."
         )
     return phrase_tokens(clip, prompt, phrase.strip(), positive[0][0].shape[1])
@@ -101,7 +101,7 @@ def _levels(text: str) -> list[float]:
         values = []
     if not values or not all(0 <= v <= 1 for v in values):
         raise ValueError(
-            f"{NAME}: levels must be numbers from 0 to 1 separated by commas, such as 0.1, 0.5, 0.9; got {text!r}."
+            f"levels must be numbers from 0 to 1 separated by commas, such as 0.1, 0.5, 0.9; got {text!r}."
         )
     return values
 
@@ -115,7 +115,7 @@ def _point(text: str) -> tuple[float, float] | None:
     except ValueError:
         x = y = -1.0
     if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise ValueError(f"{NAME}: point must be empty or two numbers from 0 to 1, such as 0.5, 0.25; got {text!r}.")
+        raise ValueError(f"point must be empty or two numbers from 0 to 1, such as 0.5, 0.25; got {text!r}.")
     return x, y
 
 

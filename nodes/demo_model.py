@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..guidance.picture_mean import with_picture_means
 from ..models.shapesworld import loader as demo_model
-from .ui import notices
+from .ui import errors, notices
 
 NAME = "Load Demo Model (ShapesWorld)"
 PLAIN, DUAL, FLOW, FOLLOWS = "ShapesWorld", "CLIP + T5 + style", "flow transformer", "trained to follow regions"
@@ -58,6 +58,7 @@ class FoveaLoadDemo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(NAME)
     def execute(cls, variant: str = PLAIN, start: str = NOISE) -> io.NodeOutput:
         if variant == DUAL:
             model, clip = demo_model.load_dual(), demo_model.load_dual_clip()

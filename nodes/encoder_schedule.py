@@ -67,20 +67,21 @@ class FoveaEncoderSchedule(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(NAME)
     def execute(
         cls, clip: CLIP, prompt: str, clip_prompt: str, t5_prompt: str, curves: str, clip_curve: str, t5_curve: str,
         segments: int, guidance: float, start_percent: float = 0.0, end_percent: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
-        errors.needs_clip(clip, NAME)
+        errors.needs_clip(clip)
         given = schedule.PRESETS.get(curves, (clip_curve, t5_curve))
-        lines = [schedule.parse_curve(line, f"{NAME}: {name}")
+        lines = [schedule.parse_curve(line, name)
                  for line, name in zip(given, ("clip_curve", "t5_curve"))]  # fmt: skip
         prompts = [own if own.strip() else prompt for own in (clip_prompt, t5_prompt)]
         steady = [all(weight == 1 for _, weight in line) for line in lines]
         whole, without = _encoded(clip, prompts, steady, guidance)
         if start_percent >= end_percent:
             raise ValueError(
-                f"{NAME}: end_percent ({end_percent:g}) has to be above start_percent ({start_percent:g})."
+                f"end_percent ({end_percent:g}) has to be above start_percent ({start_percent:g})."
             )
         ranges = schedule.pieces(lines, segments, start_percent, end_percent)
         made = []
@@ -107,7 +108,7 @@ def _encoded(clip: CLIP, prompts: list[str], steady: list[bool], guidance: float
         groups = [[name for name in names if name == "l"], [name for name in names if name != "l"]]
     if not all(groups):
         raise ValueError(
-            f"{NAME}: this CLIP has one kind of text encoder only ({', '.join(names)}). Use a loader that gives two, "
+            f"this CLIP has one kind of text encoder only ({', '.join(names)}). Use a loader that gives two, "
             "such as Load CLIP (Dual) or Load CLIP (Triple) for SD3 and Flux; for other models, CLIP Text Encode."
         )
     mine = {name: group for group, own in enumerate(groups) for name in own}
@@ -121,7 +122,7 @@ def _encoded(clip: CLIP, prompts: list[str], steady: list[bool], guidance: float
             mixed[name] = [*mixed[name], *empty[name] * (chunks - len(mixed[name]))]
         made = clip.encode_from_tokens_scheduled(mixed, add_dict=beside)
         if len(made) != 1:
-            raise ValueError(f"{NAME}: this CLIP has LoRA hooks on a schedule of their own. Remove them.")
+            raise ValueError("this CLIP has LoRA hooks on a schedule of their own. Remove them.")
         return made[0][0], made[0][1]
 
     whole, without = encode(None), []
@@ -132,7 +133,7 @@ def _encoded(clip: CLIP, prompts: list[str], steady: list[bool], guidance: float
         without.append(whole if steady[group] else nothing)
         if needed and _same(whole, nothing):
             raise ValueError(
-                f"{NAME}: the encoder {' and '.join(groups[group])} is not there, so it has no weight. Load it with "
+                f"the encoder {' and '.join(groups[group])} is not there, so it has no weight. Load it with "
                 "this CLIP, or choose curves both: beside one that fades, nothing would be left of the prompt."
             )
     return whole, without

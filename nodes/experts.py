@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import comfy.samplers
 from comfy_api.latest import io
@@ -11,8 +11,8 @@ from ..guidance import noise_levels
 from ..guidance.experts import plan
 from ..guidance.experts.expert_guider import NODE, Expert, is_flow, name_of
 from ..guidance.experts.model_patch import DECIDE_BY, MEMORY, ExpertSwitch
-from ..guidance.experts.plan import PRESETS, BadExperts
-from .ui import notices
+from ..guidance.experts.plan import PRESETS
+from .ui import errors, notices
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -70,6 +70,7 @@ class FoveaExpert(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Expert")
     def execute(
         cls, model: ModelPatcher, boundary_unit: str, boundary: float, cfg: float, positive: list | None = None,
         negative: list | None = None, experts: Experts | None = None,
@@ -81,9 +82,9 @@ class FoveaExpert(io.ComfyNode):
             flow = is_flow(model)
             sigma = noise_levels.sigma_from(kind, value, model.get_model_object("model_sampling"), flow)
         except ValueError as why:
-            raise ValueError(f"Expert: {why}.".replace("..", ".")) from None
+            raise ValueError(f"{why}.".replace("..", ".")) from None
         if len(experts or ()) >= MAX_EXPERTS:
-            raise ValueError(f"Expert: {MAX_EXPERTS} experts at most.")
+            raise ValueError(f"{MAX_EXPERTS} experts at most.")
         below, from_preset = noise_levels.half_log_snr(sigma, flow), cfg < 0 and own is not None
         added = Expert(model, below, own, positive, negative, preset_cfg=from_preset)
         return io.NodeOutput((*(experts or ()), added))
@@ -136,11 +137,12 @@ class FoveaExpertSwitch(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(NODE)
     def execute(
         cls, model: ModelPatcher, experts: Experts, blend: float, memory: str, decide_by: str,
         sigmas: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        switch = _checked(model, experts, blend, memory, decide_by)
+        switch = ExpertSwitch.of(model, experts, blend, memory, decide_by)
         return io.NodeOutput(switch.patched(model), report(switch, model, sigmas))
 
 
@@ -168,11 +170,12 @@ class FoveaExpertGuider(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Expert Guider")
     def execute(
         cls, model: ModelPatcher, experts: Experts, positive: list, negative: list, cfg: float, blend: float,
         memory: str, decide_by: str,
     ) -> io.NodeOutput:  # fmt: skip
-        switch = _checked(model, experts, blend, memory, decide_by)
+        switch = ExpertSwitch.of(model, experts, blend, memory, decide_by)
         guider = _SwitchGuider(switch.patched(model), switch)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
@@ -214,27 +217,17 @@ class FoveaExpertSigmas(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Expert Sigmas")
     def execute(cls, model: ModelPatcher, experts: Experts, steps: str) -> io.NodeOutput:
-        name = "Expert Sigmas"
-        switch = _checked(model, experts, 0.0, "auto", "sigma", name)
+        switch = ExpertSwitch.of(model, experts, 0.0, "auto", "sigma")
         counts = [part.strip() for part in steps.split(",") if part.strip()]
         if not all(count.isdecimal() and int(count) <= 10_000 for count in counts):
-            raise ValueError(f"{name}: steps is {steps!r}. Write a whole number for each model, such as: 10, 10")
+            raise ValueError(f"steps is {steps!r}. Write a whole number for each model, such as: 10, 10")
         models = [model, *(expert.model for expert in switch.experts)]
-        try:
-            return io.NodeOutput(plan.piecewise(
-                [each.get_model_object("model_sampling") for each in models], [is_flow(each) for each in models],
-                switch.boundaries, [int(count) for count in counts],
-            ))  # fmt: skip
-        except BadExperts as why:
-            raise ValueError(f"{name}: {why}") from None
-
-
-def _checked(model: ModelPatcher, experts: Experts, blend: float, memory: str, decide_by: str, name: str = NODE) -> Any:
-    try:
-        return ExpertSwitch.of(model, experts, blend, memory, decide_by)
-    except BadExperts as why:
-        raise ValueError(f"{name}: {why}") from None
+        return io.NodeOutput(plan.piecewise(
+            [each.get_model_object("model_sampling") for each in models], [is_flow(each) for each in models],
+            switch.boundaries, [int(count) for count in counts],
+        ))  # fmt: skip
 
 
 def report(switch: ExpertSwitch, model: ModelPatcher, sigmas: Tensor | None) -> str:

@@ -57,19 +57,16 @@ class FoveaRegionsToConditioning(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(NAME)
     def execute(
         cls, clip: CLIP, regions: Regions, prompt: str, prompt_strength: float, latent: dict[str, Any] | None = None
     ) -> io.NodeOutput:
-        errors.needs_clip(clip, NAME)
+        errors.needs_clip(clip)
         notices.report(NAME, [*regions.idle(), *regions.wordless(), *_unused_negatives(regions)])
         shape, acting = None if latent is None else tuple(latent["samples"].shape), regions.acting
         own_clips = [region_lora.clip_of(clip, region) for region in acting.items]
         hooks = [region_lora.hooks_of(region) for region in acting.items]
-        try:
-            masked = prompt_encoding.masked(clip, prompt, acting, prompt_strength, shape, own_clips, hooks)
-            return io.NodeOutput(masked)
-        except ValueError as why:
-            raise ValueError(f"{NAME}: {why}") from None
+        return io.NodeOutput(prompt_encoding.masked(clip, prompt, acting, prompt_strength, shape, own_clips, hooks))
 
 
 def _unused_negatives(regions: Regions) -> list[str]:

@@ -187,7 +187,7 @@ class FoveaOptimizeLatent(_Search):
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   preview_vae=preview_vae)  # fmt: skip
-        name, changed = choice.chosen(preset, "preset", PRESETS, OPTIMIZE)
+        name, changed = choice.chosen(preset, "preset", PRESETS)
         chosen = replace(PRESETS[name], **changed)
         rule = update_rules.RULES[chosen.update_rule]()
         iterations = chosen.iterations if chosen.learning_rate > 0 else 0
@@ -260,7 +260,7 @@ class FoveaBestOfN(_Search):
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   sampler_name, preview_vae)  # fmt: skip
-        name, own = choice.chosen(method, "method", SEARCHES, BEST_OF_N)
+        name, own = choice.chosen(method, "method", SEARCHES)
         strength = own.get("particle_strength", STRENGTH)
         search = CandidateSearch(rounds, prune_percent, batch_size, sampler_name, name, strength)
         goal, notes = _region_goal(regions, region_weight)

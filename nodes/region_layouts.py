@@ -20,7 +20,7 @@ from .region_sources import (
     regions_before,
     strength_of_all,
 )
-from .ui import notices
+from .ui import errors, notices
 
 FROM_TEXT, TO_PROMPT = "Regions from Text", "Regions to Layout Prompt"
 FORMATS = ("FLUX 3", "MOSS-Image", "Ideogram 4", "elements")
@@ -58,15 +58,16 @@ class FoveaRegionsFromText(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(FROM_TEXT)
     def execute(
         cls, text: str, width: int, height: int, strength: float, regions: Regions | None = None
     ) -> io.NodeOutput:
         try:
             boxes = parse_layout(text, width, height)
         except ValueError as why:
-            raise ValueError(f"{FROM_TEXT}: text: {why}") from None
-        check_number(regions, len(boxes), FROM_TEXT)
-        return io.NodeOutput(extended(regions, boxed(boxes, width, height, strength), None, FROM_TEXT))
+            raise ValueError(f"text: {why}") from None
+        check_number(regions, len(boxes))
+        return io.NodeOutput(extended(regions, boxed(boxes, width, height, strength)))
 
 
 class FoveaRegionsToLayoutPrompt(io.ComfyNode):
@@ -119,13 +120,14 @@ class FoveaRegionsToLayoutPrompt(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(TO_PROMPT)
     def execute(
         cls, regions: Regions, prompt: str, format: str, width: int, height: int, background: str, characters: str
     ) -> io.NodeOutput:
         placed, notes = layout_prompt.place(regions)
         numbers = frozenset(int(number) for number in NUMBER.findall(characters))
         if unknown := sorted(number for number in numbers if not 1 <= number <= len(regions)):
-            raise ValueError(f"{TO_PROMPT}: characters: there is no region {unknown[0]}, they count to {len(regions)}.")
+            raise ValueError(f"characters: there is no region {unknown[0]}, they count to {len(regions)}.")
         elements = layout_prompt.elements(placed)
         text = {
             "FLUX 3": lambda: layout_prompt.flux3(prompt, placed),

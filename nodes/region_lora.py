@@ -12,7 +12,7 @@ from ..guidance.region_lora import model_patch
 from ..guidance.regions.masks import Region, Regions
 from ..models import lora_files
 from .region_sources import ALIASES, REGIONS_OUT, RegionsType, read_loras
-from .ui import notices
+from .ui import errors, notices
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -52,10 +52,11 @@ class FoveaAddRegionLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(ADD)
     def execute(
         cls, regions: Regions, region: str, lora: str, strength_model: float, strength_clip: float
     ) -> io.NodeOutput:
-        added = read_loras(ADD, lora, strength_model, strength_clip)
+        added = read_loras(lora, strength_model, strength_clip)
         chosen = _chosen(regions.items, region.strip())
         items = (replace(r, loras=(*r.loras, *added)) if added and i in chosen else r
                  for i, r in enumerate(regions.items))  # fmt: skip
@@ -71,7 +72,7 @@ def _chosen(items: tuple[Region, ...], region: str) -> set[int]:
     chosen = {i for i, item in enumerate(items) if region.lower() in item.prompt.lower()}
     if not chosen:
         listed = ", ".join(f"{i + 1}: {item.prompt or '(no prompt)'}" for i, item in enumerate(items)) or "none"
-        raise ValueError(f"{ADD}: region: there is no {region!r}. The regions are {listed}.")
+        raise ValueError(f"region: there is no {region!r}. The regions are {listed}.")
     return chosen
 
 
@@ -122,6 +123,7 @@ class FoveaRegionLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(NAME)
     def execute(
         cls, model: ModelPatcher, regions: Regions, apart: float, common: float, negative: bool,
         start_percent: float, end_percent: float,
@@ -147,7 +149,7 @@ class FoveaRegionLora(io.ComfyNode):
             except model_patch.NoMatch as why:
                 lacking = str(why)
         if lacking and not off:
-            raise ValueError(f"{NAME}: {lacking}")
+            raise ValueError(lacking)
         return io.NodeOutput(model if lacking else patched, notices.report(NAME, notes))
 
 

@@ -12,6 +12,7 @@ from ..guidance.regions.masks import Regions
 from ..guidance.regions.painter_format import Drawing
 from ..models import lora_files
 from .region_sources import ALIASES, REGIONS_OUT, RegionsType, extended, read_loras, regions_before
+from .ui import errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,7 @@ class FoveaRegionPainter(io.ComfyNode):
         return True
 
     @classmethod
+    @errors.of_node(NAME)
     def execute(
         cls, width: int, height: int, image: Tensor | None = None, masks: Tensor | None = None,
         regions: Regions | None = None, painting: str = "",
@@ -86,9 +88,9 @@ class FoveaRegionPainter(io.ComfyNode):
             drawn = painter_format.parse(painting or "")
             places = painter_format.masks(drawn, width, height) if masks is None else _given(masks, drawn)
         except painter_format.BadDrawing as why:
-            raise ValueError(f"{NAME}: painting: {why}") from None
+            raise ValueError(f"painting: {why}") from None
         kept = [(place, row) for place, row in zip(places, drawn.shown) if place.any()]
-        loras = [tuple(lora for name, how in row.loras for lora in read_loras(NAME, name, how, how)) for _, row in kept]
+        loras = [tuple(lora for name, how in row.loras for lora in read_loras(name, how, how)) for _, row in kept]
         added = [
             sources.region(
                 place, row.prompt, row.strength, row.negative_prompt, painted_in=sources.rgb(row.color),
@@ -97,7 +99,7 @@ class FoveaRegionPainter(io.ComfyNode):
             )
             for (place, row), files in zip(kept, loras)
         ]  # fmt: skip
-        drawn_regions = extended(regions, added, None, NAME)
+        drawn_regions = extended(regions, added)
         empty = torch.zeros(1, height, width)
         preview = sources.painted([place for place, _ in kept] or empty, [sources.rgb(row.color) for _, row in kept])
         shown = {} if image is None else {"fovea_background": ui.PreviewImage(image[:1], cls=cls).as_dict()["images"]}
@@ -111,7 +113,7 @@ def _given(masks: Tensor, drawn: Drawing) -> Tensor:
     masks = torch.nan_to_num(masks.reshape(-1, *masks.shape[-2:]).cpu().float(), nan=0.0).clamp(0, 1)
     if len(masks) != len(drawn.rows):
         raise ValueError(
-            f"{NAME}: {len(masks)} masks are given for {len(drawn.rows)} rows: connect one mask per row, or disconnect "
+            f"{len(masks)} masks are given for {len(drawn.rows)} rows: connect one mask per row, or disconnect "
             "masks to use what is painted."
         )
     return masks[[i for i, row in enumerate(drawn.rows) if not row.hidden]]

@@ -12,7 +12,7 @@ from ..guidance.regions import box_formats, sources
 from ..guidance.regions.masks import MAX_REGIONS, OVERLAPS, Lora, Region, Regions, vanishing
 from ..models import lora_files
 from ..models.shapesworld.loader import DemoFileError
-from .ui import heat_maps, notices
+from .ui import errors, heat_maps, notices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,21 +29,19 @@ ORDERS = ("in front", "behind")
 LEVELS = (8, 16, 32, 64)  # latent pixels are 8 image pixels: the layers of SD1.5 and SDXL have tokens of 8 to 64
 
 
-def check_number(previous: Regions | None, more: int, name: str) -> None:
+def check_number(previous: Regions | None, more: int) -> None:
     """Raises ValueError before masks are made that nobody can use."""
     count = more + (len(previous) if previous is not None else 0)
     if count > MAX_REGIONS:
-        raise ValueError(f"{name}: {count} regions are too many, {MAX_REGIONS} at most.")
+        raise ValueError(f"{count} regions are too many, {MAX_REGIONS} at most.")
 
 
-def extended(
-    previous: Regions | None, added: list[Any], overlap: str | None, name: str, behind: bool = False
-) -> Regions:
-    """More regions in front of the previous ones, or behind them. name: of the node, for the error."""
-    check_number(previous, len(added), name)
+def extended(previous: Regions | None, added: list[Any], behind: bool = False) -> Regions:
+    """More regions in front of the previous ones, or behind them. Raises ValueError for too many."""
+    check_number(previous, len(added))
     before = previous.items if previous is not None else ()
     items = (*added, *before) if behind else (*before, *added)
-    return Regions(items, overlap or (previous.overlap if previous is not None else "top"))
+    return Regions(items, previous.overlap if previous is not None else "top")
 
 
 def strength_of_all() -> io.Input:
@@ -58,14 +56,14 @@ def regions_before() -> io.Input:
     return RegionsType.Input("regions", optional=True, tooltip="Regions to add these to, on top of them.")
 
 
-def read_loras(node: str, name: str, model: float, clip: float) -> tuple[Lora, ...]:
+def read_loras(name: str, model: float, clip: float) -> tuple[Lora, ...]:
     """The file that a node's inputs name, none where it would do nothing. Raises ValueError."""
     if name == lora_files.NONE or (model == 0 and clip == 0):
         return ()
     try:
         return (Lora(name, lora_files.read(name), model, clip),)
     except (ValueError, DemoFileError) as why:
-        raise ValueError(f"{node}: lora: {why}") from None
+        raise ValueError(f"lora: {why}") from None
 
 
 def boxed(
@@ -157,6 +155,7 @@ class FoveaRegion(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Region")
     def execute(
         cls, mask: Tensor, prompt: str, strength: float, negative_prompt: str, regions: Regions | None = None,
         conditioning: list | None = None, color: str = "", start_percent: float = 0.0, end_percent: float = 1.0,
@@ -165,12 +164,12 @@ class FoveaRegion(io.ComfyNode):
         try:
             given = parse_color(color) if color.strip() else None
         except ValueError as why:
-            raise ValueError(f"Region: color: {why}") from None
+            raise ValueError(f"color: {why}") from None
         added = sources.region(
             mask, prompt, strength, negative_prompt, conditioning, color=given, start=start_percent, end=end_percent,
-            loras=read_loras("Region", lora, lora_strength, lora_strength),
+            loras=read_loras(lora, lora_strength, lora_strength),
         )  # fmt: skip
-        return io.NodeOutput(extended(regions, [added], None, "Region", behind=order == ORDERS[1]))
+        return io.NodeOutput(extended(regions, [added], behind=order == ORDERS[1]))
 
 
 class FoveaRegionsFromColors(io.ComfyNode):
@@ -206,19 +205,20 @@ class FoveaRegionsFromColors(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Regions from Colors")
     def execute(
         cls, image: Tensor, colors: str, tolerance: float, strength: float, regions: Regions | None = None
     ) -> io.NodeOutput:
         try:
             listed = sources.parse_colors(colors)
         except ValueError as why:
-            raise ValueError(f"Regions from Colors: colors: {why}") from None
-        check_number(regions, len(listed), "Regions from Colors")
+            raise ValueError(f"colors: {why}") from None
+        check_number(regions, len(listed))
         masks = sources.color_masks(image, listed, tolerance)
         added = [
             sources.region(mask, color.prompt, strength, painted_in=color.rgb) for mask, color in zip(masks, listed)
         ]
-        return io.NodeOutput(extended(regions, added, None, "Regions from Colors"))
+        return io.NodeOutput(extended(regions, added))
 
 
 class FoveaRegionsFromBoxes(io.ComfyNode):
@@ -260,27 +260,27 @@ class FoveaRegionsFromBoxes(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Regions from Boxes")
     def execute(
         cls, width: int, height: int, prompts: str, strength: float, regions: Regions | None = None,
         masks: Tensor | None = None, boxes: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        name = "Regions from Boxes"
         if boxes is None and masks is None:
-            raise ValueError(f"{name}: connect boxes, or masks.")
+            raise ValueError("connect boxes, or masks.")
         try:
             parsed = [] if boxes is None else box_formats.parse_boxes(boxes, width, height)
         except ValueError as why:
-            raise ValueError(f"{name}: boxes: {why}") from None
+            raise ValueError(f"boxes: {why}") from None
         if masks is not None:
             masks = masks.reshape(-1, *masks.shape[-2:])
             parsed = parsed or [sources.WHOLE] * len(masks)
             if len(masks) != len(parsed):
                 raise ValueError(
-                    f"{name}: masks: there are {len(masks)} of them and {len(parsed)} boxes. SAM3 Detect gives one per "
+                    f"masks: there are {len(masks)} of them and {len(parsed)} boxes. SAM3 Detect gives one per "
                     "box with individual_masks on, and one image."
                 )
-        check_number(regions, len(parsed), name)
-        return io.NodeOutput(extended(regions, boxed(parsed, width, height, strength, prompts, masks), None, name))
+        check_number(regions, len(parsed))
+        return io.NodeOutput(extended(regions, boxed(parsed, width, height, strength, prompts, masks)))
 
 
 class FoveaCropRegions(io.ComfyNode):
@@ -312,6 +312,7 @@ class FoveaCropRegions(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Crop Regions")
     def execute(
         cls, regions: Regions, x: int, y: int, width: int, height: int, picture_width: int, picture_height: int
     ) -> io.NodeOutput:
@@ -351,6 +352,7 @@ class FoveaRegionPreview(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(PREVIEW)
     def execute(cls, regions: Regions, width: int, height: int, overlap: str) -> io.NodeOutput:
         regions = regions if overlap == "as given" else Regions(regions.items, overlap)
         size = (256 * height // max(width, height), 256 * width // max(width, height))

@@ -11,7 +11,7 @@ from ..guidance.region_start import painting
 from ..guidance.region_start.painting import PaintedStart, Painting
 from ..guidance.regions.masks import Regions
 from .region_sources import ALIASES, RegionsType
-from .ui import notices
+from .ui import errors, notices
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -74,6 +74,7 @@ class FoveaRegionStart(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(NAME)
     def execute(
         cls, model: ModelPatcher, regions: Regions, strength: float, colors: str, background: str,
         vae: VAE | None = None, image: Tensor | None = None,
@@ -86,7 +87,7 @@ class FoveaRegionStart(io.ComfyNode):
         try:
             behind = painting.background_color(acting, background, image)
         except ValueError as why:
-            raise ValueError(f"{NAME}: background: {why}") from None
+            raise ValueError(f"background: {why}") from None
         notes += [
             f"{region.prompt or f'region {i + 1}'!r} has no color word: it is left out. Give the region a color."
             for i, (region, color) in enumerate(zip(acting.items, found)) if color is None
@@ -100,10 +101,7 @@ class FoveaRegionStart(io.ComfyNode):
         distinct = list(dict.fromkeys(color for color in every if color is not None))
         if strength == 0 or not len(acting) or not distinct:
             return io.NodeOutput(model, shown, told)
-        try:
-            latent_of = painting.latents_of(model.model, vae, distinct)
-        except painting.NoColor as why:
-            raise ValueError(f"{NAME}: {why}") from None
+        latent_of = painting.latents_of(model.model, vae, distinct)
         patched = model.clone()
         start = PaintedStart(Painting.of(acting, every, latent_of), strength)
         starting_noise.install(patched, start)

@@ -188,13 +188,14 @@ class FoveaDenseDiffusion(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(DENSE)
     def execute(
         cls, model: ModelPatcher, clip: CLIP, regions: Regions, prompt: str, negative_prompt: str,
         cross_strength: float, self_strength: float, time_exponent: float, end_percent: float,
         start_percent: float, mode: str, blocks: str, encode_regions_separately: bool,
         method: dict[str, Any] | None = None, layout_iterations: int = 0, arranged_noises: int = 0,
     ) -> io.NodeOutput:  # fmt: skip
-        name, own = choice.chosen(method, "method", METHODS, DENSE)
+        name, own = choice.chosen(method, "method", METHODS)
         chosen = METHODS[name]
         bias = replace(
             chosen.bias, key_stride=own.get("key_stride", 1),
@@ -203,7 +204,7 @@ class FoveaDenseDiffusion(io.ComfyNode):
         )  # fmt: skip
         control = RegionControl(
             bias, chosen.text * cross_strength, chosen.image * self_strength, start_percent, end_percent, chosen.law,
-            time_exponent, _blocks(model, blocks, DENSE), layout_iterations, arranged_noises,
+            time_exponent, _blocks(model, blocks), layout_iterations, arranged_noises,
         )  # fmt: skip
         prompts = (prompt, negative_prompt, mode, encode_regions_separately)
         return _steered(cls, DENSE, model, clip, regions, prompts, control)
@@ -247,6 +248,7 @@ class FoveaPaintWithWords(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node(PAINT)
     def execute(
         cls, model: ModelPatcher, clip: CLIP, regions: Regions, prompt: str, negative_prompt: str, strength: float,
         score_unit: str, end_percent: float, start_percent: float, mode: str, blocks: str,
@@ -254,13 +256,13 @@ class FoveaPaintWithWords(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         bias = RegionBias(score_unit, temperature=0.0, area_weight=0.0, background=False)
         control = RegionControl(
-            bias, strength, 0.0, start_percent, end_percent, law="log", blocks=_blocks(model, blocks, PAINT)
+            bias, strength, 0.0, start_percent, end_percent, law="log", blocks=_blocks(model, blocks)
         )
         prompts = (prompt, negative_prompt, mode, encode_regions_separately)
         return _steered(cls, PAINT, model, clip, regions, prompts, control)
 
 
-def _blocks(model: ModelPatcher, names: str, node: str) -> frozenset[BlockId] | None:
+def _blocks(model: ModelPatcher, names: str) -> frozenset[BlockId] | None:
     """The blocks to steer, None for all."""
     if names.strip().lower() in ("", "all", "auto"):
         return None
@@ -271,7 +273,7 @@ def _blocks(model: ModelPatcher, names: str, node: str) -> frozenset[BlockId] | 
     try:
         return parse_blocks(names, family.blocks(network), frozenset())
     except ValueError as why:
-        raise ValueError(f"{node}: blocks: {why}") from None
+        raise ValueError(f"blocks: {why}") from None
 
 
 def _steered(
@@ -283,30 +285,24 @@ def _steered(
     Neutral settings give the model itself and plain prompts.
     """
     prompt, negative_prompt, mode, separate = prompts
-    errors.needs_clip(clip, node)
+    errors.needs_clip(clip)
     acting = regions.acting
     whole = prompt_encoding.whole_prompt(prompt, acting)
     notes = [*regions.idle(), *regions.wordless()]
     with_loras = model.clone() if any(region.loras for region in acting.items) else model
-    try:
-        notes += region_lora.ensure(with_loras, acting)
-    except region_lora.NoMatch as why:
-        raise ValueError(f"{node}: {why}") from None
+    notes += region_lora.ensure(with_loras, acting)
     if control.neutral or not len(acting):
         plain = (prompt_encoding.encode(clip, text) for text in (whole, negative_prompt))
         return io.NodeOutput(with_loras, *plain, notices.report(node, notes))
     if family_of(model.get_model_object("diffusion_model")) is None:
         raise ValueError(
-            f"{node}: the attention of the model ({type(model.model).__name__}) cannot be steered yet. Regions to "
+            f"the attention of the model ({type(model.model).__name__}) cannot be steered yet. Regions to "
             "Conditioning makes ComfyUI's own masks of the same regions."
         )
     own_clips = [model_patch.adapted(region_lora.clip_of(clip, region), model) for region in acting.items]
     clip = model_patch.adapted(clip, model)
-    try:
-        positive = prompt_encoding.positive(clip, whole, acting, mode, separate, control, own_clips)
-        negative = prompt_encoding.negative(clip, negative_prompt, acting, control, own_clips)
-    except ValueError as why:
-        raise ValueError(f"{node}: {why}") from None
+    positive = prompt_encoding.positive(clip, whole, acting, mode, separate, control, own_clips)
+    negative = prompt_encoding.negative(clip, negative_prompt, acting, control, own_clips)
     patched = _with_gradients(with_loras) if control.layout_iterations else with_loras.clone()
     model_patch.install(patched)
     if control.arranged_noises:
@@ -325,7 +321,7 @@ def _with_gradients(model: ModelPatcher) -> ModelPatcher:
         with outside_inference_mode():
             return fully_loaded(model)
     except NoGradient as why:
-        raise NoGradient(f"{DENSE}: layout_iterations need gradients. {why} {layout_loss.CURE}") from None
+        raise NoGradient(f"layout_iterations need gradients. {why} {layout_loss.CURE}") from None
 
 
 def _warn_of_other_models(cls: type[io.ComfyNode], node: str) -> None:

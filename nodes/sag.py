@@ -11,7 +11,7 @@ from ..attention.block_names import parse_blocks
 from ..attention.families.registry import MODELS, UNETS, family_of
 from ..guidance.sag.formulas import MASK_MODES
 from ..guidance.sag.model_patch import CORE_KERNEL_SIZE, GUIDED_PROMPTS, NODE, SelfAttentionGuidance
-from .ui import notices
+from .ui import errors, notices
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,7 @@ class FoveaSelfAttentionGuidance(io.ComfyNode):
         )
 
     @classmethod
+    @errors.of_node(NODE)
     def execute(
         cls,
         model: ModelPatcher,

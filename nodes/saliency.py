@@ -97,6 +97,7 @@ class FoveaSaliencyMap(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Saliency Map")
     def execute(
         cls, image: Tensor, strength: float, normalize: bool, saliency_model: Callable[[Tensor], Tensor] | None = None
     ) -> io.NodeOutput:

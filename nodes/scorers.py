@@ -100,7 +100,7 @@ class FoveaLoadScorer(io.ComfyNode):
                 scorer = files.load(file, activation, clip)
         if clip is not None and not isinstance(scorer, AestheticScorer):
             raise ValueError(
-                f"{LOADER}: {file} is no head of an aesthetic predictor, so nothing is done with what is connected to "
+                f"{file} is no head of an aesthetic predictor, so nothing is done with what is connected to "
                 "clip: disconnect it."
             )
         return io.NodeOutput(scorer)
@@ -129,7 +129,7 @@ class FoveaScorerFromCLIP(io.ComfyNode):
     @classmethod
     @errors.of_node(FROM_CLIP)
     def execute(cls, clip_vision: Any, clip: Any) -> io.NodeOutput:
-        errors.needs_clip(clip, FROM_CLIP)
+        errors.needs_clip(clip)
         with torch.inference_mode(False):
             return io.NodeOutput(comfy_clip.clip_pair(clip_vision, clip))
 
@@ -208,6 +208,7 @@ class FoveaScoreImages(io.ComfyNode):
         )
 
     @classmethod
+    @errors.of_node(SCORE)
     def execute(cls, image: Tensor, scorer: Scorer, prompt: str) -> io.NodeOutput:
         pictures = image[..., :3].movedim(-1, 1).float()
         pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..guidance.style.model_patch import BadStyle, StyleGuidance
-from .ui import notices
+from ..guidance.style.model_patch import StyleGuidance
+from .ui import errors, notices
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -60,6 +60,7 @@ class FoveaStyleGuidance(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @errors.of_node("Style Guidance")
     def execute(
         cls, model: ModelPatcher, text: list, style_scale: float, start_percent: float, end_percent: float
     ) -> io.NodeOutput:
@@ -88,6 +89,7 @@ class FoveaStyleGuider(io.ComfyNode):
         )
 
     @classmethod
+    @errors.of_node("Style Guider")
     def execute(
         cls, model: ModelPatcher, styled: list, negative: list, text_scale: float, text: list, style_scale: float,
         start_percent: float, end_percent: float,
@@ -104,10 +106,7 @@ def _patched(name: str, model: ModelPatcher, text: list, scale: float, start: fl
     if start >= end:
         notices.report(name, [f"start_percent ({start:g}) is not below end_percent ({end:g}): style does not act, and "
                               "the prompt with style is not used."])  # fmt: skip
-    try:
-        return StyleGuidance(text, scale, start, end).patched(model)
-    except BadStyle as why:
-        raise ValueError(f"{name}: {why}") from None
+    return StyleGuidance(text, scale, start, end).patched(model)
 
 
 NODES = [FoveaStyleGuidance, FoveaStyleGuider]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def chosen(given: dict[str, Any] | None, name: str, options: Iterable[str], node: str) -> tuple[str, dict[str, Any]]:
+def chosen(given: dict[str, Any] | None, name: str, options: Iterable[str]) -> tuple[str, dict[str, Any]]:
     """The option, and those of its inputs that were set. given: as ComfyUI hands it on, None if it knew no such option.
 
     Raises ValueError: there is no such option.
@@ -14,5 +14,5 @@ def chosen(given: dict[str, Any] | None, name: str, options: Iterable[str], node
     given = given or {}
     option = next((each for each in options if each == given.get(name)), None)
     if option is None:
-        raise ValueError(f"{node}: {name} must be one of: {', '.join(options)}.")
+        raise ValueError(f"{name} must be one of: {', '.join(options)}.")
     return option, {key: value for key, value in given.items() if key != name and value is not None}

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import tiny_models as tiny
+from comfy_api.latest import io
 
+from fovea import nodes
 from fovea.guidance.gradients.errors import NoGradient
 from fovea.nodes import attention_map, encoder_schedule, masked_prompts, regions, scorers
 from fovea.nodes.ui import errors
@@ -34,6 +36,26 @@ def wrong(class_: Any, **given: Any) -> str:
     with pytest.raises((ValueError, RuntimeError)) as error:
         class_.execute(**arguments(class_, **given))
     return str(error.value)
+
+
+class Broken:
+    """Whatever is done with it fails."""
+
+    def fail(self, *_: Any, **__: Any) -> Any:
+        raise ValueError("broken")
+
+    __getattr__ = __getitem__ = __len__ = __iter__ = __bool__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = fail
+    __float__ = __int__ = __add__ = __radd__ = __mul__ = __rmul__ = __truediv__ = __fspath__ = fail
+    __hash__ = __contains__ = __sub__ = __round__ = __format__ = fail
+
+
+@pytest.mark.parametrize("class_", [node for module in nodes.MODULES for node in module.NODES])
+def test_every_node_does_so(class_: Any) -> None:
+    """Whichever of its inputs is wrong."""
+    schema = class_.define_schema()
+    with pytest.raises(ValueError) as error:
+        class_.execute(**{one.id: "" if isinstance(one, io.String.Input) else Broken() for one in schema.inputs})
+    assert str(error.value).startswith(f"{schema.display_name}: "), str(error.value)
 
 
 def test_nodes_do_so() -> None:

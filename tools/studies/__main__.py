@@ -24,7 +24,10 @@ QUALITY = [
         Step("tools.studies.attention_map.quality", f"--model {model} --out {{out}}/eval", "--scenes 4")
         for model in ("unet", "dit")
     ),
-    Step("tools.studies.sag.quality", "--out {out}/eval/sag", "--pictures 8"),
+    *(
+        Step("tools.studies.sag.quality", f"--prompts {prompts} --out {{out}}/eval/sag", "--pictures 8")
+        for prompts in ("with", "without")
+    ),
     Step("tools.studies.regions.quality", "--set tune --out {out}/eval/regions", "--layouts 3 --only paper"),
     Step("tools.studies.regions.quality", "--set report --out {out}/eval/regions", "--layouts 3"),
     Step("tools.studies.regions.quality", "--set start --out {out}/eval/regions", "--layouts 3"),

@@ -66,8 +66,8 @@ def noise(facts: dict[str, Any]) -> str:
 
 
 def sag(facts: dict[str, Any]) -> str:
-    rows = {row["prompted"]: row for row in facts["sag"]["table"] if row["method"] == "SAG"}
-    found = [rows[kind]["kid_against_none"] for kind in (False, True)]
+    found = [row["kid_against_none"] for kind in ("sag_without", "sag") for row in facts[kind]["table"]
+             if row["method"] == "SAG"]  # fmt: skip
     without, prompted = map(interval, found)
     is_chance = all(low <= 0 <= high for _, low, high in found)
     return (
@@ -77,13 +77,13 @@ def sag(facts: dict[str, Any]) -> str:
     )
 
 
-LINES: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-    ("generator", model), ("regions_start", places), ("regions_start_dit", transformer), ("regions_identities", twins),
-    ("region_lora", loras), ("latents", noise), ("sag", sag),
+LINES: list[tuple[set[str], Callable[[dict[str, Any]], str]]] = [  # with what each needs
+    ({"generator"}, model), ({"regions_start"}, places), ({"regions_start_dit"}, transformer),
+    ({"regions_identities"}, twins), ({"region_lora"}, loras), ({"latents"}, noise), ({"sag", "sag_without"}, sag),
 ]  # fmt: skip
 
 
 def section(facts: dict[str, Any]) -> str:
     """A line for whatever was measured; "" where nothing was."""
-    lines = [f"- {write(facts)}" for key, write in LINES if key in facts]
+    lines = [f"- {write(facts)}" for needed, write in LINES if needed <= facts.keys()]
     return paragraphs("## In short", "\n".join(lines)) if lines else ""

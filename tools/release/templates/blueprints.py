@@ -31,8 +31,8 @@ def paint(info: dict[str, Any]) -> Workflow:
 
 def two_models(info: dict[str, Any]) -> Workflow:
     about = ("One sampler, two models: the second takes over below a noise level. Set for Wan 2.2, whose two models "
-             "also want Model Sampling SD3 with shift 12 before them. Presets for the SDXL refiner too: connect its own "
-             "prompts.")  # fmt: skip
+             "also want Model Sampling SD3 with shift 12 before them. Presets for the SDXL refiner too: connect its "
+             "own prompts.")  # fmt: skip
     board = Blueprint(info, "Two models in one run (Fovea)", "Fovea/experts", about)
     first, second = board.inlet("model", "MODEL", "high noise"), board.inlet("expert", "MODEL", "low noise")
     positive, negative = board.inlet("positive", "CONDITIONING"), board.inlet("negative", "CONDITIONING")
@@ -53,8 +53,8 @@ def two_models(info: dict[str, Any]) -> Workflow:
 
 
 def best_noise(info: dict[str, Any]) -> Workflow:
-    about = ("Tries several starting noises and keeps the picture that fits the prompt best, by a CLIP: choose yours at "
-             "file. The one that ships knows the demo model alone.")  # fmt: skip
+    about = ("Tries several starting noises and keeps the picture that fits the prompt best, by a CLIP: choose yours "
+             "at file. The one that ships knows the demo model alone.")  # fmt: skip
     board = Blueprint(info, "The best starting noise (Fovea)", "Fovea/scoring", about)
     model, clip, vae = board.inlet("model", "MODEL"), board.inlet("clip", "CLIP"), board.inlet("vae", "VAE")
     latent, prompt = board.inlet("latent_image", "LATENT"), board.inlet("prompt", "STRING")

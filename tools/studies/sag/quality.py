@@ -1,8 +1,9 @@
-"""SAG, blur guidance and PAG on ShapesWorld, with and without a prompt, beside CFG of the same effective scale.
+"""SAG, blur guidance and PAG on ShapesWorld, with a prompt, beside CFG of the same effective scale, or without one.
 
-`python -m tools.studies.sag.quality` writes output/eval/sag/report.json and unpicked pictures. Resumable: every batch
-is kept, by the model's weights and the settings. Scales are chosen on the tuning set, three trials per method; the
-table is of the report set, with other seeds. PROFILE=full or a GPU takes 1024 pictures per cell instead of 256.
+`python -m tools.studies.sag.quality --prompts with` writes output/eval/sag/with.json and unpicked pictures. Resumable:
+every batch is kept, by the model's weights and the settings. Scales are chosen on the tuning set, three trials per
+method; the table is of the report set, with other seeds. PROFILE=full or a GPU takes 1024 pictures per cell instead of
+256.
 """
 
 from __future__ import annotations
@@ -95,42 +96,36 @@ def methods(kind: str) -> list[str]:
     return [name for name in TRIALS if name != "PAG" or kind != "dit"]
 
 
-def tune(made: PictureSets, pictures: int) -> tuple[dict[str, float], list[dict]]:
-    """Best scale of every method with and without a prompt, by KID on the tuning set; and all trials."""
-    real = made.real(512)
-    trials = []
-    for prompted, cfg in ((False, 1.0), (True, CFG)):
-        for method in methods(made.demo.kind):
-            scales = TRIALS[method]
-            for scale in scales:
-                cell = Cell(method, scale, prompted, cfg)
-                found = made.run(cell, "tune", pictures)
-                trials.append({
-                    "cell": cell.name, "method": method, "prompted": prompted, "scale": scale,
-                    "kid": round(metrics.kid(found["features"], real), 5), "right": round(found["right"].mean(), 3),
-                })  # fmt: skip
-    best = {}
-    for prompted in (False, True):
-        for method in methods(made.demo.kind):
-            group = [t for t in trials if t["method"] == method and t["prompted"] == prompted]
-            best[f"{method} {prompted}"] = min(group, key=lambda t: t["kid"])["scale"]
+def tune(made: PictureSets, pictures: int, prompted: bool) -> tuple[dict[str, float], list[dict]]:
+    """Best scale of every method, by KID on the tuning set; and all trials."""
+    real, trials = made.real(512), []
+    for method in methods(made.demo.kind):
+        for scale in TRIALS[method]:
+            cell = Cell(method, scale, prompted, CFG if prompted else 1.0)
+            found = made.run(cell, "tune", pictures)
+            trials.append({
+                "cell": cell.name, "method": method, "prompted": prompted, "scale": scale,
+                "kid": round(metrics.kid(found["features"], real), 5), "right": round(found["right"].mean(), 3),
+            })  # fmt: skip
+    best = {method: min((t for t in trials if t["method"] == method), key=lambda t: t["kid"])["scale"]
+            for method in methods(made.demo.kind)}  # fmt: skip
     return best, trials
 
 
-def cells(demo: DemoSetup, best: dict[str, float]) -> list[Cell]:
-    """The table's rows."""
-    found = []
-    for prompted, cfg in ((False, 1.0), (True, CFG)):
-        found.append(Cell("none", 0.0, prompted, cfg))
-        found += [Cell(method, best[f"{method} {prompted}"], prompted, cfg) for method in methods(demo.kind)]
-    matched = effective_cfg(demo, Cell("SAG", best["SAG True"], True, CFG))
-    return [*found, Cell("none", 0.0, True, matched)]
+def cells(demo: DemoSetup, best: dict[str, float], prompted: bool) -> list[Cell]:
+    """The table's rows; with a prompt the last is plain CFG, as strong as SAG and CFG together."""
+    cfg = CFG if prompted else 1.0
+    found = [Cell("none", 0.0, prompted, cfg), *(Cell(method, scale, prompted, cfg) for method, scale in best.items())]
+    if prompted:
+        found.append(Cell("none", 0.0, True, effective_cfg(demo, Cell("SAG", best["SAG"], True, CFG))))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, help="per cell")
-    parser.add_argument("--model", choices=("unet", "dit"), default="unet", help="of another: <model>_report.json")
+    parser.add_argument("--prompts", choices=("with", "without"), default="with")
+    parser.add_argument("--model", choices=("unet", "dit"), default="unet", help="of another: <model>_with.json")
     parser.add_argument("--demo", type=Path, default=DEMO)
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
@@ -139,22 +134,21 @@ def main() -> None:
     full = os.environ.get("PROFILE") == "full" or device.type == "cuda"
     pictures = args.pictures or (1024 if full else 256)
     pictures -= pictures % BATCH
-    tuning = min(TUNING_PICTURES, pictures)
-    best, trials = tune(made, tuning)
-    rows = cells(demo, best)
+    tuning, prompted = min(TUNING_PICTURES, pictures), args.prompts == "with"
+    best, trials = tune(made, tuning, prompted)
+    rows = cells(demo, best, prompted)
     found = {cell: made.run(cell, "report", pictures) for cell in rows}
     real, table = made.real(1024), []
     for cell in rows:
-        plain = next(other for other in rows if other.prompted == cell.prompted)  # the first is without guidance
-        table.append({"cell": cell.name, "method": cell.method, "scale": cell.scale, "prompted": cell.prompted,
+        table.append({"cell": cell.name, "method": cell.method, "scale": cell.scale, "prompted": prompted,
                       "cfg": cell.cfg, "n": pictures,
-                      **measure(found[cell], found[plain], real, cell.prompted)})  # fmt: skip
-    of_model = "" if args.model == "unet" else f"{args.model}_"
-    Image.fromarray(np.concatenate([made.shown(cell) for cell in rows])).save(args.out / f"{of_model}pictures.png")
-    record.write(args.out / f"{of_model}report.json", {
-        **record.source(*demo.more, demo=args.demo), "model": args.model, "means": bool(demo.means),
-        "device": str(demo.model.load_device), "pictures": pictures, "steps": STEPS, "sampler": "euler / normal",
-        "reference": sets.REFERENCE,
+                      **measure(found[cell], found[rows[0]], real, prompted)})  # fmt: skip
+    name = args.prompts if args.model == "unet" else f"{args.model}_{args.prompts}"
+    Image.fromarray(np.concatenate([made.shown(cell) for cell in rows])).save(args.out / f"{name}.png")
+    record.write(args.out / f"{name}.json", {
+        **record.source(*demo.more, demo=args.demo), "model": args.model,
+        "means": bool(demo.means) and not prompted, "device": str(demo.model.load_device), "pictures": pictures,
+        "steps": STEPS, "sampler": "euler / normal", "reference": sets.REFERENCE,
         "seeds": FIRST_SEED, "seconds": round(made.seconds()),
         "tuning": {"pictures": tuning, "chosen_by": "kid", "trials": trials, "chosen": best}, "table": table,
     })  # fmt: skip

@@ -5,8 +5,29 @@ from __future__ import annotations
 from ..tables import interval, measured_on, paragraphs, reference_note, table
 
 
-def quality_section(report: dict) -> str:
-    """A table like the paper's, and what was tried before."""
+def quality_section(prompted: dict, without: dict) -> str:
+    """Tables like the paper's, and what was tried before."""
+    return paragraphs(
+        "## Self-Attention Guidance on ShapesWorld",
+        f"`make eval`: {prompted['pictures']} pictures per row, the same seeds in every row, {prompted['steps']} steps "
+        f"of {prompted['sampler']} on {prompted['device']}. Frechet distance and KID on CLIP B's features against 1024 "
+        "reference pictures; lower is better. `blur`: the paper's blur guidance, the whole picture blurred. `less "
+        "none`: the difference in KID, paired. In brackets: 95 % bootstrap interval over pictures.",
+        "With a prompt. The last row is the control: plain CFG with as many steps, whose mean pull is as strong as "
+        "SAG's and CFG's together.",
+        *_compared(prompted),
+        "Without a prompt, CFG 1. " + (
+            "Runs begin with the mean of a painted picture in the noise (`start` of Load Demo Model)."
+            if without.get("means") else
+            "Runs begin with noise alone, from which this model makes no white backgrounds, so that these rows tell "
+            "little: see `start` of Load Demo Model, which came later."
+        ),
+        *_compared(without),
+    )  # fmt: skip
+
+
+def _compared(report: dict) -> list[str]:
+    """The rows of one report, what they were compared with, and which scales were tried."""
 
     def cell(row: dict, key: str, factor: float = 1, digits: int = 2) -> str:
         if key not in row:
@@ -17,40 +38,23 @@ def quality_section(report: dict) -> str:
 
     rows = [
         (
-            f"{row['method']} {row['scale']:g}" if row["scale"] else "none",
-            f"yes, CFG {row['cfg']:g}" if row["prompted"] else "no",
+            f"{row['method']} {row['scale']:g}" if row["scale"] else "none", f"{row['cfg']:g}",
             cell(row, "frechet"), cell(row, "kid"), cell(row, "kid_against_none"),
             cell(row, "precision"), cell(row, "recall"), cell(row, "certain", 100, 1), cell(row, "right", 100, 1),
         )
         for row in report["table"]
     ]  # fmt: skip
-    head = ("guidance, scale", "prompt", "Frechet", "KID", "less none", "precision", "recall",
-            "reader certain %", "all right %")  # fmt: skip
+    head = ("guidance, scale", "CFG", "Frechet", "KID", "less none", "precision", "recall", "reader certain %",
+            "all right %")  # fmt: skip
     tuning = report["tuning"]
-    tried = [
-        (t["method"], "yes" if t["prompted"] else "no", f"{t['scale']:g}", f"{t['kid']:.2f}",
-         f"{100 * t['right']:.0f}" if t["prompted"] else "-")
-        for t in tuning["trials"]
-    ]  # fmt: skip
-    start = (
-        "Without a prompt runs begin with the mean of a painted picture in the noise (`start` of Load Demo Model)."
-        if report.get("means") else
-        "Without a prompt runs begin with noise alone, from which this model makes no white backgrounds, so that these "
-        "rows tell little: see `start` of Load Demo Model, which came later."
-    )  # fmt: skip
-    return paragraphs(
-        "## Self-Attention Guidance on ShapesWorld",
-        f"`make eval`: {report['pictures']} pictures per row, the same seeds in every row, {report['steps']} steps "
-        f"of {report['sampler']} on {report['device']}. Frechet distance and KID on CLIP B's features against 1024 "
-        "reference pictures; lower is better. `blur`: the paper's blur guidance, the whole picture blurred. The last "
-        "row is the control: plain CFG with as many steps, whose mean pull is as strong as SAG's and CFG's together. "
-        "`less none`: the difference in KID, paired. In brackets: 95 % bootstrap interval over pictures.",
-        start,
-        table(head, rows),
-        reference_note(report),
-        f"Scales were chosen by KID on {tuning['pictures']} pictures of the tuning set, three trials per method:",
-        table(("guidance", "prompt", "scale", "KID", "all right %"), tried),
-    )
+    tried: dict[str, list[str]] = {}
+    for trial in tuning["trials"]:
+        tried.setdefault(trial["method"], []).append(f"{trial['scale']:g}: {trial['kid']:.2f}")
+    scales = "; ".join(f"{method} {', '.join(each)}" for method, each in tried.items())
+    return [
+        table(head, rows), reference_note(report),
+        f"Scales were chosen by KID on {tuning['pictures']} pictures of the tuning set: {scales}.",
+    ]
 
 
 MODELS = {"unet": "the UNet", "early": "an early UNet", "dit": "the flow transformer"}
