@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tools.studies import record
 from tools.studies.generator import quality
 
 
@@ -61,3 +63,18 @@ def test_a_short_batch_does_not_stand_for_a_whole_one(
 def test_only_the_usual_settings_write_what_the_page_reads(arguments: str, name: str) -> None:
     parser = quality.arguments()
     assert quality.report_name(parser.parse_args(arguments.split()), parser.get_default) == name
+
+
+def test_the_commit_says_whether_its_files_were_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    assert record.commit() == "", "an archive has none"
+    for name in ("code.py", "docs/page.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    for command in ("init -q", "add .", "-c user.name=x -c user.email=x commit -qm x"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    clean = record.commit()
+    (tmp_path / "docs" / "page.md").write_text("2")
+    assert len(clean) == 40 and record.commit() == clean
+    (tmp_path / "code.py").write_text("2")
+    assert record.commit() == f"{clean}+"

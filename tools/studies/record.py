@@ -20,7 +20,10 @@ from ..shapesworld.shipped_weights import CHANGES, DEMO, GENERATORS, LORAS, PART
 
 
 def commit() -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    """The commit of the code in use; with a "+" where it is not that of the commit, results and docs aside."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", ":!docs"], cwd=ROOT).returncode
+    return head + "+" * bool(head and changed)
 
 
 def source(*more: str, demo: Path = DEMO) -> dict[str, str]:

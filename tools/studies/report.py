@@ -111,6 +111,11 @@ def ediffi_section(report: dict) -> str:
     )
 
 
+def short(commit: str) -> str:
+    """As the page shows it."""
+    return f"{commit[:7]}{'+' * commit.endswith('+')}" if commit else "not recorded"
+
+
 def source_section(shipped: list[str], facts: dict) -> str:
     """Which code and which weights every number belongs to."""
     measured = {**facts, **facts.get("ediffi", {})}
@@ -120,13 +125,21 @@ def source_section(shipped: list[str], facts: dict) -> str:
             return "made for it"
         return "those that ship" if measured[key].get("weights") in shipped else "older"
 
+    redrawn = facts.get("redrawn", {"commit": "", "found": {}})
     rows = [
-        (name, measured[key].get("commit", "")[:7] or "not recorded", weights(key))
+        (name, short(measured[key].get("commit", "")), weights(key), redrawn["found"].get(key, "-"))
         for key, name in MEASURED.items() if key in measured
     ]  # fmt: skip
     missing = ", ".join(name for key, name in MEASURED.items() if key in NOT_YET)
-    return paragraphs("## Provenance", table(("measured", "commit", "weights"), rows),
-                      f"Written, not yet measured: {missing}." if missing else "")  # fmt: skip
+    return paragraphs(
+        "## Provenance",
+        table(("measured", "commit", "weights", "drawn again"), rows),
+        f"*Drawn again*: a few samples of every row, with the code of {redrawn['commit'][:7]} and with that of the "
+        "row's own commit, on one machine. *Same*: bit for bit. Numbers are the largest mean difference of a picture, "
+        "of 255. *Other draws*: the method is the same, and draws other random numbers." if redrawn["found"] else "",
+        "+: with changes that were committed later.",
+        f"Written, not yet measured: {missing}." if missing else "",
+    )
 
 
 # What a section needs of the facts, and what writes it, in the page's order.
