@@ -37,8 +37,9 @@ def two_models(info: dict[str, Any]) -> Workflow:
     first, second = board.inlet("model", "MODEL", "high noise"), board.inlet("expert", "MODEL", "low noise")
     positive, negative = board.inlet("positive", "CONDITIONING"), board.inlet("negative", "CONDITIONING")
     latent, vae = board.inlet("latent_image", "LATENT"), board.inlet("vae", "VAE")
-    own = {name: board.inlet(f"expert {name}", "CONDITIONING") for name in ("positive", "negative")}
-    expert = board.put("FoveaExpert", 0, tint="ours", model=second, boundary_unit="Wan 2.2 T2V, low noise", **own)
+    own, own_negative = (board.inlet(f"expert {name}", "CONDITIONING") for name in ("positive", "negative"))
+    expert = board.put("FoveaExpert", 0, tint="ours", model=second, boundary_unit="Wan 2.2 T2V, low noise",
+                       positive=own, negative=own_negative)  # fmt: skip
     switch = board.put("FoveaExpertSwitch", 0, tint="ours", model=first, experts=(expert, 0))
     sampled = board.put("KSampler", 1, model=(switch, 0), positive=positive, negative=negative, latent_image=latent,
                         cfg=4.0)  # fmt: skip
