@@ -1,4 +1,4 @@
-"""What is cut off the prompts of a model call: tokens that a technique has put behind them and nobody shall see."""
+"""What is cut off the prompts of a model call: tokens that a technique has put behind them and nobody should see."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Rows = tuple[Row, ...]
 
 
 def trimmers(run: Run) -> list[TextTrimmer]:
-    """The wrappers of a run that say what nobody shall see."""
+    """The wrappers of a run that say what nobody should see."""
     return [each for each in run.attention_wrappers if isinstance(each, TextTrimmer)]
 
 
 def trimmed(
     run: Run, rows: Rows, forward: Forward, text: Any, inputs: dict[str, Any]
 ) -> tuple[Rows, Any, dict[str, Any]]:
-    """A call's rows, text features and other inputs, without the tokens that a wrapper says nobody shall see.
+    """A call's rows, text features and other inputs, without the tokens that a wrapper says nobody should see.
 
     As they are where something of those tokens would be left in the rest.
     """
