@@ -17,8 +17,8 @@ help:  ## show this list
 host:  ## set up ComfyUI and its packages, nothing else
 	$(RUN)
 
-demo:  ## queue the demo graphs: output/demo/contact_sheet.png, report.json
-	$(RUN) -m tools.demo
+demo:  ## queue the demo graphs: output/demo/contact_sheet.png, report.json (ARGS=--quick: few steps)
+	$(RUN) -m tools.demo $(ARGS)
 
 test:  ## run the whole test suite (TESTS="tests/tools/test_comfyui_setup.py -k hash" for a part)
 	$(RUN) $(PYTEST) $(or $(TESTS),$(WORKERS) tests)

@@ -164,6 +164,9 @@ def loaded(
     graph = json.loads((ROOT / "workflows" / "1 Paint with words (demo).json").read_text(encoding="utf-8"))
     node = next(node for node in graph["nodes"] if node["type"] == "FoveaRegionPainter")
     node["widgets_values"] = [SIDE, SIDE, ""]
+    # Already in front: who is brought there later gets another place in the order of execution once the graph's undo
+    # has loaded the graph, which the editor takes for a change, and forgets its redo. So it does with every node.
+    graph["nodes"].sort(key=lambda each: each is node)
     graph["extra"]["ds"] = {"scale": 0.75, "offset": [810 - node["pos"][0], 120]}  # the painter in the middle, whole
     page.evaluate("graph => window.app.loadGraphData(graph)", graph)
     page.locator(".fovea-stage").first.wait_for()

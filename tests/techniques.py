@@ -34,7 +34,8 @@ OTHERS = [name for name in BACKENDS if getattr(attention, name) is not attention
 
 
 class World(NamedTuple):
-    """What nodes are given beside the model. start: noise and what is drawn on, [n, channels, height, width]."""
+    """What nodes are given beside the model. start: noise and what is drawn on, [n, channels, height, width].
+    large: the same for techniques that find nothing to choose in a small one, where start is small."""
 
     clip: Any
     vae: Any
@@ -43,17 +44,21 @@ class World(NamedTuple):
     negative: list
     styled: list
     start: Tensor
+    large: Tensor | None = None
 
 
-def shapesworld() -> World:
-    """Everything as the server makes it."""
+def shapesworld(side: int = 32) -> World:
+    """Everything as the server makes it. side: of the latents; half of what the model was trained on is quicker."""
     with torch.inference_mode():
         clip = demo_model.load_clip()
         positive, negative, styled = (
             prompt_encoding.encode(clip, text) for text in (PROMPT, "", "a plain green square")
         )
-        start = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
-        return World(clip, demo_model.load_vae(), demo_model.load_scorer(clip), positive, negative, styled, start)
+        start, large = (
+            torch.randn(1, 4, each, each, generator=torch.Generator().manual_seed(3)) for each in (side, 32)
+        )
+        vae, scorer = demo_model.load_vae(), demo_model.load_scorer(clip)
+        return World(clip, vae, scorer, positive, negative, styled, start, large)
 
 
 def outputs(node: Any, **given: Any) -> tuple:
@@ -181,12 +186,19 @@ WITH_PICTURES = ("clip_guidance", "optimize_through", "optimize_past")  # which 
 TECHNIQUES = {**PATCHES, **WITH_GRADIENTS, **{each.__name__: each for each in (optimize_past, best_of_n, halving)}}
 
 
+LAYOUTS = ("arranged", "layout_loss")  # choose places, of which a small start has too few
+
+
+def with_room(name: str, world: World) -> World:
+    return world if name not in LAYOUTS or world.large is None else world._replace(start=world.large)
+
+
 def without(name: str, model: Any, world: World) -> Tensor:
     """What is drawn of the same noise and prompts where the technique does nothing: of those that change the noise for
     regions, with the regions."""
     with torch.inference_mode():
-        if name in ("arranged", "layout_loss"):
-            return regions(model, world)
+        if name in LAYOUTS:
+            return regions(model, with_room(name, world))
         if name in ("optimize_through", "optimize_past"):
             return _search(FoveaOptimizeLatent, model, world, iterations=0, candidates=1)
         if name in ("best_of_n", "halving"):
@@ -198,4 +210,4 @@ def without(name: str, model: Any, world: World) -> Tensor:
 def run(name: str, model: Any, world: World) -> Tensor:
     """As the server runs nodes."""
     with torch.inference_mode():
-        return TECHNIQUES[name](model, world) if name in TECHNIQUES else plain(model, world)
+        return TECHNIQUES[name](model, with_room(name, world)) if name in TECHNIQUES else plain(model, world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -156,10 +157,10 @@ def times(start: float, rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(f"{seconds:7.1f} s  {name}" for name, seconds in parts)
 
 
-def demo() -> int:
-    """Returns the exit code: 0 when every graph succeeded."""
+def demo(quick: bool = False) -> int:
+    """Returns the exit code: 0 when every graph succeeded. quick: with few steps."""
     graphs = {name: graph.load(path) for name, path in graph.demo_graphs(GRAPHS).items()}
-    graphs = {name: graphs[name] for name in in_order(graphs)}
+    graphs = {name: graph.quick(graphs[name]) if quick else graphs[name] for name in in_order(graphs)}
     if not graphs:
         raise SetupError(f"{GRAPHS} holds no graph (*.json).")
     with alone_in(OUTPUT):
@@ -193,8 +194,14 @@ def _demo(graphs: dict[str, graph.Graph]) -> int:
     return 1 if failed else 0
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few steps: whether it runs, not what it draws")
+    return demo(parser.parse_args().quick)
+
+
 if __name__ == "__main__":
     try:
-        sys.exit(demo())
+        sys.exit(main())
     except KeyboardInterrupt:
         sys.exit("fovea: stopped.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import hashlib
 import io
 import json
@@ -30,19 +29,15 @@ from .comfy.server import temporary
 from .studies import record
 
 FOLDER = ROOT / "output" / "soak"
-# Enough that everything happens once; a switch of models needs two steps.
-FEW = {"steps": 3, "iterations": 1, "candidates": 2, "n": 2}
 SEEDS = ("seed", "noise_seed")
 WARM, LAST, MAX_GROWTH = (50, 100), 50, 0.02
 
 
 def short(graph: graphs.Graph, seed: int) -> graphs.Graph:
     """A graph with few steps and another seed."""
-    made = copy.deepcopy(graph)
+    made = graphs.quick(graph)
     for node in made.values():
         for name, value in node["inputs"].items():
-            if name in FEW and isinstance(value, int):
-                node["inputs"][name] = min(value, FEW[name])
             if (name in SEEDS and isinstance(value, int)) or (node["class_type"] == "PrimitiveInt" and name == "value"):
                 node["inputs"][name] = seed
     return made

@@ -41,7 +41,7 @@ def alike(technique: str, got: Tensor, wanted: Tensor, tolerance: float = 1e-3) 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return techniques.shapesworld()
+    return techniques.shapesworld(16)
 
 
 @pytest.fixture(scope="module")

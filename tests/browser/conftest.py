@@ -58,28 +58,41 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     return report
 
 
-@pytest.fixture
-def page(live) -> Iterator:
-    """A fresh browser profile on the live server's address; console errors are collected in page.complaints."""
-    chromium = browser.find()
-    if chromium is None:
+@pytest.fixture(scope="module")  # no longer: tests elsewhere start event loops of their own, beside Playwright's
+def chromium() -> Iterator:
+    """One browser for all tests of a file: its start takes a second, and every test has a profile of its own anyway."""
+    path = browser.find()
+    if path is None:
         if os.environ.get("FOVEA_NEEDS_BROWSER"):
             pytest.fail(MISSING)
         pytest.skip(MISSING)
     SHOTS.mkdir(parents=True, exist_ok=True)
     with playwright.sync_playwright() as driver:
-        window = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        running = driver.chromium.launch(executable_path=path, args=FLAGS)
         try:
-            page = window.new_page(viewport={"width": 1900, "height": 1080})
-            page.set_default_timeout(120_000)
-            page.complaints = []
-            page.on("pageerror", lambda error: page.complaints.append(f"{error} {error.stack}"))
-            page.on("console", lambda line: page.complaints.append(f"{line.text} {line.location.get('url', '')}")
-                    if line.type == "error" else None)  # fmt: skip
-            page.ours = lambda: [text for text in page.complaints if "fovea" in text.lower()]
-            yield page
+            yield running
         finally:
-            window.close()
+            running.close()
+
+
+@pytest.fixture
+def page(live, chromium) -> Iterator:
+    """A fresh profile on the live server's address; console errors are collected in page.complaints.
+
+    People can ask for less motion; here it spares the computer, which draws all of it without a GPU.
+    """
+    profile = chromium.new_context(viewport={"width": 1900, "height": 1080}, reduced_motion="reduce")
+    try:
+        page = profile.new_page()
+        page.set_default_timeout(120_000)
+        page.complaints = []
+        page.on("pageerror", lambda error: page.complaints.append(f"{error} {error.stack}"))
+        page.on("console", lambda line: page.complaints.append(f"{line.text} {line.location.get('url', '')}")
+                if line.type == "error" else None)  # fmt: skip
+        page.ours = lambda: [text for text in page.complaints if "fovea" in text.lower()]
+        yield page
+    finally:
+        profile.close()
 
 
 @pytest.fixture

@@ -453,14 +453,14 @@ def test_make_serve(tmp_path: Path) -> None:
 @live_server
 @pytest.mark.timeout(3600)
 def test_make_demo(demo_model: Path) -> None:
-    """`make demo` leaves what the README says; its own server runs beside the tests' one."""
+    """`make demo` leaves what the README says, here with few steps; its own server runs beside the tests' one."""
     folder = ROOT / "output" / "demo"
     report = folder / "report.json"
     before = report.read_bytes() if report.exists() else None
     report.unlink(missing_ok=True)
     try:
         done = subprocess.run(
-            command_line("make demo"),
+            [*command_line("make demo"), "ARGS=--quick"],
             cwd=ROOT,
             env=clean_environment(),
             capture_output=True,

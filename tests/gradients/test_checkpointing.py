@@ -29,7 +29,8 @@ def wan() -> nn.Module:
 
 
 def wan22() -> nn.Module:
-    return comfy.ldm.wan.vae2_2.WanVAE(dim=16, z_dim=48, dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True])
+    sizes = {"dim": 16, "dec_dim": 16, "z_dim": 48, "dim_mult": [1, 2, 4, 4]}
+    return comfy.ldm.wan.vae2_2.WanVAE(**sizes, temperal_downsample=[False, True, True])
 
 
 @pytest.mark.parametrize("build, shape, share", [

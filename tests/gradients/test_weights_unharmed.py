@@ -27,7 +27,7 @@ class Broken(RuntimeError):
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return techniques.shapesworld()
+    return techniques.shapesworld(16)
 
 
 class Loaded(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
+import os
 import re
 from pathlib import Path
 
 import folder_paths
 import pytest
+from pictures import is_blank
 from PIL import Image
 
 import fovea
@@ -24,7 +25,9 @@ LONGEST = 36  # letters of a name; the editor cuts what is longer
 every_template = pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 NEEDY = [path for path in WORKFLOWS if ui.needs_files(json.loads(path.read_text(encoding="utf-8")))]
-READY = [path for path in WORKFLOWS if path not in NEEDY]
+# Where there is a browser, its tests queue the templates, and see that the editor queues the very graph.
+QUEUED_IN_THE_EDITOR = TEMPLATES if os.environ.get("FOVEA_NEEDS_BROWSER") else []
+READY = [path for path in WORKFLOWS if path not in [*NEEDY, *QUEUED_IN_THE_EDITOR]]
 every_ready_workflow = pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
 every_needy_workflow = pytest.mark.parametrize("path", NEEDY, ids=lambda path: path.stem)
 
@@ -123,11 +126,7 @@ def test_runs(path: Path, client, object_info: dict, demo_model: Path) -> None:
     run = client.run(graph)
     assert run.status == "success", run.explain()
     images = [image for node_id in run.outputs for image in run.images(node_id)]
-    assert images
-    for reference in images:
-        with Image.open(io.BytesIO(client.image(reference))) as picture:
-            low, high = picture.convert("L").getextrema()
-            assert high > low, "a blank picture"
+    assert images and not any(is_blank(client.image(reference)) for reference in images)
 
 
 @pytest.mark.static
