@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 import fovea
 from fovea.nodes.demo_model import DUAL
 from tools.comfy.api import Client, Refused, Run
+from tools.comfy.graph import FEW
 from tools.comfy.workflow import choices_of, first_value, inputs_of, is_widget
-from tools.soak import FEW
 from tools.sweep.jobs import node
 
 pytestmark = pytest.mark.server
