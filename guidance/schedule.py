@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+
+def level_at(sampling: Any, percent: float) -> float:
+    """The noise level of a place in the schedule, a fraction. Raises ValueError for NaN: ComfyUI lets it through in a
+    prompt over the API, and its tables of noise levels would take it for a place far outside."""
+    if math.isnan(percent):
+        raise ValueError("start_percent or end_percent is NaN. Give a number between 0 and 1.")
+    return sampling.percent_to_sigma(percent)
 
 
 def inside(sampling: Any, sigma: float, start: float, end: float) -> bool:
@@ -10,7 +19,7 @@ def inside(sampling: Any, sigma: float, start: float, end: float) -> bool:
 
     From 0 means from the very first level on: in float32 a flow model's may be a little above percent_to_sigma(0).
     """
-    return (start <= 0 or sigma <= sampling.percent_to_sigma(start)) and sigma > sampling.percent_to_sigma(end)
+    return (start <= 0 or sigma <= level_at(sampling, start)) and sigma > level_at(sampling, end)
 
 
 def left_of_schedule(sampling: Any, sigma: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...attention.sites import BlockId
-from ..schedule import inside, timestep_share
+from ..schedule import inside, level_at, timestep_share
 from .score_bias import RegionBias
 
 LAWS = ("power", "log", "constant")
@@ -80,7 +80,7 @@ class RegionControl:
 
     def is_over(self, sampling: Any, sigma: float) -> bool:
         """Whether the window lies before this noise level, so that a run that goes down from it never reaches it."""
-        return sigma <= sampling.percent_to_sigma(self.end)
+        return sigma <= level_at(sampling, self.end)
 
 
 def noise_to_signal(sampling: Any, sigma: float) -> float:

@@ -90,6 +90,13 @@ def test_the_window(model: Any) -> None:
     assert torch.equal(sample(guided(model, 2.0, 1.0, 1.0)), sample(model, positive=TEXT)), "an empty window"
 
 
+@pytest.mark.parametrize("window", [(float("nan"), 1.0), (0.0, float("nan"))])
+def test_a_window_of_nan_is_refused(model: Any, window: tuple[float, float]) -> None:
+    """The API lets it through, and a table of noise levels would be asked for a place far outside."""
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        sample(guided(model, 2.0, *window))
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "euler_cfg_pp", "uni_pc", "dpmpp_2m_sde"])
 def test_samplers(model: Any, sampler: str) -> None:
     """Also those that ask for the negative prediction."""
