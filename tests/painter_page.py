@@ -144,16 +144,21 @@ class Painter:
         assert np.array_equal(self.map(), wanted)
 
 
+def arrived(page: Any, client: Any) -> None:
+    """The editor is there, and so is the graph that it starts with, which would take the place of another."""
+    page.goto(client.address)
+    page.wait_for_function("window.app?.graph && window.app.canvas")
+    page.wait_for_function("!!window.LiteGraph?.registered_node_types?.FoveaRegionPainter")
+    page.wait_for_function("!!window.app.extensionManager?.workflow?.activeWorkflow?.activeState")
+
+
 def opened(
     page: Any, client: Any, settings: Callable, renderer: str, palette: str = "dark", language: str = "en"
 ) -> None:
     settings(Comfy__Locale=language, Comfy__VueNodes__Enabled=renderer == "vue", Comfy__Workflow__Persist=True,
              Comfy__ColorPalette=palette, Comfy__NodeSearchBoxImpl__FollowCursor=False,
              Comfy__Workflow__ShowMissingModelsWarning=False)  # fmt: skip
-    page.goto(client.address)
-    page.wait_for_function("window.app?.graph && window.app.canvas")
-    page.wait_for_function("!!window.LiteGraph?.registered_node_types?.FoveaRegionPainter")
-    page.wait_for_function("!!window.app.extensionManager?.workflow?.activeWorkflow?.activeState")  # it loads one first
+    arrived(page, client)
 
 
 def loaded(

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from painter_page import opened, search_for
+from painter_page import arrived, opened, search_for
 from pictures import is_blank
 
 from tools.comfy import workflow as ui
@@ -58,8 +58,7 @@ def open_from_dialog(page, client, path: Path) -> None:
 
 def open_as_file(page, client, path: Path) -> None:
     """As people open what they were sent."""
-    page.goto(client.address)
-    page.wait_for_function("!!window.app?.extensionManager?.workflow?.activeWorkflow?.activeState")
+    arrived(page, client)
     page.locator("#comfy-file-input").set_input_files(path)  # what the menu's Open asks
     page.wait_for_function(LOADED)
 
