@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tools.comfy.server import termination_as_exit
 from tools.errors import SetupError
 from tools.sweep import work
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:
@@ -55,3 +62,19 @@ def test_a_server_that_hangs_ends_a_sweep_on_it(address: str | None, monkeypatch
         with pytest.raises(SetupError, match=r"hangs in a job.*did not stop.*restart"):
             work.alone(jobs, None, failed, address)
         assert len(began) == 1 and [*failed] == ["a"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process of its parent's death")
+def test_processes_of_a_study_end_when_it_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "process"
+    task = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    code = f"from tools.studies.processes import in_processes; in_processes(exec, [({task!r},)])"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as study:
+        try:
+            while study.poll() is None and not (told.exists() and told.read_text()):
+                time.sleep(0.1)
+            process = psutil.Process(int(told.read_text()))
+            assert process.ppid() == study.pid
+        finally:
+            study.kill()
+    process.wait(timeout=30)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..comfy.pack import load_packages
+from ..comfy.server import LIBC, die_with_parent
 
 
 def begin(threads: int | None = None) -> torch.device:
@@ -25,7 +26,8 @@ def begin(threads: int | None = None) -> torch.device:
 
 
 def in_processes(work: Callable[..., None], shares: Iterable[tuple[Any, ...]]) -> None:
-    """work(*share) for every share at once, each in a process of one thread: faster than one with several threads."""
+    """work(*share) for every share at once, each in a process of one thread: faster than one with several threads. They
+    end with this one, even where it is killed: else they would write into the results of whoever goes on."""
     context = multiprocessing.get_context("spawn")
     started = [context.Process(target=_alone, args=(work, share)) for share in shares]
     for process in started:
@@ -35,5 +37,7 @@ def in_processes(work: Callable[..., None], shares: Iterable[tuple[Any, ...]]) -
 
 
 def _alone(work: Callable[..., None], share: tuple[Any, ...]) -> None:
+    if LIBC:
+        die_with_parent()
     begin(threads=1)
     work(*share)
