@@ -216,7 +216,7 @@ def _changed_layers(
         return None
     found = (each.in_call(run, rows, forward) for each in run.layer_changers)
     changes = [change for change in found if change is not None]
-    return changed_layers(changes, run, family, forward) if changes else None
+    return changed_layers(changes, family, forward) if changes else None
 
 
 def _hooked(run: Run, rows: tuple[Row, ...], forward: Forward, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,45 +2,46 @@
 
 A change is a forward hook of PyTorch's, put on the module for one call of the network and taken off when it ends, also
 after an error or a cancel. So a plain clone of the model never meets one, and whatever else is in a layer's own forward
-(quantized or streamed weights, another LoRA) stays as it is.
+(quantized or streamed weights, another LoRA) stays as it is. Where gradients are taken, no part of such a call may be
+computed again on the way back: other calls' hooks, or none, would be there by then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .families.registry import Family
-from .run import Layer, LayerChange, Run
+from .run import Layer, LayerChange
 from .sites import Forward
 
 
 @contextmanager
-def changed_layers(changes: Sequence[LayerChange], run: Run, family: Family, forward: Forward) -> Iterator[None]:
-    """While active, the network's layers give what these make of their values.
-
-    Where gradients are taken the hooks stay until the network's next call or the end of the run: ComfyUI runs parts of
-    some networks anew on the way back.
-    """
+def changed_layers(changes: Sequence[LayerChange], family: Family, forward: Forward) -> Iterator[None]:
+    """While active, the network's layers give what these make of their values."""
     network: nn.Module = forward.network
-    run.drop_layer_hooks(network)
-    try:
-        hooks, modules = run.layer_hooks(network), dict(network.named_modules())
+    modules = dict(network.named_modules())
+    with ExitStack() as hooks:
+        for module in family.checkpointed(network):
+            hooks.enter_context(module.register_forward_pre_hook(_once, with_kwargs=True))
         for module in family.announcing(network):
-            hooks.append(module.register_forward_pre_hook(partial(_announce, family, forward), with_kwargs=True))
+            announce = partial(_announce, family, forward)
+            hooks.enter_context(module.register_forward_pre_hook(announce, with_kwargs=True))
         for change in changes:
             for name in change.layers:
                 module = modules.get(name) or network.get_submodule(name)  # within a compiled block
-                hooks.append(module.register_forward_hook(partial(_change, change, name, family, forward)))
+                changed = partial(_change, change, name, family, forward)
+                hooks.enter_context(module.register_forward_hook(changed))
         yield
-    finally:
-        if not torch.is_grad_enabled():
-            run.drop_layer_hooks(network)
+
+
+def _once(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict]:
+    """As ComfyUI calls these blocks itself where no node replaces them."""
+    return args, {**kwargs, "use_checkpoint": False}
 
 
 def _announce(

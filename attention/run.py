@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from .conds import CondRoles, Conds, CondTable, Row, RowKey, Window, cond_lists, cond_signature
 from .packed import Shapes
@@ -196,7 +195,6 @@ class Run(Shared):
     _aliases: dict[tuple[Any, ...], uuid.UUID] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
     _read: set[bool] = field(default_factory=set)  # whether attention calls that a wrapper was there for were known
-    _layer_hooks: dict[nn.Module, list[RemovableHandle]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self, model: Any, sigma: float, size: tuple[int, ...] = (), guider: Any = None) -> None:
@@ -229,25 +227,11 @@ class Run(Shared):
                 technique.finish(self)
 
     def close(self) -> None:
-        """Drop every tensor and every reference of the run, and take every hook off its network."""
-        self.drop_layer_hooks()
+        """Drop every tensor and every reference of the run."""
         self.model, self.table, self.attention_wrappers, self.layer_changers, self.conds = None, None, (), (), {}
         self.roles.clear()
         for kept in (self._lists, self._evaluated, self._records, self._previous, self._states, self._aliases):
             kept.clear()
-
-    def layer_hooks(self, network: nn.Module) -> list[RemovableHandle]:
-        """Hooks that the run has put on this network's layers: add to them."""
-        with self._lock:
-            return self._layer_hooks.setdefault(network, [])
-
-    def drop_layer_hooks(self, network: nn.Module | None = None) -> None:
-        """Take them off; None: off every network."""
-        with self._lock:
-            networks = list(self._layer_hooks) if network is None else [network]
-            hooks = [hook for each in networks for hook in self._layer_hooks.pop(each, ())]
-        for hook in hooks:
-            hook.remove()
 
     @contextmanager
     def calling(self, table: CondTable | None, remember: bool = True) -> Iterator[None]:

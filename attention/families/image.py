@@ -50,6 +50,9 @@ class StableDiffusion3(Transformer):
     def prepare(self, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         return naming_blocks(len(network.joint_blocks), options)
 
+    def checkpointed(self, network: Any) -> Iterable[nn.Module]:
+        return network.joint_blocks
+
     def kind(self, network: Any, call: int) -> str | None:
         return ("joint", "self")[call] if call < 2 else None
 

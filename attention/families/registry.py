@@ -63,6 +63,10 @@ class Family(Protocol):
         """Where a prompt is among the text tokens of its blocks."""
         ...
 
+    def checkpointed(self, network: nn.Module) -> Iterable[nn.Module]:
+        """Modules that ComfyUI may compute again on the way back of gradients, unless they are told not to."""
+        ...
+
     def announcing(self, network: nn.Module) -> Iterable[nn.Module]:
         """Modules whose inputs tell what `layer_tokens` has to know."""
         ...

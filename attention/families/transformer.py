@@ -168,6 +168,9 @@ class Transformer:
         """How many frames of tokens are embedded with the video, of reference pictures, before and behind it."""
         return 0, 0
 
+    def checkpointed(self, network: Any) -> Iterable[nn.Module]:
+        return ()
+
     def announcing(self, network: Any) -> Iterable[nn.Module]:
         return ()
 

@@ -118,6 +118,9 @@ class UNetFamily:
     def text_place(self, forward: Forward) -> TextPlace:
         return REPEATED
 
+    def checkpointed(self, network: nn.Module) -> Iterable[nn.Module]:
+        return ()
+
     def announcing(self, network: nn.Module) -> Iterable[nn.Module]:
         return [part for part in network.modules() if isinstance(part, (host_attention.SpatialTransformer, ResBlock))]
 

@@ -446,14 +446,51 @@ class TestNothingStays:
 class TestGradients:
     @pytest.mark.parametrize("kind", ["sd3", "flux"])
     def test_through_the_layers_changes(self, kind: str) -> None:
-        """The gradient of the denoised picture by the noise is the merged model's, also where ComfyUI runs blocks anew
-        on the way back (SD3 with attention hooks)."""
+        """The gradient of the denoised picture by the noise is the merged model's."""
         with outside_inference_mode():
             model = transformers.build(kind)
             file = files.weights(model, 1)
             region = patched(model, files.everywhere(file))
             found, wanted = (gradient(kind, each) for each in (region, loaded(model, file)))
         assert far(found, wanted) < 1e-4
+
+    @pytest.mark.parametrize("apart", [0.0, 1.0])
+    def test_beside_another_evaluation_in_the_same_step(self, apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """ComfyUI computes SD3's blocks again on the way back where they are replaced, as attention hooks do: after SAG
+        has evaluated the network once more, for other rows. The same gradient as where nothing is computed again."""
+        with outside_inference_mode():
+            model = transformers.build("sd3")
+            halves = files.halves(files.weights(model, 1), files.weights(model, 2))
+            (region,) = techniques.outputs(FoveaSelfAttentionGuidance, model=patched(model, halves, apart=apart))
+            found = gradient("sd3", region)
+            monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda run, *x, use_reentrant, **y: run(*x, **y))
+            assert far(found, gradient("sd3", region)) < 1e-5
+            assert far(found, gradient("sd3", patched(model, halves, apart=apart))) > 0.01, "twin: SAG did something"
+
+    def test_nothing_of_them_outlives_the_call(self) -> None:
+        """The next call may be one in which no LoRA acts."""
+
+        def two_calls(model: Any) -> Tensor:
+            guider = comfy.samplers.CFGGuider(model)
+            guider.set_conds(tiny.prompt(1), tiny.prompt(2))
+            guider.set_cfg(3.0)
+            found: list[Tensor] = []
+
+            def sampler(model_k: Any, x: Tensor, _sigmas: Tensor, extra_args: dict, **_: Any) -> Tensor:
+                with torch.enable_grad():
+                    found.append(model_k(x.detach().requires_grad_(True), torch.tensor([10.0]), **extra_args).detach())
+                found.append(model_k(x * 0.05, torch.tensor([0.5]), **extra_args))
+                return x
+
+            start, sigmas = tiny.noise(16, 16), torch.tensor([10.0, 0.5, 0.0])
+            guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(sampler), sigmas, disable_pbar=True)
+            return torch.stack(found)
+
+        with outside_inference_mode():
+            model = tiny.unet("shallow")
+            wanted = two_calls(model)
+            high, low = two_calls(patched(model, files.everywhere(files.weights(model, 1)), end=0.3))
+        assert far(high, wanted[0]) > 0.01 and torch.equal(low, wanted[1])
 
 
 def gradient(kind: str, model: Any) -> Tensor:
