@@ -58,4 +58,4 @@ def _change(
     if not args or not isinstance(output, Tensor):
         return None
     tokens = family.layer_tokens(forward, name, tuple(output.shape))
-    return change.changed(Layer(name, module, tokens), args[0], output)
+    return change.changed(Layer(name, module, tokens, family.pictures(forward, len(output))), args[0], output)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .conds import CondRoles, Conds, CondTable, Row, RowKey, Window, cond_lists, cond_signature
 from .packed import Shapes
@@ -91,11 +91,13 @@ class AttentionWrapper(Protocol):
 
 
 class Layer(NamedTuple):
-    """A module of the network. tokens: None where its values are about no tokens, or about none that are known."""
+    """A module of the network. tokens: None where its values are about no tokens, or about none that are known.
+    pictures: which one of the batch every row of values is about, None where that is not known."""
 
     name: str
     module: nn.Module
     tokens: LayerTokens | None
+    pictures: Sequence[int] | None
 
 
 class LayerChange(Protocol):

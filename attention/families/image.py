@@ -102,6 +102,8 @@ class FluxFamily(Transformer):
 class FluxItself(FluxFamily):
     """Flux 1 and 2, where patches of other nodes may add to the text."""
 
+    time_of_references = True
+
     def site(
         self, forward: Forward, options: Mapping[str, Any], q: Tensor, k: Tensor, heads_first: bool
     ) -> Site | None:
@@ -124,6 +126,7 @@ class QwenImage(Transformer):
     """Qwen-Image and its editing models, whose latents have a frame axis."""
 
     name = models = "Qwen-Image"
+    time_of_references = True
     sections = {"double": "transformer_blocks"}
     layers = (
         (r"transformer_blocks\.\d+\.(img|txt)_mod", ""),

@@ -59,6 +59,10 @@ class Family(Protocol):
         is not known."""
         ...
 
+    def pictures(self, forward: Forward, rows: int) -> Sequence[int] | None:
+        """Which picture of the batch each of so many rows of a layer's output is about, None where it is not known."""
+        ...
+
     def text_place(self, forward: Forward) -> TextPlace:
         """Where a prompt is among the text tokens of its blocks."""
         ...

@@ -30,6 +30,8 @@ class Transformer:
     unnamed: str | None = None  # section of blocks that tell their number only
     # Whether a prompt is read as a whole once before a run: something of what is cut off a call is left in the rest.
     text_is_mixed = False
+    # Whether reference pictures may have a time of their own, which stands behind those of the whole batch.
+    time_of_references = False
     # Layers that make tokens of references too, by how their names begin, and the input that holds those: where it is
     # given, calls of these layers are not told apart.
     shared_layers: tuple[tuple[str, str], ...] = ()
@@ -156,6 +158,15 @@ class Transformer:
         if about == "one for text":
             return LayerTokens(text, self.text_place(forward), shared=True)
         return LayerTokens(text, self.text_place(forward), before, grid, extent, behind, shared=shared)
+
+    def pictures(self, forward: Forward, rows: int) -> Sequence[int] | None:
+        """Those of several times: of references, or else one for each frame, which follow each other."""
+        times, left = divmod(rows, forward.batch)
+        if left:
+            return None
+        if self.time_of_references:
+            return [*range(forward.batch)] * times
+        return [picture for picture in range(forward.batch) for _ in range(times)]
 
     def around(
         self, forward: Forward, about: str, tokens: int, grid: tuple[int, ...]

@@ -115,6 +115,10 @@ class UNetFamily:
             return LayerTokens(grid=grid, extent=forward.latent_size, maps=True, shared=True)
         return None
 
+    def pictures(self, forward: Forward, rows: int) -> Sequence[int] | None:
+        """Layers that mix frames of a video have a row for every place."""
+        return range(rows) if rows == forward.batch else None
+
     def text_place(self, forward: Forward) -> TextPlace:
         return REPEATED
 

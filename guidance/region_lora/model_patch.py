@@ -126,9 +126,10 @@ class InCall:
         """y with every region's change in its place, see OnDevice.added; rows that have none are left alone."""
         if layer.tokens is not None and not layer.tokens.maps and y.ndim == 2:  # one picture, no axis for the batch
             return self.changed(layer, x[None], y[None])[0]
-        if y.shape[0] != self.forward.batch:  # frames in the batch, or two time embeddings for one picture
-            average = self._shares(None, 0, self.forward.batch, y).mean(dim=0, keepdim=True)
-            return self._added(layer, x, y, average)
+        if y.shape[0] != self.forward.batch:  # a time embedding for every frame, or two for one picture
+            shares, pictures = self._shares(None, 0, self.forward.batch, y), layer.pictures
+            shares = shares.mean(dim=0, keepdim=True) if pictures is None else shares[list(pictures)]
+            return self._added(layer, x, y, shares)
         if layer.tokens is not None and layer.tokens.shared:
             return self._added(layer, x, y, self._shares(layer.tokens, 0, y.shape[0], y))
         start, stop = min(row.start for row in self.rows), max(row.stop for row in self.rows)

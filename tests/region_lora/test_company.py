@@ -15,6 +15,7 @@ import techniques
 import tiny_models as tiny
 import tiny_transformers as transformers
 import torch
+from comfy.patcher_extension import WrappersMP
 from region_steps import marked, steered, two_regions
 from torch import Tensor
 
@@ -95,6 +96,31 @@ class TestBatches:
             with tiny.watching(wanted, "") as alone:
                 tiny.sample(wanted, start, steps=1, positive=tiny.prompt(chunk + 1), cfg=1.0)
             assert far(found[chunk], alone[0]["output"]) < 1e-5
+
+    @pytest.mark.parametrize("kind", ["wan", "qwen", "krea2"])
+    def test_without_the_negative_prompt_where_a_picture_has_several_times(self, kind: str) -> None:
+        """A video of which some frames are given (Wan 2.2 TI2V): one for each frame. A reference picture that is said
+        to have no noise: one more, behind those of all pictures."""
+        model = transformers.build(kind)
+        file, start, more = files.weights(model, 1), transformers.noise(kind), {}
+        if kind != "wan":
+            more = {"reference_latents": [start[:1, :, ..., :4, :4]], "reference_latents_method": "index_timestep_zero"}
+
+        def times(run: Any, x: Tensor, t: Tensor, *rest: Any, **named: Any) -> Tensor:
+            return run(x, t[:, None].expand(-1, x.shape[2]) if kind == "wan" else t, *rest, **named)
+
+        def outputs(each: Any, cfg: float, positive: int) -> dict[int, Tensor]:
+            each = each.clone()
+            each.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", times)
+            conds = {"positive": transformers.prompt(positive, **more), "negative": transformers.prompt(2, **more)}
+            with tiny.watching(each, "") as calls:
+                transformers.sample(each, start, steps=1, cfg=cfg, **conds)
+            return dict(zip(calls[0]["chunks"], calls[0]["output"].chunk(len(calls[0]["chunks"]))))
+
+        found = outputs(patched(model, files.everywhere(file), negative=False), 4.0, 1)
+        assert len(found) == 2, "in one batch"
+        assert far(found[0], outputs(loaded(model, file), 1.0, 1)[0]) < 1e-5
+        assert far(found[1], outputs(model, 1.0, 2)[0]) < 1e-5
 
     def test_video_frames(self) -> None:
         """A mask per frame; half of them each."""
