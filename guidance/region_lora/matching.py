@@ -11,7 +11,7 @@ import comfy.lora
 import comfy.lora_convert
 import torch
 from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..regions.masks import Lora
 from .layer_change import Bias, LayerChange, LowRank, Whole, is_convolution
@@ -19,6 +19,7 @@ from .layer_change import Bias, LayerChange, LowRank, Whole, is_convolution
 NETWORK = "diffusion_model."
 TEXT_ENCODER = ("lora_te", "text_encoder", "lora_prior_te", "te1.", "te2.", "te1_", "te2_", "clip_", "t5xxl")
 SHOWN = 3  # names of a kind in a report
+OTHER_SIZE, NO_LAYER = "of another size", "of layers that the model has not"
 Change = LowRank | Whole | Bias
 
 
@@ -27,10 +28,10 @@ class NoMatch(ValueError):
 
 
 class Target(NamedTuple):
-    """Where a change goes: the layer and the shape of its weight; of that only `length` rows or columns from `start` on
-    along `axis`, where part is (axis, start, length); reorder: what the loader does to the change first."""
+    """Where a change goes: the layer's name and the shape of its weight; of that only `length` rows or columns from
+    `start` on along `axis`, where part is (axis, start, length); reorder: what the loader does to the change first."""
 
-    layer: nn.Module
+    name: str
     shape: tuple[int, ...]
     part: tuple[int, int, int] | None
     reorder: Callable[[Tensor], Tensor]
@@ -101,14 +102,14 @@ def _target(
     try:
         layer = model.diffusion_model.get_submodule(name)
     except AttributeError:
-        raise CannotAct("of layers that the model has not") from None
+        raise CannotAct(NO_LAYER) from None
     if is_convolution(layer):
         if layer.groups != 1:
             raise CannotAct("of grouped convolutions")
-        return Target(layer, (layer.out_channels, layer.in_channels, *layer.kernel_size), part, reorder)
+        return Target(name, (layer.out_channels, layer.in_channels, *layer.kernel_size), part, reorder)
     if not hasattr(layer, "in_features") or not hasattr(layer, "out_features"):
         raise CannotAct("of norms and the like")
-    return Target(layer, (layer.out_features, layer.in_features), part, reorder)
+    return Target(name, (layer.out_features, layer.in_features), part, reorder)
 
 
 def _change(target: Target, kind: str, data: Any, region: int, strength: float) -> Change:
@@ -126,6 +127,8 @@ def _change(target: Target, kind: str, data: Any, region: int, strength: float) 
         raise CannotAct("of kind DoRA")
     if isinstance(data, LoRAAdapter):
         return _low_rank(target, data, region, strength)
+    for count in _sizes(data):
+        _fits(target, count)
     return Whole(region, partial(_whole_of_adapter, target, data, strength))
 
 
@@ -145,7 +148,27 @@ def _shape(target: Target) -> tuple[int, ...]:
 
 def _fits(target: Target, count: int) -> None:
     if count != torch.Size(_shape(target)).numel():
-        raise CannotAct("of another size")
+        raise CannotAct(OTHER_SIZE)
+
+
+def _sizes(adapter: LoHaAdapter | LoKrAdapter) -> tuple[int, ...]:
+    """How many entries a change has that is made of factors: of both sides of LoHa's product, of LoKr's as a whole.
+    ComfyUI only logs at every step that they do not fit."""
+    factors = adapter.weights
+    if isinstance(adapter, LoHaAdapter):
+        a, b, _, c, d, *middles = factors[:7]
+        return _entries(None, a, b, middles[0]), _entries(None, c, d, middles[1])
+    first, second, _, a, b, c, d, middle = factors[:8]
+    return (_entries(first, a, b, None) * _entries(second, c, d, middle),)
+
+
+def _entries(whole: Tensor | None, a: Tensor, b: Tensor, middle: Tensor | None) -> int:
+    """Of a matrix, of a product of two, or of a convolution in three parts."""
+    if whole is not None:
+        return whole.numel()
+    if middle is None:
+        return a.shape[0] * b.shape[1]
+    return a.shape[1] * b.shape[1] * middle.shape[2:].numel()
 
 
 def _low_rank(target: Target, adapter: LoRAAdapter, region: int, strength: float) -> LowRank:
@@ -158,7 +181,7 @@ def _low_rank(target: Target, adapter: LoRAAdapter, region: int, strength: float
     if middle is not None:  # of a convolution in three parts: down is 1x1, the middle has the kernel
         down = torch.einsum("ri,sr...->si...", down.flatten(1).float(), middle.float())
     if up.flatten(1).shape[0] != out or down.flatten(1).shape[1] != into * torch.Size(kernel).numel():
-        raise CannotAct("of another size")
+        raise CannotAct(OTHER_SIZE)
     down = down.float().reshape(-1, into, *kernel)
     up = target.reorder(up.float().flatten(1)) * scale
     if target.part is not None:
@@ -175,7 +198,7 @@ def _bias(target: Target, change: Tensor, region: int, strength: float) -> Bias:
     out = target.shape[0]
     axis, start, length = target.part or (0, 0, out)
     if axis != 0 or change.numel() != length:
-        raise CannotAct("of another size")
+        raise CannotAct(OTHER_SIZE)
     return Bias(region, torch.nn.functional.pad(
         target.reorder(change.float().flatten()) * strength, (start, out - start - length)
     ))  # fmt: skip
@@ -188,7 +211,7 @@ def _whole_of_tensor(target: Target, change: Tensor, strength: float, device: to
 def _whole_of_adapter(target: Target, adapter: WeightAdapterBase, strength: float, device: torch.device) -> Tensor:
     """What ComfyUI's loader would add to the weight, by its own formula."""
     nothing = torch.zeros(_shape(target), device=device)
-    return _placed(target, adapter.calculate_weight(nothing, "", strength, 1.0, None, target.reorder))
+    return _placed(target, adapter.calculate_weight(nothing, target.name, strength, 1.0, None, target.reorder))
 
 
 def _placed(target: Target, change: Tensor) -> Tensor:
@@ -222,13 +245,11 @@ def _told(lora: Lora, left_out: Counter[str], unknown: list[str]) -> list[str]:
 
 
 def _no_match(lora: Lora, model: Any, left_out: Counter[str]) -> str:
-    if left_out:
-        kinds = ", ".join(f"{count} {why}" for why, count in left_out.items())
+    kinds = ", ".join(f"{count} {why}" for why, count in left_out.items())
+    if left_out.keys() - {OTHER_SIZE, NO_LAYER}:
         return (
             f"nothing in LoRA {lora.name} can act in a place (left out: {kinds}). Load it for the whole picture, or "
             "take one of kind LoRA, LoHa or LoKr."
         )
-    return (
-        f"LoRA {lora.name} fits no layer of this model ({type(model).__name__}). Take one that was made for it: its "
-        f"first names are {', '.join(list(lora.weights)[:SHOWN])}."
-    )
+    begin = f"left out: {kinds}" if kinds else f"its first names are {', '.join(list(lora.weights)[:SHOWN])}"
+    return f"LoRA {lora.name} fits no layer of this model ({type(model).__name__}; {begin}). Take one made for it."

@@ -48,6 +48,13 @@ def loha(name: str, shape: torch.Size, seed: torch.Generator) -> dict[str, Tenso
             f"{name}.alpha": torch.tensor(1.0)}  # fmt: skip
 
 
+def loha_in_parts(name: str, shape: torch.Size, seed: torch.Generator) -> dict[str, Tensor]:
+    """Of a convolution, each side of the product in three parts."""
+    return {f"{name}.hada_w{side}_a": _draw(3, shape[0], seed=seed) for side in (1, 2)} | {
+        f"{name}.hada_w{side}_b": _draw(3, shape[1], seed=seed) / 4 for side in (1, 2)
+    } | {f"{name}.hada_t{side}": _draw(3, 3, *shape[2:], seed=seed) / 2 for side in (1, 2)}
+
+
 def lokr(name: str, shape: torch.Size, seed: torch.Generator) -> dict[str, Tensor]:
     second = {f"{name}.lokr_w2": _draw(shape[0] // 4, shape[1] // 4, *shape[2:], seed=seed) / 8}
     return {f"{name}.lokr_w1": _draw(4, 4, seed=seed), **second}
@@ -78,9 +85,10 @@ def far(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("strength", [1.0, -0.6])
-@pytest.mark.parametrize("made", [(lora, FF), (lora, CONV), (tucker, CONV), (loha, FF), (loha, CONV), (lokr, FF),
-                                  (lokr, CONV), (lokr_in_parts, FF), (difference, FF), (difference, CONV)],
-                         ids=lambda made: f"{made[0].__name__} of {made[1].rsplit('.', 2)[1]}")  # fmt: skip
+@pytest.mark.parametrize("made", [
+    (lora, FF), (lora, CONV), (tucker, CONV), (loha, FF), (loha, CONV), (loha_in_parts, CONV), (lokr, FF), (lokr, CONV),
+    (lokr_in_parts, FF), (difference, FF), (difference, CONV),
+], ids=lambda made: f"{made[0].__name__} of {made[1].rsplit('.', 2)[1]}")  # fmt: skip
 def test_equals_the_loader(made: tuple[Make, str], strength: float) -> None:
     model = tiny.unet("sd15")
     file = weights(model, 3, made)
@@ -160,6 +168,18 @@ class TestWhatCannotAct:
         model = tiny.unet("sd15")
         file = {key: torch.cat([value, value]) if "up" in key else value for key, value in self.file(model).items()}
         with pytest.raises(NoMatch, match="1 of another size"):
+            self.told(model, file)
+
+    @pytest.mark.parametrize(("make", "name"), [
+        (lora, FF), (loha, FF), (loha, CONV), (loha_in_parts, CONV), (lokr, FF), (lokr_in_parts, FF), (difference, FF),
+    ])  # fmt: skip
+    def test_every_kind_has_a_size(self, make: Make, name: str) -> None:
+        """Four times as wide: "of kind" would send people looking for another kind."""
+        model = tiny.unet("sd15")
+        out, into, *kernel = model.model.get_submodule(name).weight.shape
+        file = make(name, torch.Size((out, 4 * into, *kernel)), torch.Generator().manual_seed(1))
+        file.pop(f"{name}.diff_b", None)
+        with pytest.raises(NoMatch, match=r"fits no layer of this model .BaseModel; left out: 1 of another size"):
             self.told(model, file)
 
     def test_a_file_for_the_text_encoder_alone(self) -> None:
