@@ -17,6 +17,7 @@ from ...attention.packed import picture_of
 from ...attention.recorders import SaliencyRecorder
 from ...attention.run import AttentionWrapper, Record, Run, Shared
 from ...attention.sites import BlockId
+from ..gradients.refusals import refuse_step_caches
 from ..sag import formulas
 from ..token_pictures import saliency_map, token_picture
 from .recorders import PhraseViewer, PointViewer
@@ -50,8 +51,10 @@ def look(
     """Evaluate the model once per noise level on the noised latent, without CFG, and return what its attention shows.
 
     percents: places in the schedule, 0 the first step, 1 the last. positive: of several entries, each level shows the
-    first that acts there. Raises ValueError if a map could not be recorded.
+    first that acts there. Raises ValueError if a map could not be recorded, NoGradient for a model with a step cache,
+    which would show a level the map of the one before.
     """
+    refuse_step_caches(model)
     if model.model_options.get("context_handler") is not None:
         raise ValueError("The model evaluates long videos in windows (Context Windows): connect it without them.")
     patched = model.clone()

@@ -17,6 +17,7 @@ import tiny_transformers as dit
 import torch
 from attention.test_packed_latents import KINDS, build
 from comfy.nested_tensor import NestedTensor
+from comfy_extras.nodes_easycache import EasyCacheNode
 from reference import sag as reference
 
 from fovea.attention.sites import BlockId
@@ -343,3 +344,10 @@ class TestNode:
         inputs = {"model": merging, "positive": tiny.prompt(1), "latent": {"samples": tiny.noise(16, 16)}}
         with pytest.raises(ValueError, match="No self-attention was seen"):
             FoveaAttentionMap.execute(**inputs, **DEFAULTS)
+
+    def test_a_step_cache(self, model: Any) -> None:
+        """It would show a level the map of the one before."""
+        inputs = {"positive": tiny.prompt(1), "latent": {"samples": tiny.noise(16, 16)}}
+        cached = EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).result[0]
+        with pytest.raises(RuntimeError, match="The model has easycache, which skips steps"):
+            FoveaAttentionMap.execute(model=cached, **inputs, **DEFAULTS)
