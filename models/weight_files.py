@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import comfy.utils
@@ -35,4 +36,8 @@ def read(path: Path, error: type[ValueError], cure: str) -> dict[str, Tensor]:
         state = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as why:  # whose text may advise to load code: only its kind is told
         raise error(f"{path.name} cannot be read as weights ({type(why).__name__}). {cure}") from why
-    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    entries = state.items() if isinstance(state, Mapping) else ()
+    named = {key: value for key, value in entries if isinstance(key, str) and isinstance(value, Tensor)}
+    if not named:
+        raise error(f"{path.name} holds no tensors by name. {cure}")
+    return {key.removeprefix("module."): value for key, value in named.items()}

@@ -36,6 +36,10 @@ class AestheticScorer(Scorer):
     unit: str = "aesthetic score"
     reads_prompt: ClassVar[bool] = False
 
+    @property
+    def overwrites(self) -> bool:  # type: ignore[override]
+        return self.clip.overwrites
+
     def target(self, prompt: str) -> None:
         return None
 

@@ -38,7 +38,7 @@ class ComfyClipScorer(EmbeddingScorer):
         with torch.no_grad():
             encode = self.clip.encode_from_tokens
             pooled = torch.cat([encode(self.clip.tokenize(text), return_pooled="unprojected")[1] for text in texts])
-            return project(pooled.to(project.weight)).float()
+            return project(pooled.float().to(project.weight.device))  # ComfyUI's layer casts its weight
 
     def truncated_tokens(self, prompt: str) -> int:
         """How many tokens of a text are beyond the first 75, which make the vector."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from fovea.guidance.noise_optimization.losses import SalientLoss, in_one, square_losses
-from fovea.models.scorers import comfy_clip, imscore
+from fovea.models.scorers import aesthetic, comfy_clip, imscore
 from fovea.models.shapesworld.loader import load_clip
 
 WIDE, LAYERS, HEADS, SIDE = 64, 3, 2, 64
@@ -90,6 +90,32 @@ def test_a_pair_is_open_clips_network(network: Any, pair: comfy_clip.ClipPairSco
     cosine = torch.nn.functional.cosine_similarity(images, words)
     values = pair.scores(square_losses(pair, pictures, pair.target(TEXT)))
     torch.testing.assert_close(values, 100 * cosine, rtol=0.01, atol=0.2)
+
+
+def test_a_head_on_a_pair_has_its_gradient(pair: comfy_clip.ClipPairScorer) -> None:
+    """ComfyUI's towers overwrite what autograd keeps, with a head too: against finite differences."""
+    head = {"weight": torch.randn(1, WIDE, generator=torch.Generator().manual_seed(2)), "bias": torch.zeros(1)}
+    rating = aesthetic.with_clip(head, "head.pth", pair)
+
+    def loss(squares: Tensor) -> Tensor:
+        return square_losses(rating, squares, None).sum()
+
+    leaf = pictures.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    step = 0.05 * gradient / gradient.norm()
+    with torch.no_grad():
+        rise = float(loss(pictures + step) - loss(pictures - step))
+    assert rise == pytest.approx(0.1 * float(gradient.norm()), rel=0.1)
+
+
+def test_words_are_projected_in_single_precision(pair: comfy_clip.ClipPairScorer) -> None:
+    """Whatever their weights are kept in: --fp8_e4m3fn-text-enc keeps this one in 8 bits."""
+    clip = load_clip()
+    scorer = comfy_clip.ComfyClipScorer("small", SIDE, pair.patcher, clip)
+    project = clip.cond_stage_model.clip_l.transformer.text_projection
+    project.weight = torch.nn.Parameter(project.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    pooled = clip.encode_from_tokens(clip.tokenize(TEXT), return_pooled="unprojected")[1]
+    torch.testing.assert_close(scorer.text([TEXT]), pooled.float() @ project.weight.float().T, rtol=1e-4, atol=1e-4)
 
 
 def test_what_was_not_trained_together_is_refused(network: Any) -> None:

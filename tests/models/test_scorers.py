@@ -137,13 +137,16 @@ def test_bad_files(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     code.write_bytes(pickle.dumps({"state_dict": Evil()}))
     torch.save({"weight": torch.zeros(3)}, other)
     torch.save({k: v for k, v in load_file(file).items() if "proj" not in k}, part)
+    listed, numbered = tmp_path / "listed.pt", tmp_path / "numbered.pt"
+    torch.save([torch.zeros(3)] * 2, listed)
+    torch.save({0: torch.zeros(3)}, numbered)
     pointer, page, foreign = (tmp_path / n for n in ("pointer.pt", "page.pt", "foreign.safetensors"))
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3944692325\n")
     page.write_text("<!DOCTYPE html><html>sign in</html>")
     save_file({"vision_model.embeddings.patch_embedding.weight": torch.zeros(8, 3, 14, 14)}, foreign)
     cures = (
         (broken, "damaged"), (code, "weights"), (other, "Known: ViT-B-32"), (part, "lacks"), (pointer, "Git LFS"),
-        (page, "web page"), (foreign, "one tower"),
+        (page, "web page"), (foreign, "one tower"), (listed, "no tensors by name"), (numbered, "no tensors by name"),
     )  # fmt: skip
     for path, said in cures:
         with pytest.raises(UnknownScorer, match=said) as error:
