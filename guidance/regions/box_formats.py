@@ -61,7 +61,7 @@ def find_layout(text: str) -> Any:
 
 
 def _first_layout(text: str) -> Any:
-    at = 0
+    at, found = 0, None
     while opening := _OPENING.search(text, at):
         try:
             data, at = _DECODER.raw_decode(text, opening.start())
@@ -71,11 +71,13 @@ def _first_layout(text: str) -> Any:
                 raise _not_json(why) from None
             at = opening.end()  # words in brackets
             continue
-        if is_layout and _KEY.match(text, at) and _first_layout(text[at:]) is not None:
+        if is_layout and found is not None:
             raise _not_json("there is more behind the first box or list. Write one list of all boxes")
         if is_layout:
-            return data
-    return None
+            found = data
+            if not _KEY.match(text, at):  # words
+                break
+    return found
 
 
 def _has_boxes(data: Any) -> bool:

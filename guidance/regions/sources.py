@@ -52,18 +52,29 @@ def rgb(hexadecimal: str) -> tuple[float, float, float]:
 
 
 def color_masks(picture: Tensor, colors: Sequence[Color], tolerance: float) -> Tensor:
-    """Which pixels have which color: [colors, n, height, width] of pictures [n, height, width, channels], 0 or 1.
+    """Which pixels have which color: [colors, n, height, width] of pictures [n, height, width, channels], 0 or 1; of
+    larger ones, reduced to MAX_SIDE, means. Frame by frame, so that a film's masks never exist at their full size.
 
     Each pixel goes to the nearest color, so soft edges of a brush leave no gaps; pixels farther than `tolerance` (a
     share of the distance from black to white) from all of them go to none, and so do NaN. Fewer than three channels
     are gray, with transparency.
     """
     palette = torch.tensor([color.rgb for color in colors])
-    channels = picture[..., :3] if picture.shape[-1] > 2 else picture[..., :1].expand(*picture.shape[:-1], 3)
-    distances = torch.cdist(channels.float().cpu().flatten(0, -2), palette)
-    nearest = distances.argmin(dim=1)
-    nearest[~(distances.amin(dim=1) <= tolerance * 3**0.5)] = -1
-    return torch.stack([(nearest == i).float().reshape(picture.shape[:-1]) for i in range(len(colors))])
+    places = range(len(colors))
+    found = [_nearest(frame, palette, tolerance * 3**0.5) for frame in picture[..., :3]]
+    return torch.stack([torch.stack([_reduced(nearest == i) for nearest in found]) for i in places])
+
+
+def _nearest(picture: Tensor, palette: Tensor, distance: float) -> Tensor:
+    """Which color of a palette [colors, 3] each pixel of [height, width, channels] is nearest to, -1 beyond this
+    distance: [height, width]."""
+    channels = picture if picture.shape[-1] == 3 else picture[..., :1].expand(*picture.shape[:-1], 3)
+    # By a matrix product, equal colors would not be at a distance of 0.
+    exactly = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(channels.float().cpu().flatten(0, -2), palette, compute_mode=exactly)
+    nearest = distances.argmin(dim=1).to(torch.int16)
+    nearest[~(distances.amin(dim=1) <= distance)] = -1
+    return nearest.reshape(picture.shape[:-1])
 
 
 class Box(NamedTuple):

@@ -57,6 +57,11 @@ class TestForms:
         with pytest.raises(ValueError, match="Write one list of all boxes"):
             parse_boxes(text, 64, 64)
 
+    def test_a_list_on_a_thousand_lines_is_told_as_one_on_two(self) -> None:
+        lines = "\n".join(json.dumps({"bbox": [0, 0, 500, 500], "desc": f"star {n}"}) for n in range(1500))
+        with pytest.raises(ValueError, match="there is more behind the first box"):
+            parse_boxes(lines, 64, 64)
+
     def test_words_to_write_follow_in_quotes(self) -> None:
         entries = [{"type": "text", "text": "OPEN", "desc": "a sign", "bbox": [0, 0, 9, 9]},
                    {"type": "text", "text": "OPEN", "desc": "", "bbox": [0, 0, 9, 9]},

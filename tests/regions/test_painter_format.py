@@ -120,9 +120,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def bomb(width: int, height: int, text: int = 0) -> str:
-    """A PNG whose pixels are a few bytes of compressed zeros, with so much text beside them."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+def bomb(width: int, height: int, text: int = 0, said: tuple[int, int] | None = None) -> str:
+    """A PNG whose pixels are a few bytes of compressed zeros, with so much text beside them. said: by a first header.
+    """
+    sizes = [(width, height)] if said is None else [said, (width, height)]
+    header = b"".join(chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)) for size in sizes)
     extra = chunk(b"zTXt", b"x\0\0" + zlib.compress(b"0" * text, 9)) if text else b""
     pixels = chunk(b"IDAT", zlib.compress(bytes(min((width + 1) * height, 10**8)), 9))
     data = b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")
@@ -175,6 +177,8 @@ BAD = {
     "map in a new one": json.dumps({**NEW, "map": GOOD["map"]}), "mask": row(mask=5), "mask prefix": row(mask="x"),
     "mask cut": row(mask=STAR["mask"][: len(STAR["mask"]) // 2 // 4 * 4]), "mask size": row(mask=url(INDEX[:40])),
     "mask deep": row(mask=url(INDEX.astype(np.uint16))), "mask header": row(mask=bomb(30_000, 30_000)),
+    "map headers": changed(map=bomb(9_000, 9_000, said=(64, 48))), "mask headers": row(
+        mask=bomb(9_000, 9_000, said=(64, 48))),
     "width of a new one": json.dumps({**NEW, "width": 5}), "masks in all": json.dumps({
         **NEW, "width": 4096, "height": 4096, "regions": [{"mask": bomb(4096, 4096)}] * 17}),
     "negative_prompt": row(negative_prompt=1), "start": row(start=2), "end": row(end=float("nan")),

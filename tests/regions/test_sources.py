@@ -73,6 +73,24 @@ class TestColors:
         assert torch.equal(made.canvas().sum(dim=1), torch.ones(1, 16, 16))
         assert made.items[0].mask[..., :7].min() == 1 and made.items[1].mask[..., 9:].min() == 1
 
+    def test_tolerance_0_keeps_exactly_the_colors_that_are_listed(self) -> None:
+        """Painted in the pack's own, in a picture large enough to be measured in another way by torch."""
+        listed = sources.PALETTE[:5]
+        picture = torch.tensor([sources.rgb(color) for color in listed]).repeat_interleave(16, dim=0)[:, None]
+        picture = picture.expand(80, 64, 3)[None].contiguous()
+        lines = "\n".join(f"{color}: {color}" for color in listed)
+        (made,) = FoveaRegionsFromColors.execute(picture, lines, 0.0, 1.0).result
+        assert [float(r.mask.sum()) for r in made.items] == [16 * 64] * 5
+
+    def test_a_large_picture_is_reduced_frame_by_frame(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As masks are: to means. Of a film no mask is ever there at its full size."""
+        monkeypatch.setattr(sources, "MAX_SIDE", 4)
+        picture = torch.zeros(3, 8, 8, 3)
+        picture[1, :, :3] = picture[2] = torch.ones(3)
+        assert sources.color_masks(picture, sources.parse_colors("#ffffff: snow"), 0.1).shape == (1, 3, 4, 4)
+        (made,) = FoveaRegionsFromColors.execute(picture, "#ffffff: snow", 0.1, 1.0).result
+        assert made.items[0].mask[:, 0].tolist() == [[0, 0, 0, 0], [1, 0.5, 0, 0], [1, 1, 1, 1]]
+
     def test_colors_that_are_not_listed(self) -> None:
         picture = torch.ones(2, 4, 4, 4)  # with transparency
         picture[0, :2, :, :3] = torch.tensor([1.0, 0, 0])
