@@ -9,3 +9,4 @@ class SetupError(SystemExit):
 
     def __init__(self, message: str):
         super().__init__(f"fovea: {message}")
+        self.message = message

@@ -152,6 +152,25 @@ def test_prompts_are_followed_through_what_carries_them() -> None:
         jobs.prompt_places(graph)
 
 
+def test_words_of_another_node_are_followed_or_refused() -> None:
+    """Text nodes call their input text, too; what Style Guidance calls text is no text."""
+    graph = {
+        "note": {"class_type": "Text Multiline", "inputs": {"text": "b"}},
+        "words": {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "a", "text_l": ["note", 0]}},
+        "styled": {"class_type": "CLIPTextEncode", "inputs": {"text": "in style"}},
+        "style": {"class_type": "FoveaStyleGuidance", "inputs": {"text": ["words", 0], "style_scale": 3.0}},
+        "sample": {"class_type": "KSampler", "inputs": {"positive": ["words", 0], "model": ["style", 0]}},
+    }  # fmt: skip
+    assert jobs.prompt_places(graph) == [("note", "text"), ("words", "text_g")]
+    graph["note"]["inputs"]["font"] = "serif"
+    with pytest.raises(SetupError, match="makes it of several values"):
+        jobs.prompt_places(graph)
+    del graph["note"]["inputs"]["font"]
+    graph["guider"] = {"class_type": "FoveaStyleGuider", "inputs": {
+        "styled": ["words", 0], "text": ["styled", 0], "style_scale": 3.0}}  # fmt: skip
+    assert jobs.prompt_places(graph) == [("note", "text"), ("words", "text_g")]
+
+
 def test_comfyuis_own_regions_keep_their_words() -> None:
     def said(kind: str, text: str = "", **inputs: Any) -> dict[str, Any]:
         return {"class_type": kind, "inputs": {**({"text": text, "clip": ["load", 1]} if text else {}), **inputs}}

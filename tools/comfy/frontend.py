@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ def obtain(version: str) -> Path:
     static = folder / "comfyui_frontend_package" / "static"
     if static.is_dir() and version != NEWEST:
         return static
+    for known in folder.glob("*.dist-info"):  # pip leaves that of an older version beside the new one's
+        shutil.rmtree(known)
     wanted = PACKAGE if version == NEWEST else f"{PACKAGE}=={version}"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder)]
     done = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)

@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         finally:  # whatever there is, also when it was stopped
             found = report.write(args.out, title, every, store, failed)
     except SetupError as why:
-        print(f"evaluate: {why}", file=sys.stderr)
+        print(f"evaluate: {why.message}", file=sys.stderr)
         return 2
     for row in found["table"]:
         print(row["arm"], "|", row["scorer"], "|", report.written(row["mean"]), report.written(row.get("less_first")))

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -192,7 +192,7 @@ def prompt_places(graph: Graph) -> list[Place]:
             continue
         own = () if placed and "conditioning_to" in inputs else TEXTS  # so is GLIGEN's text, beside the whole prompt
         texts = [name for name in own if name in inputs and not (name in OVERRIDES and inputs[name] == "")]
-        texts = [name for name in texts if not is_prompt(graph, inputs[name])]
+        texts = [name for name in texts if not is_prompt(inputs, name)]
         found |= {source(graph, (node, name)) for name in texts}
         if not texts:
             waiting += [value[0] for name, value in inputs.items() if isinstance(value, list)
@@ -205,9 +205,9 @@ def prompt_places(graph: Graph) -> list[Place]:
     return sorted(found | same)
 
 
-def is_prompt(graph: Graph, value: Any) -> bool:
-    """Whether an input called text takes a CONDITIONING (Style Guidance), not words."""
-    return isinstance(value, list) and any(name in graph[value[0]]["inputs"] for name in ("clip", *TEXTS))
+def is_prompt(inputs: Mapping[str, Any], name: str) -> bool:
+    """Whether an input called text takes a CONDITIONING (Style Guidance and Style Guider), not words."""
+    return isinstance(inputs[name], list) and "style_scale" in inputs
 
 
 def boxes_places(graph: Graph) -> list[Place]:

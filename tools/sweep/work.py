@@ -51,7 +51,7 @@ class Worker:
             refuse_unknown(self.client, scorers)
         except SetupError as why:  # would end an actor without a word
             self.stack.close()
-            raise RuntimeError(str(why)) from None
+            raise RuntimeError(why.message) from None
         except (*LOST, ValueError) as why:
             self.stack.close()
             there = f" at {address}" if address else ""
