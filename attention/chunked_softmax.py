@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .tensor_layout import precision
+from .tensor_layout import for_all_heads, precision
 
 MIN_BYTES = 2**18  # smaller pieces cost time and save nothing worth having
 MAX_CPU_BYTES = 3 * 2**20  # with it, a call needs little more memory than plain attention
@@ -145,8 +145,7 @@ def _softmax(
 ) -> Iterator[_Part]:
     """The whole attention map piece by piece. k may have fewer heads (grouped queries)."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if k.shape[1] != q.shape[1]:
-        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    k = for_all_heads(k, q.shape[1])
     for chunk, scores in score_chunks(q, k, scale, bias, chunk_bytes):
         scores -= scores.amax(dim=-1, keepdim=True)
         scores.exp_()

@@ -18,8 +18,12 @@ def split_heads(tensor: Tensor, heads: int, heads_first: bool) -> Tensor:
 
 
 def split_key_heads(tensor: Tensor, heads: int, dim: int, heads_first: bool) -> Tensor:
-    """View k or v as [batch, heads, tokens, dim]. Of grouped queries' fewer heads, each is repeated for its group."""
-    tensor = split_heads(tensor, math.prod(tensor.shape[2:]) // dim, heads_first)
+    """View k or v as [batch, heads, tokens, dim], with one for every head of the queries."""
+    return for_all_heads(split_heads(tensor, math.prod(tensor.shape[2:]) // dim, heads_first), heads)
+
+
+def for_all_heads(tensor: Tensor, heads: int) -> Tensor:
+    """k or v, [batch, heads or fewer, tokens, dim]: of grouped queries' fewer heads, each is repeated for its group."""
     return tensor if tensor.shape[1] == heads else tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
 
 

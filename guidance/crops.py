@@ -27,7 +27,7 @@ class View(NamedTuple):
 
 
 def whole(height: int, width: int) -> list[View]:
-    """The largest centered square, or several along the longer side, so that all of the picture is seen."""
+    """The whole of a square picture, of another several squares from end to end of its longer side."""
     side, longest = min(height, width), max(height, width)
     count = math.ceil(longest / side)
     starts = [round(i * (longest - side) / max(1, count - 1)) for i in range(count)]

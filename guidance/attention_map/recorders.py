@@ -13,6 +13,7 @@ from ...attention.conds import Row
 from ...attention.recorders import row_tensors
 from ...attention.run import Attention, AttentionCall, Record, Run
 from ...attention.sites import BlockId
+from ...attention.tensor_layout import for_all_heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,8 @@ class PointViewer(Viewer):
         """Softmax of the point's scores, the mean over heads: [batch, image tokens]."""
         q, k, bias = row_tensors(call, row)
         token = _token_at(self.point, call)
-        scores = torch.matmul(q[:, :, token : token + 1].float(), _all_heads(k, q.shape[1]).float().transpose(-1, -2))
+        k = for_all_heads(k, q.shape[1])
+        scores = torch.matmul(q[:, :, token : token + 1].float(), k.float().transpose(-1, -2))
         scores *= q.shape[-1] ** -0.5 if call.scale is None else call.scale
         if bias is not None:
             scores = scores + (bias[:, :, token : token + 1] if bias.shape[2] > 1 else bias)
@@ -86,7 +88,3 @@ def _token_at(point: tuple[float, float], call: AttentionCall) -> int:
     row = min(int(point[1] * height * rows / tall), rows - 1)
     column = min(int(point[0] * width * columns / wide), columns - 1)
     return ((frames[0] // 2 if frames else 0) * rows + row) * columns + column
-
-
-def _all_heads(k: Tensor, heads: int) -> Tensor:
-    return k if k.shape[1] == heads else k.repeat_interleave(heads // k.shape[1], dim=1)
