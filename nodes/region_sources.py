@@ -190,8 +190,7 @@ class FoveaRegionsFromColors(io.ComfyNode):
                 io.Image.Input("image", tooltip="The painting. Several pictures: one per picture of the batch."),
                 io.String.Input(
                     "colors", multiline=True, default="#ff0000: a red star\n#0000ff: a blue circle",
-                    tooltip="One line per region: its color and its prompt, as in #ff0000: a red star. Later lines "
-                    "lie on top of earlier ones.",
+                    tooltip="One line per region: its color and its prompt, as in #ff0000: a red star.",
                 ),
                 io.Float.Input(
                     "tolerance", default=0.3, min=0.0, max=1.0, step=0.01,

@@ -54,7 +54,8 @@ Written by `python -m tools.studies.report` from `docs/results.json`; do not edi
 Who judges: the *reader*, a small network that finds shapes, colors and background in a picture; *CLIP A*, the demo
 model's own, which Load Scorer offers and some methods optimize; *CLIP B*, trained apart from it, which only judges.
 *Reference pictures* are drawn by the program that drew the training pictures.
-In brackets are 95 % intervals: by bootstrap, and the score interval where all samples are right or none is.
+In brackets are 95 % intervals: the score interval for shares of right samples (bootstrap in tables measured before
+27f9792), else by bootstrap.
 Speed is measured on ShapesWorld as it ships, and on SD1.5 and SDXL in their real shapes with random weights."""
 
 

@@ -58,7 +58,7 @@ def noise(facts: dict[str, Any]) -> str:
     found = facts["latents"]
     table, count = found["table"], found["trials"]["best of n"]
     names = ("best of n", "past the model, whole", "DOODL", "SGOOL, crops")
-    shares = ", ".join(f"{name} {interval(table[name]['clip_b'], 100)}" for name in names)
+    shares = ", ".join(f"{name} {interval(table[name]['clip_b'], 100)}" for name in names if name in table)
     return (
         f"**The best starting noise** ({found['prompts']} prompts, the time of {count} pictures, cosine to the prompt "
         f"by a CLIP that nothing optimizes): one picture {interval(table['none']['clip_b'], 100)}, {shares}."

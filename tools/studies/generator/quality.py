@@ -2,7 +2,7 @@
 
 `python -m tools.studies.generator.quality` writes output/eval/shapesworld.json and a sheet of unpicked pictures.
 --model dit: of the flow transformer, dit.json; with --wording placed or related its prompts name places, and the plain
-wording of the same scenes is the control. Resumable: every batch is kept, by the weights and the settings. What is not
+wording, of all scenes, is the control. Resumable: every batch is kept, by the weights and the settings. What is not
 as usual, `--set tune --cfg 2` for instance, names the report in that folder, so that none of the results page is lost.
 """
 

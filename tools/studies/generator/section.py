@@ -51,9 +51,9 @@ def transformer_section(plain: dict, placed: dict, related: dict, unet: dict) ->
         table(("objects", "model", "all right (color and shape)", "exact", "share of objects right"), rows),
         f"Background right: {backgrounds}. A picture takes {plain['time_to_unet']:.2f} times the time of the UNet's.",
         "Places: of the objects asked for, how many are found in the field of the picture that the prompt names for "
-        "each; and where two are told by how they stand to each other, how often they do. The control is a prompt of "
-        "the same scene that names no places. Targets: all right 95, 80 and 55 % with one, two and three objects, "
-        "backgrounds 95 %, named places 80 %, 1.2 times the UNet's time.",
+        "each; and where two are told by how they stand to each other, how often they do. The control is the plain "
+        "prompts, of all scenes, which name no places. Targets: all right 95, 80 and 55 % with one, two and three "
+        "objects, backgrounds 95 %, named places 80 %, 1.2 times the UNet's time.",
         table(("objects", "in the named field", "control", "related as told", "control"), places),
     )
 
