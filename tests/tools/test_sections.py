@@ -62,7 +62,12 @@ def test_local_faults_are_told_with_their_verdict() -> None:
     report = {"name": "dit", "tuning": 256, "painted": {"borders": 0.01, "specks": 0.1}, "table": rows}
     page = sag.faults_section(report)
     assert "Local faults, the flow transformer" in page and page.count("| yes, CFG 4 |") == 3
-    assert rows[1]["verdict"] in page and "256 other pictures" in sag.rule_section(report)
+    assert "256 other pictures" in sag.rule_section(report)
+    for low, wanted in ((0.01, rows[1]["verdict"]), (-0.01, sag.BLIND)):
+        rows[2]["borders_less_none"] = [0.02, low, 0.05]
+        lines = [line for line in sag.faults_section(report).splitlines() if "CFG 4" in line]
+        told = [line.split(" | ")[-1].strip(" |") for line in lines]
+        assert told == ["-", wanted, rows[2]["verdict"]], "a measure that does not see worse pictures tells nothing"
 
 
 def test_experts_and_swaps_are_told() -> None:

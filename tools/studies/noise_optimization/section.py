@@ -61,7 +61,8 @@ def budgets_section(report: dict) -> str:
         f"`python -m tools.studies.noise_optimization.budgets`: {report['prompts']} prompts of two to four objects, "
         f"{report['steps']} steps, CFG {report['cfg']:g}, batches of {report['batch']}, on {report['device']}, one "
         "thread. The seconds of one picture, of a candidate and of an iteration were measured first, alone; every "
-        "method has what fits into its time, decoding and scoring included. Where a method moves the noise, half of "
+        "method has what fits into its time by these, decoding and scoring included; what runs took, whose length "
+        "varies with the machine, is in the last column. Where a method moves the noise, half of "
         "the time is for candidates, found by halving, and all moves start from the same best one. CLIP A is "
         "optimized; CLIP B and the reader judge. CLIP B gives reference pictures of the same scenes "
         f"{interval(report['ceiling'], 100)}. Differences are paired.",
@@ -110,11 +111,13 @@ def _budget_table(found: dict, budget: str) -> str:
         (name, f"{row['settings']['candidates']} + {row['settings']['iterations']}", interval(row["clip_b"], 100),
          *_differences(name, row, "clip_b", others), interval(row["share_right"], 100),
          *_differences(name, row, "share_right", others),
-         interval(row["all_right"], 100), interval(row["clip_a"], 100))
+         interval(row["all_right"], 100), interval(row["clip_a"], 100),
+         f"{row['seconds'] / own['best of n']['seconds']:.2f}")
         for name, row in sorted(own.items(), key=lambda item: -item[1]["clip_b"][0])
     ]  # fmt: skip
     head = ("method", "candidates + iterations", "CLIP B", *(f"less {peer}" for peer in others), "objects right %",
-            *(f"less {peer}" for peer in others), "all right %", "CLIP A (optimized)")  # fmt: skip
+            *(f"less {peer}" for peer in others), "all right %", "CLIP A (optimized)",
+            "time, to best of n")  # fmt: skip
     return table(head, rows)
 
 

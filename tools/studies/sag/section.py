@@ -57,6 +57,7 @@ def _compared(report: dict) -> list[str]:
     ]
 
 
+CONTROL, BLIND = "six steps", "none: the control is not seen"
 MODELS = {"unet": "the UNet", "early": "an early UNet", "dit": "the flow transformer"}
 
 
@@ -69,7 +70,7 @@ def faults_section(report: dict) -> str:
          *(interval(row[key], 1, 2) for key in ("specks", "specks_less_none")),
          interval(row["kid"], 1, 3), interval(row["kid_less_none"], 1, 3),
          interval(row["right"], 100) if row["prompted"] else "-",
-         row["verdict"] if row["name"] != "none" else "-")
+         _verdict(row, found) if row["name"] != "none" else "-")
         for row in found
     ]  # fmt: skip
     head = ("", "prompt", "N", "unsure along borders %", "less none", "specks", "less none", "KID, early features",
@@ -86,6 +87,12 @@ def faults_section(report: dict) -> str:
         f"Chosen on the tuning set: {'; '.join(chosen)}.",
         table(head, rows),
     )
+
+
+def _verdict(row: dict, found: list[dict]) -> str:
+    """By the rule, or that the measure cannot tell: it does not see the negative control of the same prompts."""
+    control = next((each for each in found if each["name"] == CONTROL and each["prompted"] == row["prompted"]), row)
+    return BLIND if control["borders_less_none"][1] <= 0 and control is not row else row["verdict"]
 
 
 def rule_section(report: dict) -> str:
