@@ -166,6 +166,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "eval")
     parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images")
     args = parser.parse_args()
+    if not (args.work / "style.pt").exists():
+        print(f"The LoRAs of regions are left out: {args.work / 'style.pt'} is missing. {train_style.load.__doc__}")
+        return
     begin()
     with torch.inference_mode():
         demo, style_judge = DemoSetup(), train_style.load(args.work)
