@@ -91,8 +91,9 @@ def faults_section(report: dict) -> str:
 
 def _verdict(row: dict, found: list[dict]) -> str:
     """By the rule, or that the measure cannot tell: it does not see the negative control of the same prompts."""
-    control = next((each for each in found if each["name"] == CONTROL and each["prompted"] == row["prompted"]), row)
-    return BLIND if control["borders_less_none"][1] <= 0 and control is not row else row["verdict"]
+    controls = [each for each in found if each["name"] == CONTROL and each["prompted"] == row["prompted"]]
+    is_blind = row["name"] != CONTROL and any(each["borders_less_none"][1] <= 0 for each in controls)
+    return BLIND if is_blind else row["verdict"]
 
 
 def rule_section(report: dict) -> str:
