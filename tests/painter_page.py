@@ -187,6 +187,15 @@ def appears(page: Any, condition: str, seconds: float) -> bool:
     return False
 
 
+def press_with_control(page: Any, key: str) -> None:
+    """A key while Control is down, each key in a frame of its own, as fingers do it. The editor takes up a key in the
+    frame after it: one that is let go before looks to it like Control alone, after which it looks for changes of the
+    graph; it finds the sizes that its undo has laid out anew, and forgets its redo."""
+    for change, name in (("down", "Control"), ("down", key), ("up", key), ("up", "Control")):
+        getattr(page.keyboard, change)(name)
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+
+
 def search_for(page: Any, text: str, position: tuple[float, float]) -> None:
     """Double-click the canvas, and type into the search dialog once it can be typed into. position: on the canvas."""
     box = page.locator("#graph-canvas").bounding_box()

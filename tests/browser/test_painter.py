@@ -10,7 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from painter_page import NODE, ROOT, SIDE, Painter, appears, loaded, opened, paint_two, search_for
+from painter_page import (
+    NODE,
+    ROOT,
+    SIDE,
+    Painter,
+    appears,
+    loaded,
+    opened,
+    paint_two,
+    press_with_control,
+    search_for,
+)  # fmt: skip
 from PIL import Image
 
 SHOTS = ROOT / "output" / "browser"
@@ -44,13 +55,13 @@ def test_found_by_search_painted_kept_and_undone(page, client, settings, rendere
     second = painter.map()
     assert (second == 2).sum() > 1000 and page.evaluate(f"[...{NODE}.pos]") == place, "the node stays where it is"
     page.locator(".fovea-stage").first.focus()
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     painter.settled(first)
-    page.keyboard.press("Control+y")
+    press_with_control(page, "y")
     painter.settled(second)
     painter.drag((0.7, 0.3), (0.8, 0.6), button="right")
     assert (painter.map() == 2).sum() < (second == 2).sum() / 2, "the right button rubs out"
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     text = painter.text()
     assert len(text) < 20_000 and [row["prompt"] for row in painter.value()["regions"]] == ["a red star", ""]
     page.wait_for_timeout(2500)  # the editor keeps drafts with a delay

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from painter_page import NODE, SIDE, Painter, loaded
+from painter_page import NODE, SIDE, Painter, loaded, press_with_control
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 both_renderers = pytest.mark.parametrize("renderer", ["classic", "vue"])
@@ -48,7 +48,7 @@ def count(painter: Painter) -> int:
 
 def undo_by_key(page: Any) -> None:
     page.wait_for_timeout(STEP)
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     page.wait_for_timeout(STEP)
 
 

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from painter_page import NODE, ROOT, loaded
+from painter_page import NODE, ROOT, loaded, press_with_control
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -54,7 +54,7 @@ def test_the_graphs_undo_inside_a_subgraph(page, client, settings, renderer: str
         const {{ onRemove }} = widget; window.removed = 0;
         widget.onRemove = function (...given) {{ window.removed++; return onRemove.apply(this, given); }}; }}""")
     page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     for _ in range(50):
         if np.array_equal(painter.map(INSIDE), first):
             break
@@ -79,14 +79,14 @@ def test_painting_goes_on_after_the_graphs_undo(page, client, settings, renderer
     page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
     for key in ("z", "y"):
         before = painter.text()
-        page.keyboard.press(f"Control+{key}")
+        press_with_control(page, key)
         page.wait_for_function(f"text => {NODE}?.widgets.find(w => w.name === 'painting').value !== text", arg=before)
         page.wait_for_function(PRESSED.format("rectangle"))
         painter.still()
     text, first = painter.text(), painter.map()
     painter.drag((0.1, 0.6), (0.4, 0.9))
     assert (painter.map() != first).sum() > 1000
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     painter.settled(first)
     assert painter.text() == text and page.locator(".fovea-painter").count() == 1 and not page.ours()
 
@@ -161,7 +161,7 @@ def test_the_picture_of_load_image_lies_behind(page, client, settings, renderer:
     painter.drag((0.6, 0.6), (0.9, 0.9))
     page.wait_for_timeout(700)
     page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     painter.settled(first)
     page.wait_for_function(SHOWN.format(24))
     assert chosen.input_value() == "input"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painter_page import MODULES, NODE, ROOT, SIDE, loaded, opened
+from painter_page import MODULES, NODE, ROOT, SIDE, loaded, opened, press_with_control
 from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -365,11 +365,11 @@ def test_the_graphs_undo_keeps_tool_and_zoom(painter) -> None:
     zoom = painter.zoom()
     assert zoom > 1.5
     page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     painter.settled(first)
     page.wait_for_function("document.querySelector('[data-tool=rectangle]').getAttribute('aria-pressed') === 'true'")
     assert painter.zoom() == pytest.approx(zoom, rel=0.01)
-    page.keyboard.press("Control+y")
+    press_with_control(page, "y")
     page.wait_for_function(f"!!{NODE}")
     painter.settled(both)
 
@@ -387,13 +387,13 @@ def test_the_painters_undo_is_not_the_graphs(painter) -> None:
         window.addEventListener('keydown', event => requestAnimationFrame(() => {{ window.heard = event.key; }}), true);
     }}""")
     page.locator(".fovea-stage").first.focus()
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     painter.settled(first)
     page.wait_for_timeout(700)
     assert page.evaluate(f"window.before === {NODE}"), "the graph's undo would make the node anew"
     assert page.evaluate("window.heard") == "z"
     page.locator("#graph-canvas").click(position={"x": 60, "y": 700})
-    page.keyboard.press("Control+z")
+    press_with_control(page, "z")
     page.wait_for_function(f"{NODE} && window.before !== {NODE}")
 
 
