@@ -243,4 +243,13 @@ def speed_section(bench: dict) -> str:
             "Method *fovea* in every step. Target: 1.15.",
             table(("model", "steered s", "ratio"), rows),
         ]
+    if "pictures" in bench:
+        drawn = bench["pictures"]
+        ways = [(name, way["seconds"], way["spread"], way["ratio"]) for name, way in drawn["ways"].items()]
+        parts += [
+            f"A picture of the demo model, encoding and decoding included: {drawn['regions']} regions "
+            f"({drawn['form']}), {drawn['steps']} steps, CFG {drawn['cfg']:g}, {drawn['repeats']} turns; the nodes' "
+            "defaults. Spread: (largest - smallest) / median.",
+            table(("what", "s", "spread", "ratio"), ways),
+        ]
     return paragraphs(*parts)

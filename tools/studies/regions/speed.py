@@ -1,8 +1,8 @@
 """Steered attention against plain attention and against the published operator with its matrices written out.
 
-`python -m tools.studies.regions.speed` writes output/bench/regions.json: per attention call, and per sampling run with
-the paper's window, and with the node's own method in every step (tools/studies/scaling has that by size). All variants
-take turns in one run.
+`python -m tools.studies.regions.speed` writes output/bench/regions.json: per attention call; per sampling run with the
+paper's window, and with the node's own method in every step (tools/studies/scaling has that by size); per picture of
+the demo model with the node as it is, beside ComfyUI's own masks. All variants take turns in one run.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ from torch import Tensor
 from ...comfy.host import ROOT
 from .. import meter, record
 from ..cases import Case, build
+from ..demo_setup import DemoSetup
 from ..processes import begin
 from ..sampling import sample_latent
+from . import layouts, methods, quality
 
 CALLS = {"SD1.5, 512 pixels": (8, 4096, 40), "SDXL, 1024 pixels": (20, 1024, 64)}  # heads, tokens, channels per head
 REGIONS = 4
+PICTURES: dict[str, methods.Method] = {
+    "without regions": methods.plain, "Dense Diffusion": methods.Nodes(),
+    "Dense Diffusion, rest_strength 0": methods.Nodes(rest_strength=0.0), "ComfyUI's own masks": methods.masked,
+}  # fmt: skip
 
 
 def shares_of(tokens: int) -> Tensor:
@@ -144,6 +150,25 @@ def bench_run(case: Case, device: torch.device) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def bench_pictures(out: Path, device: torch.device, repeats: int) -> dict[str, Any]:
+    """A picture of two things in their boxes, encoded, sampled and decoded as the nodes' defaults have it."""
+    drawn, wanted = quality.Layouts(out, DemoSetup()), layouts.layout("tune", 0)
+    ways = {name: partial(drawn.picture, method, wanted, 0) for name, method in PICTURES.items()}
+    for work in ways.values():
+        work()
+    times = meter.taking_turns(ways, device, repeats, "pictures")
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    least = next(iter(middle.values()))
+    return {
+        "regions": len(wanted.masks), "form": wanted.form, "steps": quality.STEPS, "cfg": quality.CFG,
+        "repeats": repeats, "ways": {
+            name: {"seconds": round(middle[name], 3), "spread": meter.spread(values),
+                   "ratio": round(middle[name] / least, 3)}
+            for name, values in times.items()
+        },
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["shapesworld", "sd15"], help="of the sampling runs")
@@ -158,6 +183,8 @@ def main() -> None:
     steps = 20 if device.type == "cuda" else 10
     cases = [Case("shapesworld", 256, 4, 20, 3), Case("sd15", 512, 1, steps, 1 if device.type == "cpu" else 3)]
     report["runs"] = [bench_run(case, device) for case in cases if case.model in args.models]
+    if "shapesworld" in args.models:
+        report["pictures"] = bench_pictures(args.out, device, 5)
     record.write(args.out / "regions.json", report)
     print(json.dumps(report, indent=1))
 
