@@ -42,8 +42,13 @@ def layout(name: str, index: int) -> Layout:
     Scenes are those of the sets from index 100,000 on, which no other evaluation uses.
     """
     things, form = scene(name, index), FORMS[index // 3 % 3]
-    rng = sets.rng_for(name, 200_000 + index)
+    rng = _places(name, index)
     return Layout(things, form, np.stack([_mask(thing, form, rng) for thing in things.things]))
+
+
+def _places(name: str, index: int) -> np.random.Generator:
+    """What places are drawn with: of another stream than the scene, whose first draws they would repeat."""
+    return sets.rng_for(name, 200_000 + index)
 
 
 def scene(name: str, index: int) -> Scene:
@@ -53,7 +58,7 @@ def scene(name: str, index: int) -> Scene:
 
 def twins(index: int) -> Layout:
     """Layout `index` of those with two objects of one shape in two colors, side by side, each in a box of its half."""
-    rng = sets.rng_for("twins", index)
+    rng = _places("twins", index)
     scene = sets.scene("twins", index, 2)
     first, second = scene.things
     colors = [name for name in COLOUR_NAMES if name != first.color]
@@ -84,7 +89,7 @@ def apart(reader: nn.Module, picture: Tensor, wanted: Layout) -> dict[str, float
 def overlapping(index: int) -> Layout:
     """Layout `index` of those in which two boxes overlap, by 20, 40 and 60 % of the smaller one in turn; the second one
     lies in front."""
-    rng = sets.rng_for("overlap", index)
+    rng = _places("overlap", index)
     scene = sets.scene("overlap", index, 2)
     share, radius = OVERLAPPED[index % 3], float(rng.uniform(44, 52))
     angle = rng.uniform(0, 2 * np.pi)
