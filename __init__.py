@@ -10,7 +10,8 @@ import logging
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import MODULES
-from .nodes.ui import notices
+from .nodes.regions import STEERING_NODES
+from .nodes.ui import notices, prompt_graph
 
 WEB_DIRECTORY = "./web"
 
@@ -18,6 +19,9 @@ WEB_DIRECTORY = "./web"
 class FoveaExtension(ComfyExtension):
     async def on_load(self) -> None:
         notices.install(logging.getLogger(__name__))
+        server = notices.running_server()
+        if server is not None:
+            prompt_graph.install(server, STEERING_NODES)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for module in MODULES for node in module.NODES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,13 +23,11 @@ from ..guidance.regions.masks import Regions
 from ..guidance.regions.score_bias import SCORE_UNITS, SELF_RANGE, TEXT_RANGE, RegionBias
 from .region_sources import ALIASES, RegionsType
 from .ui import choice, errors, notices
-from .ui.prompt_graph import unsteered_samplers
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP
 
-logger = logging.getLogger(__name__)
 DENSE, PAINT = "Dense Diffusion", "Paint with Words"
 REST = 1.0
 GOALS = ["regional prompting", "regional prompter", "latent couple", "attention couple", "attention mask",
@@ -184,7 +181,6 @@ class FoveaDenseDiffusion(io.ComfyNode):
                 ),
             ],
             outputs=_outputs(),
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -207,7 +203,7 @@ class FoveaDenseDiffusion(io.ComfyNode):
             time_exponent, _blocks(model, blocks), layout_iterations, arranged_noises,
         )  # fmt: skip
         prompts = (prompt, negative_prompt, mode, encode_regions_separately)
-        return _steered(cls, DENSE, model, clip, regions, prompts, control)
+        return _steered(DENSE, model, clip, regions, prompts, control)
 
 
 class FoveaPaintWithWords(io.ComfyNode):
@@ -244,7 +240,6 @@ class FoveaPaintWithWords(io.ComfyNode):
                 *last,
             ],
             outputs=_outputs(),
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -259,7 +254,7 @@ class FoveaPaintWithWords(io.ComfyNode):
             bias, strength, 0.0, start_percent, end_percent, law="log", blocks=_blocks(model, blocks)
         )
         prompts = (prompt, negative_prompt, mode, encode_regions_separately)
-        return _steered(cls, PAINT, model, clip, regions, prompts, control)
+        return _steered(PAINT, model, clip, regions, prompts, control)
 
 
 def _blocks(model: ModelPatcher, names: str) -> frozenset[BlockId] | None:
@@ -277,7 +272,7 @@ def _blocks(model: ModelPatcher, names: str) -> frozenset[BlockId] | None:
 
 
 def _steered(
-    cls: type[io.ComfyNode], node: str, model: ModelPatcher, clip: CLIP, regions: Regions,
+    node: str, model: ModelPatcher, clip: CLIP, regions: Regions,
     prompts: tuple[str, str, str, bool], control: RegionControl,
 ) -> io.NodeOutput:  # fmt: skip
     """The node's outputs. prompts: prompt, negative prompt, mode, whether regions are encoded on their own too.
@@ -310,7 +305,6 @@ def _steered(
     if control.layout_iterations:
         starting_noise.install(patched, layout_loss.LAYOUT)
     notes += [*positive.notes, *negative.notes]
-    _warn_of_other_models(cls, node)
     return io.NodeOutput(patched, positive.conditioning, negative.conditioning, notices.report(node, notes))
 
 
@@ -322,20 +316,6 @@ def _with_gradients(model: ModelPatcher) -> ModelPatcher:
             return fully_loaded(model)
     except NoGradient as why:
         raise NoGradient(f"layout_iterations need gradients. {why} {layout_loss.CURE}") from None
-
-
-def _warn_of_other_models(cls: type[io.ComfyNode], node: str) -> None:
-    """Say which samplers of the queued graph have the prompts and a model that does not obey them.
-
-    In the log and on the node, not in the report: that of a cached node would still say so after the link is there.
-    """
-    if cls.hidden is None or cls.hidden.prompt is None:
-        return
-    for sampler in unsteered_samplers(cls.hidden.prompt, str(cls.hidden.unique_id), (1, 2), STEERING_NODES):
-        logger.warning(
-            "%s: %s uses these prompts with a model that does not obey them: connect the model output of this node.",
-            node, sampler,
-        )  # fmt: skip
 
 
 NODES: list[Any] = [FoveaDenseDiffusion, FoveaPaintWithWords]

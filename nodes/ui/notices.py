@@ -1,21 +1,23 @@
 """Warnings where people look: what the pack logs while a node runs is shown on that node too.
 
 A handler of the pack's own logger does it. So what is in the log and what is on the node cannot differ, and the layers
-below nodes/ warn as ever, knowing nothing of nodes: what they say during sampling appears on the sampler.
+below nodes/ warn as ever, knowing nothing of nodes: what they say during sampling appears on the sampler. The browser
+(web/js/notices.js) keeps them until the node runs again. ComfyUI's own text for nodes would be shown on whatever node
+has the same number in the graph on screen, as Markdown, and never be taken off.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
 logger = logging.getLogger(__name__)
 NAME = "fovea.notices"  # of the handler
-MARK = "\u26a0"  # a warning sign; web/js/notices.js knows our texts by it
+EVENT = "fovea.notice"  # for the browser: workflow, job, node, lines
 
 
 class Notices(logging.Handler):
@@ -27,7 +29,7 @@ class Notices(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.set_name(NAME)
-        self._execution: tuple[str, str] | None = None  # prompt, node
+        self._execution: tuple[str, str] | None = None  # job, node
         self._lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -36,16 +38,39 @@ class Notices(logging.Handler):
         except Exception:  # a message that cannot be shown must not end a run
             self.handleError(record)
 
-    def _show(self, message: str) -> None:
-        node, server = get_executing_context(), _server()
+    def _show(self, line: str) -> None:
+        node, server = get_executing_context(), running_server()
         if node is None or server is None or server.client_id is None:
             return
         if (node.prompt_id, node.node_id) != self._execution:
             self._execution, self._lines = (node.prompt_id, node.node_id), []
-        line = f"{MARK} {message}"
         if line not in self._lines:
             self._lines.append(line)
-            server.send_progress_text("\n".join(self._lines), node.node_id, sid=server.client_id)
+            shown = _shown_node(node.node_id, server.last_node_id)
+            send(server, server.client_id, _workflow_of(server, node.prompt_id), shown, self._lines, node.prompt_id)
+
+
+def send(
+    server: Any, client: str, workflow: str | None, node: str, lines: Sequence[str], job: str | None = None
+) -> None:
+    """Show lines on a node in a browser, in place of those before. job: what they are about; None: the graph that was
+    queued last."""
+    server.send_sync(EVENT, {"workflow": workflow, "job": job, "node": node, "lines": list(lines)}, client)
+
+
+def workflow_id(extra_data: Mapping[str, Any]) -> str | None:
+    """The id of the editor's workflow that a job was queued from, None for a job over the API."""
+    return ((extra_data.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
+
+
+def _workflow_of(server: Any, job: str) -> str | None:
+    running, _ = server.prompt_queue.get_current_queue_volatile()
+    return next((workflow_id(extra_data) for _, key, _, extra_data, *_ in running if key == job), None)
+
+
+def _shown_node(node: str, last: str | None) -> str:
+    """The node on screen for one that is executing: nodes that another made while it ran ("12.0.0.5") show on that."""
+    return last if last and node.startswith(f"{last}.") else node
 
 
 def install(pack: logging.Logger) -> None:
@@ -61,6 +86,6 @@ def report(node: str, notes: Sequence[str]) -> str:
     return "\n".join(notes)
 
 
-def _server() -> Any:
+def running_server() -> Any:
     """ComfyUI's server, None where there is none. It is not imported: only a running ComfyUI has loaded it."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)

@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import nodes as comfy_nodes  # ComfyUI's module: the pack's own package is fovea.nodes
 
+from . import notices
+
+logger = logging.getLogger(__name__)
 Graph = Mapping[str, Mapping[str, Any]]  # node id -> {"class_type": ..., "inputs": {...}}, as queued over the API
 STEERS = ("MODEL", "GUIDER")
 ANY = ("COMFY_MATCHTYPE_V3", "*")  # of outputs that pass on what they are given, as If/Else Switch does
+
+
+def install(server: Any, region_nodes: frozenset[str]) -> None:
+    """Let a server say of every graph that is queued which samplers do not obey its regions.
+
+    When it is queued, not when the node runs: the node itself does not run again when a link behind it changes.
+    """
+    server.add_on_prompt_handler(partial(tell_unsteered, server, region_nodes))
+
+
+def tell_unsteered(server: Any, region_nodes: frozenset[str], queued: dict[str, Any]) -> dict[str, Any]:
+    """Say it in the log and, if a browser has queued the graph, on its nodes, also that there is nothing to say.
+
+    queued: what was posted, which may be anything; returned as it is.
+    """
+    posted = queued.get("prompt")
+    graph = {key: node for key, node in posted.items() if _is_node(node)} if isinstance(posted, dict) else {}
+    for key, node in graph.items():
+        if node["class_type"] in region_nodes:
+            title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(node["class_type"], node["class_type"])
+            lines = [
+                f"{title}: {sampler} uses these prompts with a model that does not obey them: connect the model output "
+                "of this node." for sampler in unsteered_samplers(graph, key, (1, 2), region_nodes)
+            ]  # fmt: skip
+            for line in lines:
+                logger.warning("%s", line)
+            if queued.get("client_id"):
+                workflow = notices.workflow_id(queued.get("extra_data") or {})
+                notices.send(server, queued["client_id"], workflow, key, lines)
+    return queued
+
+
+def _is_node(node: Any) -> bool:
+    return (
+        isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs", {}), dict)
+    )
 
 
 def unsteered_samplers(

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "output" / "browser"
 _seeds = itertools.count(80_000)  # nothing comes from the server's cache
 NAMES = {"load": "1", "boxes": "2", "regions": "3", "dense": "4", "latent": "5", "sample": "6", "show": "7"}
-TEXT = "window.app.graph.getNodeById({}).widgets.find(one => one.name === '$$node-text-preview')?.value ?? ''"
+TEXT = """(window.app.graph.getNodeById({})?.widgets?.find(one => one.name === 'fovea_notice')
+    ?.element.textContent ?? '')"""
 DENSE, SAMPLER = (TEXT.format(NAMES[name]) for name in ("dense", "sample"))
 # Whether nothing of an element's text is cut off.
 WHOLE = """element => {
@@ -57,34 +58,152 @@ def run(page, client) -> None:
     raise AssertionError("the run did not end")
 
 
-@pytest.mark.parametrize("renderer", ["classic", "vue"])
+TRACKER = "window.app.extensionManager.workflow.activeWorkflow.changeTracker"
+# As a workflow that was made in the editor, which has an id.
+AGAIN = """async () => {
+    window.app.graph.arrange(60);
+    await window.app.loadGraphData({ ...window.app.graph.serialize(), id: crypto.randomUUID() }); }"""
+
+
+def placed(page, made: dict[str, Any]) -> None:
+    page.evaluate("graph => window.app.loadApiJson(graph, 'notices')", made)
+    page.wait_for_function("window.app.graph.nodes.length === 7")
+    page.wait_for_function("window.app.extensionManager.workflow.activeWorkflow.path.includes('notices')")
+    page.evaluate(AGAIN)
+    page.wait_for_function(f"{TRACKER}.activeState.id === window.app.graph.id")
+    page.keyboard.press(".")  # fit to view
+
+
+def change(page, name: str, widget: str, value: Any) -> None:
+    page.evaluate(
+        """([id, name, value]) => {
+            window.app.graph.getNodeById(id).widgets.find(widget => widget.name === name).value = value;
+        }""",
+        [int(NAMES[name]), widget, value],
+    )
+
+
+both_renderers = pytest.mark.parametrize("renderer", ["classic", "vue"])
+
+
+@both_renderers
 def test_a_warning_comes_and_goes(renderer: str, page, client, settings, demo_model: Path) -> None:
     opened(page, client, settings, renderer)
-    page.evaluate("graph => window.app.loadApiJson(graph, 'notices')", graph("[]"))
-    page.wait_for_function("window.app.graph.nodes.length === 7")
-    page.evaluate("window.app.graph.arrange(60)")
+    placed(page, graph("[]"))
     before = page.evaluate(HEIGHT)
     run(page, client)
     assert appears(page, f"({DENSE}).includes('There is no region')", 10)
-    page.keyboard.press(".")  # fit to view
     page.get_by_text("There is no region").first.wait_for()
     page.wait_for_timeout(1000)
     page.screenshot(path=SHOTS / f"notices_{renderer}.png")
     assert not page.evaluate(SAMPLER)
     box = '[{"bbox": [60, 60, 480, 480], "desc": "a plain red star"}]'
     for name, widget, value in (("boxes", "value", box), ("sample", "denoise", 0.3)):
-        page.evaluate(
-            """([id, name, value]) => {
-                window.app.graph.getNodeById(id).widgets.find(widget => widget.name === name).value = value;
-            }""",
-            [int(NAMES[name]), widget, value],
-        )
+        change(page, name, widget, value)
     run(page, client)
     assert appears(page, f"({SAMPLER}).includes('Regions do nothing in this run')", 10)
     assert not page.evaluate(DENSE), "it has run again, and nothing was to be said"
-    if renderer == "classic":
-        assert page.evaluate(HEIGHT) == pytest.approx(before, abs=2)
+    assert page.evaluate(HEIGHT) == pytest.approx(before, abs=2)
     assert page.get_by_text("they end at end_percent 0.5").first.evaluate(WHOLE), "the text is longer than its room"
     page.wait_for_timeout(1000)
     page.screenshot(path=SHOTS / f"notices_gone_{renderer}.png")
     assert not page.ours()
+
+
+STEPS = f"(() => {{ {TRACKER}.captureCanvasState(); return {TRACKER}.undoQueue.length; }})()"
+MOVED = f"""() => {{ const node = window.app.graph.getNodeById({NAMES["show"]});
+    node.pos = [node.pos[0] + 50, node.pos[1]]; {TRACKER}.captureCanvasState(); }}"""
+
+
+SAVED = f"window.app.graph.serialize().nodes.find(node => node.id === {NAMES['dense']})"
+LONG = "There is no region: none is connected, painted or found. " * 5
+
+
+def tell(page, text: str) -> None:
+    """As the server does it for Dense Diffusion."""
+    page.evaluate(
+        """([node, text]) => window.app.api.dispatchEvent(new CustomEvent('fovea.notice', {
+            detail: { workflow: null, job: 'any', node, lines: [text] } }))""",
+        [NAMES["dense"], text],
+    )
+
+
+@both_renderers
+def test_a_warning_is_no_part_of_the_workflow(renderer: str, page, client, settings, demo_model: Path) -> None:
+    """Neither in its steps of undo nor in what is saved; it outlives an undo, which makes every node anew."""
+    opened(page, client, settings, renderer)
+    placed(page, graph("[]"))
+    page.wait_for_timeout(500)
+    steps, saved = page.evaluate(STEPS), page.evaluate(SAVED)
+    tell(page, LONG)
+    page.wait_for_timeout(500)
+    high = page.evaluate(HEIGHT)
+    assert high > saved["size"][1] + 20 and page.evaluate(SAVED) == saved and page.evaluate(STEPS) == steps
+    page.evaluate(MOVED)
+    ours = f"window.app.graph.getNodeById({NAMES['dense']})"
+    page.evaluate(f"window.before = {ours}")
+    page.evaluate(f"{TRACKER}.undo()")
+    page.wait_for_function(f"window.before !== {ours}")
+    assert appears(page, f"({DENSE}).includes('There is no region')", 10)
+    page.wait_for_timeout(500)
+    page.evaluate(f"{ours}.setSize([{ours}.size[0], {high} + 100])")  # somebody's own height
+    page.wait_for_timeout(500)
+    assert page.evaluate(SAVED)["size"][1] == pytest.approx(high + 100, abs=2)
+    assert not page.ours()
+
+
+def test_a_warning_stays_with_its_workflow(page, client, settings, demo_model: Path) -> None:
+    """Nodes of another workflow have the same numbers."""
+    opened(page, client, settings, "classic")
+    placed(page, graph("[]"))
+    run(page, client)
+    assert appears(page, f"({DENSE}).includes('There is no region')", 10)
+    box = '[{"bbox": [60, 60, 480, 480], "desc": "a plain red star"}]'
+    placed(page, graph(box))
+    assert not page.evaluate(DENSE)
+    run(page, client)
+    page.wait_for_timeout(1000)
+    assert not page.evaluate(DENSE)
+    tabs = page.locator(".workflow-tab")
+    tabs.nth(2).click()  # 0: the editor's own, 1: the graph as it came
+    assert appears(page, f"({DENSE}).includes('There is no region')", 10), "the other one's run has taken it off"
+    assert not page.ours()
+
+
+def test_a_cured_fault_is_taken_back_though_the_node_is_cached(page, client, settings, demo_model: Path) -> None:
+    opened(page, client, settings, "classic")
+    box = '[{"bbox": [60, 60, 480, 480], "desc": "a plain red star"}]'
+    placed(page, graph(box))
+    link = "window.app.graph.getNodeById({}).connect(0, window.app.graph.getNodeById({}), 0)"
+    for source, said in (("load", True), ("dense", False), ("load", True)):
+        page.evaluate(link.format(NAMES[source], NAMES["sample"]))
+        run(page, client)
+        assert appears(page, f"({DENSE}).includes('does not obey') === {str(said).lower()}", 10), source
+    assert not page.ours()
+
+
+def test_a_warning_in_a_subgraph(page, client, settings, demo_model: Path) -> None:
+    """It is told beside the graph that is on screen, and is on its node when the subgraph is opened."""
+    opened(page, client, settings, "classic")
+    placed(page, graph("[]"))
+    page.evaluate(f"window.app.graph.convertToSubgraph(new Set([window.app.graph.getNodeById({NAMES['dense']})]))")
+    run(page, client)
+    page.locator(".p-toast-message").get_by_text("There is no region").wait_for()
+    page.evaluate("window.app.canvas.setGraph([...window.app.graph.subgraphs.values()][0])")
+    inside = "window.app.canvas.graph.nodes.find(node => node.type === 'FoveaDenseDiffusion').widgets"
+    assert appears(page, f"{inside}.at(-1).element?.textContent.includes('There is no region')", 10)
+    page.keyboard.press(".")
+    page.get_by_text("There is no region").last.wait_for()
+    page.screenshot(path=SHOTS / "notices_subgraph.png")
+    assert not page.ours()
+
+
+def test_words_of_a_prompt_stay_words(page, client, settings, demo_model: Path) -> None:
+    """No Markdown, no HTML: a workflow of somebody else could have pictures loaded from anywhere."""
+    opened(page, client, settings, "vue")
+    placed(page, graph("[]"))
+    text = "<b>x</b> ![](http://127.0.0.1:9/x.png) __a__\nsecond line"
+    tell(page, text)
+    assert page.evaluate(DENSE) == f"\u26a0 {text}"
+    page.get_by_text("second line").wait_for()
+    assert page.evaluate("document.querySelectorAll('.lg-node img[src*=\"127.0.0.1:9\"]').length") == 0

@@ -23,16 +23,22 @@ class Server:
 
     def __init__(self) -> None:
         self.client_id: str | None = "browser"
-        self.sent: list[tuple[str, str, str | None]] = []
+        self.last_node_id: str | None = None
+        extra_data = {"extra_pnginfo": {"workflow": {"id": "of the editor"}}}
+        self.running: list[tuple] = [(0, "prompt", {}, extra_data, [], {})]
+        self.prompt_queue = self
+        self.sent: list[tuple[str, dict[str, Any], str | None]] = []
 
-    def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
-        self.sent.append((node_id, text, sid))
+    def get_current_queue_volatile(self) -> tuple[list[tuple], list[tuple]]:
+        return self.running, []
+
+    def send_sync(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
+        self.sent.append((event, data, sid))
 
     @property
     def texts(self) -> dict[str, list[str]]:
-        """What each node shows at last, without our mark."""
-        assert all(line.startswith(notices.MARK) for _, text, _ in self.sent for line in text.splitlines())
-        return {node: [line[2:] for line in text.splitlines()] for node, text, _ in self.sent}
+        """What each node shows at last."""
+        return {data["node"]: data["lines"] for _, data, _ in self.sent}
 
 
 @pytest.fixture
@@ -57,12 +63,25 @@ def test_all_warnings_of_one_execution_are_on_its_node(server: Server) -> None:
         warn("first")
         logging.getLogger("fovea.guidance.anything").info("no warning")
         logging.getLogger("another_pack").warning("not ours")
-    assert server.texts == {"3": ["first", "second"]} and {sid for *_, sid in server.sent} == {"browser"}
+    assert server.texts == {"3": ["first", "second"]}
+    assert {(event, sid) for event, _, sid in server.sent} == {(notices.EVENT, "browser")}
+    assert {(data["workflow"], data["job"]) for _, data, _ in server.sent} == {("of the editor", "prompt")}
     with CurrentNodeContext("prompt", "4"):
         warn("third")
     with CurrentNodeContext("another prompt", "3"):
         warn("fourth")
     assert server.texts == {"4": ["third"], "3": ["fourth"]}
+    assert server.sent[-1][1]["workflow"] is None, "a job over the API has none"
+
+
+def test_nodes_that_a_node_made_show_on_it(server: Server) -> None:
+    """They are on nobody's screen: "12.0.0.5" is the fifth that node 12 made. Other nodes keep their own."""
+    server.last_node_id = "12"
+    with CurrentNodeContext("prompt", "12.0.0.5"):
+        warn("inside")
+    with CurrentNodeContext("prompt", "123"):
+        warn("another")
+    assert server.texts == {"12": ["inside"], "123": ["another"]}
 
 
 def test_nothing_is_sent_where_nobody_could_see_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +101,7 @@ def test_a_server_that_fails_ends_no_run(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("gone")
 
-    monkeypatch.setattr(server, "send_progress_text", fail)
+    monkeypatch.setattr(server, "send_sync", fail)
     monkeypatch.setattr(logging, "raiseExceptions", False)  # only decides whether the error is printed
     with CurrentNodeContext("prompt", "3"):
         warn("still in the log")
