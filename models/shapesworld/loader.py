@@ -45,11 +45,12 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
 
 def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """State dict of one part (`unet`, `vae`, `clip_a`, `clip_b`, `reader`; as changes of the first `expert_high`,
-    `expert_low`, `dual`, `steered`; `dit`), all its shards checked and merged."""
+    `expert_low`, `dual`, `steered`; `dit`), all its shards checked and merged. It must be of the parts that it was
+    trained on top of."""
     state: dict[str, Tensor] = {}
     told = manifest(folder)
-    generator = told["parts"].get("unet")
-    if part not in told["parts"] or told.get("changes_of", {}).get(part, generator) != generator:
+    parts, below = told["parts"], told.get("trained_on", {}).get(part, {})
+    if part not in parts or any(parts.get(name) != files for name, files in below.items()):
         raise DemoFileError(f"ShapesWorld: demo/{MANIFEST} has no {part!r} for this generator. {CURE}")
     for name, expected in told["parts"][part].items():
         path = folder / name

@@ -100,10 +100,11 @@ def test_a_change_of_low_rank_is_told_in_full(tmp_path: Path, monkeypatch: pytes
 def test_changes_belong_to_the_generator_that_ships() -> None:
     facts = demo_model.manifest()
     changes = {part for parts in shipped_weights.CHANGES.values() for part in parts}
-    assert set(facts["changes_of"]) == {*changes, *shipped_weights.LORAS}
-    assert all(unet == facts["parts"]["unet"] for unet in facts["changes_of"].values())
+    assert set(facts["trained_on"]) == {*changes, *shipped_weights.LORAS, *shipped_weights.GENERATORS}
+    for part, needed in facts["trained_on"].items():
+        assert needed == shipped_weights.needed_by(part, facts["parts"])
     assert facts["t5_ids"] == list(t5_words.known_ids())
-    for part in facts["changes_of"]:
+    for part in {*changes, *shipped_weights.LORAS}:
         assert sum((demo_model.FOLDER / name).stat().st_size for name in facts["parts"][part]) <= 3_000_000
 
 

@@ -205,7 +205,18 @@ def test_shipped_files_stay_small(folder: Path) -> None:
     files = demo_model.manifest(folder)["parts"]["dit"]
     assert sum((folder / name).stat().st_size for name in files) <= 12_000_000
     assert sum(v.numel() for v in demo_model.load_part("dit", folder).values()) <= 6_000_000
-    assert "dit" not in demo_model.manifest(folder)["changes_of"], "it is a generator of its own"
+    assert "unet" not in demo_model.manifest(folder)["trained_on"]["dit"], "it is a generator of its own"
+
+
+@pytest.mark.parametrize("part", ["vae", "clip_a"])
+def test_it_is_not_loaded_beside_another_coder_or_text_tower(folder: Path, tmp_path: Path, part: str) -> None:
+    """It would draw garbage without a word."""
+    changed = shutil.copytree(folder, tmp_path / "demo")
+    told = demo_model.manifest(changed)
+    told["parts"][part] = {"another.safetensors": "0"}
+    (changed / demo_model.MANIFEST).write_text(export.json.dumps(told))
+    with pytest.raises(demo_model.DemoFileError, match="no 'dit' for this generator"):
+        demo_model.load_part("dit", changed)
 
 
 def test_training_continues_from_the_shipped_weights(folder: Path, network: train_dit.Network) -> None:

@@ -269,7 +269,7 @@ def test_a_change_is_exported_beside_its_own_generator_only(tmp_path: Path) -> N
     (folder / "shapesworld.json").write_text(json.dumps(manifest))
     export.export(tmp_path / "work", folder, ("steered",))
     after = json.loads((folder / "shapesworld.json").read_text())
-    assert after["changes_of"] == manifest["changes_of"] and after["parts"]["steered"] != manifest["parts"]["steered"]
+    assert after["trained_on"] == manifest["trained_on"] and after["parts"]["steered"] != manifest["parts"]["steered"]
 
 
 def test_a_folder_to_export_to_keeps_its_earlier_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

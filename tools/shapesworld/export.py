@@ -22,14 +22,15 @@ from .shipped_weights import (
     PREFIXES,
     TRAINING_ONLY,
     base_hash,
+    needed_by,
     training_state,
     weights_hash,
 )
 from .stages import finished
 
 SHARD_BYTES = 14_000_000
-CHANGED = (*LORAS, *(part for of_stage in CHANGES.values() for part in of_stage))  # what fits one generator only
-ON_TOP = (*CHANGED, *(part for of_stage in GENERATORS.values() for part in of_stage))  # trained on what ships
+STAGES_ON_TOP = (*CHANGES.values(), *GENERATORS.values())
+ON_TOP = (*LORAS, *(part for parts in STAGES_ON_TOP for part in parts))  # trained on what ships: it fits that alone
 
 
 def shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -94,8 +95,8 @@ def export(work: Path, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
         old = {name for part in parts for name in manifest["parts"].get(part, {})}
         for part, state in states.items():
             manifest["parts"][part] = _write(part, shards(state), scratch)
-            if part in CHANGED:
-                manifest.setdefault("changes_of", {})[part] = manifest["parts"]["unet"]
+            if part in ON_TOP:
+                manifest.setdefault("trained_on", {})[part] = needed_by(part, manifest["parts"])
         new = {name for part in parts for name in manifest["parts"][part]}
         (scratch / path.name).write_text(json.dumps(manifest, indent=1) + "\n")
         for name in (*new, path.name):  # the manifest last

@@ -18,6 +18,7 @@ CHANGES = {  # of the generator that ships, by stage
 LORAS = {"lora_outlined": "outlined", "lora_shaded": "shaded"}  # of that generator, by the style of each
 GENERATORS = {"dit": ("dit",)}  # beside it, by stage
 BASE = ("unet", "vae", "clip_a")  # what changes, and generators beside it, are trained on top of
+NEEDED = {"dit": ("vae", "clip_a")}  # of those to run; where nothing is said, all
 PREFIXES = {"unet": "unet.", "vae": "vae.", "dit": "network."}  # of names in training that shipped files do without
 TRAINING_ONLY = ("point_", "network.layout.")  # heads that only training needs
 
@@ -28,6 +29,11 @@ def training_state(folder: Path, part: str) -> dict[str, Tensor]:
 
     prefix = PREFIXES.get(part, "")
     return {prefix + k: v.float() for k, v in demo_model.load_part(part, folder).items()}
+
+
+def needed_by(part: str, parts: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Of a manifest's parts, with their files, those that a part on top was trained on and runs with."""
+    return {name: parts[name] for name in NEEDED.get(part, BASE)}
 
 
 def base_hash(folder: Path = DEMO) -> str:
