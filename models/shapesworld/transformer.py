@@ -20,7 +20,7 @@ from . import generator
 
 SHIFT = 2.0  # of the noise levels, in training as in sampling: places and kinds are decided where it is noisy
 END = generator.TEXT_CONFIG["eos_token_id"]
-TOKENS = 48  # of a prompt; no caption of the world is longer
+TOKENS = 48  # of a prompt; one in thousands of captions with four long places is longer
 CONFIG: dict[str, Any] = {
     "image_model": "lumina2",
     "patch_size": 2,

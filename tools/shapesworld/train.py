@@ -69,7 +69,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "shapesworld")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--continue-shipped", action="store_true", help="start from the weights in demo/ instead of from nothing"
+        "--continue-shipped", action="store_true", help="start from the weights in demo/ instead of from "
+        "nothing; what is trained on top of them (experts, loras, steered, dual) begins anew all the same",
     )
     parser.add_argument("--fresh", action="store_true", help="with it: what a stage stands on, not the stage")
     parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rate, for a short continuation")

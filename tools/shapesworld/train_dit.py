@@ -125,10 +125,11 @@ def build(seed: int) -> Network:
 
 
 def noise_levels(count: int, shift: float) -> Tensor:
-    """Levels [count] in 0..1, logit-normal and shifted as sampling shifts them, one draw per stratum; some uniform."""
+    """Levels [count] in 0..1, logit-normal and shifted as sampling shifts them, one draw per stratum; some uniform.
+    Never 0, where a teacher's velocity is 0 / 0."""
     u = (torch.arange(count) + torch.rand(count)) / count
     t = torch.sigmoid(torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4)))
-    t = torch.where(torch.rand(count) < UNIFORM_LEVELS, torch.rand(count), t)
+    t = torch.where(torch.rand(count) < UNIFORM_LEVELS, torch.rand(count).clamp(min=1e-4), t)
     return shift * t / (1 + (shift - 1) * t)
 
 

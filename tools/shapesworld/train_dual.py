@@ -205,15 +205,16 @@ def train(run: Run, data: Dataset) -> None:
     pictures = run.part("dual_pictures", SHARES["pictures"])
     fit(pictures, data, modules, noise_levels, ema=0.99, condition=condition)
     modules.load_state_dict(averaged(run, "dual_pictures"))
-    tell_styles(modules["unet"], data, vectors, run.seed + 10)
+    right = tell_styles(modules["unet"], data, vectors, run.seed + 10)
+    print(f"styles told of unseen pictures: {100 * right:.1f} %", flush=True)
     follow(run.part("dual", SHARES["style"]), data, modules, tower, vectors)
 
 
 def follow(run: Run, data: Dataset, modules: nn.ModuleDict, tower: nn.ModuleDict, vectors: np.ndarray) -> None:
     """Predict what the shipped generator does when it is told the style, shown a picture of that style instead.
 
-    The picture is another one and its objects are others, so only its style helps; half of the noisy pictures have
-    another style than the one asked for, as those in the middle of sampling do.
+    That picture is drawn from all of the style, hardly ever the same, so only its style helps; half of the noisy
+    pictures have another style than the one asked for, as those in the middle of sampling do.
     """
     from fovea.models.shapesworld import generator
 

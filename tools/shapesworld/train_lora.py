@@ -1,5 +1,5 @@
 """LoRAs for the generator, each of one of the world's ways to draw, which captions do not tell here: low-rank changes
-of all its layers (arXiv 2106.09685), trained on pictures of that style alone.
+of all its layers but those of the noise level (arXiv 2106.09685), trained on pictures of that style alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LowRank(nn.Module):
 
 
 def generator_with_change() -> nn.Module:
-    """The shipped generator, frozen, every layer with a change to train."""
+    """The shipped generator, frozen, with a change to train in every layer but those that embed the noise level."""
     from fovea.models.shapesworld import generator
 
     model = generator.unet()
@@ -60,7 +60,7 @@ def train(run: Run, data: Dataset) -> None:
     condition = read_by(shipped_tower(run), run.device)
     for part, style in LORAS.items():
         torch.manual_seed(run.seed + 9)
-        own = run.part(part, 1 / len(LORAS), rate=RATE)
+        own = run.part(part, 1 / len(LORAS), rate=RATE * run.rate)
         modules = nn.ModuleDict({"unet": generator_with_change()})
         fit(own, data, modules, noise_levels, 0.99, condition, partial(_told, style), BATCH, warm_up=30)
 

@@ -97,7 +97,7 @@ class PictureSets:
             for start in tqdm(range(0, count, 64), desc="painting references"):
                 scenes = sets.scenes("reference", start, min(64, count - start))
                 batches.append(self.features(painted([render(scene)[0] for scene in scenes])))
-            np.save(path, np.concatenate(batches))
+            record.save_array(path, np.concatenate(batches))
         return np.load(path)
 
     def compared(self, made: dict[str, dict[str, np.ndarray]], against: str) -> list[dict]:

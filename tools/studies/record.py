@@ -61,6 +61,14 @@ def keep(path: Path, data: Any) -> None:
     temporary.replace(path)
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, array)
+    temporary.replace(path)
+
+
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """JSON that is made once."""
     if not path.exists():

@@ -21,7 +21,7 @@ from ...shapesworld import data
 from ...shapesworld.train_experts import EXPERTS, base, lora, trained
 from ...shapesworld.train_unet import alphas_bar
 from ...shapesworld.world import caption
-from .. import metrics
+from .. import metrics, record
 from ..demo_setup import DemoSetup
 from ..picture_sets import PictureSets
 from ..sampling import encoded, painted
@@ -83,7 +83,8 @@ def held_out_latents(folder: Path, demo: DemoSetup) -> tuple[Tensor, list[str]]:
     pictures = data.build(WORK / "data" / "held_out", "held_out", 1024)
     if not path.exists():
         starts = tqdm(range(0, SAMPLES, 16), desc="encoding")
-        np.save(path, torch.cat([demo.vae.encode(painted(pictures.pictures[i : i + 16])) for i in starts]).numpy())
+        encoded = [demo.vae.encode(painted(pictures.pictures[i : i + 16])) for i in starts]
+        record.save_array(path, torch.cat(encoded).numpy())
     scale = demo.loader.manifest()["latents"]["scale_factor"]
     return torch.from_numpy(np.load(path)) * scale, [caption(scene) for scene in pictures.scenes[:SAMPLES]]
 
@@ -116,7 +117,7 @@ def losses(folder: Path, demo: DemoSetup) -> dict[str, Any]:
         path = folder / f"losses_{name}.npy"
         if not path.exists():
             network.load_state_dict(base() if name == "base" else trained(WORK, name))
-            np.save(path, per_level(lambda x, t, c: network(x, t, context=c), latents, contexts))
+            record.save_array(path, per_level(lambda x, t, c: network(x, t, context=c), latents, contexts))
         kept[name] = np.load(path)
     table: dict[str, Any] = {"timesteps": [part * 1000 // BINS for part in range(BINS + 1)], "n": len(latents)}
     for name, values in kept.items():

@@ -33,6 +33,7 @@ from ..sampling import as_bytes, sample
 
 FOLDER = ROOT / "output" / "eval"
 SHOWN = 64  # pictures on the sheet
+FIRST_SEED = {"report": 0, "tune": 1_000_000}
 TURNS = 5  # for the time
 WORDINGS = {"plain": caption, "placed": placed_caption, "related": related_caption}
 SETTINGS = ("model", "wording", "set", "prompts", "steps", "cfg", "sampler", "scheduler", "batch")
@@ -111,7 +112,8 @@ def main() -> None:
     begin()
     demo = DemoSetup(args.demo, args.model).ready("model", "clip", "vae", "reader")
     how = (args.steps, args.cfg, args.sampler, args.scheduler)
-    settings = how if (args.wording, args.set) == ("plain", "report") else (*how, args.wording, args.set)
+    other = (args.wording, args.set) != ("plain", "report")
+    settings = (*how, args.wording, args.set, *filter(None, [FIRST_SEED[args.set]])) if other else how
     folder = args.out / "shapesworld" / record.weights_and((*settings, args.batch), demo.more, args.demo)
     name = report_name(args, parser.get_default)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +124,10 @@ def main() -> None:
     def judged(i: int, part: list, strip: Path) -> dict[str, Any]:
         """A batch of scenes from the i-th on: rows, seconds; and the pictures in a row."""
         started, captions = time.time(), [WORDINGS[args.wording](scene) for scene in part]
-        pictures = sample(demo, captions, i, *how)
+        seed = FIRST_SEED[args.set] + i
+        pictures = sample(demo, captions, seed, *how)
         found = [
-            {"index": i + k, "seed": i, "count": len(scene.things), "caption": text, "read": reading.describe(),
+            {"index": i + k, "seed": seed, "count": len(scene.things), "caption": text, "read": reading.describe(),
              **scores(scene, reading)}
             for k, (scene, text, reading) in enumerate(zip(part, captions, judge.read(demo.reader, pictures)))
         ]  # fmt: skip

@@ -89,7 +89,7 @@ class Layouts:
             scenes = (layouts.scene("reference", i) for i in tqdm(range(PAINTED), desc="painting references"))
             pictures = [render(scene)[0] for scene in scenes]
             vectors = [image_vectors(self.demo.clip_b, painted([picture])) for picture in pictures]
-            np.save(path, torch.cat(vectors).numpy())
+            record.save_array(path, torch.cat(vectors).numpy())
         return np.load(path).astype(np.float64)
 
     def picture(self, method: Method, wanted: layouts.Layout, seed: int) -> Tensor:
