@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.model_management as mm
-import open_clip
 import torch
 from torch import Tensor
 
@@ -26,6 +25,17 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 class UnknownScorer(ValueError):
     """A file that is no CLIP of a kind we know; the text says what was found and what is expected."""
+
+
+def library() -> Any:
+    """The package open_clip: the one that ComfyUI itself does not need, so it may be missing. Raises UnknownScorer."""
+    try:
+        import open_clip
+    except (ImportError, RuntimeError) as why:  # or one of the packages that it needs is broken
+        raise UnknownScorer(
+            f"the package open_clip cannot be used ({why}). Install it where ComfyUI runs: pip install open_clip_torch."
+        ) from why
+    return open_clip
 
 
 class Shape(NamedTuple):
@@ -104,6 +114,7 @@ def from_weights(state: dict[str, Tensor], path: Path, activation: str = "auto")
     name = architecture(state, path.name)
     quick = activation == "quick gelu" or (activation == "auto" and _auto_quick_gelu(state, path, name, foreign))
     # The class itself, for open_clip's own factory logs that a model without its weights is random.
+    open_clip = library()
     model = open_clip.CLIP(**{**open_clip.get_model_config(name), "quick_gelu": quick})
     logger.info("Load Scorer: %s is %s with %s.", path.name, name, "quick gelu" if quick else "gelu")
     kept = {key: value for key, value in state.items() if key in model.state_dict()}
@@ -197,6 +208,7 @@ def _published() -> dict[str, bool]:
     """Names of open_clip's published files and repositories -> whether they want quick gelu; without doubtful ones."""
     quick_gelu: dict[str, bool] = {}
     doubtful: set[str] = set()
+    open_clip = library()
     for model, tag in open_clip.list_pretrained():
         about = open_clip.get_pretrained_cfg(model, tag)
         quick = bool(about.get("quick_gelu", False))

@@ -200,6 +200,8 @@ def test_the_badges_say_what_the_metadata_say() -> None:
     state = ", unreleased" if f"## {version} (unreleased)" in changes else ""
     badges = dict(re.findall(r"^!\[(.+?)\]\(https://img\.shields\.io/badge/(.+)-\w+\)$", README, re.MULTILINE))
     assert list(badges) == [f"Version {version}{state}", f"License Apache-{license_}", f"ComfyUI {needs} or newer"]
+    others = (ROOT / "docs" / "comparison_details.md").read_text(encoding="utf-8")
+    assert f"| Fovea | {version}{state} |" in others, "the comparison's table of versions says the same"
     for text, shown in zip(badges.values(), (version, f"Apache--{license_}", needs)):
         assert shown in text
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import math
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,15 @@ def test_bad_files(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             open_clip_files.load(path)
         assert "weights_only" not in str(error.value), "no advice to load code"
     assert not Path("evil").exists()
+
+
+def test_without_open_clip_only_its_scorers_fail(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI does not need the package, so an installation that failed lacks it alone."""
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(UnknownScorer, match="pip install open_clip_torch"):
+        open_clip_files.load(file)
+    tops = ast.parse(Path(open_clip_files.__file__).read_text(encoding="utf-8")).body
+    assert not [node for node in tops if isinstance(node, ast.Import) and node.names[0].name == "open_clip"]
 
 
 def test_clip_a_prefers_its_own_captions() -> None:

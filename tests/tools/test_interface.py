@@ -25,7 +25,7 @@ NODE = {
 def test_saved_workflows_keep_their_meaning() -> None:
     recorded = json.loads(interface.FILE.read_text(encoding="utf-8"))
     assert interface.broken(recorded, interface.of_pack()) == []
-    assert len(recorded) == len(interface.of_pack()), "run python -m tools.release.interface: a node is new"
+    assert recorded == interface.of_pack(), "what is new is not recorded: run python -m tools.release.interface"
 
 
 def test_what_is_recorded() -> None:
@@ -35,6 +35,7 @@ def test_what_is_recorded() -> None:
             "method: b": {"method": "COMFY_DYNAMICCOMBO_V3", "kind": "COMBO", "scale": "FLOAT"},
         },
         "sockets": {"model": "MODEL"},
+        "required": ["model", "method", "kind"],
         "options": {"method": ["a", "b"], "kind": ["x", "y"]},
         "outputs": ["IMAGE: IMAGE"],
     }  # fmt: skip
@@ -59,9 +60,12 @@ def test_only_additions_at_the_end_are_no_break() -> None:
     assert interface.broken(before, {}) == ["Node is gone"]
     assert "widgets of method: a" in changed(lambda n: n["input"].update(optional={}))[0]
     early = lambda n: n["input"].update(required={"early": ("INT", {}), **n["input"]["required"]})  # noqa: E731
-    assert len(changed(early)) == 2, "values move in every choice"
+    assert len(changed(early)) == 3, "values move in every choice, and it is required"
     inner = lambda n: n["input"]["required"]["method"][1]["options"][1]["inputs"]["required"].update(n=("INT", {}))  # noqa: E731
     assert "of method: b" in changed(inner)[0], "an option's own widgets stand before those that follow"
     assert changed(lambda n: n["input"]["required"]["kind"][1]["options"].remove("x")) == ["Node: kind could be 'x'"]
     assert changed(lambda n: n["input"]["required"].pop("model")) == ["Node: socket model was MODEL"]
+    assert changed(lambda n: n["input"]["required"].update(scale=n["input"]["optional"].pop("scale"))) == [
+        "Node: scale was not required"
+    ], "ComfyUI refuses graphs over the API without it"
     assert "outputs" in changed(lambda n: n.update(output=["LATENT"]))[0]

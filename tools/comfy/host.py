@@ -32,7 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST_FOLDER = ROOT / ".host"
 VENV = ROOT / ".venv"
 # A sample of what a foreign interpreter must bring for ComfyUI, the pack, the tests and the tools.
-NEEDED = ("torch", "aiohttp", "einops", "kornia", "pytest", "hypothesis", "requests", "websocket", "tqdm", "xdist")
+NEEDED = (
+    "torch", "aiohttp", "einops", "kornia", "open_clip", "PIL", "matplotlib", "pytest", "hypothesis", "requests",
+    "websocket", "tqdm", "xdist",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,9 @@ def with_defaults(page: str, defaults: Mapping[str, str], language: str) -> str:
             inside = part.startswith(("## Inputs", "## \u8f93\u5165"))
         found = bullet.fullmatch(part) if inside else None
         names = re.findall(r"`(\w+)`", found.group(1)) if found else []
-        if found and names and all(each in defaults for each in names):
-            told = form.format(between.join(defaults[each] for each in names))
+        if found and names:
+            known = all(each in defaults for each in names)
+            told = form.format(between.join(defaults[each] for each in names)) if known else ""
             part = _wrapped(f"- {found.group(1)}{told}{colon}{found.group(2)}")
         out.append(part)
     return "".join(out)

@@ -1,4 +1,5 @@
-"""What saved workflows and API graphs depend on: ids, widgets in their order, sockets, options, outputs.
+"""What saved workflows and API graphs depend on: ids, widgets in their order, sockets, what is required, options,
+outputs.
 
 `python -m tools.release.interface` writes tools/release/interface.json before a release, from nodes that see no model
 files. From the first release on, only what is added at an end may be written there: a test holds every change against
@@ -36,7 +37,8 @@ def of_node(info: Mapping[str, Any]) -> dict[str, Any]:
         options |= {name: list(map(str, found)) for name, each in shown.items()
                     if name not in OF_COMFYUI and (found := choices_of(*each))}  # fmt: skip
     outputs = [f"{name}: {kind}" for name, kind in zip(info["output_name"], info["output"])]
-    return {"widgets": widgets, "sockets": sockets, "options": options, "outputs": outputs}
+    required = [*info["input"].get("required", {})]
+    return {"widgets": widgets, "sockets": sockets, "required": required, "options": options, "outputs": outputs}
 
 
 def _kind(kind: Any) -> str:
@@ -73,6 +75,7 @@ def broken(before: Interface, now: Interface) -> list[str]:
                 found.append(f"{node}: widgets{f' of {choice}' if choice else ''} were {', '.join(widgets)}")
         found += [f"{node}: socket {name} was {kind}" for name, kind in old["sockets"].items()
                   if new["sockets"].get(name) != kind]  # fmt: skip
+        found += [f"{node}: {name} was not required" for name in new["required"] if name not in old["required"]]
         found += [f"{node}: {name} could be {value!r}" for name, values in old["options"].items() for value in values
                   if value not in new["options"].get(name, [])]  # fmt: skip
         if new["outputs"][: len(old["outputs"])] != old["outputs"]:
