@@ -43,22 +43,24 @@ def done(client, graph: dict[str, Any]) -> Run:
 
 
 def test_nothing_where_all_is_well(client, demo: dict[str, Any]) -> None:
-    assert done(client, demo).texts == {}
+    assert done(client, demo).notices == {}
 
 
 def test_no_regions(client, demo: dict[str, Any]) -> None:
     demo["boxes"]["inputs"]["value"] = "[]"
-    texts = done(client, demo).texts
-    assert list(texts) == ["dense"] and "There is no region" in texts["dense"]
+    notices = done(client, demo).notices
+    assert list(notices) == ["dense"]
+    (line,) = notices["dense"]
+    assert "There is no region" in line
 
 
 def test_a_region_without_a_prompt_and_a_model_that_is_not_connected(client, demo: dict[str, Any]) -> None:
     """Both on the node, a line each."""
     demo["boxes"]["inputs"]["value"] = '[{"bbox": [60, 60, 480, 480], "desc": ""}]'
     demo["sample"]["inputs"]["model"] = ["load", 0]
-    texts = done(client, demo).texts
-    assert list(texts) == ["dense"]
-    first, second = sorted(texts["dense"].splitlines())
+    notices = done(client, demo).notices
+    assert list(notices) == ["dense"]
+    first, second = notices["dense"]
     assert "KSampler (sample) uses these prompts" in first and "region 1 has no prompt" in second
 
 
@@ -66,9 +68,9 @@ def test_guidance_that_never_ran_is_told_on_the_sampler(client, demo: dict[str, 
     """Only the run knows; it knows nothing of nodes."""
     demo["sag"] = node("FoveaSelfAttentionGuidance", model=["dense", 0], **{**SAG, "end_percent": 0.2})
     demo["sample"]["inputs"].update(model=["sag", 0], denoise=0.5)
-    texts = done(client, demo).texts
-    assert list(texts) == ["sample"]
-    regions, guidance = texts["sample"].splitlines()
+    notices = done(client, demo).notices
+    assert list(notices) == ["sample"]
+    regions, guidance = notices["sample"]
     assert "Regions do nothing in this run" in regions, "which end at 0.5, too"
     assert "Self-Attention Guidance (Fovea): no guidance" in guidance
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import struct
 import time
 import uuid
 from collections.abc import Callable
@@ -24,7 +23,7 @@ REMOVED = "removed from the server's queue"
 STARTS = ("waiting", "execution_start")  # what sets the clock of a prompt back
 LIMIT = 1800.0  # seconds that a prompt may run
 QUIET, PAUSE = 30.0, 1.0  # seconds without a message, after which the server is asked; between questions without any
-TEXT = 3  # what binary messages begin with that are text on a node (protocol.py of ComfyUI)
+NOTICE = "fovea.notice"  # nodes/ui/notices.py
 
 
 def describe(node_errors: dict[str, Any]) -> str:
@@ -53,14 +52,6 @@ class Refused(Exception):
         return describe(self.node_errors) or f"{error.get('message', self.body)} {error.get('details') or ''}".strip()
 
 
-def shown_text(message: bytes) -> dict[str, str]:
-    """Node id -> text, of a binary message that has a node show text; nothing of other messages."""
-    if len(message) < 8 or struct.unpack_from(">I", message)[0] != TEXT:
-        return {}
-    length = struct.unpack_from(">I", message, 4)[0]
-    return {message[8 : 8 + length].decode(): message[8 + length :].decode()}
-
-
 @dataclass
 class Run:
     """What became of one queued graph."""
@@ -72,7 +63,7 @@ class Run:
     error: dict[str, Any] | None = None  # the server's execution_error message
     node_errors: dict[str, Any] = field(default_factory=dict)  # outputs the server left out because of invalid nodes
     outputs: dict[str, Any] = field(default_factory=dict)  # node id -> what /history tells of it
-    texts: dict[str, str] = field(default_factory=dict)  # node id -> the last text that the server had it show
+    notices: dict[str, list[str]] = field(default_factory=dict)  # node id -> what the pack warned of on it
 
     def images(self, node_id: str) -> list[dict[str, str]]:
         return self.outputs.get(node_id, {}).get("images", [])
@@ -81,6 +72,11 @@ class Run:
         """Note what a message of the server says of it."""
         if kind == "execution_cached":
             self.cached = list(data.get("nodes", []))
+        elif kind == NOTICE:
+            lines = self.notices.get(data["node"], [])
+            lines += [line for line in data["lines"] if line not in lines]
+            if lines:
+                self.notices[data["node"]] = lines
         elif kind in FINAL:
             self.status = "partial" if self.node_errors and FINAL[kind] == "success" else FINAL[kind]
             self.error = data if kind == "execution_error" else None
@@ -189,10 +185,11 @@ class Client:
             time.sleep(PAUSE)
             return ""
         if isinstance(message, bytes):
-            run.texts.update(shown_text(message))
-            return ""  # previews are binary, too
+            return ""  # a preview
         event = json.loads(message) if message else {}
         kind, data = str(event.get("type")), event.get("data") or {}
+        if kind == NOTICE and data["job"] in (None, run.prompt_id):  # None: of the graph that was queued last
+            run.hear(kind, data)
         if data.get("prompt_id") != run.prompt_id:
             return ""
         run.hear(kind, data)
