@@ -106,7 +106,7 @@ class Soak:
             name = names[self.asked % len(names)]
             self.run(name, short(every[name], 2 + self.asked))
             bar.update()
-        kept = list(self.memory)  # before it is freed: what grows may be in caches
+        grown = growth(self.memory)  # before it is freed: what grows may be in caches
         with contextlib.suppress(*LOST):
             self.client.forget()  # nothing may come from a cache
         last = {name: self.run(name, short(graph, 1)) for name, graph in every.items()}
@@ -115,7 +115,7 @@ class Soak:
         return {
             "prompts": self.asked, "seconds": round(time.monotonic() - started), "graphs": names,
             "failures": self.failures, "changed": changed, "memory_mib": [round(value, 1) for value in self.memory],
-            **growth(kept),
+            **grown,
         }  # fmt: skip
 
 

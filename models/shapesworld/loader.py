@@ -52,7 +52,7 @@ def load_part(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     parts, below = told["parts"], told.get("trained_on", {}).get(part, {})
     if part not in parts or any(parts.get(name) != files for name, files in below.items()):
         raise DemoFileError(f"ShapesWorld: demo/{MANIFEST} has no {part!r} for this generator. {CURE}")
-    for name, expected in told["parts"][part].items():
+    for name, expected in parts[part].items():
         path = folder / name
         if not path.is_file():
             raise DemoFileError(f"ShapesWorld: demo/{name} is missing (expected sha256 {expected}). {CURE}")

@@ -118,6 +118,7 @@ def test_a_part_of_a_stage_knows_what_it_is_of(tmp_path: Path) -> None:
     part = run(tmp_path, "experts", 80, shipped=DEMO, base="b").part("expert_low", 0.25, rate=0.3)
     assert (part.name, part.stage, part.base, part.minutes) == ("expert_low", "experts", "b", 20)
     assert part.shipped is None and part.rate == 0.3 and part.checkpoint == tmp_path / "expert_low.pt"
+    assert run(tmp_path, "experts", 80, rate=0.5).part("expert_low", 0.25, rate=0.3).rate == 0.15, "--rate acts too"
 
 
 def test_to_begin_anew_is_refused_where_nothing_would(

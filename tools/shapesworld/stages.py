@@ -43,10 +43,11 @@ class Run:
         """Share of the time budget that is used, earlier interrupted attempts included."""
         return (self.spent_before + time.monotonic() - self.started) / (60 * self.minutes)
 
-    def part(self, name: str, share: float, **changed: Any) -> Run:
-        """One of several that a stage trains, each from weights of the stage's choice. share: of its minutes."""
-        return replace(self, name=name, stage=self.name, minutes=self.minutes * share, shipped=None,
-                       started=time.monotonic(), **changed)  # fmt: skip
+    def part(self, name: str, share: float, rate: float = 1.0, **changed: Any) -> Run:
+        """One of several that a stage trains, each from weights of the stage's choice. share: of its minutes; rate: of
+        its learning rate."""
+        return replace(self, name=name, stage=self.name, minutes=self.minutes * share, rate=self.rate * rate,
+                       shipped=None, started=time.monotonic(), **changed)  # fmt: skip
 
     def log(self, **values) -> None:
         row = {

@@ -68,7 +68,7 @@ def train(run: Run, data: Dataset) -> None:
         torch.manual_seed(run.seed + 7)
         model = generator.unet().requires_grad_(True)
         model.load_state_dict(trained(run.work, expert.parent) if expert.parent else base())
-        part = run.part(name, expert.share, rate=RATE * run.rate)
+        part = run.part(name, expert.share, rate=RATE)
         fit(part, data, nn.ModuleDict({"unet": model}), partial(levels, expert.low, expert.high), 0.99, condition)
 
 

@@ -60,7 +60,7 @@ def train(run: Run, data: Dataset) -> None:
     condition = read_by(shipped_tower(run), run.device)
     for part, style in LORAS.items():
         torch.manual_seed(run.seed + 9)
-        own = run.part(part, 1 / len(LORAS), rate=RATE * run.rate)
+        own = run.part(part, 1 / len(LORAS), rate=RATE)
         modules = nn.ModuleDict({"unet": generator_with_change()})
         fit(own, data, modules, noise_levels, 0.99, condition, partial(_told, style), BATCH, warm_up=30)
 

@@ -160,7 +160,7 @@ def train(run: Run, data: Dataset) -> None:
     for part, share in PARTS.items():
         torch.manual_seed(run.seed + 10)
         modules = nn.ModuleDict({"unet": generator_with_change()})
-        own = run.part(part, 1 / len(PARTS), rate=RATE * run.rate, compiled=False)
+        own = run.part(part, 1 / len(PARTS), rate=RATE, compiled=False)
         fit(own, data, modules, noise_levels, 0.99, _steered(tower, modules["unet"], data, share, run), batch=BATCH,
             warm_up=30)  # fmt: skip
 

@@ -90,15 +90,15 @@ class PictureSets:
 
     def real(self, count: int) -> np.ndarray:
         """Features of painted pictures of scenes that nothing draws: twins of what is judged would lie too near."""
-        path = self.folder / f"reference_{count}.npy"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+
+        def made() -> np.ndarray:
             batches = []
             for start in tqdm(range(0, count, 64), desc="painting references"):
                 scenes = sets.scenes("reference", start, min(64, count - start))
                 batches.append(self.features(painted([render(scene)[0] for scene in scenes])))
-            record.save_array(path, np.concatenate(batches))
-        return np.load(path)
+            return np.concatenate(batches)
+
+        return record.kept_array(self.folder / f"reference_{count}.npy", made)
 
     def compared(self, made: dict[str, dict[str, np.ndarray]], against: str) -> list[dict]:
         """A row per prompted set of pictures, by its name. against: the name of the one that all are compared with."""

@@ -61,19 +61,21 @@ def keep(path: Path, data: Any) -> None:
     temporary.replace(path)
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, array)
-    temporary.replace(path)
-
-
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """JSON that is made once."""
     if not path.exists():
         keep(path, make())
     return json.loads(path.read_text())
+
+
+def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array that is made once: that of the .npy file, which is there whole or not at all."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made, temporary = make(), path.with_suffix(".tmp.npy")
+        np.save(temporary, made)
+        temporary.replace(path)
+    return np.load(path)
 
 
 def kept_arrays(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:

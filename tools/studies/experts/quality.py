@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,15 @@ def with_change(model: Any, part: str, whole: bool) -> Any:
 
 def held_out_latents(folder: Path, demo: DemoSetup) -> tuple[Tensor, list[str]]:
     """Encoded held-out pictures [n, 4, 32, 32] at the model's scale, and their captions."""
-    path = folder / "held_out.npy"
     pictures = data.build(WORK / "data" / "held_out", "held_out", 1024)
-    if not path.exists():
+
+    def made() -> np.ndarray:
         starts = tqdm(range(0, SAMPLES, 16), desc="encoding")
-        encoded = [demo.vae.encode(painted(pictures.pictures[i : i + 16])) for i in starts]
-        record.save_array(path, torch.cat(encoded).numpy())
+        return torch.cat([demo.vae.encode(painted(pictures.pictures[i : i + 16])) for i in starts]).numpy()
+
     scale = demo.loader.manifest()["latents"]["scale_factor"]
-    return torch.from_numpy(np.load(path)) * scale, [caption(scene) for scene in pictures.scenes[:SAMPLES]]
+    latents = torch.from_numpy(record.kept_array(folder / "held_out.npy", made)) * scale
+    return latents, [caption(scene) for scene in pictures.scenes[:SAMPLES]]
 
 
 def per_level(predict: Callable[[Tensor, Tensor, Tensor], Tensor], latents: Tensor, contexts: Tensor) -> np.ndarray:
@@ -112,13 +114,14 @@ def losses(folder: Path, demo: DemoSetup) -> dict[str, Any]:
 
     latents, captions = held_out_latents(folder, demo)
     contexts = encoded(demo.clip, captions)[0][0].float()
-    network, kept = generator.unet(), {}
-    for name in ("base", *EXPERTS):
-        path = folder / f"losses_{name}.npy"
-        if not path.exists():
-            network.load_state_dict(base() if name == "base" else trained(WORK, name))
-            record.save_array(path, per_level(lambda x, t, c: network(x, t, context=c), latents, contexts))
-        kept[name] = np.load(path)
+    network = generator.unet()
+
+    def made(name: str) -> np.ndarray:
+        network.load_state_dict(base() if name == "base" else trained(WORK, name))
+        return per_level(lambda x, t, c: network(x, t, context=c), latents, contexts)
+
+    names = ("base", *EXPERTS)
+    kept = {name: record.kept_array(folder / f"losses_{name}.npy", partial(made, name)) for name in names}
     table: dict[str, Any] = {"timesteps": [part * 1000 // BINS for part in range(BINS + 1)], "n": len(latents)}
     for name, values in kept.items():
         table[name] = metrics.rounded(values.mean(1), 5)

@@ -112,8 +112,9 @@ def main() -> None:
     begin()
     demo = DemoSetup(args.demo, args.model).ready("model", "clip", "vae", "reader")
     how = (args.steps, args.cfg, args.sampler, args.scheduler)
-    other = (args.wording, args.set) != ("plain", "report")
-    settings = (*how, args.wording, args.set, *filter(None, [FIRST_SEED[args.set]])) if other else how
+    settings: tuple = how if (args.wording, args.set) == ("plain", "report") else (*how, args.wording, args.set)
+    if args.set == "tune":  # its rows once had the report's noises
+        settings += (FIRST_SEED["tune"],)
     folder = args.out / "shapesworld" / record.weights_and((*settings, args.batch), demo.more, args.demo)
     name = report_name(args, parser.get_default)
     folder.mkdir(parents=True, exist_ok=True)

@@ -83,14 +83,13 @@ class Layouts:
 
     def real(self) -> np.ndarray:
         """CLIP B's features of painted pictures of scenes that nothing draws."""
-        path = self.folder / f"reference_{PAINTED}.npy"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+
+        def made() -> np.ndarray:
             scenes = (layouts.scene("reference", i) for i in tqdm(range(PAINTED), desc="painting references"))
             pictures = [render(scene)[0] for scene in scenes]
-            vectors = [image_vectors(self.demo.clip_b, painted([picture])) for picture in pictures]
-            record.save_array(path, torch.cat(vectors).numpy())
-        return np.load(path).astype(np.float64)
+            return torch.cat([image_vectors(self.demo.clip_b, painted([picture])) for picture in pictures]).numpy()
+
+        return record.kept_array(self.folder / f"reference_{PAINTED}.npy", made).astype(np.float64)
 
     def picture(self, method: Method, wanted: layouts.Layout, seed: int) -> Tensor:
         """One picture [256, 256, 3] of a layout."""
