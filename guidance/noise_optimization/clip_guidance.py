@@ -142,5 +142,6 @@ class _Guide(Shared):
         push = self.settings.scale * level * noise * gradient / scale
         sound = each(torch.isfinite(push.flatten(1)).all(dim=1), push)
         if not sound.all():
-            logger.warning("CLIP guidance: the gradient at sigma %.4g is not finite; the step is not guided.", level)
+            # The same words at every step: the node shows them once.
+            logger.warning("CLIP guidance: the gradient of a step is not finite; that step is not guided.")
         return args["denoised"] - torch.where(sound, push, torch.zeros_like(push))

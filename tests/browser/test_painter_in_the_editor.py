@@ -119,6 +119,27 @@ def test_the_draft_is_what_is_seen(page, client, settings, renderer: str) -> Non
     assert page.evaluate(DRAFT) == text
 
 
+@both_renderers
+def test_another_workflow_lets_go_of_painters_in_subgraphs(page, client, settings, renderer: str) -> None:
+    """The editor tells nodes that they go, but not those in subgraphs. Each is let go of once."""
+    loaded(page, client, settings, renderer)
+    graph = page.evaluate("() => window.app.graph.serialize()")
+    page.evaluate(f"() => {{ window.app.graph.convertToSubgraph(new Set([{NODE}])); }}")
+    page.evaluate(f"""() => {{
+        const node = window.LiteGraph.createNode('FoveaRegionPainter');
+        window.app.graph.add(node);
+        window.removed = [];
+        for (const [name, one] of Object.entries({{ inside: {INSIDE}, beside: node }})) {{
+            const widget = one.widgets.find(widget => widget.name === 'painting'), {{ onRemove }} = widget;
+            widget.onRemove = function (...given) {{ window.removed.push(name); return onRemove.apply(this, given); }};
+        }} }}""")
+    page.evaluate("graph => window.app.loadGraphData(graph)", graph)
+    page.locator(".fovea-stage").first.wait_for()
+    page.wait_for_function("window.removed.length >= 2")
+    assert sorted(page.evaluate("window.removed")) == ["beside", "inside"]
+    assert page.locator(".fovea-painter").count() == 1 and not page.ours()
+
+
 LOADER = "window.app.graph.nodes.find(node => node.type === 'LoadImage')"
 # Load Image, connected to the painter, or with another file.
 LOAD = f"""name => {{
@@ -169,6 +190,21 @@ def test_the_picture_of_load_image_lies_behind(page, client, settings, renderer:
     page.locator("#graph-canvas").click(position={"x": 60, "y": 700})  # the editor looks for changes then
     page.wait_for_function(SHOWN.format(40))
     assert not page.ours()
+
+
+def test_the_input_lies_behind_as_long_as_it_is_linked(page, client, settings) -> None:
+    """What the node has shown of its image when it ran is not its image any more, once the link is gone."""
+    upload(client, "linked.png", 48)
+    painter = loaded(page, client, settings, "classic")
+    page.evaluate(LOAD, "linked.png")
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    page.wait_for_function(f"window.app.nodeOutputs[{NODE}.id]?.fovea_background", timeout=120_000)
+    offered = page.locator(".fovea-panel select option[value=input]")
+    offered.first.wait_for(state="attached")
+    page.evaluate(f"""() => {NODE}.disconnectInput({NODE}.inputs.findIndex(input => input.name === 'image'))""")
+    page.locator("#graph-canvas").click(position={"x": 60, "y": 700})  # the editor looks for changes then
+    offered.first.wait_for(state="detached")
+    assert not page.ours() and painter.text() == ""
 
 
 def test_loras_are_listed_anew(page, client, settings, loras) -> None:

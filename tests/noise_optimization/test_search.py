@@ -37,7 +37,7 @@ class TestSpherical:
         a = torch.tensor([0.6, 0.8, 0.0], requires_grad=True)
         loss = spherical(a, sign * a.detach())
         loss.backward()
-        assert float(loss) == pytest.approx(value) and torch.isfinite(a.grad).all()
+        assert float(loss.detach()) == pytest.approx(value) and torch.isfinite(a.grad).all()
 
 
 class TestViews:

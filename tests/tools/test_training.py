@@ -68,6 +68,7 @@ def test_a_stage_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert anew.step == 0 and not torch.equal(anew.shadow["net.weight"], second.shadow["net.weight"])
 
 
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # of that device
 def test_averages_are_where_the_modules_are(tmp_path: Path) -> None:
     """The device without memory stands for a GPU: a checkpoint is read to the CPU."""
     steps(trainer(run(tmp_path)), 2).save()

@@ -40,7 +40,8 @@ def reference_note(report: Mapping[str, Any]) -> str:
 
 
 def measured_on(bench: dict) -> str:
-    return f"`make bench` on {bench['device']}, {bench['threads']} threads, torch {bench['torch']}"
+    threads = "1 thread" if bench["threads"] == 1 else f"{bench['threads']} threads"
+    return f"`make bench` on {bench['device']}, {threads}, torch {bench['torch']}"
 
 
 def pictures_table(rows: list[dict], against: str) -> str:

@@ -17,30 +17,29 @@ const MIN_WIDTH = 720; // of a new node: the regions are beside the painting
 const NEW_HEIGHT = 480; // of a new node's panel
 const OTHER_WIDGETS = 220; // their height
 
-// Nodes that are cloned and thrown away are never told so: stores are only held as long as somebody else does.
-const stores = new Set();
+const painters = new WeakMap(); // {store, root, leave} by nodes, until they are removed
+// Nodes that are cloned and thrown away are never told so: they are only held as long as somebody else does.
+const held = new Set();
 
-function forEachStore(act) {
-  for (const held of stores) {
-    const store = held.deref();
-    if (store) act(store);
-    else stores.delete(held);
-  }
+function nodesWithPainter() {
+  for (const reference of held) if (!painters.has(reference.deref())) held.delete(reference);
+  return [...held].map((reference) => reference.deref());
 }
 
+const forEachStore = (act) => nodesWithPainter().forEach((node) => act(painters.get(node).store));
 const listAllBackgrounds = () => forEachStore((store) => listBackgrounds(store));
 
 // ComfyUI hears of the same event, and keeps what it brings.
 api.addEventListener("executed", () => setTimeout(listAllBackgrounds));
 api.addEventListener("graphChanged", listAllBackgrounds); // Load Image may have another file
 
-const painters = new WeakMap(); // {store, root, leave} by nodes
 let leaving = []; // painters whose nodes are about to be made anew
 const workspaces = new Map(); // by the names of nodes
 
-/** The graph's undo makes every node anew: a painter in the place of one before goes on with its tool and zoom. */
+/** The graph's undo makes every node anew: a painter in the place of one before goes on with its tool and zoom. Another
+ *  workflow has taken the nodes before it off the graph already; its subgraphs are no longer reached from there. */
 function beforeNewNodes() {
-  const nodes = host.allNodes().filter((node) => painters.has(node));
+  const nodes = nodesWithPainter().filter((node) => node.graph);
   leaving = nodes.map((node) => ({ name: host.nameOf(node), ...painters.get(node) }));
   workspaces.clear();
   if (!host.isGraphRestoring()) return;
@@ -93,7 +92,6 @@ function painter(node, name) {
     },
   });
   const panel = new Panel(store, host.keepFromGraph, () => widget && requestAnimationFrame(() => grow(node)));
-  stores.add(new WeakRef(store));
   widget = node.addDOMWidget(name, WIDGET, panel.root, {
     getValue: () => store.text,
     setValue: (text) => show(node, store, text),
@@ -108,10 +106,12 @@ function painter(node, name) {
   followSize(node, store);
   const removed = widget.onRemove;
   widget.onRemove = function (...given) {
+    painters.delete(node);
     panel.dispose();
     return removed?.apply(this, given);
   };
   painters.set(node, { store, root: panel.root, leave: () => widget.onRemove() });
+  held.add(new WeakRef(node));
   return { widget, minWidth: MIN_WIDTH, minHeight: NEW_HEIGHT + OTHER_WIDGETS };
 }
 

@@ -17,10 +17,11 @@ export function allNodes() {
   return [root, ...(root.subgraphs?.values() ?? [])].flatMap((graph) => graph.nodes);
 }
 
-/** The last pictures that nodes have shown: our own input first, then results. */
+/** The last pictures that nodes have shown: our own input first, if it is linked, then results. */
 export function backgroundsFor(node) {
-  const found = [], shown = resultsOf(node)?.fovea_background?.[0];
+  const found = [];
   const at = node.graph ? (node.inputs ?? []).findIndex((input) => input.name === "image") : -1; // not placed yet
+  const shown = (node.inputs?.[at]?.link ?? null) === null ? null : resultsOf(node)?.fovea_background?.[0];
   const source = at < 0 ? null : node.getInputNode?.(at) ?? null;
   const image = (source && resultsOf(source)?.images?.[0]) ?? shown; // before the editor has loaded it
   const url = source?.imgs?.[0]?.src ?? (image ? addressOf(image) : null);
