@@ -230,6 +230,59 @@ def test_what_is_measured_is_what_was_measured() -> None:
 
 
 @static
+def test_times_told_are_those_that_were_measured() -> None:
+    """On the pages of techniques, of nodes and of the comparison."""
+    facts = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    sag = [case["methods"] for case in facts["sag_bench"]["cases"]]
+    steps = {name: [each[name]["ratio_to_none"] for each in sag] for name in sag[0]}
+    regions = facts["regions_bench"]
+    calls = [{name: way["to_plain"] for name, way in case["variants"].items()} for case in regions["calls"]]
+    small, large = regions["runs"]
+    ways = {name: f"{way['ratio']:.2f}" for name, way in regions["pictures"]["ways"].items()}
+    steered, masks = ways["Dense Diffusion"], ways["ComfyUI's own masks"]
+    lora = next(case for case in facts["region_lora_bench"]["cases"] if case["model"] == "shapesworld")
+    loras = [f"{lora[name]:.2f} times" for name in ("ratio", "ratio_masked_hooks")]
+    moved = {(case["mode"], case["steps"]): case for case in facts["latents_bench"]["cases"]
+             if case["model"] == "shapesworld"}  # fmt: skip
+    grown = {name: [case["to_plain"] for case in facts["scaling"]["cases"] if case["technique"] == name]
+             for name in ("style", "two experts", "regions")}  # fmt: skip
+    told = {
+        "docs/techniques/self-attention-guidance.md": [
+            f"| {ours:.3f} | {second:.3f} | {off:.3f} |"
+            for ours, second, off in zip(steps["ours"], steps["ours, every 2nd step"], steps["ours, scale 0"])
+        ],
+        "docs/comparison_details.md": [
+            *(f"| {first:.3f} / {second:.3f} |" for first, second in
+              (steps["ours"], steps["core SAG"], steps["core PAG"])),
+            f"take {small['ratio']:.2f} times the plain time on ShapesWorld and {large['ratio']:.2f} times on SD1.5",
+            f"{moved['checkpoint', 5]['seconds']:.2f} s per iteration at 5 steps, "
+            f"{moved['checkpoint', 50]['seconds']:.1f} s at 50",
+        ],
+        "docs/comparison.md": [f"{masks} times the time with two regions"],
+        "docs/techniques/regions.md": [
+            f"takes {steered} times as long", f"{ways['Dense Diffusion, rest_strength 0']} with `rest_strength` 0",
+            f"{masks} with ComfyUI's own masks",
+            *(f"| {call['fovea']:.3f} | {call['ours']:.3f} | {call['ours, every 8th key']:.3f} |" for call in calls),
+            f"{small['ratio']:.3f} on ShapesWorld and {large['ratio']:.3f} on SD1.5",
+            f"in every step {small['ratio_every_step']:.3f} and {large['ratio_every_step']:.3f}",
+            "{:.2f} times as long at 256 pixels, {:.2f} at 384".format(*grown["regions"]),
+            f"{min(grown['regions'][2:]):.2f} to {max(grown['regions'][2:]):.2f} from 512 on", *loras,
+        ],
+        "docs/techniques/starting-latents.md": [
+            "| " + " | ".join(f"{moved[mode, count][key]:g}" for count in (5, 50) for key in ("seconds", "to_sampling"))
+            for mode in ("past the model", "checkpoint", "invertible")
+        ],
+        "docs/techniques/encoders-and-style.md": [f"{min(grown['style']):.1f} to {max(grown['style']):.1f} times"],
+        "docs/techniques/experts.md": [f"{min(grown['two experts']):.2f} to {max(grown['two experts']):.2f} of its"],
+        "web/docs/FoveaDenseDiffusion.md": [f"{steered} times as long", f"own masks {masks} times"],
+        "web/docs/FoveaDenseDiffusion/zh.md": [f"{steered} 倍", f"{masks} 倍"],
+        "web/docs/FoveaRegionLora.md": loras,
+    }  # fmt: skip
+    text = {page: " ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in told}
+    assert not [(page, words) for page, every in told.items() for words in every if words not in text[page]]
+
+
+@static
 def test_the_note_of_two_models_says_what_was_measured() -> None:
     """Numbers in a template: of both models at its border, and of each alone."""
     path = ROOT / "workflows" / "2 Two models in one run (demo).json"
