@@ -275,7 +275,7 @@ def test_times_told_are_those_that_were_measured() -> None:
         "docs/techniques/encoders-and-style.md": [f"{min(grown['style']):.1f} to {max(grown['style']):.1f} times"],
         "docs/techniques/experts.md": [f"{min(grown['two experts']):.2f} to {max(grown['two experts']):.2f} of its"],
         "web/docs/FoveaDenseDiffusion.md": [f"{steered} times as long", f"own masks {masks} times"],
-        "web/docs/FoveaDenseDiffusion/zh.md": [f"{steered} 倍", f"{masks} 倍"],
+        "web/docs/FoveaDenseDiffusion/zh.md": [f"{ratio} \u500d" for ratio in (steered, masks)],  # "times"
         "web/docs/FoveaRegionLora.md": loras,
     }  # fmt: skip
     text = {page: " ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in told}
