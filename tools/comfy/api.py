@@ -73,10 +73,9 @@ class Run:
         if kind == "execution_cached":
             self.cached = list(data.get("nodes", []))
         elif kind == NOTICE:
-            lines = self.notices.get(data["node"], [])
-            lines += [line for line in data["lines"] if line not in lines]
-            if lines:
-                self.notices[data["node"]] = lines
+            for line in data["lines"]:
+                if line not in self.notices.setdefault(data["node"], []):
+                    self.notices[data["node"]].append(line)
         elif kind in FINAL:
             self.status = "partial" if self.node_errors and FINAL[kind] == "success" else FINAL[kind]
             self.error = data if kind == "execution_error" else None

@@ -21,7 +21,8 @@ export function allNodes() {
 export function backgroundsFor(node) {
   const found = [];
   const at = node.graph ? (node.inputs ?? []).findIndex((input) => input.name === "image") : -1; // not placed yet
-  const shown = (node.inputs?.[at]?.link ?? null) === null ? null : resultsOf(node)?.fovea_background?.[0];
+  const isLinked = (node.inputs?.[at]?.link ?? null) !== null;
+  const shown = isLinked ? resultsOf(node)?.fovea_background?.[0] : null;
   const source = at < 0 ? null : node.getInputNode?.(at) ?? null;
   const image = (source && resultsOf(source)?.images?.[0]) ?? shown; // before the editor has loaded it
   const url = source?.imgs?.[0]?.src ?? (image ? addressOf(image) : null);
