@@ -25,6 +25,7 @@ from fovea.nodes.demo_model import FLOW
 from tools.comfy import graph, host, server
 from tools.comfy import workflow as ui
 from tools.shapesworld import world
+from tools.studies.tables import interval
 from tools.sweep import evaluate
 
 static = pytest.mark.static
@@ -280,6 +281,39 @@ def test_times_told_are_those_that_were_measured() -> None:
     }  # fmt: skip
     text = {page: " ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in told}
     assert not [(page, words) for page, every in told.items() for words in every if words not in text[page]]
+
+
+@static
+def test_searches_told_are_those_that_were_measured() -> None:
+    """What each way of finding a starting latent reaches: on its page, its node's help and the comparison."""
+    found = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))["latents"]["table"]
+    names = {
+        "Optimize Latent, *past_model*": "past the model, whole", "Best of N (`rounds` 0)": "best of n",
+        "DOODL, `learning_rate` 3": "DOODL", "SGOOL, cutouts, `learning_rate` 3": "SGOOL, cutouts",
+        "SGOOL, crops, `learning_rate` 3": "SGOOL, crops", "one seed *": "none", "CLIP Guidance *": "CLIP guidance",
+    }  # fmt: skip
+    score = {told: f"{100 * found[name]['clip_b'][0]:.1f}" for told, name in names.items()}
+    default, drawn, doodl, cutouts, crops, one, _ = score.values()
+    tried = {name: row["settings"] for name, row in found.items()}
+    sgool, drawings = sorted((cutouts, crops)), tried["best of n"]["candidates"]
+    past = (tried["past the model, whole"][key] for key in ("candidates", "iterations"))
+    rows = [
+        f"| {told} | {tried[name]['candidates']} + {tried[name]['iterations']} | {score[told]} | "
+        f"{'-' if name == 'none' else interval(found[name]['against']['none']['clip_b'], 100)} | "
+        f"{100 * found[name]['all_right'][0]:.1f} |"
+        for told, name in names.items()
+    ]
+    page = (ROOT / "docs" / "techniques" / "starting-latents.md").read_text(encoding="utf-8")
+    table = page.split("| method | candidates + iterations |")[1].split("\n\n")[0].splitlines()[2:]
+    assert sorted(table) == sorted(rows)
+    help_ = section((ROOT / "web" / "docs" / "FoveaOptimizeLatent.md").read_text(encoding="utf-8"), "What to expect")
+    numbers = [one, *sgool, doodl, drawn, default]
+    assert re.findall(r"\d+\.\d", help_) == numbers and f"best of {drawings} candidates" in help_
+    assert "({} candidates, {} iterations)".format(*past) in help_
+    chinese = (ROOT / "web" / "docs" / "FoveaOptimizeLatent" / "zh.md").read_text(encoding="utf-8")
+    assert re.findall(r"\d\d\.\d", chinese) == numbers
+    compared = f"{doodl} and {sgool[0]} to {sgool[1]} against {drawn}"
+    assert compared in " ".join(COMPARISON.split())
 
 
 @static
