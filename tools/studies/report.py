@@ -137,7 +137,7 @@ def source_section(shipped: list[str], facts: dict) -> str:
         table(("measured", "commit", "weights", "drawn again"), rows),
         f"*Drawn again*: one to five samples of most rows, with the code of {short(redrawn['commit'])} and with that "
         "of the table's own commit, on one machine. *Same*: bit for bit. Numbers are the largest mean difference of a "
-        "picture, of 255. *Other draws*: the method is the same, and draws other random numbers."
+        "picture, of 255."
         if redrawn["found"] else "",
         "+: with changes that were committed later.",
         f"Written, not yet measured: {missing}." if missing else "",
