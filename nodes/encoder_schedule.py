@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP
 
 NAME = "Encoder Schedule"
-CUSTOM = "curves below"
+CUSTOM = "custom"
 
 
 class FoveaEncoderSchedule(io.ComfyNode):
@@ -44,9 +44,9 @@ class FoveaEncoderSchedule(io.ComfyNode):
                                 "of CLIP-G. Empty: prompt."),
                 io.Combo.Input("curves", options=[*schedule.PRESETS, CUSTOM], default="eDiff-I",
                                tooltip="eDiff-I: CLIP fades after 30 %, T5 stays. T5 first: T5 stays, CLIP rises over "
-                               "the first 70 %. curves below: the two inputs below."),
+                               "the first 70 %. custom: clip_curve and t5_curve."),
                 io.String.Input("clip_curve", default="0:1, 0.3:1, 1:0",
-                                tooltip="Weight of CLIP, for curves below: points place:weight. Place 0 is the first "
+                                tooltip="Weight of CLIP, for custom: points place:weight. Place 0 is the first "
                                 "step, 1 the last. Weight 0 is an empty prompt, 1 the prompt."),
                 io.String.Input("t5_curve", default="1",
                                 tooltip="Weight of T5, likewise. A single number is constant."),

@@ -210,7 +210,7 @@ class FoveaExpertSigmas(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that starts. The schedule is in its noise levels."),
                 ExpertsType.Input("experts", tooltip="The models that take over."),
-                io.String.Input("steps", default="10, 10",
+                io.String.Input("steps_per_model", default="10, 10",
                                 tooltip="Steps of each model, from the one that starts to the last, with commas."),
             ],
             outputs=[io.Sigmas.Output(tooltip="For SamplerCustom or SamplerCustomAdvanced.")],
@@ -218,11 +218,13 @@ class FoveaExpertSigmas(io.ComfyNode):
 
     @classmethod
     @errors.of_node("Expert Sigmas")
-    def execute(cls, model: ModelPatcher, experts: Experts, steps: str) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, experts: Experts, steps_per_model: str) -> io.NodeOutput:
         switch = ExpertSwitch.of(model, experts, 0.0, "auto", "sigma")
-        counts = [part.strip() for part in steps.split(",") if part.strip()]
+        counts = [part.strip() for part in steps_per_model.split(",") if part.strip()]
         if not all(count.isdecimal() and int(count) <= 10_000 for count in counts):
-            raise ValueError(f"steps is {steps!r}. Write a whole number for each model, such as: 10, 10")
+            raise ValueError(
+                f"steps_per_model is {steps_per_model!r}. Write a whole number for each model, such as: 10, 10"
+            )
         models = [model, *(expert.model for expert in switch.experts)]
         return io.NodeOutput(plan.piecewise(
             [each.get_model_object("model_sampling") for each in models], [is_flow(each) for each in models],

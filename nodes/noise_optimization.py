@@ -107,16 +107,17 @@ def _methods() -> dict[str, list[io.Input]]:
 
 
 def _result_outputs() -> list[io.Output]:
+    """The finished latent comes first, as a sampler's does: who takes the first output must not decode noise."""
     return [
+        io.Latent.Output(display_name="samples", tooltip="The best sample."),
+        io.Image.Output(display_name="image", tooltip="The best pictures."),
         io.Latent.Output(
             display_name="start", tooltip="The best starting latent, noise included: for KSampler (Advanced) with "
             "add_noise off, or SamplerCustom without noise. Not for flow models: use noise."
         ),
-        io.Latent.Output(display_name="samples", tooltip="The best sample."),
-        io.Image.Output(display_name="image", tooltip="The best pictures."),
-        io.Image.Output(display_name="curve", tooltip="The losses of all trials."),
-        io.String.Output(display_name="report", tooltip="What was done and found, in words."),
         io.Noise.Output(display_name="noise", tooltip="The best starting noise, for SamplerCustomAdvanced."),
+        io.Image.Output(display_name="chart", tooltip="The losses of all trials."),
+        io.String.Output(display_name="report", tooltip="What was done and found, in words."),
     ]  # fmt: skip
 
 
@@ -165,7 +166,8 @@ class FoveaOptimizeLatent(_Search):
                                    tooltip="From Load Saliency Model. Without one: the spectral residual. Used where "
                                    "salient_weight is above 0 (preset SGOOL, or set it in default or custom)."),
                 io.Mask.Input("mask", optional=True,
-                              tooltip="Where the picture matters, instead of a saliency model. Used as that is."),
+                              tooltip="Where the picture matters, instead of a saliency model. Like that, it "
+                              "counts only where salient_weight is above 0."),
                 *_search_inputs(),
                 io.Float.Input("candidate_share", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
                                advanced=True, tooltip="With a limit of seconds: what part of them is for candidates. "
@@ -353,14 +355,14 @@ def _result(
     best = result.best
     notices.report(node, [*notes, *search_report.warnings(result)])
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
-    curve = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
+    chart = charts.curves(list(zip(*best.iterations)), "loss of every trial", trial)
     return io.NodeOutput(
-        {**{k: v for k, v in kept.items() if k != "noise_mask"}, "samples": result.started.cpu().float()},
         {**kept, "samples": best.sampled.cpu().float()},
         best.pictures.movedim(1, -1).cpu().float(),
-        curve[None],
-        "\n".join([*notes, *search_report.lines(result, config)]),
+        {**{k: v for k, v in kept.items() if k != "noise_mask"}, "samples": result.started.cpu().float()},
         FixedNoise(best.start.cpu().float(), result.seeds[0]),
+        chart[None],
+        "\n".join([*notes, *search_report.lines(result, config)]),
     )
 
 

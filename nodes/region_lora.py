@@ -96,17 +96,17 @@ class FoveaRegionLora(io.ComfyNode):
                 RegionsType.Input("regions", tooltip="Regions with LoRAs: Region has an input for one, Add LoRA to "
                                   "Region adds any number."),
                 io.Float.Input(
-                    "apart", default=1.0, min=0.0, max=4.0, step=0.05,
+                    "self_strength", default=1.0, min=0.0, max=4.0, step=0.05,
                     tooltip="How much places of a region look at their own region only, so that a style or a face is "
                     "not copied next door. 0: not at all, which is faster.",
                 ),
                 io.Float.Input(
-                    "common", default=1.0, min=0.0, max=1.0, step=0.05,
+                    "rest_strength", default=1.0, min=0.0, max=1.0, step=0.05,
                     tooltip="How much of the LoRAs is taken by what has no place: words of no region, the time "
                     "embedding. They take each region's in proportion to its area. 0: none of it.",
                 ),
                 io.Boolean.Input(
-                    "negative", default=True,
+                    "apply_to_negative", default=True,
                     tooltip="Whether the LoRAs act on the negative prompt's evaluation too, as ComfyUI's loader has "
                     "it. Off, CFG multiplies what they do.",
                 ),
@@ -125,8 +125,8 @@ class FoveaRegionLora(io.ComfyNode):
     @classmethod
     @errors.of_node(NAME)
     def execute(
-        cls, model: ModelPatcher, regions: Regions, apart: float, common: float, negative: bool,
-        start_percent: float, end_percent: float,
+        cls, model: ModelPatcher, regions: Regions, self_strength: float, rest_strength: float,
+        apply_to_negative: bool, start_percent: float, end_percent: float,
     ) -> io.NodeOutput:  # fmt: skip
         acting = regions.acting
         if not any(region.loras for region in acting.items):
@@ -144,7 +144,8 @@ class FoveaRegionLora(io.ComfyNode):
         else:
             try:  # with an empty window, too, or Dense Diffusion would let them act after all
                 notes += model_patch.install(
-                    patched, acting, apart=apart, common=common, negative=negative, start=start_percent, end=end_percent
+                    patched, acting, apart=self_strength, common=rest_strength, negative=apply_to_negative,
+                    start=start_percent, end=end_percent,
                 )
             except model_patch.NoMatch as why:
                 lacking = str(why)

@@ -78,7 +78,7 @@ class FoveaLoadScorer(io.ComfyNode):
                     tooltip="imscore's scorers only: fetch weights that are not in this machine's Hugging Face cache.",
                 ),
                 ScorerType.Input(
-                    "clip", optional=True,
+                    "clip_scorer", optional=True,
                     tooltip="Only for the head of an aesthetic predictor: the CLIP that it was trained on, from "
                     "another Load Scorer. LAION's want OpenAI's ViT-L/14.",
                 ),
@@ -89,7 +89,7 @@ class FoveaLoadScorer(io.ComfyNode):
     @classmethod
     @errors.of_node(LOADER)
     def execute(
-        cls, file: str, activation: str, allow_download: bool = False, clip: Scorer | None = None
+        cls, file: str, activation: str, allow_download: bool = False, clip_scorer: Scorer | None = None
     ) -> io.NodeOutput:
         with torch.inference_mode(False):
             if file.startswith(imscore.PREFIX):
@@ -97,11 +97,11 @@ class FoveaLoadScorer(io.ComfyNode):
             elif file == CLIP_A:
                 scorer = demo_model.load_scorer()
             else:
-                scorer = files.load(file, activation, clip)
-        if clip is not None and not isinstance(scorer, AestheticScorer):
+                scorer = files.load(file, activation, clip_scorer)
+        if clip_scorer is not None and not isinstance(scorer, AestheticScorer):
             raise ValueError(
                 f"{file} is no head of an aesthetic predictor, so nothing is done with what is connected to "
-                "clip: disconnect it."
+                "clip_scorer: disconnect it."
             )
         return io.NodeOutput(scorer)
 

@@ -19,12 +19,13 @@ ALIASES = ["style transfer", "eDiff-I", "unCLIP", "Redux", "IPAdapter", "dual CF
 def _inputs() -> list[io.Input]:
     return [
         io.Conditioning.Input(
-            "text", tooltip="The prompt without the style: what the picture shows. Outside of the window it is alone."
+            "without_style", tooltip="The prompt without the style: what the picture shows. Outside of the window it "
+            "is alone."
         ),
         io.Float.Input(
             "style_scale", default=3.0, min=-20.0, max=100.0, step=0.1,
-            tooltip="How strongly to go from the text to the text with style. 0: no style, and no third evaluation. As "
-            "large as the CFG, from start_percent 0 on: as if there was no node.",
+            tooltip="How strongly to go from the prompt without style to the one with it. 0: no style, and no third "
+            "evaluation. As large as the CFG, from start_percent 0 on: as if there was no node.",
         ),
         io.Float.Input(
             "start_percent", default=0.3, min=0.0, max=1.0, step=0.001,
@@ -62,9 +63,9 @@ class FoveaStyleGuidance(io.ComfyNode):
     @classmethod
     @errors.of_node("Style Guidance")
     def execute(
-        cls, model: ModelPatcher, text: list, style_scale: float, start_percent: float, end_percent: float
+        cls, model: ModelPatcher, without_style: list, style_scale: float, start_percent: float, end_percent: float
     ) -> io.NodeOutput:
-        return io.NodeOutput(_patched("Style Guidance", model, text, style_scale, start_percent, end_percent))
+        return io.NodeOutput(_patched("Style Guidance", model, without_style, style_scale, start_percent, end_percent))
 
 
 class FoveaStyleGuider(io.ComfyNode):
@@ -80,9 +81,10 @@ class FoveaStyleGuider(io.ComfyNode):
             search_aliases=ALIASES,
             inputs=[
                 io.Model.Input("model", tooltip="The model; with IPAdapter or the like, its style is what is scaled."),
-                io.Conditioning.Input("styled", tooltip="The prompt with style; with IPAdapter, the plain prompt."),
+                io.Conditioning.Input("positive", tooltip="The prompt with style; with IPAdapter, the plain prompt."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
-                io.Float.Input("text_scale", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="The text's CFG."),
+                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="CFG of the prompt without "
+                               "style."),
                 *_inputs(),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
@@ -91,14 +93,14 @@ class FoveaStyleGuider(io.ComfyNode):
     @classmethod
     @errors.of_node("Style Guider")
     def execute(
-        cls, model: ModelPatcher, styled: list, negative: list, text_scale: float, text: list, style_scale: float,
-        start_percent: float, end_percent: float,
+        cls, model: ModelPatcher, positive: list, negative: list, cfg: float, without_style: list,
+        style_scale: float, start_percent: float, end_percent: float,
     ) -> io.NodeOutput:  # fmt: skip
         guider = comfy.samplers.CFGGuider(
-            _patched("Style Guider", model, text, style_scale, start_percent, end_percent)
+            _patched("Style Guider", model, without_style, style_scale, start_percent, end_percent)
         )
-        guider.set_conds(styled, negative)
-        guider.set_cfg(text_scale)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
         return io.NodeOutput(guider)
 
 

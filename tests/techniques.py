@@ -143,7 +143,7 @@ def experts(model: Any, world: World) -> Tensor:
 
 
 def style(model: Any, world: World) -> Tensor:
-    patched, *_ = outputs(FoveaStyleGuidance, model=model, text=world.positive, style_scale=6.0)
+    patched, *_ = outputs(FoveaStyleGuidance, model=model, without_style=world.positive, style_scale=6.0)
     return sample(patched, world, world.styled)
 
 
@@ -156,7 +156,7 @@ def _search(node: Any, model: Any, world: World, **settings: Any) -> Tensor:
     """With a seed whose own noise is not the best."""
     given = {"vae": world.vae, "positive": world.positive, "negative": world.negative, "scorer": world.scorer,
              "prompt": PROMPT, "latent_image": {"samples": torch.zeros_like(world.start)}}  # fmt: skip
-    return outputs(node, model=model, steps=STEPS, cfg=4.0, seed=1, **given, **settings)[1]["samples"]
+    return outputs(node, model=model, steps=STEPS, cfg=4.0, seed=1, **given, **settings)[0]["samples"]
 
 
 def optimize_through(model: Any, world: World) -> Tensor:

@@ -97,7 +97,7 @@ def with_clip(state: Mapping[str, Tensor], file: str, clip: Scorer | None) -> Ae
     if not isinstance(clip, OpenClipScorer if openai else (OpenClipScorer, ClipPairScorer)):
         raise UnknownScorer(
             f"{file} is the head of an aesthetic predictor and needs {wanted}: load that with another Load Scorer and "
-            "connect it to input clip."
+            "connect it to input clip_scorer."
         )
     if clip.width != width:
         raise UnknownScorer(f"{file} rates vectors of {width}, {clip.name} gives {clip.width}: connect {wanted}.")

@@ -71,7 +71,7 @@ def test_errors_name_the_cure(flows: list) -> None:
         chained((flows[1], "sigma", 3.0, -1))
     with pytest.raises(ValueError, match=r"Expert Switch: .*main model would never act"):
         switch(flows[0], chained((flows[1], "sigma", 1.0, -1)))
-    with pytest.raises(ValueError, match="Expert Sigmas: steps is 'ten'"):
+    with pytest.raises(ValueError, match="Expert Sigmas: steps_per_model is 'ten'"):
         FoveaExpertSigmas.execute(flows[0], chained((flows[1], "sigma", 0.5, -1)), "ten")
     with pytest.raises(ValueError, match="Expert Sigmas: 2 experts take part"):
         FoveaExpertSigmas.execute(flows[0], chained((flows[1], "sigma", 0.5, -1)), "10")
@@ -271,8 +271,8 @@ def test_over_the_api(client, demo_model) -> None:
     plain = picture(["a", 0])
     assert picture(["switch", 0], expert=expert(), switch=switch) == plain
     assert picture(["switch", 0], expert=expert(cfg=1.0), switch=switch) != plain
-    style = node("FoveaStyleGuidance", model=["a", 0], text=["negative", 0], style_scale=2.0, start_percent=0.3,
-                 end_percent=1.0)  # fmt: skip
+    style = node("FoveaStyleGuidance", model=["a", 0], without_style=["negative", 0], style_scale=2.0,
+                 start_percent=0.3, end_percent=1.0)  # fmt: skip
     assert picture(["style", 0], style=style) != plain
     bad = client.run({
         "a": node("FoveaLoadDemo"), "expert": expert(model=["a", 0], boundary=0.0), "switch": switch,

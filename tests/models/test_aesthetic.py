@@ -101,19 +101,19 @@ def test_through_the_nodes(folder: Path) -> None:
     given = clip()
     for file in ("sac+logos+ava1-l14-linearMSE.pth", "flat.safetensors"):
         assert file in files.names()
-        scorer = loaded(file, clip=given)
+        scorer = loaded(file, clip_scorer=given)
         with torch.inference_mode():
             image = pictures.movedim(1, -1)
             first, _, report = FoveaScoreImages.execute(image, scorer, "a dog").result
         ratings = scorer.scores(scorer.losses(pictures, None))
         assert torch.equal(first, image[ratings.argsort(descending=True)]) and "not at the prompt" in report
         assert f"{score_text(float(ratings.max()))}  picture {int(ratings.argmax()) + 1}" in report
-        with pytest.raises(UnknownScorer, match=r"OpenAI's ViT-L/14.*input clip"):
+        with pytest.raises(UnknownScorer, match=r"OpenAI's ViT-L/14.*input clip_scorer"):
             loaded(file)
-        with pytest.raises(UnknownScorer, match="input clip"):
-            loaded(file, clip=scorer)
+        with pytest.raises(UnknownScorer, match="input clip_scorer"):
+            loaded(file, clip_scorer=scorer)
     with pytest.raises(ValueError, match="disconnect"):
-        loaded(CLIP_A, clip=given)
+        loaded(CLIP_A, clip_scorer=given)
 
 
 def test_the_wrong_clip_is_refused() -> None:
@@ -121,7 +121,7 @@ def test_the_wrong_clip_is_refused() -> None:
         aesthetic.with_clip(FLAT, "head.pth", clip(width=512))
     with pytest.raises(UnknownScorer, match="another training"):
         aesthetic.with_clip(FLAT, "head.pth", clip(quick=False))
-    with pytest.raises(UnknownScorer, match="input clip"):
+    with pytest.raises(UnknownScorer, match="input clip_scorer"):
         aesthetic.with_clip(FLAT, "head.pth", loaded(CLIP_A))
 
 
@@ -145,7 +145,7 @@ def test_bad_heads(folder: Path) -> None:
     for name, (weights, said) in cases.items():
         save_file({key: value.clone() for key, value in weights.items()}, folder / f"{name}.safetensors")
         with pytest.raises(UnknownScorer, match=said):
-            loaded(f"{name}.safetensors", clip=clip())
+            loaded(f"{name}.safetensors", clip_scorer=clip())
     (folder / "cut.pth").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(UnknownScorer, match="damaged"):
-        loaded("cut.pth", clip=clip())
+        loaded("cut.pth", clip_scorer=clip())

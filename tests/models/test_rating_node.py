@@ -233,8 +233,8 @@ def test_searches(given: dict[str, Any]) -> None:
     for lower in (False, True):
         made = scorer("Brightness", '{"model": 0}', lower)
         with torch.inference_mode():
-            _, _, image, _, report, _ = techniques.outputs(FoveaBestOfN, **given, scorer=made, candidates=6)
-            _, _, same, _, told, _ = techniques.outputs(
+            _, image, *_, report = techniques.outputs(FoveaBestOfN, **given, scorer=made, candidates=6)
+            _, same, *_, told = techniques.outputs(
                 FoveaOptimizeLatent, **given, scorer=made, candidates=6, iterations=3, salient_weight=0.5,
             )  # fmt: skip
             score = FoveaScoreImages.execute(image, made, "star").result[2]

@@ -88,7 +88,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 def number_of(found: tuple) -> int:
     """How many trials a report tells of."""
-    (line,) = [line for line in found[4].splitlines() if "trials" in line and "picture" not in line]
+    (line,) = [line for line in found[5].splitlines() if "trials" in line and "picture" not in line]
     return int(line.split()[0])
 
 
@@ -100,33 +100,33 @@ class TestIdentity:
     )  # fmt: skip
     def test_every_kind_of_sampler(self, model: Any, world: techniques.World, sampler: str) -> None:
         found = search(model, world, sampler_name=sampler, rounds=2)
-        assert apart(again(model, world, found[5], sampler), found[1]["samples"]) < 1e-5
+        assert apart(again(model, world, found[3], sampler), found[0]["samples"]) < 1e-5
         assert number_of(found) == 6
         remembers = sampler in ("dpmpp_2m", "uni_pc", "dpmpp_2m_sde_gpu")
-        assert (f"sampled again from their noise: {sampler}" in found[4]) == remembers
+        assert (f"sampled again from their noise: {sampler}" in found[5]) == remembers
 
     @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m"])
     def test_larger_batches_round_differently_and_no_more(
         self, model: Any, world: techniques.World, sampler: str
     ) -> None:
         single, batch = (search(model, world, sampler_name=sampler, batch_size=size) for size in (1, 4))
-        assert torch.equal(single[5].noise, batch[5].noise), "the same candidate wins"
-        assert apart(again(model, world, batch[5], sampler), batch[1]["samples"]) < 1e-3
+        assert torch.equal(single[3].noise, batch[3].noise), "the same candidate wins"
+        assert apart(again(model, world, batch[3], sampler), batch[0]["samples"]) < 1e-3
 
     def test_the_pictures_of_a_batch(self, model: Any, world: techniques.World) -> None:
         """Each keeps its own best; the noise of an SDE sampler is that of its own seed, which the report names."""
         latent = {"samples": torch.zeros(3, 4, SIDE, SIDE)}
         found = search(model, world, latent_image=latent)
-        assert apart(again(model, world, found[5], latent_image=latent), found[1]["samples"]) < 1e-5
+        assert apart(again(model, world, found[3], latent_image=latent), found[0]["samples"]) < 1e-5
         found = search(model, world, latent_image=latent, sampler_name="euler_ancestral", seed=8)
-        (line,) = [line for line in found[4].splitlines() if line.startswith("noise that samplers draw")]
+        (line,) = [line for line in found[5].splitlines() if line.startswith("noise that samplers draw")]
         seeds = [int(word) for word in line.replace(",", "").split() if word.isdigit()]
         assert len(seeds) == 3 and len(set(seeds)) > 1
         for place, seed in enumerate(seeds):
-            noise = copy.copy(found[5])
+            noise = copy.copy(found[3])
             noise.seed = seed
             drawn = again(model, world, noise, "euler_ancestral", latent_image=latent)
-            assert apart(drawn[place], found[1]["samples"][place]) < 1e-5
+            assert apart(drawn[place], found[0]["samples"][place]) < 1e-5
 
     @pytest.mark.parametrize("soft", [False, True])
     @pytest.mark.parametrize("sampler", ["euler", "ddim"])
@@ -137,14 +137,14 @@ class TestIdentity:
         mask[..., 128:192] = 0.5 * soft
         latent = {"samples": picture, "noise_mask": mask}
         found = search(model, world, latent_image=latent, sampler_name=sampler, batch_size=2 - soft)
-        drawn = again(model, world, found[5], sampler, latent_image=latent)
-        assert apart(drawn, found[1]["samples"]) < (1e-5 if soft else 1e-3)
-        assert torch.allclose(found[1]["samples"][..., 24:], picture[..., 24:], atol=1e-5)
-        assert float(found[5].noise[..., 16:24].std()) == pytest.approx(1, abs=0.1), "as strong where the mask is gray"
+        drawn = again(model, world, found[3], sampler, latent_image=latent)
+        assert apart(drawn, found[0]["samples"]) < (1e-5 if soft else 1e-3)
+        assert torch.allclose(found[0]["samples"][..., 24:], picture[..., 24:], atol=1e-5)
+        assert float(found[3].noise[..., 16:24].std()) == pytest.approx(1, abs=0.1), "as strong where the mask is gray"
 
     def test_cfg_one(self, model: Any, world: techniques.World) -> None:
         found = search(model, world, cfg=1.0)
-        assert apart(again(model, world, found[5], cfg=1.0), found[1]["samples"]) < 1e-5
+        assert apart(again(model, world, found[3], cfg=1.0), found[0]["samples"]) < 1e-5
 
 
 def with_sag(model: Any, world: techniques.World, every: int = 1) -> tuple:
@@ -208,12 +208,12 @@ class TestModels:
         latent = ROOM if name == "regions" else {}
         given = {"positive": positive, "negative": negative, **latent}
         found = search(patched, world, rounds=2, batch_size=batch, **given)
-        drawn = again(patched, world, found[5], **given)
-        assert apart(drawn, found[1]["samples"]) < (1e-5 if batch == 1 else 2e-3)
-        plain = again(model, world, found[5], **latent)
-        assert apart(plain, found[1]["samples"]) > 1e-2, "twin: the nodes did something"
+        drawn = again(patched, world, found[3], **given)
+        assert apart(drawn, found[0]["samples"]) < (1e-5 if batch == 1 else 2e-3)
+        plain = again(model, world, found[3], **latent)
+        assert apart(plain, found[0]["samples"]) > 1e-2, "twin: the nodes did something"
         remembers = name in ("SAG every second step", "experts, monotonic", "APG with momentum", "a LoRA's keyframes")
-        assert ("sampled again" in found[4]) == remembers
+        assert ("sampled again" in found[5]) == remembers
 
 
 def last_is_best(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -292,7 +292,7 @@ def test_noise_is_arranged_by_the_main_model(
         patched, positive, negative = with_arranged_experts(model, world)
     given = {"positive": positive, "negative": negative, **ROOM}
     found = search(patched, world, candidates=3, rounds=0, **given)
-    assert apart(again(patched, world, found[5], **given), found[1]["samples"]) < 1e-5
+    assert apart(again(patched, world, found[3], **given), found[0]["samples"]) < 1e-5
 
 
 class TestInputsOfEveryPicture:
@@ -314,9 +314,9 @@ class TestInputsOfEveryPicture:
         given = {"positive": positive, "negative": negative, "latent_image": latent, "steps": 2}
         found = search(patched, world, candidates=4, rounds=0, batch_size=4, **given)
         assert len(judged) == 4
-        assert apart(again(patched, world, found[5], **given), found[1]["samples"]) < (2e-3 if places == 2 else 1e-5)
+        assert apart(again(patched, world, found[3], **given), found[0]["samples"]) < (2e-3 if places == 2 else 1e-5)
         said = f"one at a time: prompts, masks or ControlNets are for 2 pictures, the latent has {places}"
-        assert (said in found[4]) == (places != 2)
+        assert (said in found[5]) == (places != 2)
 
     def test_of_one_are_no_reason(self, model: Any, world: techniques.World) -> None:
         for name in ("SAG", "regions", "experts"):
@@ -324,7 +324,7 @@ class TestInputsOfEveryPicture:
                 patched, positive, negative = MODELS[name](model, world)
             found = search(patched, world, candidates=2, rounds=0, batch_size=2, steps=2, positive=positive,
                            negative=negative)  # fmt: skip
-            assert "one at a time" not in found[4], name
+            assert "one at a time" not in found[5], name
 
 
 class Frames:
@@ -359,14 +359,14 @@ class TestLatentsWithAFrameAxis:
         vae, conds = Frames(), {"positive": dit.prompt(1), "negative": dit.prompt(2)}
         given = {"vae": vae, "latent_image": {"samples": start * 0}, **conds}
         found = search(model, world, candidates=4, **given)
-        drawn = again(model, world, found[5], latent_image=given["latent_image"], **conds)
-        assert found[1]["samples"].shape == start.shape and apart(drawn, found[1]["samples"]) < 1e-5
-        assert found[2].shape == (frames, 64, 64, 3)
+        drawn = again(model, world, found[3], latent_image=given["latent_image"], **conds)
+        assert found[0]["samples"].shape == start.shape and apart(drawn, found[0]["samples"]) < 1e-5
+        assert found[1].shape == (frames, 64, 64, 3)
         whole = search(model, world, candidates=4, rounds=0, **given)
         losses = []
         for number in range(4):
             noises = [*noise_sampler.candidate_noises(comfy.sample.prepare_noise(start * 0, SEED), SEED, 4)]
-            noise = copy.copy(found[5])
+            noise = copy.copy(found[3])
             noise.noise = noises[number]
             sampled = model.model.process_latent_in(
                 again(model, world, noise, latent_image=given["latent_image"], **conds)
@@ -376,7 +376,7 @@ class TestLatentsWithAFrameAxis:
             small = torch.nn.functional.interpolate(seen, size=(128, 128), mode="bilinear", antialias=True)
             target = world.scorer.target(techniques.PROMPT)
             losses.append(float(world.scorer.losses(small, target).mean()))
-        assert float(whole[4].split()[5]) == pytest.approx(min(losses), abs=1e-4), whole[4]
+        assert float(whole[5].split()[5]) == pytest.approx(min(losses), abs=1e-4), whole[5]
 
     def test_a_decoder_of_pictures_previews_frame_by_frame(self) -> None:
         vae, latent = Frames(), dit.noise("wan", 8, 8, frames=5, batch=2)
@@ -424,9 +424,9 @@ class TestLatentsWithAFrameAxis:
                  "negative": dit.prompt(2), "candidates": 1, "gradient_path": gradient_path,
                  "update_rule": "spherical", "learning_rate": 1.0, "salient_weight": 0.0}  # fmt: skip
         found = search(model, world, FoveaOptimizeLatent, iterations=6, **given)
-        shown = vae.decode(found[1]["samples"])[:, 0]
-        assert found[2].shape == (2, 64, 64, 3)
-        torch.testing.assert_close(found[2], shown, atol=2e-3, rtol=0)
+        shown = vae.decode(found[0]["samples"])[:, 0]
+        assert found[1].shape == (2, 64, 64, 3)
+        torch.testing.assert_close(found[1], shown, atol=2e-3, rtol=0)
         first = search(model, world, FoveaOptimizeLatent, iterations=0, **given)
         target = world.scorer.target(techniques.PROMPT)
         before, after = (
@@ -445,9 +445,9 @@ class TestLatentsWithAFrameAxis:
         first, found = (search(model, world, FoveaOptimizeLatent, iterations=n, gradient_path="past_model", **given)
                         for n in (0, 2))  # fmt: skip
         assert number_of(found) == number_of(first) + 2
-        drawn = again(model, world, found[5], latent_image=given["latent_image"], **conds)
-        assert apart(drawn, found[1]["samples"]) < 1e-4
-        assert float(found[4].split()[-1]) < float(first[4].split()[-1]) - 0.01, (first[4], found[4])
+        drawn = again(model, world, found[3], latent_image=given["latent_image"], **conds)
+        assert apart(drawn, found[0]["samples"]) < 1e-4
+        assert float(found[5].split()[-1]) < float(first[5].split()[-1]) - 0.01, (first[5], found[5])
         with pytest.raises(NoGradient, match="in one kernel that has no gradient"):
             search(model, world, FoveaOptimizeLatent, iterations=1, gradient_path="all_steps", **given)
 
@@ -466,7 +466,7 @@ class TestFaults:
             vae.first_stage_model.decode = lambda z, name=name, decode=decode: counted[name].append(1) or decode(z)
         found = search(model, world, vae=vaes["vae"], preview_vae=vaes["preview"], candidates=8, rounds=2)
         assert len(counted["preview"]) == 8 + 4 and len(counted["vae"]) == 2
-        assert torch.equal(found[1]["samples"], search(model, world, candidates=8, rounds=2)[1]["samples"])
+        assert torch.equal(found[0]["samples"], search(model, world, candidates=8, rounds=2)[0]["samples"])
 
     def test_nan_of_one_candidate(self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is dropped and counted, and the others are what they are without it."""
@@ -481,8 +481,8 @@ class TestFaults:
 
         monkeypatch.setattr(candidate_sampler.CandidateSampler, "advance", broken)
         found = search(model, world)
-        assert "1 candidates gave NaN or infinity and were dropped" in found[4] and "dropped" not in plain[4]
-        assert torch.isfinite(found[1]["samples"]).all() and torch.isfinite(found[2]).all()
+        assert "1 candidates gave NaN or infinity and were dropped" in found[5] and "dropped" not in plain[5]
+        assert torch.isfinite(found[0]["samples"]).all() and torch.isfinite(found[1]).all()
 
     def test_memory_for_two(self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch) -> None:
         predict, sizes = comfy.samplers.CFGGuider.predict_noise, []
@@ -496,8 +496,8 @@ class TestFaults:
         wanted = search(model, world, candidates=8)
         monkeypatch.setattr(comfy.samplers.CFGGuider, "predict_noise", small)
         found = search(model, world, candidates=8, batch_size=8)
-        assert "memory sufficed for 2 at once, not for 8" in found[4] and set(sizes) == {2}
-        assert torch.equal(found[5].noise, wanted[5].noise)
+        assert "memory sufficed for 2 at once, not for 8" in found[5] and set(sizes) == {2}
+        assert torch.equal(found[3].noise, wanted[3].noise)
 
     def test_what_comfyui_says_does_not_fit_is_not_tried(
         self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch
@@ -507,17 +507,17 @@ class TestFaults:
         monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda _device=None, both=False: (
             (free, free) if both else free))  # fmt: skip
         found = search(model, world, candidates=4, batch_size=8)
-        assert "memory sufficed for 2 at once, not for 8" in found[4]
+        assert "memory sufficed for 2 at once, not for 8" in found[5]
         streamed = lambda self, device: 8 * needed  # noqa: E731
         monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", streamed)
         found = search(model, world, candidates=4, batch_size=8)
-        assert "memory sufficed" not in found[4], "streamed weights give theirs up"
+        assert "memory sufficed" not in found[5], "streamed weights give theirs up"
 
     @pytest.mark.parametrize("seconds", [1e-6, 0.001])
     def test_less_time_than_one_picture_takes(self, model: Any, world: techniques.World, seconds: float) -> None:
         found = search(model, world, candidates=50, seconds=seconds, batch_size=4)
-        assert "time is up after 1 candidates" in found[4] and number_of(found) == 1
-        assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-5
+        assert "time is up after 1 candidates" in found[5] and number_of(found) == 1
+        assert apart(again(model, world, found[3]), found[0]["samples"]) < 1e-5
 
     @pytest.mark.parametrize("moment", [0, 3, 7, 10])
     def test_a_cancel(self, model: Any, world: techniques.World, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,8 +546,8 @@ class TestFaults:
             found = search(model, world)
         finally:
             comfy.model_management.interrupt_current_processing(False)
-        assert "canceled: the best of what was finished" in found[4]
-        assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-5, "nothing half-made"
+        assert "canceled: the best of what was finished" in found[5]
+        assert apart(again(model, world, found[3]), found[0]["samples"]) < 1e-5, "nothing half-made"
 
     def test_a_canceled_search_is_not_the_answer_to_the_next_queue(
         self, model: Any, world: techniques.World, monkeypatch: pytest.MonkeyPatch
@@ -573,7 +573,7 @@ class TestFaults:
             monkeypatch.setattr(noise_optimization._Progress, "on_evaluation", on_evaluation)
             node = FoveaBestOfN.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "7"}})
             try:
-                return search(model, world, node, candidates=3, rounds=0, steps=2)[4]
+                return search(model, world, node, candidates=3, rounds=0, steps=2)[5]
             finally:
                 comfy.model_management.interrupt_current_processing(False)
 
@@ -596,13 +596,13 @@ class TestParticles:
         """Plain best of n, whose winner a sampler draws again. Twin: copies are not, and it is said."""
         given = {"sampler_name": "euler_ancestral", "steps": 6, "rounds": 3}
         still = search(model, world, method="particles", particle_strength=0.0, **given)
-        drawn = again(model, world, still[5], "euler_ancestral", steps=6)
-        assert apart(drawn, still[1]["samples"]) < 1e-5 and "no particles were drawn anew" in still[4]
+        drawn = again(model, world, still[3], "euler_ancestral", steps=6)
+        assert apart(drawn, still[0]["samples"]) < 1e-5 and "no particles were drawn anew" in still[5]
         plain = search(model, world, **{**given, "rounds": 0})
-        assert apart(still[1]["samples"], plain[1]["samples"]) < 1e-5
+        assert apart(still[0]["samples"], plain[0]["samples"]) < 1e-5
         moved = search(model, world, method="particles", particle_strength=20.0, batch_size=3, **given)
-        assert "drawn anew at step" in moved[4] and torch.isfinite(moved[1]["samples"]).all()
-        assert apart(again(model, world, moved[5], "euler_ancestral", steps=6), moved[1]["samples"]) > 1e-2
+        assert "drawn anew at step" in moved[5] and torch.isfinite(moved[0]["samples"]).all()
+        assert apart(again(model, world, moved[3], "euler_ancestral", steps=6), moved[0]["samples"]) > 1e-2
 
     @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
     def test_samplers_that_cannot_are_refused(self, model: Any, world: techniques.World, sampler: str) -> None:
@@ -618,18 +618,18 @@ class TestRefinement:
     def test_time_is_shared_and_told(self, model: Any, world: techniques.World) -> None:
         """No candidate is left unfinished, and what is found is a sampler's picture of its noise."""
         found = search(model, world, FoveaOptimizeLatent, candidates=500, iterations=500, seconds=12.0, patience=1)
-        told = found[4].splitlines()
+        told = found[5].splitlines()
         assert any(line.startswith("candidates: ") for line in told)
-        assert any(line.startswith("iterations: ") for line in told), found[4]
-        assert apart(again(model, world, found[5]), found[1]["samples"]) < 1e-4
+        assert any(line.startswith("iterations: ") for line in told), found[5]
+        assert apart(again(model, world, found[3]), found[0]["samples"]) < 1e-4
 
     @pytest.mark.parametrize("mode", ["checkpoint", "invertible"])
     def test_a_share_of_zero_draws_one_at_first(self, model: Any, world: techniques.World, mode: str) -> None:
         path = {"gradient_path": "all_steps" if mode == "invertible" else "past_model", "mode": mode}
         found = search(model, world, FoveaOptimizeLatent, candidates=3, iterations=1, seconds=600.0,
                        candidate_share=0.0, steps=2, **path)  # fmt: skip
-        told = [line.split(" in ")[0] for line in found[4].splitlines() if " in " in line]
-        assert "candidates: 1" in told and "iterations: 2" in told, found[4]
+        told = [line.split(" in ")[0] for line in found[5].splitlines() if " in " in line]
+        assert "candidates: 1" in told and "iterations: 2" in told, found[5]
 
     def test_a_scorer_without_gradients_is_searched_only(self, model: Any, world: techniques.World) -> None:
         class Blind(type(world.scorer)):  # type: ignore[misc]
@@ -640,12 +640,12 @@ class TestRefinement:
 
         scorer = Blind(**{name: getattr(world.scorer, name) for name in world.scorer.__dataclass_fields__})
         found = search(model, world, FoveaOptimizeLatent, scorer=scorer, iterations=3, candidates=4)
-        assert "gives no gradient: candidates only" in found[4] and "4 trials" in found[4]
-        assert torch.equal(found[1]["samples"], search(model, world, candidates=4)[1]["samples"])
+        assert "gives no gradient: candidates only" in found[5] and "4 trials" in found[5]
+        assert torch.equal(found[0]["samples"], search(model, world, candidates=4)[0]["samples"])
 
 
 def test_it_finds_better_than_the_first(model: Any, world: techniques.World) -> None:
     """And the more, the better, in the mean over seeds."""
-    losses = {n: sum(float(search(model, world, candidates=n, seed=seed, rounds=2)[4].split()[5]) for seed in range(4))
+    losses = {n: sum(float(search(model, world, candidates=n, seed=seed, rounds=2)[5].split()[5]) for seed in range(4))
               for n in (1, 8)}  # fmt: skip
     assert losses[8] < losses[1] - 0.02

@@ -82,11 +82,11 @@ def test_without_iterations_it_is_the_euler_sampler(given: dict[str, Any]) -> No
     latent = given["latent_image"]["samples"]
     wanted = sampled(given, comfy.sample.prepare_noise(latent, 5), latent)
     for off in ({"iterations": 0}, {"learning_rate": 0.0}):
-        _, samples, image, curve, report, _ = optimized(given, **off)
+        samples, image, _, _, chart, report = optimized(given, **off)
         assert close(samples["samples"], wanted) and "1 trials" in report
     with torch.inference_mode():
         assert close(image, given["vae"].decode(wanted))
-    assert curve.ndim == 4 and curve.shape[-1] == 3
+    assert chart.ndim == 4 and chart.shape[-1] == 3
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_without_iterations_it_is_the_euler_sampler(given: dict[str, Any]) -> No
     ids=str,
 )  # fmt: skip
 def test_losses_fall_and_the_best_is_what_samplers_draw(given: dict[str, Any], changes: dict[str, Any]) -> None:
-    start, samples, image, _, report, noise = optimized(given, **changes)
+    samples, image, start, noise, _, report = optimized(given, **changes)
     losses = [[float(word) for word in line.split() if "." in word] for line in report.splitlines()[:2]]
     assert all(best <= first for first, best in losses) and any(best < first - 1e-3 for first, best in losses)
     assert image.shape == (2, 8 * SIDE, 8 * SIDE, 3) and "3 trials" in report
@@ -130,7 +130,7 @@ def test_presets_are_settings(given: dict[str, Any], preset: str) -> None:
     with torch.inference_mode():
         short = FoveaOptimizeLatent.execute(**given, preset={"preset": preset, **few}).result
         custom = FoveaOptimizeLatent.execute(**given, preset={"preset": "custom", **few, **PAPERS[preset]}).result
-    assert torch.equal(short[1]["samples"], custom[1]["samples"])
+    assert torch.equal(short[0]["samples"], custom[0]["samples"])
     shown = arguments(FoveaOptimizeLatent, preset=preset)["preset"]
     usual = {"default": (20, 8)}.get(preset, (50, 1))
     assert (shown["iterations"], shown["candidates"]) == usual
@@ -154,14 +154,14 @@ def test_the_same_seed_finds_the_same_and_plain_runs_stay_the_same(given: dict[s
     noise = comfy.sample.prepare_noise(latent, 1)
     before = sampled(given, noise, latent)
     first, second = optimized(given), optimized(given)
-    assert torch.equal(first[1]["samples"], second[1]["samples"])
+    assert torch.equal(first[0]["samples"], second[0]["samples"])
     assert torch.equal(sampled(given, noise, latent), before)
     assert not any(p.requires_grad for p in given["model"].model.parameters())
 
 
 def test_a_picture_does_not_depend_on_its_neighbors(given: dict[str, Any]) -> None:
-    both = optimized(given)[1]["samples"]
-    alone = optimized(given, latent_image={"samples": torch.zeros(1, 4, SIDE, SIDE)})[1]["samples"]
+    both = optimized(given)[0]["samples"]
+    alone = optimized(given, latent_image={"samples": torch.zeros(1, 4, SIDE, SIDE)})[0]["samples"]
     assert close(both[:1], alone, 1e-2)
 
 
@@ -171,7 +171,7 @@ def test_inpainting(given: dict[str, Any]) -> None:
     mask = torch.zeros(1, 1, 256, 256)
     mask[..., :128] = 1
     latent = {"samples": picture, "noise_mask": mask}
-    _, samples, _, _, report, noise = optimized(given, latent_image=latent)
+    samples, _, _, noise, _, report = optimized(given, latent_image=latent)
     assert close(samples["samples"][..., 16:], picture[..., 16:]) and "3 trials" in report
     with torch.inference_mode():
         again = sampled(given, noise.generate_noise(latent), picture, noise_mask=mask)
@@ -186,7 +186,7 @@ def test_inpainting_in_gray(given: dict[str, Any], settings: dict[str, Any]) -> 
     picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
     mask = torch.full((1, 1, 256, 256), 0.5)
     latent = {"samples": picture, "noise_mask": mask}
-    _, samples, *_, noise = optimized(given, latent_image=latent, candidates=3, **settings)
+    samples, _, _, noise, *_ = optimized(given, latent_image=latent, candidates=3, **settings)
     drawn = noise.generate_noise(latent)
     assert float(drawn.std()) == pytest.approx(1, abs=0.05)
     assert not torch.equal(drawn, comfy.sample.prepare_noise(picture, 5)), "twin: something was found"
@@ -196,8 +196,8 @@ def test_inpainting_in_gray(given: dict[str, Any], settings: dict[str, Any]) -> 
 def test_candidates_come_first(given: dict[str, Any]) -> None:
     """The best of the candidates is what Best of N finds with the same seed, and iterations only add to it."""
     with torch.inference_mode():
-        *_, best_report, _ = techniques.outputs(FoveaBestOfN, **given, candidates=3)
-    report = optimized(given, candidates=3, iterations=0, salient_weight=0.0)[4]
+        *_, best_report = techniques.outputs(FoveaBestOfN, **given, candidates=3)
+    report = optimized(given, candidates=3, iterations=0, salient_weight=0.0)[5]
     assert report.splitlines()[:2] == best_report.splitlines()[:2] and "4 trials" in report
     bests = [float(line.split()[-3]) for line in best_report.splitlines()[:2]]
     more = optimized(
@@ -208,7 +208,7 @@ def test_candidates_come_first(given: dict[str, Any]) -> None:
         update_rule="spherical",
         learning_rate=1.0,
         gradient_path="past_model",
-    )[4]
+    )[5]
     assert all(float(line.split()[-3]) <= best for line, best in zip(more.splitlines(), bests)) and "6 trials" in more
 
 
@@ -224,7 +224,7 @@ def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: py
     inpainting mask. The sampled model is the one given, only the decoder has to stay where it is."""
     settings = {"gradient_path": "past_model", "update_rule": "spherical", "learning_rate": 1.0, "steps": 3}
     guided = guided_every_second_step(given)
-    _, samples, _, _, report, noise = optimized(given, model=guided, **settings)
+    samples, _, _, noise, _, report = optimized(given, model=guided, **settings)
     assert "3 trials" in report
     again = noise.generate_noise(given["latent_image"])
     with torch.inference_mode():
@@ -236,7 +236,7 @@ def test_past_the_model_any_model_will_do(given: dict[str, Any], monkeypatch: py
     mask = torch.zeros(1, 1, 256, 256)
     mask[..., :128] = 1
     picture = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
-    kept = optimized(given, latent_image={"samples": picture, "noise_mask": mask}, **settings)[1]["samples"]
+    kept = optimized(given, latent_image={"samples": picture, "noise_mask": mask}, **settings)[0]["samples"]
     assert close(kept[..., 16:], picture[..., 16:])
     stayed: list[Any] = []
     monkeypatch.setattr(noise_sampler, "fully_loaded", lambda patcher: stayed.append(patcher) or fully_loaded(patcher))
@@ -264,19 +264,19 @@ def test_clip_guidance_has_no_gradient(given: dict[str, Any]) -> None:
         optimized(given, model=guided)
     assert (
         "3 trials"
-        in optimized(given, model=guided, gradient_path="past_model", update_rule="spherical", learning_rate=1.0)[4]
+        in optimized(given, model=guided, gradient_path="past_model", update_rule="spherical", learning_rate=1.0)[5]
     )
 
 
 def test_time_is_up_while_drawing(given: dict[str, Any]) -> None:
-    report = optimized(given, candidates=50, iterations=5, seconds=0.01)[4]
+    report = optimized(given, candidates=50, iterations=5, seconds=0.01)[5]
     assert "time is up after 1 candidates" in report and "1 trials" in report
 
 
 def test_nothing_salient_is_said(given: dict[str, Any]) -> None:
     mask = torch.zeros(2, 256, 256)
     mask[1, 50:90, 50:90] = 1
-    report = optimized(given, mask=mask)[4]
+    report = optimized(given, mask=mask)[5]
     assert "picture 1: nothing salient in 3 trials" in report and "picture 2: nothing" not in report
 
 
@@ -300,8 +300,8 @@ def test_what_loses_gradient_is_refused(given: dict[str, Any]) -> None:
 
 def test_best_of_n(given: dict[str, Any]) -> None:
     with torch.inference_mode():
-        _, one, *_ = techniques.outputs(FoveaBestOfN, **given, candidates=1)
-        *_, image, _, report, _ = techniques.outputs(FoveaBestOfN, **given, candidates=4)
+        one, *_ = techniques.outputs(FoveaBestOfN, **given, candidates=1)
+        _, image, *_, report = techniques.outputs(FoveaBestOfN, **given, candidates=4)
         order = FoveaScoreImages.execute(image, given["scorer"], TEXT).result[2]
     latent = given["latent_image"]["samples"]
     assert close(one["samples"], sampled(given, comfy.sample.prepare_noise(latent, 5), latent))
@@ -493,7 +493,7 @@ def test_every_trial_of_a_search_starts_with_the_first_model(given: dict[str, An
     model = FoveaExpertSwitch.execute(given["model"], experts, 0.0, "auto", decide).result[0]
     settings = {**given, "model": model, "latent_image": {"samples": torch.zeros(1, 4, SIDE, SIDE)}}
     with torch.inference_mode(), tiny.watching(low, at="") as calls:
-        _, samples, *_, noise = techniques.outputs(FoveaBestOfN, **settings, candidates=3, rounds=rounds)
+        samples, _, _, noise, *_ = techniques.outputs(FoveaBestOfN, **settings, candidates=3, rounds=rounds)
     assert calls and len(calls) % (3 if rounds == 0 else 2) == 0 and len(calls) < 3 * STEPS
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(given["positive"], given["negative"])
@@ -574,7 +574,7 @@ def test_best_of_n_decodes_picture_by_picture(given: dict[str, Any], monkeypatch
     found = []
     for fails_at in (0, 1):
         sizes.clear()
-        found.append(techniques.outputs(FoveaBestOfN, **given, candidates=1)[2])
+        found.append(techniques.outputs(FoveaBestOfN, **given, candidates=1)[1])
         assert {size[0] for size in sizes} == {1} and len(sizes) == (2 if fails_at == 0 else 5), "three ways of tiles"
     torch.testing.assert_close(*found, rtol=0, atol=0.02)
 
@@ -618,14 +618,14 @@ def test_what_nothing_is_done_with_is_told(given: dict[str, Any]) -> None:
     """Maps of what matters where no salient part counts, and regions that ask for nothing."""
     maps = {"mask": torch.ones(1, 8, 8), "saliency_model": torch.nn.Identity()}
     none = {"iterations": 0, "candidates": 1}
-    report = optimized(given, **maps, **none, salient_weight=0.0)[4]
+    report = optimized(given, **maps, **none, salient_weight=0.0)[5]
     assert all(f"{name} does nothing: salient_weight is 0" in report for name in maps)
-    assert "does nothing" not in optimized(given, mask=maps["mask"], **none)[4]
+    assert "does nothing" not in optimized(given, mask=maps["mask"], **none)[5]
     left, right = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
     left[..., :4], right[..., 4:] = 1, 1
     off, on = Region(left, "a red star", strength=0.0), Region(right, "a blue circle")
-    for node in (lambda **more: optimized(given, **none, **more)[4],
-                 lambda **more: techniques.outputs(FoveaBestOfN, **given, candidates=1, **more)[4]):  # fmt: skip
+    for node in (lambda **more: optimized(given, **none, **more)[5],
+                 lambda **more: techniques.outputs(FoveaBestOfN, **given, candidates=1, **more)[5]):  # fmt: skip
         report = node(regions=Regions((off, on)))
         assert "'a red star' has strength 0: it is left out" in report and "region 1 (a blue circle)" in report
         assert report.count("picture 1, region") == 1
@@ -639,5 +639,5 @@ def test_a_long_prompt_is_said_to_be_cut(given: dict[str, Any]) -> None:
 
 
 def test_an_empty_prompt_is_said(given: dict[str, Any]) -> None:
-    assert "prompt is empty" in optimized({**given, "prompt": " "}, iterations=0)[4]
-    assert "prompt is empty" not in optimized(given, iterations=0)[4]
+    assert "prompt is empty" in optimized({**given, "prompt": " "}, iterations=0)[5]
+    assert "prompt is empty" not in optimized(given, iterations=0)[5]

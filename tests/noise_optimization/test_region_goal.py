@@ -115,7 +115,7 @@ def search(setup: tuple[Any, techniques.World], node: Any, **changes: Any) -> tu
 
 
 def region_scores(found: tuple) -> list[float]:
-    return [float(line.rsplit(" ", 1)[1]) for line in found[4].splitlines() if ", region " in line]
+    return [float(line.rsplit(" ", 1)[1]) for line in found[5].splitlines() if ", region " in line]
 
 
 class TestNodes:
@@ -123,9 +123,9 @@ class TestNodes:
         _, world = setup
         told = search(setup, FoveaBestOfN, region_weight=0.0)
         plain = search(setup, FoveaBestOfN, regions=None)
-        assert torch.equal(told[1]["samples"], plain[1]["samples"]) and not region_scores(plain)
-        assert "region 2 (a striped blue circle)" in told[4]
-        picture = told[2][0]
+        assert torch.equal(told[0]["samples"], plain[0]["samples"]) and not region_scores(plain)
+        assert "region 2 (a striped blue circle)" in told[5]
+        picture = told[1][0]
         for region, got in zip(techniques.halves().items, region_scores(told)):
             mask = region.mask[0].repeat_interleave(8, 0).repeat_interleave(8, 1)
             crop = clip_scores.surroundings(picture, mask.numpy() > 0.5)
@@ -144,7 +144,7 @@ class TestNodes:
         ]  # fmt: skip
         assert all(goal >= whole - 0.05 for goal, whole in scores)
         assert any(goal > whole + 10 for goal, whole in scores)
-        losses = [search(setup, FoveaBestOfN, region_weight=1.0, rounds=0, candidates=n)[4] for n in (1, 8)]
+        losses = [search(setup, FoveaBestOfN, region_weight=1.0, rounds=0, candidates=n)[5] for n in (1, 8)]
         assert float(losses[1].split()[5]) <= float(losses[0].split()[5])
 
     @pytest.mark.parametrize("path", ["past_model", "all_steps"])
@@ -152,10 +152,10 @@ class TestNodes:
         """Fewer steps, so that the exact gradient holds."""
         given = {"candidates": 1, "region_weight": 1.0, "steps": 2, "gradient_path": path, "update_rule": "spherical"}
         still, moved = (search(setup, FoveaOptimizeLatent, iterations=n, **given) for n in (0, 3))
-        assert float(moved[4].split()[5]) < float(still[4].split()[5])
+        assert float(moved[5].split()[5]) < float(still[5].split()[5])
         assert sum(region_scores(moved)) > sum(region_scores(still))
 
     def test_regions_without_a_prompt_are_left_out(self, setup: tuple[Any, techniques.World]) -> None:
         silent = Regions(tuple(Region(region.mask, " ") for region in techniques.halves().items))
         found = search(setup, FoveaBestOfN, regions=silent, candidates=2)
-        assert torch.equal(found[1]["samples"], search(setup, FoveaBestOfN, regions=None, candidates=2)[1]["samples"])
+        assert torch.equal(found[0]["samples"], search(setup, FoveaBestOfN, regions=None, candidates=2)[0]["samples"])

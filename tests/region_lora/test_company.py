@@ -322,9 +322,10 @@ class TestWithOthers:
         left, right = techniques.halves().items
         regions = Regions((files.region(left.mask, file, prompt=left.prompt), right))
         given = {"clip": world.clip, "regions": regions, "prompt": techniques.PROMPT}
+        lora = {"regions": regions, "rest_strength": 0.0}
         (node, *_), (own, *_) = (techniques.outputs(FoveaDenseDiffusion, model=each, **given) for each in (
-            model, techniques.outputs(FoveaRegionLora, model=model, regions=regions, common=0.0)[0]))  # fmt: skip
-        after = techniques.outputs(FoveaRegionLora, model=node, regions=regions, common=0.0)[0]
+            model, techniques.outputs(FoveaRegionLora, model=model, **lora)[0]))  # fmt: skip
+        after = techniques.outputs(FoveaRegionLora, model=node, **lora)[0]
         loras = [[each for each in hooks.techniques_of(m) if isinstance(each, model_patch.RegionLora)]
                  for m in (node, own, after)]  # fmt: skip
         assert [[each.common for each in found] for found in loras] == [[1.0], [0.0], [0.0]]

@@ -296,7 +296,7 @@ class TestSearches:
                       "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}, "prompt": "x", "steps": 2}  # fmt: skip
             with pytest.raises(NoGradient, match="arranged_noises of Dense Diffusion to 0"):
                 techniques.outputs(techniques.FoveaOptimizeLatent, model=model, **search)
-            _, samples, *_ = techniques.outputs(techniques.FoveaBestOfN, model=model, **search, candidates=2)
+            samples, *_ = techniques.outputs(techniques.FoveaBestOfN, model=model, **search, candidates=2)
         assert torch.isfinite(samples["samples"]).all()
 
     @pytest.mark.parametrize("search", ["best_of_n", "optimize_through", "optimize_past"])
@@ -311,7 +311,7 @@ class TestSearches:
             path = {"gradient_path": "all_steps" if search == "optimize_through" else "past_model", "iterations": 1}
             node = techniques.FoveaBestOfN if search == "best_of_n" else techniques.FoveaOptimizeLatent
             settings = {"candidates": 2, "steps": 3, "cfg": 4.0, **({} if search == "best_of_n" else path)}
-            begun, samples, *_, noise = techniques.outputs(node, model=model, **given, **settings)
+            samples, _, begun, noise, *_ = techniques.outputs(node, model=model, **given, **settings)
             guider = comfy.samplers.CFGGuider(model)
             guider.set_conds(world.positive, world.negative)
             guider.set_cfg(4.0)

@@ -153,12 +153,12 @@ def test_prompts_are_followed_through_what_carries_them() -> None:
 
 
 def test_words_of_another_node_are_followed_or_refused() -> None:
-    """Text nodes call their input text, too; what Style Guidance calls text is no text."""
+    """Text nodes call their input text, too; the prompt of Style Guidance without style is followed no further."""
     graph = {
         "note": {"class_type": "Text Multiline", "inputs": {"text": "b"}},
         "words": {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "a", "text_l": ["note", 0]}},
         "styled": {"class_type": "CLIPTextEncode", "inputs": {"text": "in style"}},
-        "style": {"class_type": "FoveaStyleGuidance", "inputs": {"text": ["words", 0], "style_scale": 3.0}},
+        "style": {"class_type": "FoveaStyleGuidance", "inputs": {"without_style": ["words", 0], "style_scale": 3.0}},
         "sample": {"class_type": "KSampler", "inputs": {"positive": ["words", 0], "model": ["style", 0]}},
     }  # fmt: skip
     assert jobs.prompt_places(graph) == [("note", "text"), ("words", "text_g")]
@@ -167,7 +167,7 @@ def test_words_of_another_node_are_followed_or_refused() -> None:
         jobs.prompt_places(graph)
     del graph["note"]["inputs"]["font"]
     graph["guider"] = {"class_type": "FoveaStyleGuider", "inputs": {
-        "styled": ["words", 0], "text": ["styled", 0], "style_scale": 3.0}}  # fmt: skip
+        "positive": ["words", 0], "without_style": ["styled", 0], "style_scale": 3.0}}  # fmt: skip
     assert jobs.prompt_places(graph) == [("note", "text"), ("words", "text_g")]
 
 
@@ -235,7 +235,7 @@ def test_an_aesthetic_head_is_named_with_its_clip(tmp_path: Path, small: graphs.
     graph = planned(tmp_path, small, "Prompts\na\n", "--scorer", both, "--scorer", one)[0].graph
     head, alone, clip = (graph[f"{jobs.SCORE}_{name}"]["inputs"] for name in ("0", "1", "clip_0"))
     assert (head["file"], alone["file"], clip["file"]) == ("head_linear.pth", one, "ViT-L-14.pt")
-    assert head["clip"] == [f"{jobs.SCORE}_clip_0", 0] and "clip" not in alone
+    assert head["clip_scorer"] == [f"{jobs.SCORE}_clip_0", 0] and "clip_scorer" not in alone
 
     class There:
         """A server with the head alone."""

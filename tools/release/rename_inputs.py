@@ -33,6 +33,11 @@ NAMES: dict[str, dict[str, str]] = {
         "text": "prompt", "clip_text": "clip_prompt", "t5_text": "t5_prompt", "parts": "segments",
     },
     "FoveaAttentionMap": {"text": "prompt"},
+    "FoveaLoadScorer": {"clip": "clip_scorer"},
+    "FoveaRegionLora": {"apart": "self_strength", "common": "rest_strength", "negative": "apply_to_negative"},
+    "FoveaStyleGuidance": {"text": "without_style"},
+    "FoveaStyleGuider": {"text": "without_style", "styled": "positive", "text_scale": "cfg"},
+    "FoveaExpertSigmas": {"steps": "steps_per_model"},
 }  # fmt: skip
 OUTPUTS = {"FoveaRegionPainter": {"caption": "prompt"}}
 # Inputs that only an option of a combo has today: the combo, what it was where it was none yet, by option its inputs

@@ -22,7 +22,7 @@ Place = tuple[str, str]  # node id, input
 PROMPT_COLUMNS = ("prompts", "prompt", "caption", "text")
 CATEGORY_COLUMNS = ("category", "challenge")
 SEEDS = ("seed", "noise_seed")
-POSITIVE = ("positive", "cond1", "styled")  # inputs that take the prompt
+POSITIVE = ("positive", "cond1")  # inputs that take the prompt
 TEXTS = ("text", "prompt", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "clip_prompt", "t5_prompt")
 OVERRIDES = ("clip_prompt", "t5_prompt")  # empty: text is taken
 SHOWING = ("SaveImage", "PreviewImage")
@@ -270,7 +270,7 @@ def scored(graph: Graph, prompt: str, scorers: Sequence[str]) -> Graph:
         made[loader] = loading(file)
         if clip:
             made[f"{SCORE}_clip_{number}"] = loading(*clip)
-            made[loader]["inputs"]["clip"] = [f"{SCORE}_clip_{number}", 0]
+            made[loader]["inputs"]["clip_scorer"] = [f"{SCORE}_clip_{number}", 0]
         for output in outputs(graph):
             images, rating = graph[output]["inputs"]["images"], f"{loader}_{output}"
             made[rating] = node("FoveaScoreImages", image=images, scorer=[loader, 0], prompt=prompt)

@@ -64,7 +64,7 @@ def best_noise(info: dict[str, Any]) -> Workflow:
     scorer = board.put("FoveaLoadScorer", 0, tint="ours")
     found = board.put("FoveaBestOfN", 1, tint="ours", model=model, vae=vae, positive=(positive, 0),
                       negative=(negative, 0), latent_image=latent, scorer=(scorer, 0), prompt=prompt)  # fmt: skip
-    for name, slot in (("IMAGE", 2), ("LATENT", 1), ("noise", 5), ("report", 4)):
+    for name, slot in (("IMAGE", 1), ("LATENT", 0), ("noise", 3), ("report", 5)):
         board.outlet(name, (found, slot))
     board.show(scorer, "file")
     board.show(negative, "text")

@@ -149,8 +149,8 @@ def latent(board: Board, file: str, size: int, cfg: float = 6.0) -> None:
         negative=given["negative"], latent_image=given["latent"], scorer=(scorer, 0), prompt=SCENE, seed=given["seed"],
         cfg=cfg, steps=20,
     )  # fmt: skip
-    board.put("PreviewImage", 3, "Optimized", images=(found, 2))
-    board.put("PreviewImage", 4, "Losses", images=(found, 3))
+    board.put("PreviewImage", 3, "Optimized", images=(found, 1))
+    board.put("PreviewImage", 4, "Losses", images=(found, 4))
     board.note(
         f"""## Optimize the starting noise
 
@@ -247,7 +247,7 @@ step costs what it costs without the node.
         """## Try
 
 - a prompt for each: **clip_prompt** for the looks, **t5_prompt** for what is where;
-- **curves** *curves below* with points of your own.
+- **curves** *custom* with points of your own.
 """,
     )
 
@@ -265,8 +265,8 @@ def style_redux(board: Board) -> None:
     plain = board.put("FluxGuidance", 2, conditioning=text, guidance=3.5)
     styled = board.put("StyleModelApply", 2, conditioning=(plain, 0), style_model=(loader, 0),
                        clip_vision_output=(looked, 0))  # fmt: skip
-    guided = board.put("FoveaStyleGuidance", 2, tint="ours", model=given["model"], text=(plain, 0), style_scale=0.6,
-                       start_percent=0.2)  # fmt: skip
+    guided = board.put("FoveaStyleGuidance", 2, tint="ours", model=given["model"], without_style=(plain, 0),
+                       style_scale=0.6, start_percent=0.2)  # fmt: skip
     how: dict[str, Any] = {"steps": 20, "cfg": 1.0, "sampler": "euler", "scheduler": "simple", "negative": empty}
     show(board, 3, given, "Redux as it is", positive=(styled, 0), **how)
     show(board, 3, given, "Redux with a scale and a window", positive=(styled, 0), model=(guided, 0), **how)

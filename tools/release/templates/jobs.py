@@ -178,10 +178,10 @@ def best_of_demo(board: Board) -> None:
         negative=given["negative"], latent_image=given["latent"], scorer=(scorer, 0), prompt=text, seed=given["seed"],
         steps=20, cfg=4.0, candidates=12,
     )  # fmt: skip
-    board.put("PreviewImage", 3, "The best of 12", images=(found, 2))
+    board.put("PreviewImage", 3, "The best of 12", images=(found, 1))
     scored = board.put("FoveaScoreImages", 4, "The four, scored", "ours", image=chance, scorer=(scorer, 0), prompt=text)
     board.put("PreviewAny", 4, "Their scores", tall=140, source=(scored, 2))
-    board.put("PreviewImage", 4, "The losses of all", tall=300, images=(found, 3))
+    board.put("PreviewImage", 4, "The losses of all", tall=300, images=(found, 4))
     board.note(
         """## The best starting noise
 
@@ -209,9 +209,9 @@ def best_of_sdxl(board: Board) -> None:
         negative=given["negative"], latent_image=given["latent"], scorer=(scorer, 0), prompt=SCENE, seed=given["seed"],
         cfg=6.0, steps=20, candidates=8, rounds=2,
     )  # fmt: skip
-    board.put("PreviewImage", 3, "The best of 8", images=(found, 2))
-    board.put("PreviewImage", 4, "The losses of all", images=(found, 3))
-    board.put("PreviewAny", 4, "What was done", source=(found, 4))
+    board.put("PreviewImage", 3, "The best of 8", images=(found, 1))
+    board.put("PreviewImage", 4, "The losses of all", images=(found, 4))
+    board.put("PreviewAny", 4, "What was done", source=(found, 5))
     board.note(
         f"""## The best starting noise, with SDXL
 

@@ -147,9 +147,9 @@ def optimize_demo(board: Board) -> None:
         negative=given["negative"], latent_image=given["latent"], scorer=(scorer, 0), prompt=text, seed=given["seed"],
         steps=8, cfg=4.0, iterations=12, salient_weight=0.3, candidates=4, saliency_model=saliency,
     )  # fmt: skip
-    board.put("PreviewImage", 3, "Optimized", tall=270, images=(found, 2))
-    board.put("PreviewImage", 3, "Losses", tall=270, images=(found, 3))
-    salient = board.put("FoveaSaliencyMap", 4, image=(found, 2), saliency_model=saliency)
+    board.put("PreviewImage", 3, "Optimized", tall=270, images=(found, 1))
+    board.put("PreviewImage", 3, "Losses", tall=270, images=(found, 4))
+    salient = board.put("FoveaSaliencyMap", 4, image=(found, 1), saliency_model=saliency)
     seen(board, 4, salient, 1, "Where people look", tall=270)
     show(board, 4, given, "CLIP guidance, for comparison", beside=1, tall=270, model=(pushed, 0), **few)
     board.note(
@@ -231,7 +231,8 @@ def steps_demo(board: Board) -> None:
                        negative=negative, cfg=4.0), 0  # fmt: skip
     for steps in ("4, 12", "8, 8"):
         title = " and ".join(f"{count} steps" for count in steps.split(", "))
-        sigmas = board.put("FoveaExpertSigmas", 2, title, "ours", model=(first, 0), experts=expert, steps=steps), 0
+        sigmas = board.put("FoveaExpertSigmas", 2, title, "ours", model=(first, 0), experts=expert,
+                           steps_per_model=steps), 0
         sampled = board.put("SamplerCustomAdvanced", 3, title, noise=noise, guider=guider, sampler=sampler,
                             sigmas=sigmas, latent_image=latent)  # fmt: skip
         pictures(board, 3, {"vae": (first, 2)}, (sampled, 0), title)
@@ -269,12 +270,12 @@ def style_demo(board: Board) -> None:
                        clip_vision=(load, 3), image=reference, crop="center")  # fmt: skip
     styled = board.put("unCLIPConditioning", 1, "Prompt with style", conditioning=text, clip_vision_output=(looked, 0),
                        strength=1.0, noise_augmentation=0.0), 0  # fmt: skip
-    guided = board.put("FoveaStyleGuidance", 2, tint="ours", model=given["model"], text=text, style_scale=8.0,
+    guided = board.put("FoveaStyleGuidance", 2, tint="ours", model=given["model"], without_style=text, style_scale=8.0,
                        start_percent=0.0)  # fmt: skip
     show(board, 3, given, "Without style", positive=text, tall=300, **DEMO_STEPS)
     show(board, 3, given, "With style", positive=styled, model=(guided, 0), tall=300, **DEMO_STEPS)
-    guider = board.put("FoveaStyleGuider", 2, tint="ours", model=given["model"], styled=styled, text=text,
-                       negative=given["negative"], text_scale=4.0, style_scale=8.0, start_percent=0.3)  # fmt: skip
+    guider = board.put("FoveaStyleGuider", 2, tint="ours", model=given["model"], positive=styled, without_style=text,
+                       negative=given["negative"], cfg=4.0, style_scale=8.0, start_percent=0.3)  # fmt: skip
     noise = board.put("RandomNoise", 2, folded=True, noise_seed=given["seed"])
     sampler = board.put("KSamplerSelect", 2, folded=True, sampler_name="euler")
     sigmas = board.put("BasicScheduler", 2, folded=True, model=given["model"], scheduler="normal", steps=20)
@@ -323,7 +324,7 @@ CLIP alone. The two prompts differ here so that you see which encoder speaks; us
         """## Try
 
 - the same text in both, with another style for CLIP;
-- **curves** *T5 only* or *T5 first*; *curves below* with **clip_curve** `0:0, 0.5:1`;
+- **curves** *T5 only* or *T5 first*; *custom* with **clip_curve** `0:0, 0.5:1`;
 - **your own model**: SD3, Flux or HiDream with *Load CLIP (Dual)* or *Load CLIP (Triple)*. A step costs what it costs
 without the node.
 """,

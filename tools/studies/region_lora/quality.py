@@ -51,7 +51,7 @@ WAYS = (
     Way("both merged, strength 1", merged=1.0),
     Way("ComfyUI's masked hooks", hooks=True),
     Way("Region LoRA", node=()),
-    Way("Region LoRA, apart 0", node=(("apart", 0.0),)),
+    Way("Region LoRA, apart 0", node=(("self_strength", 0.0),)),
     Way("painted pictures", paint=True),
 )
 

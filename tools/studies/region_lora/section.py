@@ -23,8 +23,9 @@ def quality_section(found: dict) -> str:
         table(("", "N", "both in their style", "halves in theirs", "all right", "objects right"), rows),
         "The LoRAs (rank 4, about ten minutes of training each on one core) are not equally good: with Region LoRA "
         "98 % of the outlined halves are judged outlined, 67 % of the shaded ones shaded. What mixes styles in one "
-        "evaluation is self-attention: with `apart` 0 the same LoRAs end in one style for the whole picture, and so, "
-        "mostly, do ComfyUI's masked hooks, which see the whole latent in every evaluation. Goal: 80 % both; missed.",
+        "evaluation is self-attention: with `self_strength` 0 the same LoRAs end in one style for the whole picture, "
+        "and so, mostly, do ComfyUI's masked hooks, which see the whole latent in every evaluation. Goal: 80 % both; "
+        "missed.",
         "The first pictures, unpicked:",
         "![Two styles in two halves](images/region_lora.png)",
     )
