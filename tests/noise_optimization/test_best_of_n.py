@@ -430,7 +430,7 @@ class TestLatentsWithAFrameAxis:
         first = search(model, world, FoveaOptimizeLatent, iterations=0, **given)
         target = world.scorer.target(techniques.PROMPT)
         before, after = (
-            torch.stack([picture_score(world.scorer, picture, target) for picture in each[2].movedim(-1, 1)])
+            torch.stack([picture_score(world.scorer, picture, target) for picture in each[1].movedim(-1, 1)])
             for each in (first, found)
         )
         assert (after >= before).all() and (after > before).any(), (before, after)
