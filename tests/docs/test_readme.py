@@ -82,6 +82,11 @@ def section(text: str, heading: str) -> str:
     return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
 
 
+def measured() -> dict[str, Any]:
+    """The record of all measurements."""
+    return json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+
+
 def rows(table: str) -> list[list[str]]:
     """Cells of the rows of a page's only table, without its head."""
     lines = [line.strip().strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
@@ -211,7 +216,7 @@ def test_the_badges_say_what_the_metadata_say() -> None:
 def test_what_is_measured_is_what_was_measured() -> None:
     """The README's numbers, in their order, are those of docs/results.json."""
     told = section(README, "What is measured")
-    facts = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    facts = measured()
     start, twins, noise = (facts[name]["table"] for name in ("regions_start", "regions_identities", "latents"))
     both = {row["name"]: row["both"][0] for row in facts["region_lora"]["rows"]}
     painted = "painted start, dense diffusion"
@@ -233,7 +238,7 @@ def test_what_is_measured_is_what_was_measured() -> None:
 @static
 def test_times_told_are_those_that_were_measured() -> None:
     """On the pages of techniques, of nodes and of the comparison."""
-    facts = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    facts = measured()
     sag = [case["methods"] for case in facts["sag_bench"]["cases"]]
     steps = {name: [each[name]["ratio_to_none"] for each in sag] for name in sag[0]}
     regions = facts["regions_bench"]
@@ -286,34 +291,33 @@ def test_times_told_are_those_that_were_measured() -> None:
 @static
 def test_searches_told_are_those_that_were_measured() -> None:
     """What each way of finding a starting latent reaches: on its page, its node's help and the comparison."""
-    found = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))["latents"]["table"]
+    found = measured()["latents"]["table"]
     names = {
         "Optimize Latent, *past_model*": "past the model, whole", "Best of N (`rounds` 0)": "best of n",
         "DOODL, `learning_rate` 3": "DOODL", "SGOOL, cutouts, `learning_rate` 3": "SGOOL, cutouts",
         "SGOOL, crops, `learning_rate` 3": "SGOOL, crops", "one seed *": "none", "CLIP Guidance *": "CLIP guidance",
     }  # fmt: skip
-    score = {told: f"{100 * found[name]['clip_b'][0]:.1f}" for told, name in names.items()}
-    default, drawn, doodl, cutouts, crops, one, _ = score.values()
-    tried = {name: row["settings"] for name, row in found.items()}
-    sgool, drawings = sorted((cutouts, crops)), tried["best of n"]["candidates"]
-    past = (tried["past the model, whole"][key] for key in ("candidates", "iterations"))
-    rows = [
-        f"| {told} | {tried[name]['candidates']} + {tried[name]['iterations']} | {score[told]} | "
+    score = {name: f"{100 * found[name]['clip_b'][0]:.1f}" for name in names.values()}
+    tried = {name: (row["settings"]["candidates"], row["settings"]["iterations"]) for name, row in found.items()}
+    table_rows = [
+        f"| {told} | {tried[name][0]} + {tried[name][1]} | {score[name]} | "
         f"{'-' if name == 'none' else interval(found[name]['against']['none']['clip_b'], 100)} | "
         f"{100 * found[name]['all_right'][0]:.1f} |"
         for told, name in names.items()
     ]
     page = (ROOT / "docs" / "techniques" / "starting-latents.md").read_text(encoding="utf-8")
     table = page.split("| method | candidates + iterations |")[1].split("\n\n")[0].splitlines()[2:]
-    assert sorted(table) == sorted(rows)
+    assert sorted(table) == sorted(table_rows)
+    low, high = sorted((score["SGOOL, cutouts"], score["SGOOL, crops"]))
+    doodl, drawn, default = (score[name] for name in ("DOODL", "best of n", "past the model, whole"))
+    numbers = [score["none"], low, high, doodl, drawn, default]
     help_ = section((ROOT / "web" / "docs" / "FoveaOptimizeLatent.md").read_text(encoding="utf-8"), "What to expect")
-    numbers = [one, *sgool, doodl, drawn, default]
-    assert re.findall(r"\d+\.\d", help_) == numbers and f"best of {drawings} candidates" in help_
-    assert "({} candidates, {} iterations)".format(*past) in help_
+    assert re.findall(r"\d+\.\d", help_) == numbers
+    assert f"best of {tried['best of n'][0]} candidates" in help_
+    assert "({} candidates, {} iterations)".format(*tried["past the model, whole"]) in help_
     chinese = (ROOT / "web" / "docs" / "FoveaOptimizeLatent" / "zh.md").read_text(encoding="utf-8")
     assert re.findall(r"\d\d\.\d", chinese) == numbers
-    compared = f"{doodl} and {sgool[0]} to {sgool[1]} against {drawn}"
-    assert compared in " ".join(COMPARISON.split())
+    assert f"{doodl} and {low} to {high} against {drawn}" in " ".join(COMPARISON.split())
 
 
 @static
@@ -322,7 +326,7 @@ def test_the_note_of_two_models_says_what_was_measured() -> None:
     path = ROOT / "workflows" / "2 Two models in one run (demo).json"
     nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     told = "\n".join(node["widgets_values"][0] for node in nodes if node["type"] in ui.NOTES)
-    facts = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))["ediffi"]["unlike"]["found"]
+    facts = measured()["ediffi"]["unlike"]["found"]
     rows_of = {row["name"]: row for row in facts["rows"]}
     level = 0.7  # of the flow's noise, below which the UNet acts
     both, unet, flow = (rows_of[name] for name in (f"the UNet below {level}", "the UNet alone",
@@ -344,7 +348,7 @@ def test_tests_that_the_comparison_names_exist() -> None:
 
 @static
 def test_what_decides_between_packs_is_what_was_measured() -> None:
-    facts = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    facts = measured()
     ours, twins = (facts[key]["table"] for key in ("regions", "regions_identities"))
     styles = {row["name"]: row["both"][0] for row in facts["region_lora"]["rows"]}
     masks, painted = "ConditioningSetMask", "painted start, dense diffusion"

@@ -34,7 +34,7 @@ OLD: dict[str, dict[str, Any]] = {
     "FoveaSaliencyMap": {"spread": True},
     "FoveaExpert": {"level": "sigma", "below": 0.875, "cfg": 1.0},
     "FoveaExpertSwitch": {"decide_by": "never back", "blend": 0.0, "memory": "auto"},
-    "FoveaEncoderSchedule": {"text": "a star", "clip_text": "", "t5_text": "", "parts": 8},
+    "FoveaEncoderSchedule": {"text": "a star", "clip_text": "", "t5_text": "", "parts": 8, "curves": "curves below"},
     "FoveaAttentionMap": {"text": "a star", "phrase": "star"},
 }  # fmt: skip
 

@@ -114,6 +114,7 @@ VALUES: dict[tuple[str, str], Callable[[Any], dict[str, Any]]] = {
     ("FoveaOptimizeLatent", "through"): _gradient_path,
     ("FoveaExpertSwitch", "decide_by"): partial(_chosen, name="decide_by", never_back="monotonic"),
     ("FoveaExpertGuider", "decide_by"): partial(_chosen, name="decide_by", never_back="monotonic"),
+    ("FoveaEncoderSchedule", "curves"): partial(_chosen, name="curves", curves_below="custom"),
     ("FoveaRegionPainter", "painting"): _painting,
 }
 
