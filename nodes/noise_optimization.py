@@ -56,8 +56,9 @@ CANCELS: Counter[str] = Counter()
 EULER = " The sampler is Euler, which is DDIM without noise."
 
 
-def _sampling_inputs(sampler: str = "") -> list[io.Input]:
-    """What a sampler needs, and what to look for. sampler: what is said of it."""
+def _sampling_inputs(sampler_name: io.Input | None = None, said: str = "") -> list[io.Input]:
+    """What a sampler needs, as KSampler has it, and what to look for. sampler_name: None, where there is no choice;
+    said: what is said of it then."""
     return [
         io.Model.Input("model", tooltip="What draws. Patches, LoRA, guidance and regions stay in effect."),
         io.Vae.Input("vae", tooltip="Decodes what is scored. A tiny autoencoder saves time and memory."),
@@ -71,37 +72,38 @@ def _sampling_inputs(sampler: str = "") -> list[io.Input]:
                      tooltip="Of the first starting noise: the same that a KSampler would begin with."),
         io.Int.Input("steps", default=20, min=1, max=1000,
                      tooltip="Steps of every trial. Fewer are faster: time is steps times trials."),
-        io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="normal",
-                       tooltip=f"Noise levels of the steps.{sampler}"),
         io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As for a sampler."),
+        *([] if sampler_name is None else [sampler_name]),
+        io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="normal",
+                       tooltip=f"Noise levels of the steps.{said}"),
     ]  # fmt: skip
 
 
 def _search_inputs() -> list[io.Input]:
     """How candidates are tried."""
     return [
-        io.Int.Input("rounds", default=0, min=0, max=20, optional=True,
+        io.Int.Input("rounds", default=0, min=0, max=20,
                      tooltip="How often the worse half of the candidates is dropped before their end. 0: all are "
                      "sampled to their end. Worth it with many steps, where an early look tells and costs little."),
-        io.Float.Input("prune_percent", default=FIRST_CUT, min=0.05, max=0.95, step=0.05, optional=True, advanced=True,
+        io.Float.Input("prune_percent", default=FIRST_CUT, min=0.05, max=0.95, step=0.05, advanced=True,
                        tooltip="Part of the steps after which candidates are first scored and dropped: 0.35 is 35 %. "
                        "Earlier saves more and tells less."),
-        io.Int.Input("batch_size", default=1, min=1, max=256, optional=True,
+        io.Int.Input("batch_size", default=1, min=1, max=256,
                      tooltip="How many candidates are sampled at once: faster on a GPU. Halved where memory does not "
                      "suffice."),
         io.Vae.Input("preview_vae", optional=True,
                      tooltip="Decodes candidates that are not finished; a tiny autoencoder saves time. Without: vae."),
         RegionsType.Input("regions", optional=True,
                           tooltip="From Region and the like: each place should fit its own prompt."),
-        io.Float.Input("region_weight", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
+        io.Float.Input("region_weight", default=0.5, min=0.0, max=1.0, step=0.05,
                        tooltip="Share of the regions in the loss. 0: they are scored for the report alone."),
     ]  # fmt: skip
 
 
 def _methods() -> dict[str, list[io.Input]]:
     """What can be set of each of SEARCHES alone."""
-    strength = io.Float.Input("particle_strength", default=STRENGTH, min=0.0, max=100.0, step=0.1, advanced=True,
-                              tooltip="How much a better score counts. 0: all alike.")  # fmt: skip
+    strength = io.Float.Input("particle_strength", default=STRENGTH, min=0.0, max=100.0, step=0.1, optional=True,
+                              advanced=True, tooltip="How much a better score counts. 0: all alike.")  # fmt: skip
     own: dict[str, list[io.Input]] = {"particles": [strength]}
     return {name: own.get(name, []) for name in SEARCHES}
 
@@ -152,12 +154,7 @@ class FoveaOptimizeLatent(_Search):
             ),
             search_aliases=[*ALIASES, "SGOOL", "DOODL", "ReNO"],
             inputs=[
-                *_sampling_inputs(EULER),
-                io.DynamicCombo.Input(
-                    "preset", options=[io.DynamicCombo.Option(name, preset_inputs.inputs_of(name)) for name in PRESETS],
-                    tooltip="default: a cheap direction in place of a gradient, from the best of some candidates. "
-                    "SGOOL, DOODL, ReNO: as published, with exact gradients. custom: everything can be set.",
-                ),
+                *_sampling_inputs(said=EULER),
                 io.Int.Input("patience", default=0, min=0, max=1000, advanced=True,
                              tooltip="Stop after this many trials without a better one. 0: never."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
@@ -169,9 +166,14 @@ class FoveaOptimizeLatent(_Search):
                               tooltip="Where the picture matters, instead of a saliency model. Like that, it "
                               "counts only where salient_weight is above 0."),
                 *_search_inputs(),
-                io.Float.Input("candidate_share", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
-                               advanced=True, tooltip="With a limit of seconds: what part of them is for candidates. "
-                               "The rest is for iterations while they pay, then for further candidates."),
+                io.Float.Input("candidate_share", default=0.5, min=0.0, max=1.0, step=0.05, advanced=True,
+                               tooltip="With a limit of seconds: what part of them is for candidates. The rest is for "
+                               "iterations while they pay, then for further candidates."),
+                io.DynamicCombo.Input(
+                    "preset", options=[io.DynamicCombo.Option(name, preset_inputs.inputs_of(name)) for name in PRESETS],
+                    tooltip="default: a cheap direction in place of a gradient, from the best of some candidates. "
+                    "SGOOL, DOODL, ReNO: as published, with exact gradients. custom: everything can be set.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=_result_outputs(),
@@ -181,11 +183,11 @@ class FoveaOptimizeLatent(_Search):
     @errors.of_node(OPTIMIZE)
     def execute(
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
-        prompt: str, seed: int, steps: int, scheduler: str, cfg: float, preset: dict[str, Any] | None = None,
-        patience: int = 0, seconds: float = 0.0, saliency_model: Callable[[Tensor], Tensor] | None = None,
-        mask: Tensor | None = None, rounds: int = 0, prune_percent: float = FIRST_CUT, batch_size: int = 1,
-        preview_vae: VAE | None = None, regions: Regions | None = None, region_weight: float = 0.5,
-        candidate_share: float = 0.5,
+        prompt: str, seed: int, steps: int, cfg: float, scheduler: str, patience: int = 0, seconds: float = 0.0,
+        saliency_model: Callable[[Tensor], Tensor] | None = None, mask: Tensor | None = None, rounds: int = 0,
+        prune_percent: float = FIRST_CUT, batch_size: int = 1, preview_vae: VAE | None = None,
+        regions: Regions | None = None, region_weight: float = 0.5, candidate_share: float = 0.5,
+        preset: dict[str, Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,
                                   preview_vae=preview_vae)  # fmt: skip
@@ -233,14 +235,15 @@ class FoveaBestOfN(_Search):
             search_aliases=[*ALIASES, "best of n", "best seed", "seed finder", "seed search", "rejection sampling",
                             "successive halving"],
             inputs=[
-                *_sampling_inputs(),
+                *_sampling_inputs(io.Combo.Input(
+                    "sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
+                    tooltip="As for a sampler. One that remembers earlier steps begins anew with the candidates that "
+                    "are left, which takes more time.",
+                )),
                 io.Int.Input("candidates", default=8, min=1, max=10000, tooltip="How many noises are tried."),
                 io.Float.Input("seconds", default=0.0, min=0.0, max=100000.0, step=1.0, advanced=True,
                                tooltip="Draw only as many candidates as this many seconds allow. 0: all."),
                 *_search_inputs(),
-                io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
-                               optional=True, tooltip="As for a sampler. One that remembers earlier steps begins anew "
-                               "with the candidates that are left, which takes more time."),
                 io.DynamicCombo.Input(
                     "method", options=[io.DynamicCombo.Option(name, own) for name, own in _methods().items()],
                     tooltip="halving: the worse half is dropped, rounds times. particles: none is; those whose "
@@ -255,9 +258,9 @@ class FoveaBestOfN(_Search):
     @errors.of_node(BEST_OF_N)
     def execute(
         cls, model: ModelPatcher, vae: VAE, positive: list, negative: list, latent_image: dict, scorer: Scorer,
-        prompt: str, seed: int, steps: int, scheduler: str, cfg: float, candidates: int, seconds: float,
-        rounds: int = 0, prune_percent: float = FIRST_CUT, batch_size: int = 1, preview_vae: VAE | None = None,
-        regions: Regions | None = None, region_weight: float = 0.5, sampler_name: str = "euler",
+        prompt: str, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, candidates: int,
+        seconds: float, rounds: int = 0, prune_percent: float = FIRST_CUT, batch_size: int = 1,
+        preview_vae: VAE | None = None, regions: Regions | None = None, region_weight: float = 0.5,
         method: dict[str, Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         inputs = _sampling_values(model, vae, positive, negative, latent_image, seed, steps, scheduler, cfg,

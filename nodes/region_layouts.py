@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -20,11 +21,12 @@ from .region_sources import (
     regions_before,
     strength_of_all,
 )
-from .ui import errors, notices
+from .ui import choice, errors, notices
 
 FROM_TEXT, TO_PROMPT = "Regions from Text", "Regions to Layout Prompt"
 FORMATS = ("FLUX 3", "MOSS-Image", "Ideogram 4", "elements")
 NUMBER = re.compile(r"\d{1,4}")
+SIDE = 1024  # pixels, of a picture that is told in them
 
 
 class FoveaRegionsFromText(io.ComfyNode):
@@ -70,6 +72,22 @@ class FoveaRegionsFromText(io.ComfyNode):
         return io.NodeOutput(extended(regions, boxed(boxes, width, height, strength)))
 
 
+def _format_inputs(name: str) -> list[io.Input]:
+    """What has to be known for this one of FORMATS alone."""
+    in_pixels: list[io.Input] = [
+        io.Int.Input("width", default=SIDE, min=16, max=16384, step=8, optional=True,
+                     tooltip="Width of the picture to make in pixels: MOSS-Image counts in them."),
+        io.Int.Input("height", default=SIDE, min=16, max=16384, step=8, optional=True,
+                     tooltip="Height of that picture."),
+        io.String.Input("characters", default="", optional=True, tooltip="Numbers of the regions that are characters "
+                        "rather than objects, such as: 1, 3."),
+    ]  # fmt: skip
+    behind = io.String.Input("background", multiline=True, default="", dynamic_prompts=True, optional=True,
+                             tooltip="What is behind everything: Ideogram 4 wants it said.")  # fmt: skip
+    own: dict[str, list[io.Input]] = {"MOSS-Image": in_pixels, "Ideogram 4": [behind]}
+    return own.get(name, [])
+
+
 class FoveaRegionsToLayoutPrompt(io.ComfyNode):
     """Inputs are only ever appended."""
 
@@ -92,23 +110,11 @@ class FoveaRegionsToLayoutPrompt(io.ComfyNode):
                     tooltip="What the whole picture shows. For FLUX 3, with the regions' prompts in it, or <obj_N> to "
                     "cite region N. Empty: made of the regions' prompts.",
                 ),
-                io.Combo.Input(
-                    "format", options=list(FORMATS), default=FORMATS[0],
+                io.DynamicCombo.Input(
+                    "format", options=[io.DynamicCombo.Option(name, _format_inputs(name)) for name in FORMATS],
                     tooltip="What the prompt is for. FLUX 3: as documented by Black Forest Labs. MOSS-Image: as "
                     "described by ComfyUI and by a port of the model. Ideogram 4: as documented. elements: JSON of "
                     "Create Bounding Boxes.",
-                ),
-                io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="Width of the picture to make "
-                             "in pixels. For MOSS-Image, which counts in them."),
-                io.Int.Input("height", default=1024, min=16, max=16384, step=8, tooltip="Height of that picture."),
-                io.String.Input(
-                    "background", multiline=True, default="", dynamic_prompts=True,
-                    tooltip="What is behind everything. For Ideogram 4, which wants it said.",
-                ),
-                io.String.Input(
-                    "characters", default="",
-                    tooltip="Numbers of the regions that are characters rather than objects, such as: 1, 3. For "
-                    "MOSS-Image.",
                 ),
             ],
             outputs=[
@@ -122,19 +128,21 @@ class FoveaRegionsToLayoutPrompt(io.ComfyNode):
     @classmethod
     @errors.of_node(TO_PROMPT)
     def execute(
-        cls, regions: Regions, prompt: str, format: str, width: int, height: int, background: str, characters: str
+        cls, regions: Regions, prompt: str, format: dict[str, Any] | None = None
     ) -> io.NodeOutput:
+        name, own = choice.chosen(format, "format", FORMATS)
         placed, notes = layout_prompt.place(regions)
-        numbers = frozenset(int(number) for number in NUMBER.findall(characters))
+        numbers = frozenset(int(number) for number in NUMBER.findall(own.get("characters", "")))
         if unknown := sorted(number for number in numbers if not 1 <= number <= len(regions)):
             raise ValueError(f"characters: there is no region {unknown[0]}, they count to {len(regions)}.")
         elements = layout_prompt.elements(placed)
         text = {
             "FLUX 3": lambda: layout_prompt.flux3(prompt, placed),
-            "MOSS-Image": lambda: layout_prompt.moss_image(prompt, placed, width, height, numbers),
-            "Ideogram 4": lambda: layout_prompt.ideogram4(prompt, placed, background),
+            "MOSS-Image": lambda: layout_prompt.moss_image(prompt, placed, own.get("width", SIDE),
+                                                           own.get("height", SIDE), numbers),
+            "Ideogram 4": lambda: layout_prompt.ideogram4(prompt, placed, own.get("background", "")),
             "elements": lambda: json.dumps(elements, ensure_ascii=False),
-        }[format]()
+        }[name]()  # fmt: skip
         return io.NodeOutput(text, elements, notices.report(TO_PROMPT, notes))
 
 

@@ -41,7 +41,7 @@ class FoveaAddRegionLora(io.ComfyNode):
                     "region", default="1",
                     tooltip="Which: its number in paint order (1 is the first), or a part of its prompt. Empty: all.",
                 ),
-                io.Combo.Input("lora", options=[lora_files.NONE, *lora_files.names()], default=lora_files.NONE,
+                io.Combo.Input("lora_name", options=[lora_files.NONE, *lora_files.names()], default=lora_files.NONE,
                                tooltip="The file, from ComfyUI's loras folder. It has to be made for the model."),
                 io.Float.Input("strength_model", default=1.0, min=-20.0, max=20.0, step=0.05,
                                tooltip="How strongly it acts on the model, in this region."),
@@ -54,9 +54,9 @@ class FoveaAddRegionLora(io.ComfyNode):
     @classmethod
     @errors.of_node(ADD)
     def execute(
-        cls, regions: Regions, region: str, lora: str, strength_model: float, strength_clip: float
+        cls, regions: Regions, region: str, lora_name: str, strength_model: float, strength_clip: float
     ) -> io.NodeOutput:
-        added = read_loras(lora, strength_model, strength_clip)
+        added = read_loras(lora_name, strength_model, strength_clip)
         chosen = _chosen(regions.items, region.strip())
         items = (replace(r, loras=(*r.loras, *added)) if added and i in chosen else r
                  for i, r in enumerate(regions.items))  # fmt: skip

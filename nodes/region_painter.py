@@ -94,8 +94,8 @@ class FoveaRegionPainter(io.ComfyNode):
         added = [
             sources.region(
                 place, row.prompt, row.strength, row.negative_prompt, painted_in=sources.rgb(row.color),
-                color=sources.rgb(row.color) if row.is_color_of_object else None, start=row.start, end=row.end,
-                loras=files,
+                color=sources.rgb(row.color) if row.is_color_of_object else None,
+                start=row.start_percent, end=row.end_percent, loras=files,
             )
             for (place, row), files in zip(kept, loras)
         ]  # fmt: skip

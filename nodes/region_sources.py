@@ -63,7 +63,7 @@ def read_loras(name: str, model: float, clip: float) -> tuple[Lora, ...]:
     try:
         return (Lora(name, lora_files.read(name), model, clip),)
     except (ValueError, DemoFileError) as why:
-        raise ValueError(f"lora: {why}") from None
+        raise ValueError(f"lora_name: {why}") from None
 
 
 def boxed(
@@ -142,7 +142,7 @@ class FoveaRegion(io.ComfyNode):
                     tooltip="Where regions overlap: in front of those connected to regions, or behind them.",
                 ),
                 io.Combo.Input(
-                    "lora", options=[lora_files.NONE, *lora_files.names()], default=lora_files.NONE, optional=True,
+                    "lora_name", options=[lora_files.NONE, *lora_files.names()], default=lora_files.NONE, optional=True,
                     tooltip="A LoRA that acts in this place only, with Dense Diffusion, Paint with Words or Region "
                     "LoRA. Add LoRA to Region adds more, and to regions of other nodes.",
                 ),
@@ -159,7 +159,7 @@ class FoveaRegion(io.ComfyNode):
     def execute(
         cls, mask: Tensor, prompt: str, strength: float, negative_prompt: str, regions: Regions | None = None,
         conditioning: list | None = None, color: str = "", start_percent: float = 0.0, end_percent: float = 1.0,
-        order: str = ORDERS[0], lora: str = lora_files.NONE, lora_strength: float = 1.0,
+        order: str = ORDERS[0], lora_name: str = lora_files.NONE, lora_strength: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
         try:
             given = parse_color(color) if color.strip() else None
@@ -167,7 +167,7 @@ class FoveaRegion(io.ComfyNode):
             raise ValueError(f"color: {why}") from None
         added = sources.region(
             mask, prompt, strength, negative_prompt, conditioning, color=given, start=start_percent, end=end_percent,
-            loras=read_loras(lora, lora_strength, lora_strength),
+            loras=read_loras(lora_name, lora_strength, lora_strength),
         )  # fmt: skip
         return io.NodeOutput(extended(regions, [added], behind=order == ORDERS[1]))
 

@@ -48,7 +48,7 @@ class FoveaRegionStart(io.ComfyNode):
                     "leaves less to the seed.",
                 ),
                 io.Combo.Input(
-                    "colors", options=list(COLORS), default="words",
+                    "color_source", options=list(COLORS), default="words",
                     tooltip="words: the color word of a region's prompt, as in a red star. painted: the color that a "
                     "region was painted in. A region's own color input comes before both.",
                 ),
@@ -68,7 +68,7 @@ class FoveaRegionStart(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model whose runs begin with these colors."),
-                io.Image.Output(display_name="painting", tooltip="What the noise hints at; gray where it does not."),
+                io.Image.Output(display_name="preview", tooltip="What the noise hints at; gray where it does not."),
                 io.String.Output(display_name="report", tooltip="What could not be done as asked. Empty: nothing."),
             ],
         )  # fmt: skip
@@ -76,14 +76,14 @@ class FoveaRegionStart(io.ComfyNode):
     @classmethod
     @errors.of_node(NAME)
     def execute(
-        cls, model: ModelPatcher, regions: Regions, strength: float, colors: str, background: str,
+        cls, model: ModelPatcher, regions: Regions, strength: float, color_source: str, background: str,
         vae: VAE | None = None, image: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         acting, notes = regions.acting, regions.idle()
         late = [region for region in acting.items if region.start > 0]
         notes += [f"{region.prompt or 'a region'!r} begins later than the run: it is left out." for region in late]
         acting = acting.only([i for i, region in enumerate(acting.items) if region.start <= 0])
-        found = painting.colored_regions(acting, COLORS[colors], image)
+        found = painting.colored_regions(acting, COLORS[color_source], image)
         try:
             behind = painting.background_color(acting, background, image)
         except ValueError as why:

@@ -68,8 +68,8 @@ def _outputs() -> list[io.Output]:
     ]
 
 
-def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
-    """Inputs before and after those of one method."""
+def _common_inputs(end_percent: io.Input) -> tuple[list[io.Input], list[io.Input]]:
+    """Inputs before and after those of one method. end_percent: of the window."""
     first = [
         io.Model.Input("model", tooltip=f"What to steer. In every mode: {UNETS}. In mode concat: {MODELS}."),
         io.Clip.Input("clip", tooltip="Encodes the prompt and the regions' prompts."),
@@ -86,6 +86,7 @@ def _common_inputs() -> tuple[list[io.Input], list[io.Input]]:
             "start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
             tooltip="Where in the schedule steering begins: 0.0 is the first step.",
         ),
+        end_percent,
         io.Combo.Input(
             "mode", options=list(prompt_encoding.MODES), default="auto",
             tooltip="prompt: the regions' prompts are found in the prompt (the papers). concat: they are encoded on "
@@ -129,7 +130,11 @@ class FoveaDenseDiffusion(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        first, last = _common_inputs()
+        first, last = _common_inputs(io.Float.Input(
+            "end_percent", default=0.5, min=0.0, max=1.0, step=0.001,
+            tooltip="Where in the schedule steering ends. Steps outside the window cost nothing. The paper of "
+            "DenseDiffusion has 0.3.",
+        ))  # fmt: skip
         return io.Schema(
             node_id="FoveaDenseDiffusion",
             display_name=DENSE,
@@ -155,29 +160,24 @@ class FoveaDenseDiffusion(io.ComfyNode):
                     tooltip="How fast the effect fades from the first step on: (timestep / 1000) to this power. 0: not "
                     "at all. DenseDiffusion has 5.",
                 ),
-                io.Float.Input(
-                    "end_percent", default=0.5, min=0.0, max=1.0, step=0.001,
-                    tooltip="Where in the schedule steering ends. Steps outside the window cost nothing. The paper "
-                    "of DenseDiffusion has 0.3.",
+                *last,
+                io.Int.Input(
+                    "layout_iterations", default=0, min=0, max=20,
+                    tooltip="Moves the starting noise so often first, until the model's own attention finds each "
+                    "prompt in its place. 2 or 3 are enough; each costs about as much as a step and a half. Needs "
+                    "gradients, which packed weights have not; streamed ones are loaded whole for it. 0 is off.",
+                ),
+                io.Int.Input(
+                    "arranged_noises", default=0, min=0, max=64,
+                    tooltip="Moves patches of the starting noise to the regions whose words look at them. 1: its own "
+                    "patches, at the cost of half a step; more: the best patches of this many noises, half a step "
+                    "each. Needs no gradient. 0 is off.",
                 ),
                 io.DynamicCombo.Input(
                     "method", options=[io.DynamicCombo.Option(name, _method_inputs(name)) for name in METHODS],
                     tooltip="fovea: words are pulled up in their place and pushed down in all others. "
                     "densediffusion: as published, which pushes everything else down, style words included. hard: "
                     "places see nothing but their own words; strengths only switch it on.",
-                ),
-                *last,
-                io.Int.Input(
-                    "layout_iterations", default=0, min=0, max=20, optional=True,
-                    tooltip="Moves the starting noise so often first, until the model's own attention finds each "
-                    "prompt in its place. 2 or 3 are enough; each costs about as much as a step and a half. Needs "
-                    "gradients, which packed weights have not; streamed ones are loaded whole for it. 0 is off.",
-                ),
-                io.Int.Input(
-                    "arranged_noises", default=0, min=0, max=64, optional=True,
-                    tooltip="Moves patches of the starting noise to the regions whose words look at them. 1: its own "
-                    "patches, at the cost of half a step; more: the best patches of this many noises, half a step "
-                    "each. Needs no gradient. 0 is off.",
                 ),
             ],
             outputs=_outputs(),
@@ -187,9 +187,9 @@ class FoveaDenseDiffusion(io.ComfyNode):
     @errors.of_node(DENSE)
     def execute(
         cls, model: ModelPatcher, clip: CLIP, regions: Regions, prompt: str, negative_prompt: str,
-        cross_strength: float, self_strength: float, time_exponent: float, end_percent: float,
-        start_percent: float, mode: str, blocks: str, encode_regions_separately: bool,
-        method: dict[str, Any] | None = None, layout_iterations: int = 0, arranged_noises: int = 0,
+        cross_strength: float, self_strength: float, time_exponent: float, start_percent: float,
+        end_percent: float, mode: str, blocks: str, encode_regions_separately: bool, layout_iterations: int = 0,
+        arranged_noises: int = 0, method: dict[str, Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         name, own = choice.chosen(method, "method", METHODS)
         chosen = METHODS[name]
@@ -211,7 +211,10 @@ class FoveaPaintWithWords(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        first, last = _common_inputs()
+        first, last = _common_inputs(io.Float.Input(
+            "end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
+            tooltip="Where in the schedule steering ends. Steps outside the window cost nothing.",
+        ))  # fmt: skip
         return io.Schema(
             node_id="FoveaPaintWithWords",
             display_name=PAINT,
@@ -233,10 +236,6 @@ class FoveaPaintWithWords(io.ComfyNode):
                     tooltip="What strength is counted in. row max, row std: the largest score of each place, their "
                     "spread. max, std: the same over the whole call, as older ports have it. range: as DenseDiffusion.",
                 ),
-                io.Float.Input(
-                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
-                    tooltip="Where in the schedule steering ends. Steps outside the window cost nothing.",
-                ),
                 *last,
             ],
             outputs=_outputs(),
@@ -246,7 +245,7 @@ class FoveaPaintWithWords(io.ComfyNode):
     @errors.of_node(PAINT)
     def execute(
         cls, model: ModelPatcher, clip: CLIP, regions: Regions, prompt: str, negative_prompt: str, strength: float,
-        score_unit: str, end_percent: float, start_percent: float, mode: str, blocks: str,
+        score_unit: str, start_percent: float, end_percent: float, mode: str, blocks: str,
         encode_regions_separately: bool,
     ) -> io.NodeOutput:  # fmt: skip
         bias = RegionBias(score_unit, temperature=0.0, area_weight=0.0, background=False)

@@ -78,7 +78,7 @@ class FoveaSaliencyMap(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="Pictures of any size, each looked at by itself."),
                 io.Float.Input(
-                    "strength", default=0.65, min=0.0, max=1.0, step=0.05,
+                    "opacity", default=0.65, min=0.0, max=1.0, step=0.05,
                     tooltip="How much the heat map covers the picture in the overlay.",
                 ),
                 io.Boolean.Input(
@@ -99,7 +99,7 @@ class FoveaSaliencyMap(io.ComfyNode):
     @classmethod
     @errors.of_node("Saliency Map")
     def execute(
-        cls, image: Tensor, strength: float, normalize: bool, saliency_model: Callable[[Tensor], Tensor] | None = None
+        cls, image: Tensor, opacity: float, normalize: bool, saliency_model: Callable[[Tensor], Tensor] | None = None
     ) -> io.NodeOutput:
         pictures = image[..., :3].movedim(-1, 1)
         pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
@@ -108,7 +108,7 @@ class FoveaSaliencyMap(io.ComfyNode):
         maps = (saliency_model or spectral_residual)(pictures)
         maps = torch.where(finite, maps, torch.zeros_like(maps))  # a picture of NaN has no salient place
         maps = heat_maps.spread(maps) if normalize else maps.clamp(0, 1)
-        seen = [heat_maps.overlay(one, picture, strength) for one, picture in zip(maps, pictures.movedim(1, -1))]
+        seen = [heat_maps.overlay(one, picture, opacity) for one, picture in zip(maps, pictures.movedim(1, -1))]
         overlay = torch.stack(seen)
         return io.NodeOutput(maps, overlay, ui=ui.PreviewImage(overlay, cls=cls))
 

@@ -18,7 +18,7 @@ from ..models.scorers.scorer import Scorer
 from ..models.shapesworld import loader as demo_model
 from .ui import charts, errors, notices
 
-CLIP_A = "ShapesWorld CLIP A (ships with Fovea)"
+SHAPESWORLD = "ShapesWorld CLIP (ships with Fovea)"
 ScorerType = io.Custom("FOVEA_SCORER")
 LOADER, SCORE = "Load Scorer", "Score Images"
 FROM_CLIP, FROM_NODE = "Scorer from CLIP", "Scorer from Node"
@@ -63,7 +63,7 @@ class FoveaLoadScorer(io.ComfyNode):
             search_aliases=[*ALIASES, "HPSv2", "PickScore", "ImageReward", "aesthetic predictor", "VQAScore"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=[CLIP_A, *files.names(), *imscore.names()],
+                    "file", options=[SHAPESWORLD, *files.names(), *imscore.names()],
                     tooltip="A CLIP's weight file in models/scorers, the head of an aesthetic predictor, the folder of "
                     "a model that answers questions, or the demo model's scorer, which knows ShapesWorld's words and "
                     "pictures only. With the package imscore installed also its scorers.",
@@ -94,7 +94,7 @@ class FoveaLoadScorer(io.ComfyNode):
         with torch.inference_mode(False):
             if file.startswith(imscore.PREFIX):
                 scorer: Scorer = imscore.load(file, allow_download)
-            elif file == CLIP_A:
+            elif file == SHAPESWORLD:
                 scorer = demo_model.load_scorer()
             else:
                 scorer = files.load(file, activation, clip_scorer)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE = "window.app.graph.nodes.find(node => node.type === 'FoveaRegionPainter')"
@@ -185,6 +187,13 @@ def appears(page: Any, condition: str, seconds: float) -> bool:
             return True
         page.wait_for_timeout(100)
     return False
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A picture's file."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="PNG")
+    return data.getvalue()
 
 
 def press_with_control(page: Any, key: str) -> None:

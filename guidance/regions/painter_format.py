@@ -2,7 +2,7 @@
 small PNG of what is painted.
 
 Its text travels in workflows and comes from anybody, so everything is checked, and nothing is decoded before its size
-is known. The format is docs/painting.schema.json. Version 1 had one PNG for all rows, of who owns a pixel.
+is known. The format is docs/painting.schema.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .painter_png import BadPng
 from .prompt_encoding import compose
 from .sources import PALETTE
 
-VERSION, FIRST_VERSION = 2, 1
+VERSION, FIRST_VERSION = 2, 2  # of a drawing that says none: the first, whatever comes later
 MAX_TEXT_LENGTH, MAX_PROMPT_LENGTH, MAX_WHOLE_LENGTH = 8_000_000, 1000, 20_000  # letters
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
 MAX_VALUES = 2**28  # of all masks together
@@ -49,9 +49,8 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A region. id: in an old drawing the map's value where this row is painted. is_color_of_object: what is here has
-    the row's color. loras: names of files and their strengths. mask: [height, width], 0..255, what is painted; None
-    for nothing."""
+    """A region. is_color_of_object: what is here has the row's color. loras: names of files and their strengths. mask:
+    [height, width], 0..255, what is painted; None for nothing."""
 
     id: int
     color: str
@@ -59,8 +58,8 @@ class Row:
     strength: float
     hidden: bool
     negative_prompt: str = ""
-    start: float = 0.0
-    end: float = 1.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
     is_color_of_object: bool = False
     loras: tuple[tuple[str, float], ...] = ()
     shapes: tuple[Shape, ...] = ()
@@ -69,12 +68,10 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """Rows from back to front. index: [height, width] of an old drawing, the id of the row that owns a pixel, 0 for
-    nobody."""
+    """Rows from back to front."""
 
     rows: tuple[Row, ...] = ()
     prompt: str = ""
-    index: Tensor | None = None
 
     @property
     def shown(self) -> tuple[Row, ...]:
@@ -96,23 +93,18 @@ def parse(text: str) -> Drawing:
         raise BadDrawing(f"the text is no JSON ({why}).") from None
     if not isinstance(data, Mapping):
         raise BadDrawing(f"the text should be a JSON object, not {_kind(data)}.")
-    version = data.get("version", FIRST_VERSION if "map" in data else VERSION)
-    if isinstance(version, bool) or version not in (FIRST_VERSION, VERSION):
+    version = data.get("version", FIRST_VERSION)
+    if isinstance(version, bool) or version not in range(FIRST_VERSION, VERSION + 1):
         raise BadDrawing(f"version: {VERSION} is the newest known, not {str(version)[:20]}. Update Fovea.")
-    prompt = _text(data, "prompt", "", MAX_WHOLE_LENGTH)
-    if version == FIRST_VERSION:
-        return Drawing(_rows(data.get("regions", []), None), prompt, _index(data))
-    if data.get("map", "") != "":
-        raise BadDrawing(f"map: belongs to version {FIRST_VERSION}; in version {VERSION} each region has its own mask.")
-    return Drawing(_rows(data.get("regions", []), data), prompt)
+    return Drawing(_rows(data.get("regions", []), data), _text(data, "prompt", "", MAX_WHOLE_LENGTH))
 
 
-def _rows(entries: Any, drawing: Mapping[str, Any] | None) -> tuple[Row, ...]:
-    """drawing: where the size of masks is; None: there are none."""
+def _rows(entries: Any, drawing: Mapping[str, Any]) -> tuple[Row, ...]:
+    """drawing: where the size of masks is."""
     _refuse_other_than_objects(entries, "regions", MAX_REGIONS)
     size = None
-    painted = 0 if drawing is None else sum(1 for entry in entries if entry.get("mask", "") != "")
-    if drawing is not None and painted:
+    painted = sum(1 for entry in entries if entry.get("mask", "") != "")
+    if painted:
         size = (_side(drawing, "width"), _side(drawing, "height"))
         if painted * size[0] * size[1] > MAX_VALUES:
             raise BadDrawing(f"regions: {painted} masks of {size[0]} x {size[1]} pixels are too many.")
@@ -139,8 +131,8 @@ def _row(entry: Mapping[str, Any], i: int, size: tuple[int, int] | None) -> Row:
         strength=_number(entry, "strength", name, 1.0, 0, 10),
         hidden=_flag(entry, "hidden", name),
         negative_prompt=_text(entry, "negative_prompt", name, MAX_PROMPT_LENGTH).strip(),
-        start=_number(entry, "start", name, 0.0, 0, 1),
-        end=_number(entry, "end", name, 1.0, 0, 1),
+        start_percent=_number(entry, "start_percent", name, 0.0, 0, 1),
+        end_percent=_number(entry, "end_percent", name, 1.0, 0, 1),
         is_color_of_object=_flag(entry, "is_color_of_object", name),
         loras=_list(entry, "loras", name, MAX_LORAS, _lora),
         shapes=_list(entry, "shapes", name, MAX_SHAPES, _shape),
@@ -155,14 +147,11 @@ def _lora(entry: Mapping[str, Any], name: str) -> tuple[str, float]:
 
 
 def _shape(entry: Mapping[str, Any], name: str) -> Shape:
-    kind, box = entry.get("kind"), entry.get("box")
+    kind = entry.get("kind")
     if kind not in KINDS:
         raise BadDrawing(f"{name}.kind: should be {' or '.join(KINDS)}, not {str(kind)[:20]!r}.")
-    if not isinstance(box, Sequence) or isinstance(box, str) or len(box) != 4:
-        raise BadDrawing(f"{name}.box: should be a list of left, top, width and height.")
-    numbers = dict(enumerate(box))
-    lowest = (-MAX_EDGE, -MAX_EDGE, 0, 0)
-    x, y, width, height = (_number(numbers, at, f"{name}.box", 0.0, lowest[at], MAX_EDGE) for at in range(4))
+    x, y = (_number(entry, field, name, None, -MAX_EDGE, MAX_EDGE) for field in ("x", "y"))
+    width, height = (_number(entry, field, name, None, 0, MAX_EDGE) for field in ("width", "height"))
     return Shape(kind, (x, y, width, height))
 
 
@@ -178,7 +167,8 @@ def _text(entry: Mapping[str, Any], field: str, name: str, longest: int) -> str:
     return value
 
 
-def _number(entry: Mapping[Any, Any], field: Any, name: str, usual: float, low: float, high: float) -> float:
+def _number(entry: Mapping[str, Any], field: str, name: str, usual: float | None, low: float, high: float) -> float:
+    """usual: where the field is missing; None: it must not be."""
     value = entry.get(field, usual)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # nor NaN
         raise BadDrawing(f"{name}.{field}: should be a number from {low:g} to {high:g}, not {str(value)[:20]!r}.")
@@ -217,25 +207,15 @@ def _side(data: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _png(url: Any, name: str, size: tuple[int, int], read: Callable[[str, tuple[int, int]], np.ndarray]) -> Tensor:
+def _mask(url: Any, name: str, size: tuple[int, int]) -> Tensor | None:
+    if url == "":
+        return None
     if not isinstance(url, str):
         raise BadDrawing(f"{name}: should be a PNG as a data URL, not {_kind(url)}.")
     try:
-        return torch.from_numpy(read(url, size))
+        return torch.from_numpy(painter_png.gray(url, size))
     except BadPng as why:
         raise BadDrawing(f"{name}: {why}") from None
-
-
-def _mask(url: Any, name: str, size: tuple[int, int]) -> Tensor | None:
-    return None if url == "" else _png(url, name, size, painter_png.gray)
-
-
-def _index(data: Mapping[str, Any]) -> Tensor | None:
-    """The map of an old drawing."""
-    if data.get("map", "") == "":
-        return None
-    size = (_side(data, "width"), _side(data, "height")) if isinstance(data["map"], str) else (0, 0)
-    return _png(data["map"], "map", size, painter_png.ids)
 
 
 def _kind(value: Any) -> str:
@@ -253,10 +233,6 @@ def masks(drawing: Drawing, width: int, height: int) -> Tensor:
     rows = drawing.shown
     if len(rows) * width * height > MAX_VALUES:
         raise BadDrawing(f"regions: {len(rows)} of {width} x {height} pixels are too many: use a smaller size.")
-    if drawing.index is not None:
-        index = _stretched(drawing.index, width, height)
-        ids = torch.tensor([row.id for row in rows], dtype=torch.float32)
-        return (index == ids[:, None, None]).float()
     made = torch.zeros(len(rows), height, width)
     for place, row in zip(made, rows):
         if row.mask is not None:

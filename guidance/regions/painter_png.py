@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 PREFIX = "data:image/png;base64,"
-PALETTE_KIND = 3
 
 
 class BadPng(ValueError):
@@ -23,17 +22,8 @@ def gray(url: str, size: tuple[int, int]) -> np.ndarray:
     data = _data(url, size)
     if data[24] > 8:
         raise BadPng("should be a PNG of at most 8 bits.")
-    pixels = _pixels(data, "LA", size)
+    pixels = _pixels(data, size)
     return np.round(pixels[..., 0].astype(np.float32) * pixels[..., 1] / 255).astype(np.uint8)
-
-
-def ids(url: str, size: tuple[int, int]) -> np.ndarray:
-    """The map of an old drawing, [height, width]: gray values are ids; of colors red is; clear is nobody's."""
-    data = _data(url, size)
-    if data[24] != 8 or data[25] == PALETTE_KIND:
-        raise BadPng("should be a PNG of 8-bit gray or colors, without a palette.")
-    pixels = _pixels(data, "RGBA", size)
-    return np.where(pixels[..., 3] < 128, 0, pixels[..., 0]).astype(np.uint8)
 
 
 def _data(url: str, size: tuple[int, int]) -> bytes:
@@ -52,13 +42,14 @@ def _data(url: str, size: tuple[int, int]) -> bytes:
     return data
 
 
-def _pixels(data: bytes, mode: str, size: tuple[int, int]) -> np.ndarray:
-    """[height, width, channels]. size: a second header, which a decoder may follow, says nothing else."""
+def _pixels(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """[height, width, 2]: how light, how opaque. size: a second header, which a decoder may follow, says nothing else.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             if picture.size != size:
                 raise BadPng(f"has a second header, of {picture.width} x {picture.height} pixels.")
-            return np.array(picture.convert("RGBA").convert(mode))
+            return np.array(picture.convert("RGBA").convert("LA"))
     except BadPng:
         raise
     except Exception as why:  # whatever a damaged file makes the decoder say

@@ -246,5 +246,5 @@ def load_clip_heldout(folder: Path = FOLDER) -> evaluators.ClipHeldout:
 def load_scorer(clip: Any = None) -> comfy_clip.ComfyClipScorer:
     """CLIP A as a scorer, with this text encoder, which has its text tower; else with one of its own."""
     return comfy_clip.ComfyClipScorer(
-        "ShapesWorld CLIP A", 128, comfy_clip.patched(load_clip_train_image()), clip or load_clip()
+        "ShapesWorld CLIP", 128, comfy_clip.patched(load_clip_train_image()), clip or load_clip()
     )

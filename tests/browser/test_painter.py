@@ -19,6 +19,7 @@ from painter_page import (
     loaded,
     opened,
     paint_two,
+    png,
     press_with_control,
     search_for,
 )  # fmt: skip
@@ -161,13 +162,13 @@ def test_size_and_tab(page, client, settings, renderer: str) -> None:
 def test_nothing_typed_becomes_markup(page, client, settings) -> None:
     painter = loaded(page, client, settings, "classic")
     prompt = "<img src=x onerror='window.hurt=1'>"
-    text = json.dumps({"version": 1, "width": SIDE, "height": SIDE, "prompt": f"so {prompt}", "map": "",
+    text = json.dumps({"version": 2, "width": SIDE, "height": SIDE, "prompt": f"so {prompt}",
                        "regions": [{"id": 1, "color": "\"><b>", "prompt": prompt, "strength": 1e9}]})  # fmt: skip
     page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", text)
     page.wait_for_function("document.querySelector('.fovea-prompt')?.value.includes('onerror')")
     assert painter.prompt(1).input_value() == prompt
     assert page.evaluate("window.hurt === undefined && !document.querySelector('.fovea-panel img[src=x]')")
-    for broken in ("{", "[]", '{"map": "data:image/png;base64,AAAA", "width": 99999}'):
+    for broken in ("{", "[]", '{"regions": [{"mask": "data:image/png;base64,AAAA"}], "width": 99999}'):
         page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", broken)
         page.wait_for_function("document.querySelector('.fovea-said')?.textContent.includes('cannot be read')")
 
@@ -183,12 +184,11 @@ def test_shapes_against_slow_ones(page, client, settings) -> None:
 def test_the_brush_keeps_up(page, client, settings) -> None:
     """1024 x 1024 with twelve regions: every pointer event draws; prints how long it takes (a frame has 16 ms)."""
     painter = loaded(page, client, settings, "classic")
-    regions = [{"id": i + 1, "color": f"#{i * 20:02x}80ff", "prompt": f"thing {i}", "strength": 1} for i in range(12)]
-    index = Image.fromarray((np.add.outer(np.arange(1024) // 256, np.arange(1024) // 86) % 12 + 1).astype(np.uint8))
-    data = io.BytesIO()
-    index.save(data, format="PNG")
-    text = json.dumps({"version": 1, "width": 1024, "height": 1024, "prompt": "", "regions": regions,
-                       "map": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()})  # fmt: skip
+    index = np.add.outer(np.arange(1024) // 256, np.arange(1024) // 86) % 12
+    masks = [base64.b64encode(png(((index == i) * 255).astype(np.uint8))).decode() for i in range(12)]
+    regions = [{"id": i + 1, "color": f"#{i * 20:02x}80ff", "prompt": f"thing {i}", "strength": 1,
+                "mask": f"data:image/png;base64,{mask}"} for i, mask in enumerate(masks)]  # fmt: skip
+    text = json.dumps({"version": 2, "width": 1024, "height": 1024, "prompt": "", "regions": regions})
     page.evaluate(
         f"""text => {{
         for (const name of ['width', 'height']) {NODE}.widgets.find(w => w.name === name).value = 1024;

@@ -3,9 +3,7 @@ kept, and the paper keeps its room."""
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from painter_page import NODE, ROOT, SIDE, Painter, loaded, opened
+from painter_page import NODE, ROOT, SIDE, Painter, opened, png
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -56,12 +54,6 @@ def box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
 def near(mask: np.ndarray, wanted: np.ndarray) -> bool:
     """Up to the pixels that a pointer cannot choose between."""
     return float(np.abs(mask - wanted).mean()) < 0.02
-
-
-def png(pixels: np.ndarray) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, format="PNG")
-    return data.getvalue()
 
 
 def give(page: Any, field: int, *files: tuple[str, bytes]) -> None:
@@ -131,15 +123,16 @@ def test_shapes_stay_shapes(page, client, settings, renderer: str) -> None:
     assert near(painter.masks()[1], box(0.1, 0.1, 0.8, 0.6))
     painter.drag((0.1, 0.35), (0.2, 0.35))  # the middle of its left side
     (shape,) = painter.value()["regions"][0]["shapes"]
-    assert shape["kind"] == "rectangle" and shape["box"] == pytest.approx([0.2, 0.1, 0.6, 0.5], abs=0.02)
+    assert shape.pop("kind") == "rectangle"
+    assert shape == pytest.approx({"x": 0.2, "y": 0.1, "width": 0.6, "height": 0.5}, abs=0.02)
     painter.drag((0.8, 0.6), (0.661, 0.495))
-    left, top, width, height = painter.value()["regions"][0]["shapes"][0]["box"]
+    _, left, top, width, height = painter.value()["regions"][0]["shapes"][0].values()
     assert left + width == pytest.approx(2 / 3, abs=0.003) and top + height == 0.5, "at two thirds and a half"
     painter.drag((2 / 3, 0.5), (0.661, 0.8))
     page.keyboard.down("Control")
     painter.drag((2 / 3, 0.8), (0.655, 0.8))
     page.keyboard.up("Control")
-    left, top, width, height = painter.value()["regions"][0]["shapes"][0]["box"]
+    _, left, top, width, height = painter.value()["regions"][0]["shapes"][0].values()
     assert left + width < 0.664, "Ctrl keeps it free"
     for name, pixels in (("Left", 64), ("Top", 32), ("Width", 100), ("Height", 50)):
         field = page.locator(".fovea-box").get_by_label(name, exact=True)
@@ -270,7 +263,8 @@ def test_settings_of_a_region(page, client, settings, loras) -> None:
     row.get_by_role("button", name="blue").click()
     row.get_by_text("Covers 25% of the picture").wait_for()
     (read,) = painter_format.parse(painter.text()).rows
-    assert (read.strength, read.start, read.end) == (0.5, 0.1, 0.625) and read.negative_prompt in ("a face", "a hand")
+    assert (read.strength, read.start_percent, read.end_percent) == (0.5, 0.1, 0.625)
+    assert read.negative_prompt in ("a face", "a hand")
     assert read.color == "#2563eb" and read.is_color_of_object
     assert row.get_by_role("button", name="Settings").get_attribute("data-set") == "true"
     row.get_by_text("The object has this color").click()
@@ -285,7 +279,7 @@ def test_settings_of_a_region(page, client, settings, loras) -> None:
     for _ in range(5):
         painter.button("Undo")
     (read,) = painter_format.parse(painter.text()).rows
-    assert (read.start, read.end, read.loras, read.is_color_of_object) == (0.1, 0.625, (), False)
+    assert (read.start_percent, read.end_percent, read.loras, read.is_color_of_object) == (0.1, 0.625, (), False)
     assert not page.ours()
 
 
@@ -437,27 +431,3 @@ def test_soft_brushes(page, client, settings) -> None:
     assert page.get_by_label("Hardness", exact=True).input_value() == "65"
     page.keyboard.press("]")
     assert page.get_by_label("Size", exact=True).input_value() == "102"
-
-
-def test_a_drawing_of_the_first_version_opens(page, client, settings) -> None:
-    """As it was, and the next stroke keeps it in the newer form."""
-    index = np.zeros((SIDE, SIDE), np.uint8)
-    index[:100, :100], index[50:200, 150:] = 3, 9
-    data = base64.b64encode(png(index)).decode()
-    rows = [{"id": 3, "color": "#ff0000", "prompt": "a star", "strength": 0.5, "hidden": False},
-            {"id": 9, "color": "#00ff00", "prompt": "a heart", "strength": 1, "hidden": False}]  # fmt: skip
-    text = json.dumps({"version": 1, "width": SIDE, "height": SIDE, "prompt": "both", "regions": rows,
-                       "map": f"data:image/png;base64,{data}"})  # fmt: skip
-    painter = loaded(page, client, settings, "classic")
-    page.evaluate(f"text => {{ {NODE}.widgets.find(w => w.name === 'painting').value = text; }}", text)
-    painter.row(2).wait_for()
-    assert painter.prompt(2).input_value() == "a heart" and painter.text() == text, "opening changes nothing"
-    painter.row(2).locator(".fovea-swatch").click()
-    painter.tool("rectangle")
-    painter.drag((0.1, 0.1), (0.3, 0.3))
-    value = painter.value()
-    assert value["version"] == 2 and "map" not in value and value["prompt"] == "both"
-    assert [(region["id"], region["prompt"]) for region in value["regions"]] == [(3, "a star"), (9, "a heart")]
-    masks = painter.masks()
-    assert np.array_equal(masks[3], index == 3), "nothing is taken from the other"
-    assert (masks[9][index == 9] == 1).all() and masks[9].sum() > (index == 9).sum() + 1000

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fovea.models.scorers import aesthetic, files
 from fovea.models.scorers.comfy_clip import patched
 from fovea.models.scorers.open_clip import OpenClipScorer, UnknownScorer
-from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages, score_text
+from fovea.nodes.scorers import SHAPESWORLD, FoveaLoadScorer, FoveaScoreImages, score_text
 
 WIDTHS = (768, 1024, 128, 64, 16, 1)
 LINEAR, RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
@@ -85,7 +85,7 @@ def test_its_gradient_leads_upward() -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """models/scorers of this test alone."""
     monkeypatch.setitem(folder_paths.folder_names_and_paths, files.FOLDER, ([str(tmp_path)], set()))
-    folder_paths.filename_list_cache.pop(files.FOLDER, None)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # else these names would stay for tests that follow
     return tmp_path
 
 
@@ -113,7 +113,7 @@ def test_through_the_nodes(folder: Path) -> None:
         with pytest.raises(UnknownScorer, match="input clip_scorer"):
             loaded(file, clip_scorer=scorer)
     with pytest.raises(ValueError, match="disconnect"):
-        loaded(CLIP_A, clip_scorer=given)
+        loaded(SHAPESWORLD, clip_scorer=given)
 
 
 def test_the_wrong_clip_is_refused() -> None:
@@ -122,7 +122,7 @@ def test_the_wrong_clip_is_refused() -> None:
     with pytest.raises(UnknownScorer, match="another training"):
         aesthetic.with_clip(FLAT, "head.pth", clip(quick=False))
     with pytest.raises(UnknownScorer, match="input clip_scorer"):
-        aesthetic.with_clip(FLAT, "head.pth", loaded(CLIP_A))
+        aesthetic.with_clip(FLAT, "head.pth", loaded(SHAPESWORLD))
 
 
 def test_reading_a_head_draws_no_random_numbers() -> None:

@@ -50,7 +50,7 @@ def test_what_comes_along_with_weights_is_not_offered(tmp_path: Path, monkeypatc
     for name in ("TranSalNet_Res.pth", "README.md", "config.json", ".gitattributes"):
         (tmp_path / name).write_bytes(b"")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], set()))
-    folder_paths.filename_list_cache.pop(FOLDER, None)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # else these names would stay for tests that follow
     (file,) = FoveaLoadSaliencyModel.define_schema().inputs
     assert file.options == [WITHOUT_WEIGHTS, "TranSalNet_Res.pth"]
 

@@ -143,7 +143,7 @@ def scorers(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """models/scorers with the models' folders, and with room for more."""
     shutil.copytree(folders, tmp_path / "scorers")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, files.FOLDER, ([str(tmp_path / "scorers")], set()))
-    folder_paths.filename_list_cache.pop(files.FOLDER, None)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # else these names would stay for tests that follow
     return tmp_path / "scorers"
 
 

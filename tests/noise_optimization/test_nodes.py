@@ -33,7 +33,7 @@ from fovea.nodes.experts import FoveaExpert, FoveaExpertSwitch
 from fovea.nodes.noise_optimization import FoveaBestOfN, FoveaOptimizeLatent
 from fovea.nodes.sag import FoveaSelfAttentionGuidance
 from fovea.nodes.saliency import FoveaSaliencyMap
-from fovea.nodes.scorers import CLIP_A, FoveaLoadScorer, FoveaScoreImages
+from fovea.nodes.scorers import SHAPESWORLD, FoveaLoadScorer, FoveaScoreImages
 from fovea.nodes.ui import charts
 from tools.comfy.node_values import arguments
 
@@ -52,7 +52,7 @@ def given() -> dict[str, Any]:
     """Everything a latent node takes, made as the server makes it."""
     with torch.inference_mode():
         model, clip, vae = demo_model.load_model(), demo_model.load_clip(), demo_model.load_vae()
-        (scorer,) = FoveaLoadScorer.execute(CLIP_A, "auto").result
+        (scorer,) = FoveaLoadScorer.execute(SHAPESWORLD, "auto").result
         return {
             "model": model, "vae": vae, "positive": prompt_encoding.encode(clip, TEXT),
             "negative": prompt_encoding.encode(clip, ""),

@@ -622,13 +622,14 @@ class TestNodes:
     @pytest.mark.parametrize(("which", "chosen"), [("1", [1, 0]), ("2", [0, 1]), ("", [1, 1]), ("Blue", [0, 1]),
                                                    ("a ", [1, 1])])  # fmt: skip
     def test_which_region(self, file: dict[str, Tensor], which: str, chosen: list[int]) -> None:
-        (found,) = techniques.outputs(FoveaAddRegionLora, regions=self.regions(), region=which, lora="x.safetensors")
+        given = {"regions": self.regions(), "lora_name": "x.safetensors"}
+        (found,) = techniques.outputs(FoveaAddRegionLora, **given, region=which)
         assert [len(region.loras) for region in found.items] == chosen
 
     @pytest.mark.parametrize("which", ["3", "\u00b2"])  # a superscript two is a digit and no number
     def test_no_such_region(self, file: dict[str, Tensor], which: str) -> None:
         with pytest.raises(ValueError, match=rf"no '{which}'. The regions are 1: a red star, 2: a blue circle"):
-            techniques.outputs(FoveaAddRegionLora, regions=self.regions(), region=which, lora="x.safetensors")
+            techniques.outputs(FoveaAddRegionLora, regions=self.regions(), region=which, lora_name="x.safetensors")
 
     def test_without_a_lora_the_model_is_passed_on(self) -> None:
         model = tiny.unet("sd15")
@@ -636,11 +637,13 @@ class TestNodes:
         assert patched is model and report.endswith("No region has a LoRA.")
 
     def test_a_model_that_is_not_known(self, file: dict[str, Tensor]) -> None:
-        (regions,) = techniques.outputs(FoveaAddRegionLora, regions=self.regions(), region="1", lora="x.safetensors")
+        given = {"regions": self.regions(), "lora_name": "x.safetensors"}
+        (regions,) = techniques.outputs(FoveaAddRegionLora, **given, region="1")
         with pytest.raises(ValueError, match=r"Region LoRA: it is not known what the layers .*PixArt"):
             techniques.outputs(FoveaRegionLora, model=tiny.pixart(), regions=regions)
 
     def test_a_lora_of_another_model(self, file: dict[str, Tensor]) -> None:
-        (regions,) = techniques.outputs(FoveaAddRegionLora, regions=self.regions(), region="1", lora="x.safetensors")
+        given = {"regions": self.regions(), "lora_name": "x.safetensors"}
+        (regions,) = techniques.outputs(FoveaAddRegionLora, **given, region="1")
         with pytest.raises(ValueError, match=r"Region LoRA: LoRA x.safetensors fits no layer"):
             techniques.outputs(FoveaRegionLora, model=tiny.unet("sd15"), regions=regions)

@@ -154,7 +154,7 @@ class TestColors:
     def test_what_it_was_painted_in_counts_only_where_asked(self, model: Any) -> None:
         painted = regions(painted_in=BLUE)
         assert torch.equal(tiny.sample(started(model, painted), NOISE), tiny.sample(started(model), NOISE))
-        got = tiny.sample(started(model, painted, colors="painted"), NOISE)
+        got = tiny.sample(started(model, painted, color_source="painted"), NOISE)
         wanted = tiny.sample(model, by_hand(model, NOISE, None, (BLUE, BLUE)))
         assert (got - wanted).abs().max() < 1e-4 * wanted.abs().max()
 

@@ -28,9 +28,11 @@ def regions_of(*boxes: Box, width: int = 200, height: int = 100) -> Regions:
     return Regions(tuple(sources.region(box_mask(b, width, height), b.prompt, color=b.color) for b in boxes))
 
 
+OWN = {"MOSS-Image": {"width": 1024, "height": 512, "characters": ""}, "Ideogram 4": {"background": ""}}
+
+
 def written(regions: Regions, prompt: str = "", kind: str = "FLUX 3", **more: Any) -> tuple[str, list[Any], str]:
-    inputs: dict[str, Any] = {"width": 1024, "height": 512, "background": "", "characters": "", **more}
-    return FoveaRegionsToLayoutPrompt.execute(regions, prompt, kind, **inputs).result
+    return FoveaRegionsToLayoutPrompt.execute(regions, prompt, {"format": kind, **OWN.get(kind, {}), **more}).result
 
 
 # Coordinates of a thousand: what no format can tell apart is not asked of them.

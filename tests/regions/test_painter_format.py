@@ -43,10 +43,20 @@ def url(values: np.ndarray, mode: str = "L") -> str:
 
 INDEX = np.zeros((48, 64), np.uint8)
 INDEX[:24, :32], INDEX[24:, 32:], INDEX[:8, 60:] = 1, 7, 200
-GOOD: dict[str, Any] = {  # as version 1 wrote it
-    "version": 1, "width": 64, "height": 48, "prompt": "", "map": url(INDEX),
-    "regions": [{"id": 1, "color": "#ff0000", "prompt": " a red star "}, {"id": 7, "prompt": "a heart", "strength": 2},
-                {"id": 3, "prompt": "never painted"}, {"id": 200, "prompt": "left out", "hidden": True}],
+
+
+def mask_of(value: int) -> str:
+    """The pixels of that value, white."""
+    return url(((value == INDEX) * 255).astype(np.uint8))
+
+
+GOOD: dict[str, Any] = {
+    "version": 2, "width": 64, "height": 48, "prompt": "", "regions": [
+        {"id": 1, "color": "#ff0000", "prompt": " a red star ", "mask": mask_of(1)},
+        {"id": 7, "prompt": "a heart", "strength": 2, "mask": mask_of(7)},
+        {"id": 3, "prompt": "never painted"},
+        {"id": 200, "prompt": "left out", "hidden": True, "mask": mask_of(200)},
+    ],
 }  # fmt: skip
 
 
@@ -63,23 +73,6 @@ def test_regions_are_where_they_are_painted() -> None:
     assert prompt == "a red star, a heart and never painted" and (width, height) == (64, 48)
     assert preview[0, 0, 0].tolist() == [1, 0, 0] and preview[0, 47, 0].tolist() == pytest.approx([0.85] * 3)
     assert run(painting=json.dumps({**GOOD, "prompt": "mine"}))[3] == "mine"
-
-
-def test_a_clear_pixel_is_nobodys() -> None:
-    """Whatever color lies under it, as programs for pictures leave it."""
-    values = np.dstack([INDEX, INDEX, INDEX, np.full_like(INDEX, 255)])
-    values[:24, :16, 3], values[:24, 16:24, 3] = 0, 127
-    drawn = painter_format.parse(json.dumps({**GOOD, "map": url(values, "RGBA")}))
-    assert drawn.index is not None
-    wanted = torch.from_numpy(INDEX.astype(int))
-    wanted[:24, :24] = 0
-    assert torch.equal(drawn.index.long(), wanted)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
-def test_kinds_of_png(mode: str) -> None:
-    found = painter_format.parse(json.dumps({**GOOD, "map": url(INDEX, mode)}))
-    assert np.array_equal(found.index.numpy(), INDEX)
 
 
 def test_other_sizes_are_stretched() -> None:
@@ -137,13 +130,14 @@ def changed(**changes: Any) -> str:
 
 RAMP = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1))
 STAR: dict[str, Any] = {
-    "id": 4, "color": "#FF0000", "prompt": " a red star ", "strength": 0.5, "negative_prompt": "a face ", "start": 0.1,
-    "end": 0.6, "is_color_of_object": True, "mask": url(((INDEX == 1) * 255).astype(np.uint8)),
+    "id": 4, "color": "#FF0000", "prompt": " a red star ", "strength": 0.5, "negative_prompt": "a face ",
+    "start_percent": 0.1, "end_percent": 0.6, "is_color_of_object": True, "mask": mask_of(1),
 }  # fmt: skip
 NEW: dict[str, Any] = {
     "version": 2, "width": 64, "height": 48, "prompt": "",
     "regions": [STAR, {"color": "#0000ff", "prompt": "a box", "shapes": [
-        {"kind": "rectangle", "box": [0.25, 0.25, 0.5, 0.5]}, {"kind": "ellipse", "box": [0.5, 0.5, 0.5, 0.5]}]}],
+        {"kind": "rectangle", "x": 0.25, "y": 0.25, "width": 0.5, "height": 0.5},
+        {"kind": "ellipse", "x": 0.5, "y": 0.5, "width": 0.5, "height": 0.5}]}],
 }  # fmt: skip
 
 
@@ -152,11 +146,12 @@ def row(**changes: Any) -> str:
 
 
 def shape(**changes: Any) -> str:
-    return row(shapes=[{"kind": "rectangle", "box": [0, 0, 1, 1], **changes}])
+    return row(shapes=[{"kind": "rectangle", "x": 0, "y": 0, "width": 1, "height": 1, **changes}])
 
 
 BAD = {
     "no JSON": "{", "an array": "[]", "deep": "[" * 200_000, "version": changed(version=3),
+    "version of old": changed(version=1), "version true": changed(version=True),
     "width": changed(width=10**9), "width text": changed(width="64"), "height": changed(height=-1),
     "height missing": json.dumps({k: v for k, v in GOOD.items() if k != "height"}), "size": changed(width=65),
     "prompt": changed(prompt=["x"]), "prompt length": changed(prompt="x" * 30_000),
@@ -166,29 +161,24 @@ BAD = {
     "color": changed(regions=[{"color": "red"}]), "region prompt": changed(regions=[{"prompt": 3}]),
     "region prompt length": changed(regions=[{"prompt": "x" * 5000}]), "strength": changed(regions=[{"strength": 1e9}]),
     "strength NaN": changed(regions=[{"strength": float("nan")}]), "hidden": changed(regions=[{"hidden": 1}]),
-    "map": changed(map=5), "map prefix": changed(map="http://x/y.png"), "map base64": changed(
-        map="data:image/png;base64,###"),
-    "map no PNG": changed(map="data:image/png;base64," + base64.b64encode(b"GIF89a" + bytes(40)).decode()),
-    "map palette": changed(map=url(INDEX, "P")), "map bit": changed(map=url(INDEX, "1")),
+    "mask prefix": row(mask="http://x/y.png"), "mask base64": row(mask="data:image/png;base64,###"),
+    "mask no PNG": row(mask="data:image/png;base64," + base64.b64encode(b"GIF89a" + bytes(40)).decode()),
     "strength huge": json.dumps({**GOOD, "regions": [{"strength": 10**400}]}),
-    "map cut": changed(map=GOOD["map"][: len(GOOD["map"]) // 2 // 4 * 4]),
-    "map header": changed(map=bomb(30_000, 30_000), width=64, height=48), "huge": changed(
-        map=bomb(30_000, 30_000), width=30_000, height=30_000),
-    "map in a new one": json.dumps({**NEW, "map": GOOD["map"]}), "mask": row(mask=5), "mask prefix": row(mask="x"),
+    "huge": json.dumps({**NEW, "width": 30_000, "height": 30_000, "regions": [{"mask": bomb(30_000, 30_000)}]}),
+    "mask": row(mask=5),
     "mask cut": row(mask=STAR["mask"][: len(STAR["mask"]) // 2 // 4 * 4]), "mask size": row(mask=url(INDEX[:40])),
     "mask deep": row(mask=url(INDEX.astype(np.uint16))), "mask header": row(mask=bomb(30_000, 30_000)),
-    "map headers": changed(map=bomb(9_000, 9_000, said=(64, 48))), "mask headers": row(
-        mask=bomb(9_000, 9_000, said=(64, 48))),
-    "width of a new one": json.dumps({**NEW, "width": 5}), "masks in all": json.dumps({
+    "mask headers": row(mask=bomb(9_000, 9_000, said=(64, 48))), "masks in all": json.dumps({
         **NEW, "width": 4096, "height": 4096, "regions": [{"mask": bomb(4096, 4096)}] * 17}),
-    "negative_prompt": row(negative_prompt=1), "start": row(start=2), "end": row(end=float("nan")),
+    "negative_prompt": row(negative_prompt=1), "start_percent": row(start_percent=2), "end_percent": row(
+        end_percent=float("nan")),
     "is_color_of_object": row(is_color_of_object=0), "loras": row(loras={"name": "x"}), "loras many": row(
         loras=[{"name": "x"}] * 9), "loras entry": row(loras=["x"]), "name": row(loras=[{}]), "name long": row(
         loras=[{"name": "x" * 400}]), "strength of a LoRA": row(loras=[{"name": "x", "strength": 21}]),
     "shapes": row(shapes="x"), "shapes many": row(shapes=[{}] * 65), "shapes entry": row(shapes=[1]),
-    "kind": shape(kind="star"), "kind list": shape(kind=["rectangle"]), "box": shape(box=[1, 2, 3]), "box text": shape(
-        box="0011"), "box entry": shape(box=[0, 0, "1", 1]), "box negative": shape(box=[0, 0, -1, 1]),
-    "box far": shape(box=[0, 1e9, 1, 1]), "box NaN": shape(box=[float("nan"), 0, 1, 1]),
+    "kind": shape(kind="star"), "kind list": shape(kind=["rectangle"]), "width missing": row(
+        shapes=[{"kind": "ellipse", "x": 0, "y": 0, "height": 1}]), "height text": shape(height="1"),
+    "x list": shape(x=[0]), "width negative": shape(width=-1), "y far": shape(y=1e9), "x NaN": shape(x=float("nan")),
 }  # fmt: skip
 
 
@@ -207,7 +197,7 @@ def at_most(megabytes: int) -> Iterator[None]:
 @pytest.mark.parametrize("name", BAD)
 def test_bad_drawings_are_refused_by_field(name: str) -> None:
     """In a short sentence, and without unpacking what is too large."""
-    field = {"no JSON": "JSON", "an array": "object", "deep": "JSON", "size": "map", "many": "regions",
+    field = {"no JSON": "JSON", "an array": "object", "deep": "JSON", "size": "mask", "many": "regions",
              "row": "regions", "id": "id", "twice": "id", "huge": "width",
              "masks in all": "regions"}.get(name, name.split()[0])  # fmt: skip
     with at_most(64), pytest.raises(BadDrawing, match=field) as why:
@@ -221,18 +211,18 @@ def test_bad_drawings_are_refused_by_field(name: str) -> None:
 
 def test_a_text_bomb_beside_the_pixels() -> None:
     """A chunk that unpacks to 200 MB: refused, or left packed."""
-    text = changed(map=bomb(64, 48, 200_000_000))
+    text = row(mask=bomb(64, 48, 200_000_000))
     with at_most(50):
         try:
-            assert painter_format.parse(text).index.shape == (48, 64)
+            assert painter_format.parse(text).rows[0].mask.shape == (48, 64)
         except BadDrawing as why:
-            assert "map" in str(why)
+            assert "mask" in str(why)
 
 
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["version", "width", "height", "prompt", "regions", "map", "id", "color", "strength"]), inner,
+        st.sampled_from(["version", "width", "height", "prompt", "regions", "mask", "id", "color", "strength"]), inner,
         max_size=5), max_leaves=20,
 ))  # fmt: skip
 def test_any_json_is_read_or_refused(data: Any) -> None:
@@ -249,14 +239,15 @@ def reads_or_refuses(data: Any) -> None:
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 FIELDS = VALUES | st.lists(VALUES | st.fixed_dictionaries({}, optional={
-    "kind": VALUES | st.just("ellipse"), "box": VALUES | st.lists(VALUES, min_size=3, max_size=5), "name": VALUES,
-    "strength": VALUES}), max_size=3)  # fmt: skip
+    "kind": VALUES | st.just("ellipse"), "x": VALUES, "y": VALUES, "width": VALUES | st.just(1), "height": VALUES,
+    "name": VALUES, "strength": VALUES}), max_size=3)  # fmt: skip
 
 
 @given(
     st.lists(
         st.dictionaries(
-            st.sampled_from(["id", "hidden", "start", "end", "loras", "shapes", "mask"]), FIELDS, max_size=4
+            st.sampled_from(["id", "hidden", "start_percent", "end_percent", "loras", "shapes", "mask"]), FIELDS,
+            max_size=4,
         ),
         max_size=4,
     ),
@@ -303,6 +294,12 @@ class TestRegionsWithTheirOwnMasks:
         found = painter_format.parse(row(mask=url(values, mode))).rows[0].mask
         assert np.array_equal(found.numpy(), values)
 
+    def test_one_without_a_version_is_of_the_first(self) -> None:
+        """Whatever version comes later."""
+        unsaid = {key: value for key, value in NEW.items() if key != "version"}
+        given, same = run(painting=json.dumps(NEW)), run(painting=json.dumps(unsaid))
+        assert painter_format.FIRST_VERSION == 2 and torch.equal(given[1], same[1])
+
     def test_shapes_are_as_sharp_as_the_picture(self) -> None:
         """At any size, while what is painted is stretched; both together are the place."""
         for side in (48, 480):
@@ -310,7 +307,7 @@ class TestRegionsWithTheirOwnMasks:
             assert box[side // 4 : side * 3 // 4, side // 4 : side * 3 // 4].all() and box[-1, -1] == 0
             assert box.mean() == pytest.approx(1 / 4 + 3.1416 / 16 * 3 / 4, abs=0.01)
             assert star[: side // 2, : side // 2].all() and star.sum() == side * side / 4
-        both = painter_format.parse(row(shapes=[{"kind": "rectangle", "box": [0.5, 0, 0.5, 1]}]))
+        both = painter_format.parse(shape(x=0.5, width=0.5))
         (place,) = painter_format.masks(both, 64, 48)
         assert place[:24].all() and place[24:, :32].sum() == 0
 
@@ -330,19 +327,10 @@ class TestRegionsWithTheirOwnMasks:
         with pytest.raises(ValueError, match=r"gone.safetensors"):
             run(painting=row(loras=[{"name": "gone.safetensors"}]))
 
-    def test_an_old_drawing_is_the_same_as_a_new_one_with_masks(self) -> None:
-        rows = [{**entry, "mask": url(((entry["id"] == INDEX) * 255).astype(np.uint8))} for entry in GOOD["regions"]]
-        new = {key: value for key, value in GOOD.items() if key != "map"}
-        for size in ({}, {"width": 128, "height": 24}):
-            old = run(painting=json.dumps(GOOD), **size)
-            again = run(painting=json.dumps({**new, "version": 2, "regions": rows}), **size)
-            assert torch.equal(old[1], again[1]) and torch.equal(old[2], again[2]) and old[3:] == again[3:]
-            assert [(r.prompt, r.strength) for r in old[0].items] == [(r.prompt, r.strength) for r in again[0].items]
-
 
 def test_markup_in_a_prompt_stays_text() -> None:
     prompt = "<img src=x onerror=alert(1)>"
-    regions = run(painting=changed(regions=[{"id": 1, "prompt": prompt}]))[0]
+    regions = run(painting=row(prompt=prompt))[0]
     assert regions.items[0].prompt == prompt
 
 
@@ -389,7 +377,8 @@ def test_the_schema_agrees_with_the_reader() -> None:
     assert set(row) == {field.name for field in dataclasses.fields(painter_format.Row)}
     assert row["shapes"]["maxItems"] == painter_format.MAX_SHAPES
     assert row["loras"]["maxItems"] == painter_format.MAX_LORAS
-    assert row["shapes"]["items"]["properties"]["box"]["items"]["maximum"] == painter_format.MAX_EDGE
+    edges = row["shapes"]["items"]["properties"]
+    assert {edges[side]["maximum"] for side in ("x", "y", "width", "height")} == {painter_format.MAX_EDGE}
     lora = row["loras"]["items"]["properties"]
     assert lora["name"]["maxLength"] == painter_format.MAX_LORA_LENGTH
     assert lora["strength"]["maximum"] == painter_format.MAX_LORA_STRENGTH

@@ -47,7 +47,7 @@ SOURCES = {
     "sigmas": node("BasicScheduler", model=["load", 0], scheduler="normal", steps=2, denoise=1.0),
     "regions": node("FoveaRegion", prompt="a red star", negative_prompt="", mask=["mask", 0], strength=1.0),
     "experts": node("FoveaExpert", model=["load", 0], boundary_unit="percent", boundary=0.5, cfg=-1.0),
-    "scorer": node("FoveaLoadScorer", file="ShapesWorld CLIP A (ships with Fovea)", activation="auto",
+    "scorer": node("FoveaLoadScorer", file="ShapesWorld CLIP (ships with Fovea)", activation="auto",
                    allow_download=False),
     "noise": node("RandomNoise", noise_seed=1),
     "sampler": node("KSamplerSelect", sampler_name="euler"),

@@ -79,8 +79,8 @@ def test_previews_run_by_themselves_and_show_their_picture(client, demo: dict[st
     graph = {key: demo[key] for key in ("load", "boxes", "regions")}
     graph["preview"] = node("FoveaRegionPreview", regions=["regions", 0], width=256, height=256, overlap="as given")
     graph["image"] = node("EmptyImage", width=64, height=64, batch_size=2, color=next(_seeds))
-    graph["saliency"] = node("FoveaSaliencyMap", image=["image", 0], strength=0.5, normalize=True)
-    graph["scorer"] = node("FoveaLoadScorer", file="ShapesWorld CLIP A (ships with Fovea)", activation="auto")
+    graph["saliency"] = node("FoveaSaliencyMap", image=["image", 0], opacity=0.5, normalize=True)
+    graph["scorer"] = node("FoveaLoadScorer", file="ShapesWorld CLIP (ships with Fovea)", activation="auto")
     graph["score"] = node("FoveaScoreImages", image=["image", 0], scorer=["scorer", 0], prompt="a red star")
     graph["latent"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
     graph["prompt"] = node("CLIPTextEncode", clip=["load", 1], text="a red star")

@@ -16,7 +16,7 @@ NODE = {
             ]}),
             "kind": ("COMBO", {"options": ["x", "y"]}),
         },
-        "optional": {"scale": ("FLOAT", {})},
+        "optional": {"scale": ("FLOAT", {"default": 0.5})},
     },
     "output_name": ["IMAGE"], "output": ["IMAGE"],
 }  # fmt: skip
@@ -28,11 +28,20 @@ def test_saved_workflows_keep_their_meaning() -> None:
     assert recorded == interface.of_pack(), "what is new is not recorded: run python -m tools.release.interface"
 
 
+def test_a_choice_with_inputs_of_its_own_is_the_last_widget() -> None:
+    """Values are kept by position: behind it, each option can get further inputs."""
+    for node, info in interface.infos().items():
+        told = interface.inputs_of(info)
+        shown = [kind for name, (kind, each) in told.items() if interface.is_widget(kind, each) and "." not in name]
+        assert interface.DYNAMIC not in shown[:-1], node
+
+
 def test_what_is_recorded() -> None:
     assert interface.of_node(NODE) == {
         "widgets": {
-            "method: a": {"method": "COMFY_DYNAMICCOMBO_V3", "method.few": "INT", "kind": "COMBO", "scale": "FLOAT"},
-            "method: b": {"method": "COMFY_DYNAMICCOMBO_V3", "kind": "COMBO", "scale": "FLOAT"},
+            "method: a": {"method": "COMFY_DYNAMICCOMBO_V3", "method.few": "INT", "kind": "COMBO",
+                          "scale": "FLOAT = 0.5"},
+            "method: b": {"method": "COMFY_DYNAMICCOMBO_V3", "kind": "COMBO", "scale": "FLOAT = 0.5"},
         },
         "sockets": {"model": "MODEL"},
         "required": ["model", "method", "kind"],
@@ -64,6 +73,9 @@ def test_only_additions_at_the_end_are_no_break() -> None:
     inner = lambda n: n["input"]["required"]["method"][1]["options"][1]["inputs"]["required"].update(n=("INT", {}))  # noqa: E731
     assert "of method: b" in changed(inner)[0], "an option's own widgets stand before those that follow"
     assert changed(lambda n: n["input"]["required"]["kind"][1]["options"].remove("x")) == ["Node: kind could be 'x'"]
+    other = lambda n: n["input"]["optional"].update(scale=("FLOAT", {"default": 0.7}))  # noqa: E731
+    assert changed(other), "graphs without it mean something else"
+    assert not changed(lambda n: n["input"]["required"].update(kind=("COMBO", {"options": ["x", "y"], "default": "y"})))
     assert changed(lambda n: n["input"]["required"].pop("model")) == ["Node: socket model was MODEL"]
     assert changed(lambda n: n["input"]["required"].update(scale=n["input"]["optional"].pop("scale"))) == [
         "Node: scale was not required"

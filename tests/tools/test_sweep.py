@@ -27,7 +27,7 @@ from tools.sweep import blind, evaluate, jobs, report, work
 from tools.sweep.store import OLD, Result, Store
 
 ROOT = Path(__file__).resolve().parents[2]
-SCORER = "ShapesWorld CLIP A (ships with Fovea)"
+SCORER = "ShapesWorld CLIP (ships with Fovea)"
 PNG = b"\x89PNG stands for a picture"
 
 

@@ -21,7 +21,7 @@ WORDS = {
     "en": (" (default {})", ", ", ":", ("off", "on")),
     "zh": ("\uff08\u9ed8\u8ba4 {}\uff09", "\u3001", "\uff1a", ("\u5173", "\u5f00")),
 }
-PLAIN = {*interface.OF_COMFYUI, "seed", "file", "lora"}  # which need no word, or depend on what files there are
+PLAIN = {*interface.OF_COMFYUI, "seed", "file", "lora_name"}  # which need no word, or depend on what files there are
 WIDTH = 120
 
 

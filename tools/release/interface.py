@@ -1,9 +1,9 @@
-"""What saved workflows and API graphs depend on: ids, widgets in their order, sockets, what is required, options,
-outputs.
+"""What saved workflows and API graphs depend on: ids, widgets in their order with what they are where they are not
+given, sockets, what is required, options, outputs.
 
-`python -m tools.release.interface` writes tools/release/interface.json before a release, from nodes that see no model
-files. From the first release on, only what is added at an end may be written there: a test holds every change against
-it. Before it, what changed is written anew.
+`python -m tools.release.interface` writes tools/release/interface.json before a release. Nodes see no model files
+here, whatever is on the machine. From the first release on, only what is added at an end may be written there: a test
+holds every change against it. Before it, what changed is written anew.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from unittest import mock
 
 from ..comfy.host import ROOT
 from ..comfy.pack import load_packages
@@ -28,21 +29,27 @@ def of_node(info: Mapping[str, Any]) -> dict[str, Any]:
     widgets: dict[str, dict[str, str]] = {}
     sockets: dict[str, str] = {}
     options: dict[str, list[str]] = {}
+    required = [*info["input"].get("required", {})]
     for choice in choices(info):
         told = inputs_of(dict(info), choice)
         shown = {name: each for name, each in told.items() if is_widget(*each)}
         key = ", ".join(f"{name}: {value}" for name, value in choice.items())
-        widgets[key] = {name: _kind(kind) for name, (kind, _) in shown.items()}
+        widgets[key] = {name: _kind(kind) + ("" if name in required else _default(each))
+                        for name, (kind, each) in shown.items()}  # fmt: skip
         sockets |= {name: _kind(kind) for name, (kind, _) in told.items() if name not in shown}
         options |= {name: list(map(str, found)) for name, each in shown.items()
                     if name not in OF_COMFYUI and (found := choices_of(*each))}  # fmt: skip
     outputs = [f"{name}: {kind}" for name, kind in zip(info["output_name"], info["output"])]
-    required = [*info["input"].get("required", {})]
     return {"widgets": widgets, "sockets": sockets, "required": required, "options": options, "outputs": outputs}
 
 
 def _kind(kind: Any) -> str:
     return "COMBO" if isinstance(kind, list) else str(kind)
+
+
+def _default(settings: Mapping[str, Any]) -> str:
+    """What a graph means that leaves the input out."""
+    return f" = {settings['default']}" if "default" in settings else ""
 
 
 def choices(info: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -61,8 +68,11 @@ def infos() -> dict[str, dict[str, Any]]:
 
 
 def of_pack() -> Interface:
-    """All nodes of the pack."""
-    return {node: of_node(info) for node, info in infos().items()}
+    """All nodes of the pack, as where there are no model files."""
+    import folder_paths  # ComfyUI's, there once the packages are loaded
+
+    with mock.patch.object(folder_paths, "get_filename_list", return_value=[]):
+        return {node: of_node(info) for node, info in infos().items()}
 
 
 def broken(before: Interface, now: Interface) -> list[str]:

@@ -14,8 +14,9 @@ SCENE = "a lighthouse on a cliff above a stormy sea, oil painting"
 
 def painting(side: int, prompt: str, regions: dict[str, tuple[str, list[float]]]) -> str:
     """A drawing of the Region Painter: an ellipse per region. regions: prompt -> color, left, top, width, height."""
-    rows = [{"id": i, "color": color, "prompt": words, "shapes": [{"kind": "ellipse", "box": box}]}
-            for i, (words, (color, box)) in enumerate(regions.items(), 1)]  # fmt: skip
+    rows = [{"id": i, "color": color, "prompt": words,
+             "shapes": [{"kind": "ellipse", "x": x, "y": y, "width": width, "height": height}]}
+            for i, (words, (color, (x, y, width, height))) in enumerate(regions.items(), 1)]  # fmt: skip
     drawn = {"version": 2, "width": side, "height": side, "prompt": prompt, "regions": rows}
     return json.dumps(drawn, separators=(",", ":"))
 

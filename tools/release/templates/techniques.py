@@ -55,7 +55,7 @@ def region_loras(board: Board, given: dict[str, Output], size: int, halves: dict
     regions = (board.put("FoveaRegionsFromBoxes", 1, boxes=text, width=size, height=size), 0)
     for number, (name, lora) in enumerate(halves.items(), 1):
         regions = (board.put("FoveaAddRegionLora", 2, f"LoRA of the {name}", "ours", regions=regions,
-                             region=str(number), lora=lora), 0)  # fmt: skip
+                             region=str(number), lora_name=lora), 0)  # fmt: skip
     return board.put("FoveaRegionLora", 2, tint="ours", model=given["model"], regions=regions), 0
 
 

@@ -6,7 +6,7 @@ import { lumaAt, pixelsOf } from "./pixels.js";
 import { grayPng } from "./png.js";
 import { t } from "./texts.js";
 
-export const VERSION = 2, FIRST_VERSION = 1; // the first had one map of who owns a pixel
+export const VERSION = 2, FIRST_VERSION = 2; // of a drawing that says none: the first, whatever comes later
 // As guidance/regions/painter_format.py has them:
 export const MAX_ROWS = 64, MAX_SHAPES = 64, MAX_LORAS = 8;
 export const MAX_PROMPT_LENGTH = 1000, MAX_WHOLE_LENGTH = 20_000, MAX_LORA_LENGTH = 300;
@@ -24,7 +24,7 @@ export function usePalette(colors) {
 
 /** What a row says of its region beside color, prompt and place, where nobody has said anything else. */
 export const USUAL = Object.freeze({
-  negative_prompt: "", strength: 1, start: 0, end: 1, is_color_of_object: false, loras: Object.freeze([]),
+  negative_prompt: "", strength: 1, start_percent: 0, end_percent: 1, is_color_of_object: false, loras: Object.freeze([]),
   hidden: false,
 }); // prettier-ignore
 
@@ -114,7 +114,7 @@ function entryOf(row) {
   for (const [name, usual] of Object.entries(USUAL)) {
     if (JSON.stringify(row[name]) !== JSON.stringify(usual)) entry[name] = row[name];
   }
-  if (shapes.length) entry.shapes = shapes;
+  if (shapes.length) entry.shapes = shapes.map(({ kind, box: [x, y, width, height] }) => ({ kind, x, y, width, height }));
   const mask = row.mask && packedMasks.get(row.mask);
   return mask ? { ...entry, mask } : entry;
 }
@@ -135,15 +135,15 @@ export async function fromText(text, width, height) {
   const given = JSON.parse(text);
   const isObject = typeof given === "object" && given !== null && !Array.isArray(given);
   if (!isObject) throw new Error(t("A drawing is a JSON object."));
-  const version = given.version ?? ("map" in given ? FIRST_VERSION : VERSION);
-  const isKnown = version === FIRST_VERSION || version === VERSION;
+  const version = given.version ?? FIRST_VERSION;
+  const isKnown = Number.isInteger(version) && version >= FIRST_VERSION && version <= VERSION;
   if (!isKnown) throw new Error(t("Version {} is not supported: update Fovea.", version));
   const sides = [[width, given.width], [height, given.height]];
   const size = sides.map(([usual, side]) => numberOr(usual, Math.round(side), 16, 4096));
   const drawing = blank(...size);
   drawing.prompt = textOf(given.prompt, MAX_WHOLE_LENGTH);
   const entries = entriesOf(given.regions);
-  const masks = version === VERSION ? await readMasks(entries, drawing) : await readMap(given.map, entries, drawing);
+  const masks = await readMasks(entries, drawing);
   for (const { id, entry } of entries) drawing.rows.push(rowFrom(id, entry, drawing, masks.get(id) ?? null));
   return drawing;
 }
@@ -169,8 +169,8 @@ function rowFrom(id, entry, drawing, mask) {
     prompt: textOf(entry?.prompt, MAX_PROMPT_LENGTH),
     negative_prompt: textOf(entry?.negative_prompt, MAX_PROMPT_LENGTH),
     strength: numberOr(1, entry?.strength, 0, 10),
-    start: numberOr(0, entry?.start, 0, 1),
-    end: numberOr(1, entry?.end, 0, 1),
+    start_percent: numberOr(0, entry?.start_percent, 0, 1),
+    end_percent: numberOr(1, entry?.end_percent, 0, 1),
     is_color_of_object: entry?.is_color_of_object === true,
     loras: listOf(entry?.loras, MAX_LORAS).map(loraFrom).filter((lora) => lora.name),
     hidden: entry?.hidden === true,
@@ -183,8 +183,9 @@ function loraFrom(lora) {
 }
 
 function shapeFrom(shape) {
-  const box = listOf(shape?.box, 4), isKnown = shape?.kind === "rectangle" || shape?.kind === "ellipse";
-  if (!isKnown || box.length !== 4 || !box.every(Number.isFinite)) return null;
+  const isKnown = shape?.kind === "rectangle" || shape?.kind === "ellipse";
+  const box = [shape?.x, shape?.y, shape?.width, shape?.height];
+  if (!isKnown || !box.every(Number.isFinite)) return null;
   return { kind: shape.kind, box: box.map((value, at) => limited(value, at < 2 ? -MAX_EDGE : 0, MAX_EDGE)) };
 }
 
@@ -200,31 +201,15 @@ async function readMasks(entries, { width, height }) {
   return masks;
 }
 
-/** Masks by the ids of rows, from the map of an old drawing: the value of a pixel is the id of the row that owns it.
- *  One that is less than half opaque is nobody's, as on the server. Of one between half and fully opaque the canvas may
- *  round the id; maps from here have none. */
-async function readMap(url, entries, { width, height }) {
-  const masks = new Map(entries.map(({ id }) => [id, null]));
-  if (typeof url !== "string" || !url) return masks;
-  const pixels = await unpacked(url, width, height);
-  for (let at = 0; at < width * height; at++) {
-    const id = pixels[4 * at + 3] < 128 ? 0 : pixels[4 * at];
-    if (!masks.has(id)) continue;
-    if (!masks.get(id)) masks.set(id, new Uint8Array(width * height));
-    masks.get(id)[at] = 255;
-  }
-  return masks;
-}
-
 /** Pixels from a PNG's data URL, without the browser changing colors. */
 async function unpacked(url, width, height) {
   const match = /^data:image\/png;base64,([A-Za-z0-9+/=]*)$/.exec(url);
-  if (!match) throw new Error(t("The map is not a PNG data URL."));
+  if (!match) throw new Error(t("The mask is not a PNG data URL."));
   const bytes = Uint8Array.from(atob(match[1]), (letter) => letter.charCodeAt(0));
   const view = new DataView(bytes.buffer); // its header tells the size before anything is decoded
   const isPng = bytes.length > 26 && view.getUint32(0) === 0x89504e47 && view.getUint32(12) === 0x49484452;
   if (!isPng || view.getUint32(16) !== width || view.getUint32(20) !== height) {
-    throw new Error(t("The map and the drawing differ in size."));
+    throw new Error(t("The mask and the drawing differ in size."));
   }
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), options);

@@ -52,7 +52,7 @@ export function forgetLoras() {
 
 async function fetchLoras() {
   const reply = await api.fetchApi("/object_info/FoveaRegion"), { FoveaRegion } = await reply.json();
-  const [type, options] = FoveaRegion.input.optional.lora;
+  const [type, options] = FoveaRegion.input.optional.lora_name;
   return (Array.isArray(type) ? type : options.options).slice(1);
 }
 

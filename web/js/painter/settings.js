@@ -54,16 +54,16 @@ function numbers(store, id) {
   const strength = number(t("Strength"), 0, 10, 0.05, 1), start = number(t("From %"), 0, 100, 1, 100);
   const end = number(t("To %"), 0, 100, 1, 100);
   strength.onSet((value) => changeRow(store, id, { strength: value }));
-  start.onSet((value) => changeRow(store, id, { start: value }));
-  end.onSet((value) => changeRow(store, id, { end: value }));
+  start.onSet((value) => changeRow(store, id, { start_percent: value }));
+  end.onSet((value) => changeRow(store, id, { end_percent: value }));
   const fields = line(strength.element, start.element, end.element);
   fields.title = t("How strongly this region acts, and in which part of the schedule.");
   return {
     element: fields,
     show(row) {
       strength.show(row.strength);
-      start.show(row.start);
-      end.show(row.end);
+      start.show(row.start_percent);
+      end.show(row.end_percent);
     },
   };
 }
