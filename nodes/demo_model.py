@@ -26,8 +26,8 @@ class FoveaLoadDemo(io.ComfyNode):
             category="Fovea/demo",
             description=(
                 "Loads ShapesWorld, the small picture model that ships with Fovea: 256x256 pictures of colored "
-                "shapes, about a second each on a CPU. Prompts look like 'a striped red circle and a plain blue star "
-                "on a white background'. Use it like a checkpoint to try the other Fovea nodes without a download."
+                "shapes, one to four seconds each on a CPU. Prompts look like 'a striped red circle and a plain blue "
+                "star on a white background'. Use it like a checkpoint to try the other Fovea nodes without a download."
             ),
             search_aliases=["ShapesWorld", "demo checkpoint", "example model", "tiny model", "test model"],
             inputs=[

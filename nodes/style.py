@@ -28,9 +28,9 @@ def _inputs() -> list[io.Input]:
             "evaluation. As large as the CFG, from start_percent 0 on: as if there was no node.",
         ),
         io.Float.Input(
-            "start_percent", default=0.3, min=0.0, max=1.0, step=0.001,
+            "start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
             tooltip="Where style begins, 0 is the first step. After the layout is made (0.3 to 0.4), style changes "
-            "the looks and not the composition.",
+            "the looks and not the composition, and less of them.",
         ),
         io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where style ends."),
     ]  # fmt: skip

@@ -104,7 +104,7 @@ def test_missing_and_truncated_files_are_named_with_hash_and_cure(tmp_path):
 
 
 def test_a_style_that_does_not_ship_is_an_error_of_the_nodes_input():
-    with pytest.raises(ValueError, match=r"^lora: ShapesWorld: demo/.*'lora_nothing'"):
+    with pytest.raises(ValueError, match=r"^lora_name: ShapesWorld: demo/.*'lora_nothing'"):
         read_loras(lora_files.SHIPPED + "nothing", 1.0, 1.0)
 
 

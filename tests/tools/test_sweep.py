@@ -468,7 +468,8 @@ def test_a_scorer_that_is_not_there_is_told_before_anything_is_sampled(
     line = command(tmp_path, small, "Prompts\na red star\n", "--scorer", "ViT-B-99.safetensors", "--server",
                    live.address)  # fmt: skip
     assert evaluate.main(line) == 2
-    assert re.search(r"ViT-B-99\.safetensors: the server has no such file.*It has: .*CLIP A", capsys.readouterr().err)
+    told = capsys.readouterr().err
+    assert re.search(r"ViT-B-99\.safetensors: the server has no such file.*It has: .*ShapesWorld CLIP", told)
     assert not list((tmp_path / "out" / "jobs").glob("*"))
 
 

@@ -1,5 +1,5 @@
-"""What saved workflows and API graphs depend on: ids, widgets in their order with what they are where they are not
-given, sockets, what is required, options, outputs.
+"""What saved workflows and API graphs depend on: ids, widgets in their order, what they are where a graph leaves them
+out, sockets, what is required, options, outputs.
 
 `python -m tools.release.interface` writes tools/release/interface.json before a release. Nodes see no model files
 here, whatever is on the machine. From the first release on, only what is added at an end may be written there: a test
@@ -29,27 +29,25 @@ def of_node(info: Mapping[str, Any]) -> dict[str, Any]:
     widgets: dict[str, dict[str, str]] = {}
     sockets: dict[str, str] = {}
     options: dict[str, list[str]] = {}
+    defaults: dict[str, dict[str, Any]] = {}
     required = [*info["input"].get("required", {})]
     for choice in choices(info):
         told = inputs_of(dict(info), choice)
         shown = {name: each for name, each in told.items() if is_widget(*each)}
         key = ", ".join(f"{name}: {value}" for name, value in choice.items())
-        widgets[key] = {name: _kind(kind) + ("" if name in required else _default(each))
-                        for name, (kind, each) in shown.items()}  # fmt: skip
+        widgets[key] = {name: _kind(kind) for name, (kind, _) in shown.items()}
+        defaults[key] = {name: each["default"] for name, (_, each) in shown.items()
+                         if name not in required and "default" in each}  # fmt: skip
         sockets |= {name: _kind(kind) for name, (kind, _) in told.items() if name not in shown}
         options |= {name: list(map(str, found)) for name, each in shown.items()
                     if name not in OF_COMFYUI and (found := choices_of(*each))}  # fmt: skip
     outputs = [f"{name}: {kind}" for name, kind in zip(info["output_name"], info["output"])]
-    return {"widgets": widgets, "sockets": sockets, "required": required, "options": options, "outputs": outputs}
+    return {"widgets": widgets, "defaults": defaults, "sockets": sockets, "required": required, "options": options,
+            "outputs": outputs}  # fmt: skip
 
 
 def _kind(kind: Any) -> str:
     return "COMBO" if isinstance(kind, list) else str(kind)
-
-
-def _default(settings: Mapping[str, Any]) -> str:
-    """What a graph means that leaves the input out."""
-    return f" = {settings['default']}" if "default" in settings else ""
 
 
 def choices(info: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -83,6 +81,9 @@ def broken(before: Interface, now: Interface) -> list[str]:
         for choice, widgets in old["widgets"].items():
             if [*new["widgets"].get(choice, {}).items()][: len(widgets)] != [*widgets.items()]:
                 found.append(f"{node}: widgets{f' of {choice}' if choice else ''} were {', '.join(widgets)}")
+            found += [f"{node}: {name} was {value!r} where it is left out"
+                      for name, value in old["defaults"][choice].items()
+                      if new["defaults"].get(choice, {}).get(name, value) != value]  # fmt: skip
         found += [f"{node}: socket {name} was {kind}" for name, kind in old["sockets"].items()
                   if new["sockets"].get(name) != kind]  # fmt: skip
         found += [f"{node}: {name} was not required" for name in new["required"] if name not in old["required"]]

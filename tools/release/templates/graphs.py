@@ -325,7 +325,7 @@ words; connect the text to the model's text encoder. Here the regions come from 
 
 - another **format**;
 - **Region Painter** or boxes of a detector in the place of *Regions from Text*;
-- *columns 3*, *grid 2x2* or *0.1,0.2,0.5,0.9* as places.
+- *column 2 of 3: a lamp*, *columns: a cat | a dog* or *0.1,0.2,0.5,0.9: a vase* as lines.
 """,
     )
 

@@ -155,7 +155,7 @@ CFG (the preset knows both). One KSampler in place of two in a row: multistep an
 """,
         """## Try
 
-- a 4-step LoRA on each model, **cfg** 1 on *Expert* and the sampler;
+- a 4-step LoRA on each model: **steps** 4, **shift** 5, **cfg** 1 on *Expert* and the sampler;
 - **memory** *unload* on small cards;
 - **Expert Sigmas** with *Expert Guider*: as many steps for each model as you say.
 """,

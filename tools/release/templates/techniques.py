@@ -209,7 +209,7 @@ Newer models (FLUX 3, MOSS-Image, Ideogram 4) read boxes in the prompt: *Regions
 """,
         """## Try
 
-- *left third*, *columns 3*, *grid 2x2*, *bottom 30%* as places in *Regions from Text*;
+- *left third: a red star*, *bottom 30%: a blue heart* or *columns: a star | a heart* in *Regions from Text*;
 - what a detector finds, or **Create Bounding Boxes**, in the place of the box's text;
 - *Dense Diffusion* in the place of *Paint with Words*;
 - another **format** of *Regions to Layout Prompt*.
@@ -292,7 +292,7 @@ model takes the style on in about half of its pictures.
         """## Try
 
 - **style_scale** 0, 4, 12: from no style to the style before everything;
-- **start_percent** 0.3, as in *Style Guider* at the right: the layout is made without the style;
+- **start_percent** 0.3, as in *Style Guider*, whose picture is the last: the layout is made without the style;
 - another style in the first prompt: flat, outlined, shaded, glowing;
 - **your own model**: an unCLIP checkpoint (SD 2.1 unclip), Flux Redux, or a model with IPAdapter.
 """,
