@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -138,6 +138,18 @@ def previews_in_a_folder_of_their_own(tmp_path_factory: pytest.TempPathFactory) 
     import folder_paths
 
     folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
+
+
+@pytest.fixture
+def model_folder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
+    """For one test, files of a kind are those of a folder. ComfyUI would keep their names for the tests that follow."""
+    import folder_paths
+
+    def use(kind: str, folder: Path) -> None:
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], set()))
+        monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+
+    return use
 
 
 @pytest.fixture(scope="session")

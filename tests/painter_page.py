@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Callable
@@ -194,6 +195,11 @@ def png(pixels: np.ndarray) -> bytes:
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, format="PNG")
     return data.getvalue()
+
+
+def png_url(pixels: np.ndarray) -> str:
+    """The same as a drawing's text has it."""
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
 
 
 def press_with_control(page: Any, key: str) -> None:

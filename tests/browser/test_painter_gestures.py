@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 
 import numpy as np
 import pytest
-from painter_page import NODE, SIDE, loaded, paint_two
-from PIL import Image
+from painter_page import NODE, SIDE, loaded, paint_two, png_url
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 CHANGE = f"""([name, value]) => {{ const widget = {NODE}.widgets.find(widget => widget.name === name);
@@ -19,10 +16,9 @@ PAINTING = f"{NODE}.widgets.find(widget => widget.name === 'painting').value"
 
 def given() -> str:
     """A drawing of twelve regions, each with a mask: it takes longer to read than a stroke to write."""
-    data, mask = io.BytesIO(), np.zeros((SIDE, SIDE), np.uint8)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[:50, :50] = 255
-    Image.fromarray(mask).save(data, format="PNG")
-    url = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    url = png_url(mask)
     regions = [{"id": at + 1, "color": "#ff0000", "prompt": f"thing {at}", "mask": url} for at in range(12)]
     return json.dumps({"version": 2, "width": SIDE, "height": SIDE, "prompt": "given", "regions": regions})
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
 import pytest
 import torch
-from painter_page import NODE, ROOT, loaded, press_with_control
-from PIL import Image
+from painter_page import NODE, ROOT, loaded, png, press_with_control
 from safetensors.torch import save_file
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -156,9 +154,7 @@ SHOWN = "document.querySelector('.fovea-paper img:not([hidden])')?.naturalWidth 
 
 
 def upload(client, name: str, side: int) -> None:
-    data = io.BytesIO()
-    Image.new("RGB", (side, side), "teal").save(data, format="PNG")
-    files = {"image": (name, data.getvalue(), "image/png")}
+    files = {"image": (name, png(np.full((side, side, 3), (0, 128, 128), np.uint8)), "image/png")}
     client.session.post(f"{client.address}/upload/image", files=files, timeout=60).raise_for_status()
 
 

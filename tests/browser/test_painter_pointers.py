@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
-from painter_page import SIDE, Fingers, Painter, loaded
-from PIL import Image
+from painter_page import SIDE, Fingers, Painter, loaded, png
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 both_renderers = pytest.mark.parametrize("renderer", ["classic", "vue"])
@@ -39,9 +36,7 @@ def begun(page, client, settings, renderer: str = "classic") -> Painter:
 
 
 def show_behind(painter: Painter, color: tuple[int, int, int]) -> None:
-    data = io.BytesIO()
-    Image.new("RGB", (8, 8), color).save(data, format="PNG")
-    file = {"name": "behind.png", "mimeType": "image/png", "buffer": data.getvalue()}
+    file = {"name": "behind.png", "mimeType": "image/png", "buffer": png(np.full((8, 8, 3), color, np.uint8))}
     painter.page.locator(".fovea-panel input[type=file]").nth(1).set_input_files([file])
     painter.page.wait_for_function("document.querySelector('.fovea-paper img').naturalWidth > 0")
 

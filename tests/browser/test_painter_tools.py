@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painter_page import MODULES, NODE, ROOT, SIDE, loaded, opened, press_with_control
+from painter_page import MODULES, NODE, ROOT, SIDE, loaded, opened, png_url, press_with_control
 from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -139,9 +138,7 @@ def test_colored_masks_are_the_same_here_and_there(page, client, settings) -> No
     from fovea.guidance.regions import painter_format
 
     opened(page, client, settings, "classic")
-    data = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)).save(data, format="PNG")
-    mask = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    mask = png_url(np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8))
     text = json.dumps({"version": 2, "width": 64, "height": 48, "regions": [{"mask": mask}]})
     (area,) = page.evaluate(AREAS, [text, 64, 48])
     assert np.array_equal(np.array(area).reshape(48, 64), painter_format.parse(text).rows[0].mask.numpy())

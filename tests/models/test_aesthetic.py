@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import open_clip
 import pytest
 import torch
@@ -82,10 +81,9 @@ def test_its_gradient_leads_upward() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, model_folder) -> Path:
     """models/scorers of this test alone."""
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, files.FOLDER, ([str(tmp_path)], set()))
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # else these names would stay for tests that follow
+    model_folder(files.FOLDER, tmp_path)
     return tmp_path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import folder_paths
 import pytest
 import torch
 from reference import transalnet as reference
@@ -34,8 +33,8 @@ def test_without_a_file() -> None:
                                spectral_residual(pictures.movedim(-1, 1)).clamp(0, 1))  # fmt: skip
 
 
-def test_from_a_file(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(weights.parent)], {".pth"}))
+def test_from_a_file(weights: Path, model_folder) -> None:
+    model_folder(FOLDER, weights.parent)
     with torch.inference_mode():
         (model,) = FoveaLoadSaliencyModel.execute(weights.name).result
         pictures = torch.rand(2, 50, 70, 4)  # with an alpha channel
@@ -46,11 +45,10 @@ def test_from_a_file(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(p.is_inference() or p.requires_grad for p in model.patcher.model.parameters())
 
 
-def test_what_comes_along_with_weights_is_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_along_with_weights_is_not_offered(tmp_path: Path, model_folder) -> None:
     for name in ("TranSalNet_Res.pth", "README.md", "config.json", ".gitattributes"):
         (tmp_path / name).write_bytes(b"")
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], set()))
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # else these names would stay for tests that follow
+    model_folder(FOLDER, tmp_path)
     (file,) = FoveaLoadSaliencyModel.define_schema().inputs
     assert file.options == [WITHOUT_WEIGHTS, "TranSalNet_Res.pth"]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
-import folder_paths
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -139,11 +138,10 @@ def no_net(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def scorers(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scorers(folders: Path, tmp_path: Path, model_folder) -> Path:
     """models/scorers with the models' folders, and with room for more."""
     shutil.copytree(folders, tmp_path / "scorers")
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, files.FOLDER, ([str(tmp_path / "scorers")], set()))
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # else these names would stay for tests that follow
+    model_folder(files.FOLDER, tmp_path / "scorers")
     return tmp_path / "scorers"
 
 

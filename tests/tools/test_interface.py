@@ -73,8 +73,8 @@ def test_only_additions_at_the_end_are_no_break() -> None:
     inner = lambda n: n["input"]["required"]["method"][1]["options"][1]["inputs"]["required"].update(n=("INT", {}))  # noqa: E731
     assert "of method: b" in changed(inner)[0], "an option's own widgets stand before those that follow"
     assert changed(lambda n: n["input"]["required"]["kind"][1]["options"].remove("x")) == ["Node: kind could be 'x'"]
-    other = lambda n: n["input"]["optional"].update(scale=("FLOAT", {"default": 0.7}))  # noqa: E731
-    assert set(changed(other)) == {"Node: scale was 0.5 where it is left out"}
+    more_by_default = lambda n: n["input"]["optional"].update(scale=("FLOAT", {"default": 0.7}))  # noqa: E731
+    assert set(changed(more_by_default)) == {"Node: scale was 0.5 where it is left out"}
     assert not changed(lambda n: n["input"]["required"].update(kind=("COMBO", {"options": ["x", "y"], "default": "y"})))
     assert changed(lambda n: n["input"]["required"].pop("model")) == ["Node: socket model was MODEL"]
     assert changed(lambda n: n["input"]["required"].update(scale=n["input"]["optional"].pop("scale"))) == [
