@@ -143,7 +143,8 @@ def experts(model: Any, world: World) -> Tensor:
 
 
 def style(model: Any, world: World) -> Tensor:
-    patched, *_ = outputs(FoveaStyleGuidance, model=model, without_style=world.positive, style_scale=6.0)
+    # At a scale that equals the sampler's cfg, this draws what the styled prompt alone does: well above it, then.
+    patched, *_ = outputs(FoveaStyleGuidance, model=model, without_style=world.positive, style_scale=9.0)
     return sample(patched, world, world.styled)
 
 
