@@ -189,9 +189,11 @@ def test_a_warning_in_a_subgraph(page, client, settings, demo_model: Path) -> No
     """It is told beside the graph that is on screen, and is on its node when the subgraph is opened."""
     opened(page, client, settings, "classic")
     placed(page, graph("[]"))
-    page.evaluate(f"window.app.graph.convertToSubgraph(new Set([window.app.graph.getNodeById({NAMES['dense']})]))")
+    dense = f"window.app.graph.getNodeById({NAMES['dense']})"
+    page.evaluate(f"() => {{ window.app.graph.convertToSubgraph(new Set([{dense}])); }}")
     run(page, client)
-    page.locator(".p-toast-message").get_by_text("There is no region").wait_for()
+    toast = page.locator(".p-toast-message, [data-testid=toast]")  # of ComfyUI 0.30, of later editors
+    toast.get_by_text("There is no region").wait_for()
     page.evaluate("window.app.canvas.setGraph([...window.app.graph.subgraphs.values()][0])")
     inside = "window.app.canvas.graph.nodes.find(node => node.type === 'FoveaDenseDiffusion').widgets"
     assert appears(page, f"{inside}.at(-1).element?.textContent.includes('There is no region')", 10)

@@ -474,9 +474,10 @@ def test_the_picture_follows_the_brush(page, client, settings) -> None:
         window.app.api.addEventListener('executed', event => {
             if (event.detail?.output?.images) window.drawn.push(performance.now()); }); }""")
     page.locator("[data-testid=queue-mode-menu-trigger]").click()
-    page.get_by_role("menuitem", name="Run (On Change)").click()
+    choice = page.locator("[role^=menuitem]").filter(has_text="Run (On Change)")  # a menuitemradio in later editors
+    choice.click()
     page.mouse.click(300, 950)  # the menu stays open until then
-    page.get_by_role("menuitem").first.wait_for(state="hidden")
+    choice.wait_for(state="hidden")
     page.wait_for_timeout(500)
     painter.tool("brush")
     spent = []

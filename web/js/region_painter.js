@@ -40,16 +40,16 @@ const workspaces = new Map(); // by the names of nodes
  *  workflow has taken the nodes before it off the graph already; its subgraphs are no longer reached from there. */
 function beforeNewNodes() {
   const nodes = nodesWithPainter().filter((node) => node.graph);
-  leaving = nodes.map((node) => ({ name: host.nameOf(node), ...painters.get(node) }));
+  leaving = nodes.map((node) => ({ node, name: host.nameOf(node), ...painters.get(node) }));
   workspaces.clear();
   if (!host.isGraphRestoring()) return;
   for (const node of nodes) workspaces.set(host.nameOf(node), workspaceOf(painters.get(node).store));
 }
 
-/** The editor tells nodes that they go, but not those in subgraphs. */
+/** The editor tells nodes that they go; older ones do not tell those in subgraphs. */
 function afterNewNodes() {
-  for (const { name, root, leave } of leaving) {
-    leave();
+  for (const { node, name, root, leave } of leaving) {
+    if (painters.has(node)) leave();
     const next = host.allNodes().find((node) => host.nameOf(node) === name);
     takePlace(root, painters.get(next)?.root);
   }
