@@ -8,11 +8,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from typing import Any
 
 from .errors import SetupError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = ("chromium", "fonts-liberation")
+
+
+def run_on_change(page: Any, empty: tuple[int, int]) -> None:
+    """Choose Run (On Change) beside Run. empty: a point where nothing is; the menu stays open until it is clicked."""
+    page.locator("[data-testid=queue-mode-menu-trigger]").click()
+    choice = page.locator("[role^=menuitem]").filter(has_text="Run (On Change)")  # a menuitemradio in later editors
+    choice.click()
+    page.mouse.click(*empty)
+    choice.wait_for(state="hidden")
 
 
 def find() -> str | None:

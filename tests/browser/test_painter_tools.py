@@ -13,6 +13,8 @@ import pytest
 from painter_page import MODULES, NODE, ROOT, SIDE, loaded, opened, png_url, press_with_control
 from PIL import Image
 
+from tools.browser import run_on_change
+
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 # Eight regions of wandering strokes, by the page's own brush: the text, and whether it is read back as it was.
 SCRIBBLED = f"""async ([side, strokes, radius, hardness]) => {{
@@ -473,11 +475,7 @@ def test_the_picture_follows_the_brush(page, client, settings) -> None:
             window.longest = Math.max(window.longest, event.detail?.exec_info?.queue_remaining ?? 0); });
         window.app.api.addEventListener('executed', event => {
             if (event.detail?.output?.images) window.drawn.push(performance.now()); }); }""")
-    page.locator("[data-testid=queue-mode-menu-trigger]").click()
-    choice = page.locator("[role^=menuitem]").filter(has_text="Run (On Change)")  # a menuitemradio in later editors
-    choice.click()
-    page.mouse.click(300, 950)  # the menu stays open until then
-    choice.wait_for(state="hidden")
+    run_on_change(page, (300, 950))
     page.wait_for_timeout(500)
     painter.tool("brush")
     spent = []

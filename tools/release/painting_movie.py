@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..browser import run_on_change
 from ..comfy.api import Client
 from ..comfy.host import ROOT
 from ..comfy.server import temporary
@@ -120,10 +121,7 @@ def played(page: Any, client: Client) -> Film:
     page.get_by_role("button", name="Run", exact=True).first.click()  # loads the model
     while not client.json("/history"):
         page.wait_for_timeout(300)
-    page.locator("[data-testid=queue-mode-menu-trigger]").click()
-    page.get_by_role("menuitem", name="Run (On Change)").click()
-    page.mouse.click(*EMPTY)  # the menu stays open until then, and hides the page from who looks for its parts
-    page.get_by_role("menuitem").first.wait_for(state="hidden")
+    run_on_change(page, EMPTY)
     page.get_by_role("spinbutton", name="Size").first.fill("70")
     drawn(lambda: region("a plain red star", [(0.2, 0.2), (0.3, 0.2), (0.3, 0.3), (0.2, 0.3), (0.2, 0.22)]))
     drawn(lambda: region("a plain blue circle", [(0.7, 0.65), (0.8, 0.65), (0.8, 0.78), (0.7, 0.78), (0.7, 0.67)]))

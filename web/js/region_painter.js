@@ -50,7 +50,7 @@ function beforeNewNodes() {
 function afterNewNodes() {
   for (const { node, name, root, leave } of leaving) {
     if (painters.has(node)) leave();
-    const next = host.allNodes().find((node) => host.nameOf(node) === name);
+    const next = host.allNodes().find((other) => host.nameOf(other) === name);
     takePlace(root, painters.get(next)?.root);
   }
   leaving = [];
